@@ -1,0 +1,208 @@
+"""Plain EquiformerV2 against NDeM on OC20 trajectories: equal steps and equal wall time.
+
+    python benchmarks/oc20_trajectories.py --data DIR --seeds 0 1 2
+
+DIR holds ``train`` and ``val`` as `ndem data ase` writes them. Each run is a stock
+``fairchem --mode train`` of configs/oc20/small.yml or small_ndem.yml, one thread each. Three arms:
+
+    plain        S steps
+    ndem         S steps, twice the work in each
+    plain-long   the plain model for the wall time of ndem: r S steps, where r is the ratio of
+                 step times, measured here with alternating steps before anything is trained
+
+A run that is complete is not made again, so an interrupted comparison goes on where it was. The
+table goes to results/oc20_trajectories.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common.utils import load_config, setup_imports
+from tqdm import tqdm
+
+from ndem_ocp.data.statistics import dataset_statistics
+from ndem_ocp.report.history import find_history, read_history
+from ndem_ocp.report.provenance import config_hash, files_hash, provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}
+METRICS = {"forces_mae": "eV/A", "energy_mae": "eV", "forces_cosine_similarity": "1"}
+
+
+def overrides(args: argparse.Namespace, normalizer: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """Command-line overrides that all arms share; ``epochs`` of ``--frames`` frames each."""
+    steps = args.frames // args.batch_size
+    energy, forces = normalizer["energy"], normalizer["forces"]
+    prefix = "dataset.train.transforms.normalizer"
+    return {
+        "dataset.train.src": str(args.data / "train"),
+        "dataset.train.sample_n": args.frames,
+        "dataset.val.src": str(args.data / "val"),
+        "dataset.val.sample_n": args.val_frames,
+        "dataset.val.use_train_settings": False,
+        "dataset.val.key_mapping.y": "energy",
+        "dataset.val.key_mapping.force": "forces",
+        f"{prefix}.energy.mean": energy["mean"],
+        f"{prefix}.energy.stdev": energy["stdev"],
+        f"{prefix}.forces.stdev": forces["stdev"],
+        "optim.batch_size": args.batch_size,
+        "optim.max_epochs": epochs,
+        "optim.eval_every": steps * epochs // 4,
+        "hide_eval_progressbar": True,
+    }
+
+
+def train(args: argparse.Namespace, arm: str, seed: int, shared: dict[str, Any]) -> None:
+    """One stock fairchem run, unless it is complete already."""
+    run_dir = args.runs / f"{arm}-seed{seed}"
+    last = shared["optim.max_epochs"] * (args.frames // args.batch_size)
+    if _last_step(run_dir) == last:
+        return
+    command = [
+        str(Path(sys.executable).parent / "fairchem"), "--mode", "train", "--cpu",
+        "--config-yml", str(ROOT / "configs/oc20" / ARMS[arm]), "--run-dir", str(run_dir),
+        "--identifier", arm, "--seed", str(seed), "--print-every", "50",
+        *(f"--{key}={value}" for key, value in shared.items()),
+    ]  # fmt: skip
+    run_dir.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (run_dir / "log.txt").open("w") as log:
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{arm}, seed {seed} failed with {done.returncode}: see {log.name}")
+
+
+def _last_step(run_dir: Path) -> int:
+    try:
+        return max((r["step"] for r in read_history(find_history(run_dir), "val")), default=0)
+    except FileNotFoundError:
+        return 0
+
+
+def step_time_ratio(args: argparse.Namespace, repeats: int = 9) -> dict[str, float]:
+    """Median seconds of a plain and an NDeM training step, alternating on the same batches."""
+    from fairchem.core.common.registry import registry
+    from fairchem.core.datasets import create_dataset, data_list_collater
+
+    from ndem_ocp.method import NDeMSettings, draw_noise, step_generator
+    from ndem_ocp.models import two_view_config, with_second_view
+
+    setup_imports()
+    torch.set_num_threads(1)
+    config = load_config(str(ROOT / "configs/oc20/small_ndem.yml"))[0]
+    settings = NDeMSettings.from_mapping(config["task"]["ndem"])
+    model_config = two_view_config(config["model"], settings)
+    model = registry.get_model_class(model_config.pop("name"))(**model_config).train()
+    source = {"src": str(args.data / "train"), "format": "lmdb", "key_mapping": {"y": "energy"}}
+    dataset = create_dataset(source, "train")
+    times: dict[str, list[float]] = {"plain": [], "ndem": []}
+    for repeat in range(repeats):
+        frames = [dataset[repeat * args.batch_size + i] for i in range(args.batch_size)]
+        batch = data_list_collater(frames, otf_graph=True)
+        noise = draw_noise(
+            batch.pos, batch.batch, len(frames), batch.fixed, settings, step_generator(0, 0, repeat)
+        )
+        marked = with_second_view(batch, noise.eps, noise.viewed)
+        for name, data in (("plain", batch), ("ndem", marked)):
+            start = time.perf_counter()
+            out = model(data)
+            loss = out["energy"]["energy"].sum() + out["forces"]["forces"].square().sum()
+            if name == "ndem":
+                loss = loss + out["noisy_forces"].square().sum()
+            loss.backward()
+            times[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    return {**medians, "ratio": medians["ndem"] / medians["plain"]}
+
+
+def collect(args: argparse.Namespace) -> dict[str, Any]:
+    """Last validation metrics of every run, and mean and spread over the seeds."""
+    arms: dict[str, Any] = {}
+    for arm in ARMS:
+        runs = []
+        for seed in args.seeds:
+            history = find_history(args.runs / f"{arm}-seed{seed}")
+            last = read_history(history, "val")[-1]
+            wall = read_history(history, "train")[-1]["time_s"]
+            metrics = {name: last[name] for name in METRICS}
+            runs.append({"seed": seed, "steps": last["step"], "train_time_s": wall, **metrics})
+        summary = {}
+        for name in METRICS:
+            values = [run[name] for run in runs]
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            summary[name] = {"mean": statistics.mean(values), "stdev": spread}
+        arms[arm] = {"runs": runs, "summary": summary}
+    return arms
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="holds train/ and val/")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--frames", type=int, default=1600, help="training frames per epoch")
+    parser.add_argument("--val-frames", type=int, default=160)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/oc20_trajectories")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/oc20_trajectories.json")
+    args = parser.parse_args()
+    args.runs = args.runs.resolve()
+    args.runs.mkdir(parents=True, exist_ok=True)
+
+    origin = provenance(ROOT)
+    statistics_file = dataset_statistics(args.data / "train")
+    ratio_file = args.runs / "step_time.json"
+    if not ratio_file.exists():
+        ratio_file.write_text(json.dumps(step_time_ratio(args)))
+    ratio = json.loads(ratio_file.read_text())
+    long = max(1, round(ratio["ratio"]))
+    shared = {
+        arm: overrides(args, statistics_file["normalizer"], long if arm == "plain-long" else 1)
+        for arm in ARMS
+    }
+    work = [(arm, seed) for seed in args.seeds for arm in ARMS]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        running = [pool.submit(train, args, arm, seed, shared[arm]) for arm, seed in work]
+        for future in tqdm(running, desc="runs"):
+            future.result()
+
+    configs = {arm: load_config(str(ROOT / "configs/oc20" / name))[0] for arm, name in ARMS.items()}
+    result = {
+        **origin,
+        "what": "small EquiformerV2 on OC20 relaxation trajectories, plain against NDeM",
+        "data": {split: files_hash(args.data / split) for split in ("train", "val")},
+        "split": "by system; energies relative to each trajectory's last frame",
+        "train_frames": args.frames,
+        "val_frames": args.val_frames,
+        "units": METRICS,
+        "seeds": args.seeds,
+        "step_time_s": ratio,
+        "config_hash": {
+            arm: config_hash({"config": configs[arm], **_without_paths(shared[arm])})
+            for arm in ARMS
+        },
+        "zero_force_mae": dataset_statistics(args.data / "val")["zero_force_mae"],
+        "arms": collect(args),
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {os.path.relpath(args.out)}")
+    return 0
+
+
+def _without_paths(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in overrides.items() if not key.endswith("src")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

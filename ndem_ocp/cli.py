@@ -1,0 +1,37 @@
+"""The ``ndem`` command: data, doctor, reports. Training itself is started with ``fairchem``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import ndem_ocp
+from ndem_ocp import doctor
+from ndem_ocp.data import cli as data_cli
+from ndem_ocp.data.errors import DataError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ndem", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"ndem_ocp {ndem_ocp.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    data_cli.add_parser(commands)
+    doctor.add_parser(commands)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; a known kind of bad input is one sentence on stderr and exit status 2."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return int(args.func(args) or 0)
+    except DataError as error:
+        print(f"ndem: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ndem: interrupted; nothing half-written was left behind.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""Making, converting and checking S2EF data sets in OC20's LMDB layout.
+
+Importing this package imports neither torch nor fairchem; its modules do so where they need to.
+
+========================  =============================================================
+``convert.convert``       ASE trajectories and databases -> sharded LMDBs (``ndem data ase``)
+``demo.make_demo``        a small EMT data set made on the spot (``ndem data demo``)
+``check.check_dataset``   reads every record and reports what is wrong (``ndem data check``)
+``statistics``            normalizer values, zero-force error, curvature of a data set
+========================  =============================================================
+
+Units everywhere: energies in eV, forces in eV/A, lengths in A.
+"""

@@ -1,0 +1,247 @@
+"""Reading every record of a data set and reporting what is wrong (``ndem data check``)."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .findings import Chunk, Finding, SplitReport
+from .parallel import check_stop, run_tasks
+from .record_check import ERROR, WARNING, CheckOptions, check_record
+from .shards import METADATA_FILE, iter_records, open_shard, record_count, shard_paths
+from .statistics import CHUNK, Accumulator, as_array, sid_of
+
+
+@dataclass(frozen=True)
+class _Task:
+    path: str
+    start: int
+    stop: int
+    options: CheckOptions
+
+
+def check_dataset(
+    path: str | Path,
+    options: CheckOptions | None = None,
+    *,
+    workers: int = 1,
+    progress: bool = True,
+    isolate: bool = True,
+) -> list[SplitReport]:
+    """Check a data set, one split, or one LMDB file.
+
+    Args:
+        path: directory of splits, directory with \\*.lmdb files, or one such file.
+        options: thresholds. workers: processes. progress: show progress bars.
+        isolate: read in child processes, so that a damaged file cannot end this one.
+
+    Returns:
+        A report per split; problems are in it, not raised.
+
+    Raises:
+        DataError: nothing to check at ``path``.
+    """
+    path, options = Path(path), options or CheckOptions()
+    if path.is_file():
+        groups = {path: [path]}
+    elif any(path.glob("*.lmdb")):
+        groups = {path: shard_paths(path)}
+    else:
+        folders = sorted({shard.parent for shard in path.glob("*/*.lmdb")})
+        groups = {folder: shard_paths(folder) for folder in folders}
+    if not groups:
+        raise DataError(f"{path}: no *.lmdb files there or in its subdirectories")
+    return [
+        _check_split(split, shards, options, workers, progress, isolate)
+        for split, shards in groups.items()
+    ]
+
+
+def _check_split(
+    split: Path,
+    shards: list[Path],
+    options: CheckOptions,
+    workers: int,
+    progress: bool,
+    isolate: bool,
+) -> SplitReport:
+    report = SplitReport(str(split))
+    run: dict[str, Any] = {"workers": workers, "progress": progress}
+    probes = run_tasks(
+        _probe, [str(s) for s in shards], describe=f"opening {split.name}", unit="file",
+        crashed=_probe_crashed if isolate else None, **run,
+    )  # fmt: skip
+    tasks, complete = [], True
+    for shard, (count, findings) in zip(shards, probes):
+        complete &= count is not None
+        for finding in findings:
+            report.add(finding)
+        starts = range(0, count or 0, CHUNK)
+        tasks += [_Task(str(shard), i, min(i + CHUNK, count), options) for i in starts]
+    chunks = run_tasks(
+        _check_chunk, tasks, describe=f"checking {split.name}", size=lambda t: t.stop - t.start,
+        crashed=_chunk_crashed if isolate else None, **run,
+    )  # fmt: skip
+    _merge(report, chunks)
+    folder = split if split.is_dir() else split.parent
+    if complete and split.is_dir():
+        natoms = np.concatenate([np.asarray(c.natoms, dtype=np.int64) for c in chunks] or [[]])
+        _check_metadata(report, folder / METADATA_FILE, shards, tasks, natoms)
+    return report
+
+
+def _probe(path: str) -> tuple[int | None, list[Finding]]:
+    """Number of records to read from a shard (None: unreadable) and findings about the file."""
+    try:
+        with open_shard(path) as env:
+            entries = int(env.stat()["entries"])
+            count = record_count(env)
+            with env.begin() as transaction:
+                has_length = transaction.get(b"length") is not None
+    except DataError as error:
+        message = str(error).removeprefix(f"{path}: ")
+        return None, [Finding(path, None, ERROR, "file", message)]
+    if not has_length:
+        return count, [Finding(path, None, WARNING, "length", "no `length` key")]
+    if count != entries - 1:
+        message = f"`length` says {count}, there are {entries - 1} records"
+        return count, [Finding(path, None, ERROR, "length", message)]
+    return count, []
+
+
+def _probe_crashed(path: str) -> tuple[None, list[Finding]]:
+    return None, [Finding(path, None, ERROR, "file", "opening it kills the process: damaged")]
+
+
+def _chunk_crashed(task: _Task) -> Chunk:
+    message = f"reading records {task.start} to {task.stop - 1} kills the process: damaged"
+    chunk = Chunk(natoms=array("q", [-1] * (task.stop - task.start)))
+    chunk.add(Finding(task.path, None, ERROR, "file", message))
+    return chunk
+
+
+def _check_chunk(task: _Task) -> Chunk:
+    chunk, previous = Chunk(), None
+    with open_shard(task.path) as env:
+        for number, fields in iter_records(env, max(0, task.start - 1), task.stop):
+            check_stop()
+            previous = _check_fields(chunk, task, number, fields, previous)
+    return chunk
+
+
+def _check_fields(
+    chunk: Chunk,
+    task: _Task,
+    number: int,
+    fields: dict[str, Any] | DataError,
+    previous: dict[str, Any] | None,
+) -> dict[str, Any] | None:
+    """Check one record and add it to the chunk; the one before its first is only looked at.
+
+    Returns:
+        The fields, as the next record's ``previous``; None when they cannot be used.
+    """
+    inside = number >= task.start
+    seen = len(chunk.natoms)
+    try:
+        if isinstance(fields, DataError):
+            raise fields
+        problems = check_record(fields, task.options)
+        usable = all(p[0] != ERROR or p[1] in ("large force", "overlap") for p in problems)
+        if inside:
+            for problem in problems:
+                chunk.add(Finding(task.path, number, *problem))
+            _note(chunk, fields)
+            if usable:
+                chunk.accumulator.add(fields, previous)
+    except Exception as error:  # a damaged record can hold anything
+        if inside:
+            reason = str(error) if isinstance(error, DataError) else f"unusable ({error!r})"
+            chunk.add(Finding(task.path, number, ERROR, "record", reason))
+            if len(chunk.natoms) == seen:
+                chunk.natoms.append(-1)
+        return None
+    return fields if usable else None
+
+
+def _note(chunk: Chunk, fields: dict[str, Any]) -> None:
+    """Remember what is only judged over the whole split."""
+    natoms = fields.get("natoms")
+    chunk.natoms.append(-1 if natoms is None else int(as_array(natoms).reshape(-1)[0]))
+    chunk.keys |= fields.keys() & {"y", "energy", "force", "forces"}
+    if fields.get("sid") is not None and fields.get("fid") is not None:
+        fid = int(as_array(fields["fid"]).reshape(-1)[0])
+        chunk.identities.append(hash((sid_of(fields), fid)))
+    if fields.get("pbc") is not None:
+        chunk.pbc.add("".join("FT"[int(p)] for p in as_array(fields["pbc"]).reshape(-1)))
+    chunk.tagged |= fields.get("tags") is not None and bool(as_array(fields["tags"]).any())
+
+
+def _merge(report: SplitReport, chunks: list[Chunk]) -> None:
+    total, pbc, keys = Accumulator(), set(), set()
+    for chunk in chunks:
+        total.merge(chunk.accumulator)
+        report.findings += chunk.findings
+        report.counts.update(chunk.counts)
+        pbc |= chunk.pbc
+        keys |= chunk.keys
+    report.statistics = total.result()
+    report.energy_key = "y" if "y" in keys else "energy"
+    report.forces_key = "force" if "force" in keys else "forces"
+
+    def warn(kind: str, message: str) -> None:
+        report.add(Finding(report.path, None, WARNING, kind, message))
+
+    identities = np.concatenate([np.asarray(c.identities, dtype=np.int64) for c in chunks] or [[]])
+    doubles = len(identities) - len(np.unique(identities))
+    if doubles:
+        warn("double", f"{doubles} record(s) have the sid and fid of another one")
+    if len(pbc) > 1:
+        warn("pbc", f"different periodicity ({', '.join(sorted(pbc))}); fairchem cannot batch them")
+    if chunks and not any(chunk.tagged for chunk in chunks):
+        warn("tags", "all tags are 0")
+
+
+def _check_metadata(
+    report: SplitReport, path: Path, shards: list[Path], tasks: list[_Task], natoms: np.ndarray
+) -> None:
+    """Compare metadata.npz with the records; ``natoms`` is -1 where a record does not say."""
+
+    def error(record: int | None, message: str) -> None:
+        report.add(Finding(str(path), record, ERROR, "metadata", message))
+
+    if not path.is_file():
+        message = "missing; fairchem's `load_balancing: atoms` needs it"
+        report.add(Finding(str(path), None, WARNING, "metadata", message))
+        return
+    try:
+        with np.load(path) as content:
+            stored = np.asarray(content["natoms"])
+    except Exception as problem:  # numpy raises many kinds for a damaged file
+        error(None, f"cannot be read ({type(problem).__name__}: {problem}); write it again")
+        return
+    if not np.issubdtype(stored.dtype, np.integer):
+        error(None, f"`natoms` is {stored.dtype}, fairchem needs integers")
+    elif stored.shape != (len(natoms),):
+        error(None, f"`natoms` has shape {stored.shape}, there are {len(natoms)} records")
+    else:
+        wrong = np.flatnonzero((stored != natoms) & (natoms >= 0))
+        if len(wrong):
+            first = int(wrong[0])
+            shard = _shard_of(first, tasks)
+            error(first, f"natoms {stored[first]}, {shard} says {natoms[first]} "
+                  f"({len(wrong)} records differ)")  # fmt: skip
+
+
+def _shard_of(position: int, tasks: list[_Task]) -> str:
+    """``file: record number`` of a position in the split."""
+    for task in tasks:
+        if position < task.stop - task.start:
+            return f"{task.path}: record {task.start + position}"
+        position -= task.stop - task.start
+    return "no record"

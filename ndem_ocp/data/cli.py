@@ -1,0 +1,213 @@
+"""The command line of the data tools: ``ndem data ase``, ``check`` and ``demo``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .errors import DataError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``data`` and its commands to the subparsers of the main command line.
+
+    Each command sets ``func``, called as ``func(args) -> int`` (0 well, 1 problems found in the
+    data, 2 could not be done).
+    """
+    parser = subparsers.add_parser("data", help="make, convert and check S2EF data sets (LMDB)")
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    _add_ase(commands)
+    _add_check(commands)
+    _add_demo(commands)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes (default: %(default)s); the result does not depend on it",
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+
+def _add_ase(commands: Any) -> None:
+    parser = commands.add_parser(
+        "ase",
+        help="ASE trajectories and databases -> S2EF LMDBs in OC20's layout",
+        description="Convert .traj, .extxyz/.xyz and ASE databases (.db, .json) to sharded LMDBs.",
+    )
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="SOURCE", help="files, directories or glob patterns")
+    add("--out", required=True, metavar="DIR", help="writes DIR/train/data.0000.lmdb, ...")
+    add("--val-fraction", type=float, default=0.0, metavar="X", help="fraction for DIR/val")
+    add("--test-fraction", type=float, default=0.0, metavar="X", help="fraction for DIR/test")
+    add(
+        "--split-by",
+        choices=("system", "frame"),
+        default="system",
+        help="what is kept together (default: system; frames of one trajectory are correlated)",
+    )
+    add("--seed", type=int, default=0, help="of the split (default: 0)")
+    add("--split", metavar="NAME", help="everything into DIR/NAME; adds to an existing DIR")
+    add(
+        "--energy-reference",
+        default="none",
+        metavar="REF",
+        help="none, last-frame (of each system), linear (per element, fitted on the training "
+        "split), or a FILE.npz with `coeff` by atomic number (default: none)",
+    )
+    add("--max-force", type=float, metavar="F", help="drop frames above F eV/A on a free atom")
+    add("--skip-bad", action="store_true", help="skip and list unusable frames")
+    add("--tags", choices=("auto", "keep"), default="auto", help="auto derives missing tags")
+    add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
+    add("--forces-key", metavar="KEY", help="atoms.arrays key of the forces in eV/A")
+    add("--system-key", metavar="KEY", help="atoms.info key (or database column) of the system")
+    add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
+    add("--overwrite", action="store_true", help="replace what this command wrote before")
+    _common(parser)
+    parser.set_defaults(func=_guarded(_run_ase))
+
+
+def _add_check(commands: Any) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="read every record, report problems and print the normalizer values",
+        description="Exit code 1 when there are problems (with --strict: or warnings).",
+    )
+    add = parser.add_argument
+    add("path", metavar="DIR", help="a data set, the directory of one split, or one .lmdb file")
+    add("--strict", action="store_true", help="warnings count as problems")
+    add(
+        "--max-force",
+        type=float,
+        default=50.0,
+        metavar="F",
+        help="report forces above F eV/A on free atoms (default: %(default)s)",
+    )
+    add(
+        "--min-distance",
+        type=float,
+        default=0.5,
+        metavar="D",
+        help="report atoms closer than D A (default: %(default)s)",
+    )
+    add("--show", type=int, default=20, metavar="N", help="findings printed (default: 20)")
+    add("--json", metavar="FILE", help="write findings and statistics there")
+    _common(parser)
+    parser.set_defaults(func=_guarded(_run_check))
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="a small data set of metal slabs with adsorbates, computed here with EMT",
+        description="Energies and forces of ASE's effective medium theory: for trying the "
+        "software, not for chemistry.",
+    )
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="writes DIR/train, DIR/val_id, DIR/val_ood")
+    add("--size", choices=("small", "default"), default="default", help="small: for tests")
+    add("--seed", type=int, default=0, help="default: 0")
+    add("--overwrite", action="store_true", help="replace what this command wrote before")
+    _common(parser)
+    parser.set_defaults(func=_guarded(_run_demo))
+
+
+def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Print bad input as a message instead of a traceback."""
+
+    def guarded(args: argparse.Namespace) -> int:
+        try:
+            if args.workers < 1:
+                raise DataError("--workers must be at least 1")
+            return run(args)
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted; nothing was left behind", file=sys.stderr)
+            return 130
+
+    return guarded
+
+
+def _run_ase(args: argparse.Namespace) -> int:
+    from .convert import convert
+    from .frames import LabelOptions
+    from .plan import ConvertOptions
+    from .report import print_conversion
+    from .sources import expand_sources
+
+    labels = LabelOptions(args.energy_key, args.forces_key, args.system_key, args.tags)
+    options = ConvertOptions(
+        val_fraction=args.val_fraction,
+        test_fraction=args.test_fraction,
+        split_by=args.split_by,
+        seed=args.seed,
+        split=args.split,
+        energy_reference=args.energy_reference,
+        max_force=args.max_force,
+        skip_bad=args.skip_bad,
+        overwrite=args.overwrite,
+        frames_per_shard=args.frames_per_shard,
+        labels=labels,
+    )
+    entry = convert(
+        expand_sources(args.sources),
+        args.out,
+        options,
+        workers=args.workers,
+        progress=not args.no_progress,
+    )
+    print_conversion(args.out, entry)
+    return 0
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from .check import check_dataset
+    from .record_check import CheckOptions
+    from .report import print_check, write_check
+
+    options = CheckOptions(max_force=args.max_force, min_distance=args.min_distance)
+    reports = check_dataset(args.path, options, workers=args.workers, progress=not args.no_progress)
+    print_check(reports, args.show)
+    if args.json:
+        write_check(args.json, reports, options)
+    severities = {finding.severity for report in reports for finding in report.findings}
+    return int("error" in severities or (args.strict and "warning" in severities))
+
+
+def _run_demo(args: argparse.Namespace) -> int:
+    from .demo import make_demo
+    from .report import print_conversion
+
+    entry = make_demo(
+        args.out,
+        size=args.size,
+        seed=args.seed,
+        overwrite=args.overwrite,
+        workers=args.workers,
+        progress=not args.no_progress,
+    )
+    print_conversion(args.out, entry)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m ndem_ocp.data.cli ase|check|demo ...``: the same commands without ``ndem``."""
+    parser = argparse.ArgumentParser(prog="ndem data")
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    _add_ase(commands)
+    _add_check(commands)
+    _add_demo(commands)
+    args = parser.parse_args(argv)
+    return args.func(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

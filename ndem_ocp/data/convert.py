@@ -1,0 +1,169 @@
+"""ASE trajectories and databases -> sharded S2EF LMDBs (``ndem data ase``)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .parallel import run_tasks
+from .plan import ConvertOptions, Plan, check_options, describe_systems, make_plan, plan_shards
+from .reference import FILE_NAME, save_linear
+from .scan import SourceScan, scan_sources
+from .shards import write_metadata, write_shard
+from .sources import Source
+from .staging import (
+    DATASET_FILE,
+    SYSTEMS_FILE,
+    check_target,
+    read_json,
+    staging,
+    write_json,
+)
+
+UNITS = {"y": "eV", "force": "eV/A", "pos": "A", "cell": "A"}
+
+
+def convert(
+    sources: Sequence[Source],
+    out: str | Path,
+    options: ConvertOptions | None = None,
+    *,
+    assign: Mapping[str, str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Convert sources to ``out/SPLIT/data.NNNN.lmdb`` with metadata and a record of what was done.
+
+    Args:
+        sources: from ``sources.expand_sources``.
+        out: directory of the data set; written beside and moved there when complete.
+        options: settings.
+        assign: ``{source name: split}``, in place of the fractions.
+        provenance: further entries for dataset.json.
+        workers: processes. The result does not depend on it.
+        progress: show progress bars.
+
+    Returns:
+        This conversion's entry in dataset.json.
+
+    Raises:
+        DataError: bad options, unusable frames (without ``skip_bad``), an existing target.
+    """
+    options, out = options or ConvertOptions(), Path(out)
+    check_options(options)
+    check_target(out, options.split, options.overwrite)
+    adding = options.split is not None and out.is_dir()
+    old_systems = read_json(out / SYSTEMS_FILE) if adding else {}
+    scans = scan_sources(sources, options.labels, workers, progress)
+    bad = _handle_bad(scans, options.skip_bad)
+    plan = make_plan(scans, options, assign, old_systems)
+    with staging(out, options.split) as directory:
+        counts = _write_splits(directory, plan, options, workers, progress)
+        if plan.reference.record.get("fitted_on"):
+            save_linear(directory / FILE_NAME, plan.reference.coefficients, plan.reference.seen)
+        entry = _entry(scans, plan, options, bad, counts)
+        entry.update(provenance or {})
+        write_json(directory / SYSTEMS_FILE, {**old_systems, **describe_systems(plan)})
+        old = read_json(out / DATASET_FILE) if adding else {}
+        write_json(directory / DATASET_FILE, _dataset(old, entry))
+    return entry
+
+
+def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]:
+    """Stop at unusable frames, or list them when they may be skipped."""
+    bad = [entry for scan in scans for entry in scan.bad]
+    lines = [
+        f"{b['file']}: " + ("" if b["frame"] is None else f"frame {b['frame']}: ") + b["reason"]
+        for b in bad
+    ]
+    shown = "\n  ".join(lines[:20] + ([f"... and {len(lines) - 20} more"] if bad[20:] else []))
+    if bad and not skip:
+        raise DataError(
+            f"{len(bad)} unusable frame(s) or file(s); nothing was written:\n  {shown}\n"
+            "Correct the sources, or skip and count such frames with --skip-bad"
+        )
+    if bad:
+        print(f"skipped {len(bad)} unusable frame(s) or file(s):\n  {shown}", file=sys.stderr)
+    return bad
+
+
+def _write_splits(
+    directory: Path, plan: Plan, options: ConvertOptions, workers: int, progress: bool
+) -> dict[str, dict[str, Any]]:
+    """Write the shards and metadata of all splits; returns their counts."""
+    tasks, counts = [], {}
+    for split in dict.fromkeys(plan.split):
+        target = directory / split
+        target.mkdir()
+        shards, rows = plan_shards(plan, split, target, options)
+        tasks += shards
+        table = plan.table
+        names = [table.systems[s] for s in table.system[rows]]
+        sids = np.array([plan.sids[name] for name in names], dtype=np.int64)
+        write_metadata(target, table.natoms[rows], sids, table.frame[rows])
+        counts[split] = {
+            "frames": len(rows),
+            "systems": len(set(names)),
+            "atoms": int(table.natoms[rows].sum()),
+            "shards": len(shards),
+        }
+    run_tasks(write_shard, tasks, workers=workers, describe="writing", size=len, progress=progress)
+    return counts
+
+
+def package_version() -> str:
+    """The installed version of this package."""
+    try:
+        return version("ndem_ocp")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _entry(
+    scans: Sequence[SourceScan],
+    plan: Plan,
+    options: ConvertOptions,
+    bad: list[dict[str, Any]],
+    counts: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """The record of one conversion for dataset.json."""
+    read = {scan.source.shown: len(scan.frame) + len(scan.bad) for scan in scans}
+    constraints: dict[str, int] = {}
+    for scan in scans:
+        for name, number in scan.notes.items():
+            constraints[name] = constraints.get(name, 0) + number
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "package_version": package_version(),
+        "splits": counts,
+        "options": asdict(options),
+        "energy_reference": plan.reference.record,
+        "sources": [{"file": path, "frames_read": number} for path, number in read.items()],
+        "dropped": {
+            "above_max_force": sum(plan.dropped.values()),
+            "above_max_force_per_source": plan.dropped,
+            "systems_without_frames": plan.lost,
+            "bad": bad,
+        },
+        "pbc": sorted(set().union(*(scan.pbc for scan in scans))),
+        "constraints_not_stored": constraints,
+    }
+
+
+def _dataset(old: Mapping[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """dataset.json with this conversion added; splits that it replaces leave the older ones."""
+    conversions = []
+    for conversion in old.get("conversions", []):
+        remaining = {k: v for k, v in conversion["splits"].items() if k not in entry["splits"]}
+        if remaining:
+            conversions.append({**conversion, "splits": remaining})
+    return {"format": "OC20 S2EF LMDB", "units": UNITS, "conversions": [*conversions, entry]}

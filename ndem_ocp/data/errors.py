@@ -1,0 +1,15 @@
+"""Errors of the data tools. Their messages name the file and the record, and a way out."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Bad input or bad data; the command line prints the message without a traceback."""
+
+
+class FrameError(ValueError):
+    """One frame cannot be used. The message is the reason alone, without file and frame."""
+
+
+class Stopped(RuntimeError):
+    """A worker process gave up because the parent asked it to."""

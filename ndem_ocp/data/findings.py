@@ -1,0 +1,67 @@
+"""What a check found: findings, per chunk of records and per split."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .statistics import Accumulator, Statistics
+
+#: findings kept per kind and chunk; further ones are only counted
+KEPT = 100
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem: ``severity`` is ``error`` or ``warning``; ``record`` is its number in ``file``
+    (None: the whole file)."""
+
+    file: str
+    record: int | None
+    severity: str
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        where = self.file if self.record is None else f"{self.file}: record {self.record}"
+        return f"{self.severity}: {where}: {self.message}"
+
+
+@dataclass
+class SplitReport:
+    """Everything found in one split. ``counts`` counts all findings by (severity, kind), those
+    beyond the kept ones included; ``energy_key``, ``forces_key``: how the records name them."""
+
+    path: str
+    findings: list[Finding] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    statistics: Statistics | None = None
+    energy_key: str = "y"
+    forces_key: str = "force"
+
+    def add(self, finding: Finding) -> None:
+        """Keep and count a finding."""
+        self.findings.append(finding)
+        self.counts[finding.severity, finding.kind] += 1
+
+
+@dataclass
+class Chunk:
+    """What a worker returns for a run of records of one shard."""
+
+    findings: list[Finding] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    accumulator: Accumulator = field(default_factory=Accumulator)
+    natoms: array[int] = field(default_factory=lambda: array("q"))
+    identities: array[int] = field(default_factory=lambda: array("q"))  # hashes of (sid, fid)
+    pbc: set[str] = field(default_factory=set)
+    tagged: bool = False
+    keys: set[str] = field(default_factory=set)
+
+    def add(self, finding: Finding) -> None:
+        """Count a finding, and keep the first ones of each kind."""
+        key = finding.severity, finding.kind
+        self.counts[key] += 1
+        if self.counts[key] <= KEPT:
+            self.findings.append(finding)

@@ -1,0 +1,133 @@
+"""Running tasks in worker processes with a progress bar, and stopping them cleanly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+from .errors import Stopped
+
+_stop: Any = None
+
+
+def _start_worker(stop: Any) -> None:
+    """Leave Ctrl-C to the parent, which then sets ``stop`` for all workers."""
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def check_stop() -> None:
+    """Raise ``Stopped`` in a worker whose parent is shutting down. Called once per frame."""
+    if _stop is not None and _stop.is_set():
+        raise Stopped("stopped by the parent process")
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A process pool whose running tasks end soon after an exception in the parent."""
+    # fork starts at once; elsewhere every worker imports torch and fairchem again (seconds)
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(stop,)
+    )
+    try:
+        yield pool
+    except BaseException:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown(wait=True)
+
+
+def run_tasks(
+    func: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    *,
+    workers: int = 1,
+    describe: str = "",
+    unit: str = "frame",
+    size: Callable[[Any], int] = lambda task: 1,
+    progress: bool = True,
+    crashed: Callable[[Any], Any] | None = None,
+) -> list[Any]:
+    """Return ``[func(task) for task in tasks]``, computed by ``workers`` processes.
+
+    Args:
+        func: importable function of one picklable task.
+        tasks: the tasks; results come back in their order, whatever order they finish in.
+        workers: number of processes; 1 runs in this process.
+        describe, unit, size: label, unit and advance per task of the progress bar.
+        progress: show the bar (on stderr).
+        crashed: makes the result of a task that killed its worker process. When given, tasks
+            always run in a worker process, so that this process survives them.
+
+    Raises:
+        RuntimeError: a worker process died and ``crashed`` was not given.
+    """
+    results: dict[int, Any] = {}
+    with tqdm(
+        total=sum(size(task) for task in tasks), desc=describe, unit=unit, disable=not progress
+    ) as bar:
+
+        def done(index: int, result: Any) -> None:
+            results[index] = result
+            bar.update(size(tasks[index]))
+
+        if workers <= 1 and crashed is None:
+            for index, task in enumerate(tasks):
+                done(index, func(task))
+        elif tasks:
+            _run_in_pool(func, tasks, workers, done)
+            _run_one_by_one(func, tasks, results, done, crashed)
+    return [results[index] for index in range(len(tasks))]
+
+
+def _run_in_pool(
+    func: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    workers: int,
+    done: Callable[[int, Any], None],
+) -> None:
+    """Run all tasks; returns early, with some not done, when a worker process dies."""
+    with _pool(max(1, min(workers, len(tasks)))) as pool:
+        futures = {}
+        try:
+            for index, task in enumerate(tasks):
+                futures[pool.submit(func, task)] = index
+            for future in as_completed(futures):
+                done(futures[future], future.result())
+        except BrokenProcessPool:
+            return
+
+
+def _run_one_by_one(
+    func: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    results: dict[int, Any],
+    done: Callable[[int, Any], None],
+    crashed: Callable[[Any], Any] | None,
+) -> None:
+    """Finish the tasks that a dead worker left, each in a process of its own."""
+    for index, task in enumerate(tasks):
+        if index in results:
+            continue
+        if crashed is None:
+            raise RuntimeError(
+                "a worker process died (out of memory, or killed); try again with --workers 1"
+            )
+        try:
+            with _pool(1) as pool:
+                result = pool.submit(func, task).result()
+        except BrokenProcessPool:
+            result = crashed(task)
+        done(index, result)

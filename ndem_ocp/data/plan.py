@@ -1,0 +1,174 @@
+"""What a conversion will do with which frame, settled after the first pass and before writing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .frames import LabelOptions
+from .reference import Reference, apply_reference, last_frame_reference
+from .scan import FrameTable, SourceScan, formula_of, merge_scans
+from .shards import Segment, ShardTask
+from .split import TRAIN, assign_sids, split_units
+
+_MAX_SHARDS = 64
+_MIN_PER_SHARD = 1000
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Settings of a conversion; the names are those of the command line.
+
+    Attributes:
+        val_fraction, test_fraction: fractions of the systems (or frames) for val and test.
+        split_by: ``system`` or ``frame``. seed: of the split.
+        split: name of the one split that everything goes into; None: train (and val, test).
+        energy_reference: ``none``, ``last-frame``, ``linear`` or the path of an npz file.
+        max_force: eV/A; frames with a larger force on a free atom are dropped and counted.
+        skip_bad: skip and list unusable frames instead of stopping.
+        frames_per_shard: None: 1000, more for large sets so that there are at most 64 shards.
+    """
+
+    val_fraction: float = 0.0
+    test_fraction: float = 0.0
+    split_by: str = "system"
+    seed: int = 0
+    split: str | None = None
+    energy_reference: str = "none"
+    max_force: float | None = None
+    skip_bad: bool = False
+    overwrite: bool = False
+    frames_per_shard: int | None = None
+    labels: LabelOptions = field(default_factory=LabelOptions)
+
+
+def check_options(options: ConvertOptions) -> None:
+    """Raise DataError for settings that contradict each other."""
+    if options.split is not None and (options.val_fraction or options.test_fraction):
+        raise DataError("--split puts everything into one split; leave out the fractions")
+    if options.split is not None and not options.split.replace("_", "").isalnum():
+        raise DataError(f"--split {options.split!r}: use letters, digits and _ only")
+    if options.split_by not in ("system", "frame"):
+        raise DataError("--split-by is `system` or `frame`")
+    if options.max_force is not None and not options.max_force > 0:
+        raise DataError("--max-force is a force in eV/A above 0")
+    if options.frames_per_shard is not None and options.frames_per_shard < 1:
+        raise DataError("--frames-per-shard must be at least 1")
+
+
+@dataclass
+class Plan:
+    """The frames to be written and everything that goes with them.
+
+    Attributes:
+        table: the kept frames. split: (n,) name of the split of each. reference: what is
+            subtracted. sids: number of each system. dropped: frames dropped for their forces,
+            per source file. lost: systems of which no frame is left.
+    """
+
+    table: FrameTable
+    split: np.ndarray
+    reference: Reference
+    sids: dict[str, int]
+    dropped: dict[str, int]
+    lost: list[str]
+
+
+def make_plan(
+    scans: Sequence[SourceScan],
+    options: ConvertOptions,
+    assign: Mapping[str, str] | None = None,
+    existing: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Drop, split, reference and number the scanned frames.
+
+    Args:
+        scans: the first pass. options: settings.
+        assign: ``{source name: split}`` in place of the fractions.
+        existing: systems.json of the data set that is added to.
+
+    Raises:
+        DataError: nothing left, splits without frames, a reference that does not cover all.
+    """
+    everything = merge_scans(scans)
+    last = last_frame_reference(everything.system, everything.energy)
+    keep = np.ones(len(everything), dtype=bool)
+    if options.max_force is not None:
+        keep = everything.max_force <= options.max_force
+    if not keep.any():
+        raise DataError(f"all {len(keep)} frames are above --max-force {options.max_force} eV/A")
+    table = everything.select(keep)
+    split = _assign_splits(table, options, assign)
+    reference = apply_reference(options.energy_reference, table, split == TRAIN, last[keep])
+    lost = np.setdiff1d(everything.system, table.system)
+    numbers = np.bincount(everything.source[~keep], minlength=len(everything.sources))
+    dropped = {s.shown: int(n) for s, n in zip(everything.sources, numbers, strict=True) if n}
+    sids = assign_sids([table.systems[s] for s in np.unique(table.system)], existing)
+    return Plan(table, split, reference, sids, dropped, [table.systems[s] for s in lost])
+
+
+def _assign_splits(
+    table: FrameTable, options: ConvertOptions, assign: Mapping[str, str] | None
+) -> np.ndarray:
+    if assign is not None:
+        names = np.array([assign[source.name] for source in table.sources], dtype=object)
+        return names[table.source]
+    if options.split is not None:
+        return np.full(len(table), options.split, dtype=object)
+    units = table.system if options.split_by == "system" else np.arange(len(table))
+    fractions = options.val_fraction, options.test_fraction
+    return split_units(units, *fractions, options.seed, options.split_by)
+
+
+def plan_shards(
+    plan: Plan, split: str, directory: Path, options: ConvertOptions
+) -> tuple[list[ShardTask], np.ndarray]:
+    """Cut the frames of one split into shards; frames of a source stay together and in order.
+
+    Returns:
+        The tasks, in order of their file names, and the (m,) rows of the table in record order.
+    """
+    rows = np.flatnonzero(plan.split == split)
+    per_shard = options.frames_per_shard or max(_MIN_PER_SHARD, -(-len(rows) // _MAX_SHARDS))
+    tasks = []
+    for number, start in enumerate(range(0, len(rows), per_shard)):
+        part = rows[start : start + per_shard]
+        path = directory / f"data.{number:04d}.lmdb"
+        atoms = int(plan.table.natoms[part].sum())
+        tasks.append(ShardTask(str(path), _segments(plan, part), atoms, options.labels))
+    return tasks, rows
+
+
+def _segments(plan: Plan, rows: np.ndarray) -> tuple[Segment, ...]:
+    table = plan.table
+    cuts = np.flatnonzero(np.diff(table.source[rows])) + 1
+    segments = []
+    for part in np.split(rows, cuts):
+        sids = np.array([plan.sids[table.systems[s]] for s in table.system[part]], dtype=np.int64)
+        source = table.sources[table.source[part[0]]]
+        segments.append(Segment(source, table.frame[part], sids, plan.reference.energy[part]))
+    return tuple(segments)
+
+
+def describe_systems(plan: Plan) -> dict[str, Any]:
+    """The entries of systems.json: ``{name: {sid, formula, source, split, frames, ...}}``."""
+    table, entries = plan.table, {}
+    for system in np.unique(table.system):
+        rows = np.flatnonzero(table.system == system)
+        name = table.systems[system]
+        entry: dict[str, Any] = {
+            "sid": plan.sids[name],
+            "formula": formula_of(table.compositions[table.composition[rows[0]]]),
+            "source": [table.sources[s].shown for s in np.unique(table.source[rows])],
+            "split": sorted(set(plan.split[rows])),
+            "frames": len(rows),
+        }
+        if plan.reference.record["kind"] != "none":
+            entry["reference_energy_eV"] = float(plan.reference.energy[rows[0]])
+        entries[name] = entry
+    return entries

@@ -1,0 +1,248 @@
+"""LMDB shards in OC20's S2EF layout: writing them, and opening them without being killed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import DataError
+from .frames import Frame, LabelOptions, read_frame
+from .parallel import check_stop
+from .sources import Source, iter_frames
+
+if TYPE_CHECKING:
+    import lmdb
+    from torch_geometric.data import Data
+
+METADATA_FILE = "metadata.npz"
+_COMMIT_EVERY = 200
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames of one source that go into a shard.
+
+    Attributes:
+        source: the file. frames: (n,) increasing frame numbers. sids: (n,) system numbers.
+        references: (n,) eV, subtracted from the energies.
+    """
+
+    source: Source
+    frames: np.ndarray
+    sids: np.ndarray
+    references: np.ndarray
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to be written: its path, where its frames come from, and their atoms in all."""
+
+    path: str
+    segments: tuple[Segment, ...]
+    atoms: int
+    options: LabelOptions
+
+    def __len__(self) -> int:
+        return sum(len(segment.frames) for segment in self.segments)
+
+
+def to_data(frame: Frame, *, energy: float, sid: int, fid: int) -> Data:
+    """The record of one frame.
+
+    Args:
+        frame: the structure with N atoms. energy: the (referenced) energy, eV.
+        sid: number of the system. fid: number of the frame in its source.
+
+    Returns:
+        ``torch_geometric.data.Data`` with y (float, eV), force (N, 3) float32 eV/A, pos (N, 3)
+        float32 A, cell (1, 3, 3) float32 A, pbc (1, 3) bool, atomic_numbers, fixed and tags (N,)
+        int64, natoms, sid and fid (int). Tensors only: no NumPy objects, whose pickles depend on
+        the NumPy version.
+    """
+    import torch
+    from torch_geometric.data import Data
+
+    return Data(
+        y=float(energy),
+        force=torch.tensor(frame.forces, dtype=torch.float32),
+        pos=torch.tensor(frame.positions, dtype=torch.float32),
+        cell=torch.tensor(frame.cell, dtype=torch.float32).view(1, 3, 3),
+        pbc=torch.tensor(frame.pbc, dtype=torch.bool).view(1, 3),
+        atomic_numbers=torch.tensor(frame.numbers, dtype=torch.long),
+        natoms=len(frame.numbers),
+        fixed=torch.tensor(frame.fixed, dtype=torch.long),
+        tags=torch.tensor(frame.tags, dtype=torch.long),
+        sid=int(sid),
+        fid=int(fid),
+    )
+
+
+def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: int) -> int:
+    """Write one LMDB file with keys "0".."n-1" and "length".
+
+    Args:
+        path: the file. records: what to write.
+        atoms, count: atoms and records in all, for the size of the map.
+
+    Returns:
+        The number of records written.
+    """
+    import lmdb
+
+    map_size = 64 * 1024**2 + 4 * (count * 2 * _PAGE + atoms * 128)
+    with lmdb.open(str(path), map_size=map_size, subdir=False, lock=False) as env:
+        number = 0
+        transaction = env.begin(write=True)
+        for record in records:
+            transaction.put(str(number).encode("ascii"), pickle.dumps(record, protocol=4))
+            number += 1
+            if number % _COMMIT_EVERY == 0:
+                transaction.commit()
+                transaction = env.begin(write=True)
+        transaction.put(b"length", pickle.dumps(number, protocol=4))
+        transaction.commit()
+        env.sync(True)
+    return number
+
+
+def write_shard(task: ShardTask) -> int:
+    """Read the frames of a task again and write its shard. Runs in a worker process."""
+    import torch
+
+    torch.set_num_threads(1)
+    return write_records(task.path, _records(task), task.atoms, len(task))
+
+
+def _records(task: ShardTask) -> Iterator[Data]:
+    for segment in task.segments:
+        position = 0
+        for index, atoms in iter_frames(segment.source, segment.frames):
+            check_stop()
+            if isinstance(atoms, Exception) or index != segment.frames[position]:
+                raise DataError(f"{segment.source.path} changed while it was converted")
+            frame = read_frame(atoms, task.options)
+            energy = frame.energy - float(segment.references[position])
+            yield to_data(frame, energy=energy, sid=segment.sids[position], fid=index)
+            position += 1
+        if position != len(segment.frames):
+            raise DataError(f"{segment.source.path} changed while it was converted")
+
+
+def write_metadata(directory: Path, natoms: np.ndarray, sid: np.ndarray, fid: np.ndarray) -> None:
+    """Write metadata.npz: arrays (n,) in the order in which fairchem reads the shards."""
+    arrays = {"natoms": natoms.astype(np.int32), "sid": sid, "fid": fid}
+    np.savez(directory / METADATA_FILE, **arrays)
+
+
+def shard_paths(directory: Path) -> list[Path]:
+    """The LMDB files of a split in the order in which fairchem reads them.
+
+    Raises:
+        DataError: there is none.
+    """
+    paths = sorted(directory.glob("*.lmdb"))
+    if not paths:
+        raise DataError(f"{directory}: no *.lmdb files; name the directory of one split")
+    return paths
+
+
+@contextmanager
+def open_shard(path: str | Path) -> Iterator[lmdb.Environment]:
+    """Open an LMDB file for reading, after checking that all of its pages are there.
+
+    LMDB maps the file into memory: reading a page that a truncated file lacks would kill the
+    process with SIGBUS instead of raising.
+
+    Raises:
+        DataError: not an LMDB file, or truncated.
+    """
+    import lmdb
+
+    path = Path(path)
+    try:
+        env = lmdb.open(
+            str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1
+        )
+    except lmdb.Error as error:
+        if "already open" in str(error):
+            reason = "a data set object has it open in this process; close that first"
+        else:
+            reason = f"not a readable LMDB file ({error}); copy it again"
+        raise DataError(f"{path}: {reason}") from None
+    try:
+        needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        size = path.stat().st_size
+        if size < needed:
+            raise DataError(
+                f"{path}: truncated, {size} of {needed} bytes; copy or convert it again "
+                "(reading it would kill the process)"
+            )
+        yield env
+    finally:
+        env.close()
+
+
+def load_record(raw: bytes | None) -> dict[str, Any]:
+    """The fields of a pickled record, whatever PyG version wrote it.
+
+    Raises:
+        DataError: missing or not a pickled PyG Data; the message is the reason alone.
+    """
+    if raw is None:
+        raise DataError("missing")
+    try:
+        data = pickle.loads(raw)
+        state = data.__dict__
+        if "_store" not in state:  # written by PyG < 2
+            return {key: value for key, value in state.items() if value is not None}
+        return dict(data.to_dict())
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DataError(f"cannot be unpickled ({type(error).__name__}: {error})") from None
+
+
+def iter_records(
+    env: lmdb.Environment, start: int, stop: int
+) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    """Records ``start`` to ``stop - 1`` of an open shard.
+
+    Yields:
+        ``(number, fields)``, or ``(number, DataError)`` for one that is missing or damaged.
+    """
+    import lmdb
+
+    for number in range(start, stop):
+        try:
+            with env.begin() as transaction:  # one for each: an error ends the transaction
+                raw = transaction.get(str(number).encode("ascii"))
+            result: dict[str, Any] | DataError = load_record(raw)
+        except DataError as error:
+            result = error
+        except lmdb.Error as error:
+            result = DataError(f"damaged file ({error})")
+        yield number, result
+
+
+def record_count(env: lmdb.Environment) -> int:
+    """How many records fairchem reads from a shard: its "length", else the number of its keys.
+
+    Raises:
+        DataError: "length" is no whole number.
+    """
+    try:
+        with env.begin() as transaction:
+            raw = transaction.get(b"length")
+        if raw is None:
+            return int(env.stat()["entries"])
+        length = pickle.loads(raw)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DataError(f"{env.path()}: its `length` cannot be read ({error})") from None
+    if not isinstance(length, (int, np.integer)) or length < 0:
+        raise DataError(f"{env.path()}: its `length` is {length!r}")
+    return int(length)

@@ -1,0 +1,123 @@
+"""Writing a data set beside its final place and moving it there when it is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+DATASET_FILE = "dataset.json"
+SYSTEMS_FILE = "systems.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of this package; ``{}`` when it does not exist.
+
+    Raises:
+        DataError: the file is there but is no JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}); move it away and try again") from None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file in one step: a reader sees the old or the new content, never a part."""
+    temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM (a SLURM time limit) clean up like Ctrl-C while the block runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def check_target(out: Path, split: str | None, overwrite: bool) -> None:
+    """Refuse a target that would lose data.
+
+    Args:
+        out: the data set's directory.
+        split: name of the only split to be written, or None for the whole directory.
+        overwrite: the user allowed replacing; still only a directory written by these tools.
+
+    Raises:
+        DataError: with the way out.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out} is a file; give another --out")
+    if not any(out.iterdir()):
+        return
+    if not (out / DATASET_FILE).is_file():
+        raise DataError(
+            f"{out} is not empty and has no {DATASET_FILE}, so it was not written by this "
+            "command; give another --out (--overwrite only replaces what this command wrote)"
+        )
+    if split is None and not overwrite:
+        raise DataError(
+            f"{out} already holds a data set; give another --out, --overwrite to replace it, "
+            "or --split NAME to add one split to it"
+        )
+    if split is not None and (out / split).exists() and not overwrite:
+        raise DataError(
+            f"{out / split} exists; give another --split or --out, or --overwrite to replace it"
+        )
+
+
+@contextmanager
+def staging(out: Path, split: str | None) -> Iterator[Path]:
+    """Give a temporary directory beside ``out`` and move it into place when the block ends well.
+
+    The block writes split directories and the JSON files into it. With ``split``, only that split
+    and the JSON files are moved into an existing ``out``; else the whole directory replaces it.
+    On any exception (Ctrl-C and SIGTERM included) the temporary directory is removed.
+    """
+    temporary = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    try:
+        with terminate_as_interrupt():
+            temporary.mkdir(parents=True)
+            yield temporary
+        if split is not None and out.is_dir():
+            _replace(temporary / split, out / split)
+            for name in (SYSTEMS_FILE, DATASET_FILE):
+                (temporary / name).replace(out / name)
+            for extra in temporary.iterdir():
+                extra.replace(out / extra.name)
+        else:
+            _replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Rename ``new`` to ``target``; an old target is renamed away first and then deleted."""
+    old = target.with_name(f"{target.name}.replaced-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,237 @@
+"""Statistics of a data set: normalizer values, zero-force error, curvature.
+
+``dataset_statistics(path)`` reads the LMDBs once; ``Accumulator`` does the same for any stream of
+records and can be merged over chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .parallel import run_tasks
+from .shards import iter_records, open_shard, record_count, shard_paths
+
+#: pairs of frames enter the curvature when no free atom moves further than this, A
+MAX_DISPLACEMENT = 0.1
+#: fewer pairs than this give no curvature
+MIN_PAIRS = 10
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of one split.
+
+    Attributes:
+        frames, systems: how many (systems: distinct sid). atoms, atoms_min, atoms_max: in all and
+            per frame. elements: atomic numbers. free_atoms: atoms that are not fixed.
+        energy_mean, energy_stdev: eV, over frames.
+        force_rms: eV/A, root mean square of the force components on free atoms: the stdev for
+            fairchem's force normalizer, with mean 0.
+        zero_force_mae: eV/A, mean absolute component on free atoms: the error of predicting 0.
+        curvature: eV/A^2, isotropic c of F(X2) - F(X1) = -c (X2 - X1), by least squares over
+            consecutive frames of a system; None when there are too few pairs.
+        curvature_pairs: how many pairs of frames entered.
+    """
+
+    frames: int
+    systems: int
+    atoms: int
+    atoms_min: int
+    atoms_max: int
+    free_atoms: int
+    elements: list[int]
+    energy_mean: float
+    energy_stdev: float
+    force_rms: float
+    zero_force_mae: float
+    curvature: float | None
+    curvature_pairs: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass
+class Accumulator:
+    """Running sums over records (dictionaries of fields as ``shards.load_record`` gives them)."""
+
+    frames: int = 0
+    energy_mean: float = 0.0
+    energy_m2: float = 0.0
+    force_square: float = 0.0
+    force_abs: float = 0.0
+    components: int = 0
+    atoms: int = 0
+    atoms_min: int = np.iinfo(np.int64).max
+    atoms_max: int = 0
+    elements: set[int] = field(default_factory=set)
+    sids: set[Any] = field(default_factory=set)
+    pairs: int = 0
+    force_change: float = 0.0  # sum of dF . dX
+    displacement: float = 0.0  # sum of dX . dX
+
+    def add(self, fields: dict[str, Any], previous: dict[str, Any] | None = None) -> None:
+        """Add a record; ``previous`` is the one before it in the shard, for the curvature."""
+        energy = float(fields["y"] if "y" in fields else fields["energy"])
+        self._add_energy(1, energy, 0.0)
+        numbers = as_array(fields["atomic_numbers"])
+        free = free_atoms(fields)
+        forces = forces_of(fields)[free]
+        self.force_square += float(np.sum(forces**2))
+        self.force_abs += float(np.sum(np.abs(forces)))
+        self.components += forces.size
+        self.atoms += len(numbers)
+        self.atoms_min = min(self.atoms_min, len(numbers))
+        self.atoms_max = max(self.atoms_max, len(numbers))
+        self.elements.update(int(z) for z in np.unique(numbers))
+        self.sids.add(sid_of(fields))
+        if previous is not None:
+            self._add_pair(previous, fields, free)
+
+    def _add_energy(self, frames: int, mean: float, m2: float) -> None:
+        """Merge mean and sum of squared deviations of ``frames`` energies (Chan's formula)."""
+        total = self.frames + frames
+        delta = mean - self.energy_mean
+        self.energy_mean += delta * frames / total
+        self.energy_m2 += m2 + delta**2 * self.frames * frames / total
+        self.frames = total
+
+    def _add_pair(self, first: dict[str, Any], second: dict[str, Any], free: np.ndarray) -> None:
+        if sid_of(first) is None or sid_of(first) != sid_of(second) or not free.any():
+            return
+        numbers = as_array(first["atomic_numbers"])
+        if not np.array_equal(numbers, as_array(second["atomic_numbers"])):
+            return
+        moved = small_displacement(first, second)[free]
+        if np.linalg.norm(moved, axis=1).max() >= MAX_DISPLACEMENT or not moved.any():
+            return
+        change = forces_of(second)[free] - forces_of(first)[free]
+        self.pairs += 1
+        self.force_change += float(np.sum(change * moved))
+        self.displacement += float(np.sum(moved**2))
+
+    def merge(self, other: Accumulator) -> None:
+        """Add the sums of another chunk."""
+        if other.frames:
+            self._add_energy(other.frames, other.energy_mean, other.energy_m2)
+        for name in ("force_square", "force_abs", "components", "atoms", "pairs", "force_change",
+                     "displacement"):  # fmt: skip
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.atoms_min = min(self.atoms_min, other.atoms_min)
+        self.atoms_max = max(self.atoms_max, other.atoms_max)
+        self.elements |= other.elements
+        self.sids |= other.sids
+
+    def result(self) -> Statistics | None:
+        """The statistics; None when there is no record."""
+        if self.frames == 0:
+            return None
+        count = max(self.components, 1)
+        enough = self.pairs >= MIN_PAIRS and self.displacement > 0
+        return Statistics(
+            frames=self.frames,
+            systems=len(self.sids - {None}),
+            atoms=self.atoms,
+            atoms_min=self.atoms_min,
+            atoms_max=self.atoms_max,
+            free_atoms=self.components // 3,
+            elements=sorted(self.elements),
+            energy_mean=self.energy_mean,
+            energy_stdev=math.sqrt(self.energy_m2 / self.frames),
+            force_rms=math.sqrt(self.force_square / count),
+            zero_force_mae=self.force_abs / count,
+            curvature=-self.force_change / self.displacement if enough else None,
+            curvature_pairs=self.pairs,
+        )
+
+
+def as_array(value: Any) -> np.ndarray:
+    """A tensor, array or number as a NumPy array."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def sid_of(fields: dict[str, Any]) -> Any:
+    """The system's number or name as a plain value; None when the record does not say."""
+    sid = fields.get("sid")
+    return sid.reshape(-1)[0].item() if hasattr(sid, "detach") else sid
+
+
+def forces_of(fields: dict[str, Any]) -> np.ndarray:
+    """(N, 3) float64, eV/A."""
+    value = fields["force"] if "force" in fields else fields["forces"]
+    return as_array(value).astype(np.float64)
+
+
+def free_atoms(fields: dict[str, Any]) -> np.ndarray:
+    """(N,) bool, true for atoms that are not fixed; all when the record does not say."""
+    if fields.get("fixed") is None:
+        return np.ones(len(as_array(fields["pos"])), dtype=bool)
+    return as_array(fields["fixed"]) == 0
+
+
+def small_displacement(first: dict[str, Any], second: dict[str, Any]) -> np.ndarray:
+    """(N, 3) A: how the atoms moved between two frames, by the nearest lattice translation.
+
+    Rounding fractional displacements is exact for moves that are small beside the cell, which are
+    the only ones used here.
+    """
+    moved = as_array(second["pos"]).astype(np.float64) - as_array(first["pos"])
+    cell = as_array(first["cell"]).astype(np.float64).reshape(3, 3)
+    pbc = as_array(first.get("pbc", np.ones(3))).reshape(3).astype(bool)
+    if not pbc.any() or abs(np.linalg.det(cell)) < 1e-6:
+        return moved
+    return moved - np.where(pbc, np.round(moved @ np.linalg.inv(cell)), 0.0) @ cell
+
+
+def _chunk_statistics(task: tuple[str, int, int]) -> Accumulator:
+    path, start, stop = task
+    accumulator, previous = Accumulator(), None
+    with open_shard(path) as env:
+        for number, fields in iter_records(env, max(0, start - 1), stop):
+            if isinstance(fields, DataError):
+                raise DataError(f"{path}: record {number}: {fields}; see `ndem data check`")
+            if number >= start:
+                accumulator.add(fields, previous)
+            previous = fields
+    return accumulator
+
+
+def dataset_statistics(path: str | Path, workers: int = 1, progress: bool = False) -> Statistics:
+    """Statistics of one split.
+
+    Args:
+        path: directory with \\*.lmdb files, or one such file. workers: processes.
+        progress: show a progress bar.
+
+    Raises:
+        DataError: no records, or one that is missing or damaged.
+    """
+    path = Path(path)
+    tasks = []
+    for shard in [path] if path.is_file() else shard_paths(path):
+        with open_shard(shard) as env:
+            count = record_count(env)
+        tasks += [(str(shard), i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+    chunks = run_tasks(
+        _chunk_statistics,
+        tasks,
+        workers=workers,
+        describe="reading",
+        size=lambda task: task[2] - task[1],
+        progress=progress,
+    )
+    total = Accumulator()
+    for chunk in chunks:
+        total.merge(chunk)
+    result = total.result()
+    if result is None:
+        raise DataError(f"{path}: no records")
+    return result

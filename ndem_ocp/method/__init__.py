@@ -1,0 +1,24 @@
+"""NDeM itself, in torch alone: read settings, noise and objective beside Eqs. 9-18 of the paper.
+
+Nothing in this folder imports fairchem or torch_geometric, so that another host can use it.
+"""
+
+from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
+from ndem_ocp.method.noise import Noise, draw_noise, step_generator
+from ndem_ocp.method.objective import Forces, NDeMLoss, ndem_loss, noise_target, per_atom_error
+from ndem_ocp.method.settings import NDeMSettings, SettingsError
+
+__all__ = [
+    "Forces",
+    "NDeMLoss",
+    "NDeMSettings",
+    "Noise",
+    "SettingsError",
+    "Tally",
+    "draw_noise",
+    "ndem_loss",
+    "noise_diagnostics",
+    "noise_target",
+    "per_atom_error",
+    "step_generator",
+]

@@ -1,0 +1,63 @@
+"""What the second view shows, in units: recovered noise, its direction, the fitted curvature.
+
+Nothing here takes part in the gradient. Each quantity is a ratio of two sums (a ``Tally``), so
+that averaging over atoms, steps and ranks is exact.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tally(NamedTuple):
+    """A mean kept as its two sums: mean = total / count."""
+
+    total: float
+    count: float
+
+
+def noise_diagnostics(
+    *,
+    difference: Tensor,
+    scale: Tensor,
+    eps: Tensor,
+    sigma: Tensor,
+    moved: Tensor,
+    force_rms: float,
+    energy_unit: str,
+) -> dict[str, Tally]:
+    """Diagnostics over the n atoms that the loss counts.
+
+    Args:
+        difference: (n, 3) f(X) - f'(X~), normalised.
+        scale: (n, 1) (f(X) - f'(X~)) / eps that the objective asks for, 1/Angstrom.
+        eps: (n, 3) true noise in Angstrom.
+        sigma: (n,) its standard deviation in Angstrom.
+        moved: (n,) bool, atoms that carry noise.
+        force_rms: rms_F in energy unit per Angstrom.
+        energy_unit: for the name of the curvature.
+
+    Returns:
+        ``ndem_noise_error_A``: | eps_hat - eps | over moved atoms, eps_hat = difference / scale;
+        ``ndem_noise_size_A``: | eps | over the same atoms, the error of predicting no noise;
+        ``ndem_noise_cosine``: cosine of eps_hat and eps over moved atoms;
+        ``ndem_curvature_<unit>_per_A2``: least-squares c of F(X) - F'(X~) = c eps (Eq. 16);
+        ``ndem_sigma_A``: the sampled sigma.
+    """
+    mask = moved.to(eps.dtype)  # multiplied instead of indexed: one transfer from the device
+    recovered = difference / scale
+    size = eps.norm(dim=-1)
+    cosine = (recovered * eps).sum(-1) / (recovered.norm(dim=-1) * size).clamp_min(1e-12)
+    ones = torch.ones_like(sigma)
+    sums = {
+        "ndem_noise_error_A": ((recovered - eps).norm(dim=-1) * mask, mask),
+        "ndem_noise_size_A": (size * mask, mask),
+        "ndem_noise_cosine": (cosine * mask, mask),
+        f"ndem_curvature_{energy_unit}_per_A2": (difference * eps * force_rms, eps.square()),
+        "ndem_sigma_A": (sigma, ones),
+    }
+    flat = torch.stack([part.sum() for pair in sums.values() for part in pair]).tolist()
+    return {name: Tally(*flat[2 * i : 2 * i + 2]) for i, name in enumerate(sums)}

@@ -1,0 +1,106 @@
+"""Two views of a batch in one: the clean structures followed by their perturbed copies.
+
+One forward over both instead of two: EquiformerV2 keeps per-forward state on its modules (two
+forwards with activation checkpointing give wrong gradients), and DDP wants one forward per
+backward.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+# Attributes that ask the model for a second view of a batch.
+EPS = "ndem_eps"  # (N, 3) | displacement of each atom, Angstrom
+VIEWED = "ndem_viewed"  # (N,) bool | atoms of the structures that get a second view
+# Marks a batch as made of two views, for heads that serve the second one only.
+JOINT = "ndem_joint"
+
+
+class Views(NamedTuple):
+    """A joint batch and where its parts lie."""
+
+    joint: Batch  # B clean structures, then the perturbed ones
+    num_atoms: int  # N, atoms of the clean part
+    num_graphs: int  # B, structures of the clean part
+    second_atoms: Tensor  # (M,) index into the N clean atoms of each atom of the second view
+
+
+def with_second_view(batch: Batch, eps: Tensor, viewed: Tensor) -> Batch:
+    """A shallow copy of ``batch`` that asks for a second view; ``batch`` itself is not changed."""
+    marked = copy.copy(batch)
+    marked[EPS] = eps
+    marked[VIEWED] = viewed
+    return marked
+
+
+def join_views(marked: Batch) -> Views:
+    """Append X~ = X + eps of the viewed structures to the structures of a marked batch.
+
+    Per-atom and per-structure attributes are repeated for the second view; attributes per edge
+    are left out, because edges found for X do not describe X~ (models build graphs on the fly).
+
+    Args:
+        marked: batch of B structures from :func:`with_second_view`.
+    """
+    ptr, device = marked.ptr, marked.pos.device
+    atoms = marked[VIEWED].nonzero().squeeze(-1)
+    graphs = marked[VIEWED][ptr[:-1].to(device)].nonzero().squeeze(-1)
+    num_atoms, num_graphs = marked.pos.shape[0], ptr.numel() - 1
+    host_ptr, host_graphs = ptr.cpu(), torch.arange(num_graphs + 1)
+
+    joint = Batch()
+    levels: dict[str, str] = {}
+    for key, value in marked.items():
+        if key in (EPS, VIEWED, "batch", "ptr"):
+            continue
+        slices = marked._slice_dict.get(key)
+        if slices is not None and torch.equal(torch.as_tensor(slices), host_ptr):
+            levels[key] = "atom"
+        elif slices is not None and torch.equal(torch.as_tensor(slices), host_graphs):
+            levels[key] = "graph"
+        else:
+            continue
+        chosen = atoms if levels[key] == "atom" else graphs
+        if isinstance(value, Tensor):
+            joint[key] = torch.cat([value, value[chosen.to(value.device)]])
+        else:
+            joint[key] = [*value, *(value[i] for i in chosen.tolist())]
+    joint.pos = torch.cat([marked.pos, marked.pos[atoms] + marked[EPS][atoms]])
+
+    counts = joint.natoms
+    joint.batch = torch.repeat_interleave(torch.arange(counts.numel(), device=device), counts)
+    joint.ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    joint[JOINT] = True
+    _describe_slices(joint, levels)
+    return Views(joint, num_atoms, num_graphs, atoms)
+
+
+def _describe_slices(joint: Batch, levels: dict[str, str]) -> None:
+    """Give the joint batch what torch_geometric needs to take it apart again."""
+    graphs = joint.natoms.numel()
+    slices = {"atom": joint.ptr.cpu(), "graph": torch.arange(graphs + 1)}
+    joint._num_graphs = graphs
+    joint._slice_dict = {key: slices[level] for key, level in levels.items()}
+    joint._inc_dict = {key: torch.zeros(graphs, dtype=torch.long) for key in levels}
+
+
+def split_output(value: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+    """Part a model output over a joint batch into (clean, second view).
+
+    Raises:
+        ValueError: if the output is neither per atom nor per structure.
+    """
+    rows = value.shape[0]
+    if rows == views.joint.pos.shape[0]:
+        return value[: views.num_atoms], value[views.num_atoms :]
+    if rows == views.joint.natoms.numel():
+        return value[: views.num_graphs], value[views.num_graphs :]
+    raise ValueError(
+        f"A head returned {rows} rows for {views.joint.pos.shape[0]} atoms in "
+        f"{views.joint.natoms.numel()} structures: it must return one per atom or per structure."
+    )

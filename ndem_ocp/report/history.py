@@ -1,0 +1,120 @@
+"""A run's metrics as a file: one JSON line per logged step, beside W&B or TensorBoard.
+
+    logger:
+      name: ndem_ocp.HistoryLogger
+      inner: wandb            # or tensorboard, or null
+      project: my-project     # the inner logger's own keys
+
+Works with every fairchem trainer, in every process, online and offline.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common.logger import Logger
+from fairchem.core.common.registry import registry
+
+FILE_NAME = "history.jsonl"
+
+
+@registry.register_logger("ndem_history")
+class HistoryLogger(Logger):
+    """Writes ``history.jsonl`` into the run's log directory and passes everything on.
+
+    A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made) and the
+    metrics of that call. A run that is resumed appends to its file.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        settings = config["logger"] if isinstance(config["logger"], dict) else {}
+        self._started = time.monotonic()
+        self.path = Path(config["cmd"]["logs_dir"]) / FILE_NAME
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        inner = settings.get("inner")
+        self._inner = registry.get_logger_class(inner)(config) if inner else None
+
+    def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
+        numbers = {key: number for key, value in update_dict.items() if _is(number := _plain(value))}
+        elapsed = round(time.monotonic() - self._started, 3)
+        record = {"step": int(step), "split": split, "time_s": elapsed, **numbers}
+        # One whole line per write: a run that is killed loses no earlier line.
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._inner is not None:
+            self._inner.log(update_dict, step, split)
+
+    def watch(self, model: torch.nn.Module, log_freq: int = 1000) -> None:
+        self._pass_on("watch", model, log_freq=log_freq)
+
+    def log_plots(self, plots: list[Any]) -> None:
+        self._pass_on("log_plots", plots)
+
+    def mark_preempting(self) -> None:
+        self._pass_on("mark_preempting")
+
+    def log_summary(self, summary_dict: dict[str, Any]) -> None:
+        self._pass_on("log_summary", summary_dict)
+
+    def log_artifact(self, name: str, type: str, file_location: str) -> None:
+        self._pass_on("log_artifact", name, type, file_location)
+
+    def log_table(self, *args: Any, **kwargs: Any) -> None:
+        self._pass_on("log_table", *args, **kwargs)
+
+    def _pass_on(self, method: str, *args: Any, **kwargs: Any) -> None:
+        if self._inner is not None:
+            getattr(self._inner, method)(*args, **kwargs)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+
+
+def _is(value: Any) -> bool:
+    """JSON has no NaN: a value that is not finite is left out of the line."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def read_history(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
+    """Lines of a history, in order, of one split or of all.
+
+    A torn last line (a run killed while writing) is left out; a broken line anywhere else raises.
+
+    Raises:
+        FileNotFoundError: naming the file.
+        ValueError: naming file and line.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: not a record of a history") from error
+    return [r for r in records if split is None or r["split"] == split]
+
+
+def find_history(run_dir: str | Path) -> Path:
+    """The newest history below a run directory.
+
+    Raises:
+        FileNotFoundError: if there is none, saying what writes it.
+    """
+    found = sorted(Path(run_dir).rglob(FILE_NAME), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"No {FILE_NAME} below {run_dir}: set logger.name: ndem_ocp.HistoryLogger in the "
+            "configuration of the run."
+        )
+    return found[-1]

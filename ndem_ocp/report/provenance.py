@@ -1,0 +1,75 @@
+"""What a number needs to be traced: commit, command, configuration, data, hardware."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def git_commit(root: Path) -> str:
+    """Commit of the checkout at ``root``, with "-dirty" if tracked files were changed."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty"],
+            cwd=root, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the resolved configuration."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def files_hash(directory: Path, pattern: str = "*.lmdb") -> str:
+    """First 12 hex digits of the SHA-256 over the contents of a data set's files, by name."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob(pattern)):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, threads and GPUs of this machine, with the versions that matter."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "gpus": gpus,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """Commit, command line, time (UTC) and hardware of the running program."""
+    return {
+        "commit": git_commit(root),
+        "command": " ".join(["python", *map(os.path.relpath, sys.argv[:1]), *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "hardware": hardware(),
+    }

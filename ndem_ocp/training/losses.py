@@ -1,0 +1,17 @@
+"""Losses registered with fairchem, for the ``loss_functions`` of a configuration."""
+
+from __future__ import annotations
+
+from fairchem.core.common.registry import registry
+from torch import Tensor, nn
+
+from ndem_ocp.method import per_atom_error
+
+
+@registry.register_loss("squared_l2")
+class SquaredL2Loss(nn.Module):
+    """|| f*_i - f_i ||^2 per atom, the force term of Eq. 9 (three times fairchem's ``mse``)."""
+
+    def forward(self, pred: Tensor, target: Tensor, natoms: Tensor) -> Tensor:
+        """(n, 3), (n, 3) normalised -> (n,); the reduction is fairchem's DDPLoss's."""
+        return per_atom_error(pred - target, "squared_l2")

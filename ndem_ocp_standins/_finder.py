@@ -1,0 +1,135 @@
+"""Import hooks that serve the stand-ins; standard library only, no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Type checkers take this name for true; importing typing or collections.abc
+# for annotations would lengthen every interpreter start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+STAND_INS = ("torch_scatter", "torch_sparse", "torch_cluster")
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def spec_elsewhere(name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+    """Return the spec that finders other than this package's give, or None."""
+    for finder in list(sys.meta_path):
+        if getattr(finder, "ndem_ocp_role", None) is not None:
+            continue
+        find_spec = getattr(finder, "find_spec", None)
+        spec = find_spec(name, path, target) if find_spec is not None else None
+        if spec is not None:
+            return spec
+    return None
+
+
+def is_stand_in(module: Any) -> bool:
+    """Whether a loaded module is one of ours rather than the real package."""
+    return bool(getattr(module, "IS_STAND_IN", False))
+
+
+class StandInFinder:
+    """Last finder on ``sys.meta_path``: serves the names nobody else has."""
+
+    ndem_ocp_role = "stand-ins"
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+        package, _, attribute = name.partition(".")
+        if package not in STAND_INS:
+            return None
+        if attribute:
+            # Covered submodules are found by the ordinary finder through the
+            # package's __path__, so only uncovered names arrive here. A
+            # `from torch_scatter import x` for an absent x arrives too, and
+            # this is the one place where it can be given a full sentence.
+            if attribute.startswith("_") or not is_stand_in(sys.modules.get(package)):
+                return None
+            from ._sentences import not_covered
+
+            raise ImportError(not_covered(package, attribute), name=name)
+        # A finder appended after this one (an editable install, say) may have
+        # the real package.
+        spec = spec_elsewhere(name, path, target)
+        if spec is not None:
+            return spec
+        folder = os.path.join(HERE, name)
+        source = os.path.join(folder, "__init__.py")
+        if not os.path.isfile(source):
+            return None
+        import importlib.util
+
+        return importlib.util.spec_from_file_location(
+            name, source, submodule_search_locations=[folder]
+        )
+
+
+class PygHook:
+    """Adjusts two torch-geometric modules as they are imported.
+
+    torch-geometric 2.8 takes ``radius`` and ``radius_graph`` from pyg-lib
+    instead of torch-cluster and raises without it, although fairchem calls
+    ``torch_geometric.nn.radius_graph`` for systems without periodic
+    boundaries. Where pyg-lib does not give them, they are put in here, before
+    ``torch_geometric.nn`` copies the names.
+    """
+
+    ndem_ocp_role = "torch-geometric"
+    HOOKED = ("torch_geometric.typing", "torch_geometric.nn.pool")
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+        if name not in self.HOOKED:
+            return None
+        spec = spec_elsewhere(name, path, target)
+        loader = getattr(spec, "loader", None)
+        if loader is None:
+            return spec
+        plain_exec = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            if name == "torch_geometric.typing":
+                _silence_torch_cluster_notice()
+            plain_exec(module)
+            if name == "torch_geometric.nn.pool":
+                _lend_radius_functions(module)
+
+        # On the instance: the loader keeps its type, so that source and
+        # resource look-ups through it are untouched. Loaders without a
+        # __dict__ (written in C) are left alone.
+        if hasattr(loader, "__dict__"):
+            loader.exec_module = exec_module
+        return spec
+
+
+def _silence_torch_cluster_notice() -> None:
+    """Drop torch-geometric's notice that torch-cluster need not be installed.
+
+    It is not installed; torch-geometric sees the stand-in.
+    """
+    if spec_elsewhere("torch_cluster") is None:
+        import warnings
+
+        warnings.filterwarnings(
+            "ignore",
+            message="'torch-cluster' is no longer necessary",
+            category=DeprecationWarning,
+        )
+
+
+def _lend_radius_functions(pool: Any) -> None:
+    typing = sys.modules.get("torch_geometric.typing")
+    # The flag exists only where torch-geometric relies on pyg-lib; earlier
+    # versions call torch_cluster by themselves.
+    if getattr(typing, "WITH_RADIUS", True):
+        return
+    try:
+        import torch_cluster
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        return  # a broken real package: leave torch-geometric as it was
+    pool.radius = torch_cluster.radius
+    pool.radius_graph = torch_cluster.radius_graph

@@ -1,0 +1,3 @@
+"""Read by fairchem's setup_imports(): registers the short names ndem, ndem_hydra, ..."""
+
+import ndem_ocp  # noqa: F401

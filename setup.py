@@ -1,0 +1,76 @@
+"""Packaging of ndem_ocp. `pip install .` resolves to fairchem-core 1.10's own pins (torch 2.4,
+numpy 1.26); `make env` builds the current stack from requirements/ instead."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.dist import Distribution
+
+ROOT = Path(__file__).parent
+# distutils' command; its module's place differs between versions of setuptools
+install_data = Distribution().get_command_class("install_data")
+
+
+class InstallBesidePackages(install_data):
+    """Put data files next to the packages (site-packages) and not below sys.prefix.
+
+    A wheel keeps data files under <name>.data/data and pip maps its sibling <name>.data/purelib
+    to site-packages, for wheel and editable installs alike. Two things have to lie there and
+    cannot be part of a package: the .pth file that makes the stand-ins of torch_scatter & co.
+    importable before fairchem asks for them, and the entry in fairchem's own plug-in folder.
+    """
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.install_dir = str(Path(self.install_dir).parent / "purelib")
+
+
+class DistributionWithData(Distribution):
+    """setuptools' editable installs ask for has_data(), which its Distribution lacks, and leave
+    the data files out."""
+
+    def has_data(self):
+        return self.has_data_files()
+
+
+setup(
+    distclass=DistributionWithData,
+    name="ndem-ocp",
+    version="0.1.0",
+    description="NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core 1.10",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["ndem_ocp*", "ndem_ocp_standins*"]),
+    data_files=[
+        (".", ["packaging/ndem_ocp_standins.pth"]),
+        ("fairchem/experimental", ["packaging/fairchem_experimental/.include"]),
+        (
+            "fairchem/experimental/ndem_ocp_plugin",
+            ["packaging/fairchem_experimental/ndem_ocp_plugin/register.py"],
+        ),
+    ],
+    cmdclass={"install_data": InstallBesidePackages},
+    install_requires=[
+        "fairchem-core==1.10.0",
+        "torch",
+        "torch-geometric",
+        "numpy",
+        "scipy<1.17",  # 1.17 removed sph_harm, which e3nn and fairchem's GemNet import
+        "ase",
+        "lmdb",
+        "matplotlib",
+        "pyyaml",
+        "submitit",
+        "tqdm",
+        "wandb",
+    ],
+    extras_require={"test": ["pytest", "pytest-timeout"]},
+    entry_points={"console_scripts": ["ndem = ndem_ocp.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Chemistry",
+    ],
+)

@@ -1,0 +1,307 @@
+"""Checks and statistics of LMDB data sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data
+
+from ndem_ocp.data import cli
+from ndem_ocp.data.check import check_dataset
+from ndem_ocp.data.demo import MAX_FORCE, make_demo
+from ndem_ocp.data.errors import DataError
+from ndem_ocp.data.record_check import close_pair
+from ndem_ocp.data.shards import iter_records, open_shard, record_count, write_records
+from ndem_ocp.data.statistics import Accumulator, dataset_statistics, small_displacement
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "demo"
+    make_demo(out, size="small", seed=1, progress=False)
+    return out
+
+
+def records(split: Path) -> list[dict]:
+    with open_shard(split / "data.0000.lmdb") as env:
+        return [fields for _, fields in iter_records(env, 0, record_count(env))]
+
+
+def record(**changes) -> Data:
+    """A sound record of two atoms; a change to None removes the key."""
+    fields = {
+        "y": -1.0,
+        "force": torch.full((2, 3), 0.5),
+        "pos": torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]]),
+        "cell": 10 * torch.eye(3).view(1, 3, 3),
+        "pbc": torch.ones(1, 3, dtype=torch.bool),
+        "atomic_numbers": torch.tensor([29, 8]),
+        "natoms": 2,
+        "fixed": torch.tensor([0, 0]),
+        "tags": torch.tensor([1, 2]),
+        "sid": 0,
+        "fid": 0,
+    }
+    fields.update(changes)
+    return Data(**{key: value for key, value in fields.items() if value is not None})
+
+
+def check(path: Path, **options):
+    (report,) = check_dataset(path, progress=False, isolate=False, **options)
+    return report
+
+
+def write_split(folder: Path, *items: Data, natoms: list[int] | None = None) -> Path:
+    folder.mkdir(parents=True)
+    write_records(folder / "data.0000.lmdb", items, atoms=2 * len(items), count=len(items))
+    np.savez(folder / "metadata.npz", natoms=np.array(natoms or [2] * len(items), dtype=np.int32))
+    return folder
+
+
+def test_demo_is_sound_and_as_described(demo):
+    reports = check_dataset(demo, progress=False, isolate=False)
+    assert [Path(r.path).name for r in reports] == ["train", "val_id", "val_ood"]
+    assert [r.findings for r in reports] == [[], [], []]
+    assert [r.statistics.frames for r in reports] == [40, 10, 10]
+    train = reports[0].statistics
+    assert train.energy_mean == pytest.approx(0, abs=1e-6)
+    assert 0.3 < train.force_rms < 1.5
+    combinations = {}
+    for split in ("train", "val_id", "val_ood"):
+        for fields in records(demo / split):
+            free = fields["fixed"] == 0
+            assert fields["force"][free].norm(dim=1).max() <= MAX_FORCE * (1 + 1e-6)
+            assert set(fields["tags"].tolist()) == {0, 1, 2}
+            assert (fields["tags"][~free] == 0).all()
+            elements = frozenset(fields["atomic_numbers"].tolist())
+            combinations.setdefault(split, set()).add(elements)
+    assert combinations["val_id"] <= combinations["train"]
+    assert not combinations["val_ood"] & combinations["train"]
+    assert set.union(*map(set, combinations["val_ood"])) <= set.union(
+        *map(set, combinations["train"])
+    )
+
+
+def test_demo_is_the_same_for_any_number_of_workers(demo, tmp_path):
+    make_demo(tmp_path / "demo", size="small", seed=1, workers=2, progress=False)
+    first, second = records(demo / "train"), records(tmp_path / "demo" / "train")
+    assert len(first) == len(second)
+    for a, b in zip(first, second):
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+    make_demo(tmp_path / "other", size="small", seed=2, progress=False)
+    assert records(tmp_path / "other" / "train")[0]["y"] != first[0]["y"]
+    for name in ("dataset.json", "systems.json"):
+        assert str(tmp_path) not in (tmp_path / "demo" / name).read_text()
+
+
+def test_demo_command(tmp_path, capsys):
+    arguments = ["demo", "--out", str(tmp_path / "d"), "--size", "small", "--workers", "1"]
+    assert cli.main([*arguments, "--no-progress"]) == 0
+    assert cli.main([*arguments, "--no-progress"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_statistics_are_those_of_the_records(demo):
+    statistics = dataset_statistics(demo / "train")
+    fields = records(demo / "train")
+    energies = np.array([f["y"] for f in fields])
+    free = np.concatenate([f["force"][f["fixed"] == 0].double().numpy() for f in fields])
+    assert statistics.energy_mean == pytest.approx(energies.mean(), abs=1e-9)
+    assert statistics.energy_stdev == pytest.approx(energies.std())
+    assert statistics.force_rms == pytest.approx(np.sqrt((free**2).mean()))
+    assert statistics.zero_force_mae == pytest.approx(np.abs(free).mean())
+    assert statistics.free_atoms == len(free)
+    assert statistics.systems == 4
+    parts = Accumulator()
+    for start in (0, 17, 30):
+        chunk = Accumulator()
+        for f in fields[start : {0: 17, 17: 30, 30: 40}[start]]:
+            chunk.add(f)
+        parts.merge(chunk)
+    assert parts.result().energy_stdev == pytest.approx(energies.std())
+
+
+def test_curvature_of_a_harmonic_crystal(tmp_path):
+    """F = -c (X - X0) through a moving window that leaves the cell: c comes back."""
+    rng = np.random.default_rng(0)
+    start = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    items = []
+    for fid in range(20):
+        displacement = torch.tensor(0.02 * rng.standard_normal((2, 3)), dtype=torch.float32)
+        wrapped = (start + displacement) % 10.0  # jumps between 0 and 10
+        items.append(record(pos=wrapped, force=-7.0 * displacement, fid=fid))
+    split = write_split(tmp_path / "train", *items)
+    statistics = dataset_statistics(split)
+    assert statistics.curvature_pairs == 19
+    assert statistics.curvature == pytest.approx(7.0, rel=1e-4)
+    few = dataset_statistics(write_split(tmp_path / "few", *items[:5]))
+    assert (few.curvature, few.curvature_pairs) == (None, 4)
+
+
+def test_displacement_is_by_the_nearest_image_in_periodic_directions_only():
+    first = record().to_dict()
+    moved = first["pos"] + torch.tensor([9.95, 0.0, 10.0])
+    second = {**first, "pos": moved}
+    np.testing.assert_allclose(small_displacement(first, second)[0], [-0.05, 0, 0], atol=1e-5)
+    first["pbc"] = torch.tensor([[True, True, False]])
+    np.testing.assert_allclose(small_displacement(first, second)[0], [-0.05, 0, 10], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "severity", "kind", "message"),
+    [
+        ({"y": None}, "error", "missing key", "neither `y` nor `energy`"),
+        ({"force": None}, "error", "missing key", "neither `force` nor `forces`"),
+        ({"cell": None}, "error", "missing key", "no `cell`"),
+        ({"sid": None}, "warning", "missing key", "no `sid`"),
+        ({"fixed": None}, "warning", "missing key", "no `fixed`"),
+        ({"y": float("nan")}, "error", "not finite", "in `y`"),
+        ({"force": torch.full((2, 3), torch.inf)}, "error", "not finite", "6 NaN or inf"),
+        ({"force": torch.zeros(3, 3)}, "error", "shape", r"\(3, 3\), expected \(2, 3\)"),
+        ({"natoms": 3}, "error", "shape", "natoms 3"),
+        ({"force": torch.full((2, 3), 90.0)}, "error", "large force", "155.9 eV/A on free atom 0"),
+        ({"pos": torch.tensor([[0, 0, 0.1], [0, 0, 9.9]])}, "error", "overlap", "0.200 A apart"),
+        ({"cell": torch.zeros(1, 3, 3)}, "error", "cell", "volume 0"),
+        ({"atomic_numbers": torch.tensor([0, 8])}, "error", "value", "atomic numbers 0"),
+        ({"tags": torch.tensor([1, 3])}, "error", "value", "`tags` has values"),
+        ({"tags": torch.tensor([0, 0])}, "warning", "tags", "all tags are 0"),
+    ],
+)
+def test_bad_records_are_named(tmp_path, changes, severity, kind, message):
+    import re
+
+    split = write_split(tmp_path / "train", record(**changes))
+    finding = next(f for f in check(split).findings if f.kind == kind)
+    assert finding.severity == severity
+    assert re.search(message, str(finding))
+    if kind != "tags":
+        assert finding.record == 0
+        assert finding.file.endswith("data.0000.lmdb")
+
+
+def test_sound_records_of_both_layouts(tmp_path):
+    assert check(write_split(tmp_path / "a", record())).findings == []
+    forces = torch.zeros(2, 3)
+    other = record(y=None, force=None, energy=1.0, forces=forces)
+    report = check(write_split(tmp_path / "b", other))
+    assert report.findings == []
+    assert (report.energy_key, report.forces_key) == ("energy", "forces")
+    molecule = record(pbc=torch.zeros(1, 3, dtype=torch.bool), cell=torch.zeros(1, 3, 3))
+    assert check(write_split(tmp_path / "c", molecule)).findings == []
+
+
+def put(path: Path, key: bytes, value: bytes | None) -> None:
+    env = lmdb.open(str(path), subdir=False, lock=False, map_size=2**28)
+    with env, env.begin(write=True) as transaction:
+        if value is None:
+            transaction.delete(key)
+        else:
+            transaction.put(key, value)
+
+
+def test_damaged_records_length_and_metadata(tmp_path):
+    split = write_split(tmp_path / "train", *[record(fid=i) for i in range(4)])
+    shard = split / "data.0000.lmdb"
+    put(shard, b"1", b"no pickle")
+    put(shard, b"2", None)
+    report = check(split)
+    found = {(f.record, f.kind) for f in report.findings}
+    assert found == {(1, "record"), (2, "record"), (None, "length")}
+    assert report.statistics.frames == 2
+    with pytest.raises(DataError, match=r"record 1.*ndem data check"):
+        dataset_statistics(split)
+
+    put(shard, b"length", pickle.dumps(9))
+    assert any("`length` says 9" in f.message for f in check(split).findings)
+    np.savez(split / "metadata.npz", natoms=np.array([2, 2, 2, 5], dtype=np.int32))
+    put(shard, b"length", pickle.dumps(4))
+    (finding,) = [f for f in check(split).findings if f.kind == "metadata"]
+    assert finding.record == 3
+    assert "natoms 5" in finding.message
+    np.savez(split / "metadata.npz", natoms=np.array([2.0, 2.0]))
+    assert any("needs integers" in f.message for f in check(split).findings)
+    (split / "metadata.npz").unlink()
+    assert any(f.severity == "warning" and "missing" in f.message for f in check(split).findings)
+
+
+@pytest.mark.parametrize("keep", [0.6, 0.1, 0.0])
+def test_truncated_files_do_not_kill_the_process(demo, tmp_path, keep):
+    split = tmp_path / "train"
+    shutil.copytree(demo / "train", split)
+    shard = split / "data.0000.lmdb"
+    os.truncate(shard, int(keep * shard.stat().st_size) // 4096 * 4096)
+    (finding,) = [f for f in check(split).findings if f.severity == "error"]
+    assert finding.file == str(shard)
+    assert "truncated" in finding.message or "not a readable LMDB" in finding.message
+    with pytest.raises(DataError, match=r"data\.0000\.lmdb"):
+        dataset_statistics(split)
+
+
+def crash(task):
+    if task == 1:
+        os.kill(os.getpid(), signal.SIGKILL)  # as SIGBUS from a damaged map does
+    return task
+
+
+def test_a_task_that_kills_its_process_is_reported():
+    from ndem_ocp.data.parallel import run_tasks
+
+    results = run_tasks(
+        crash, [0, 1, 2, 3], workers=2, progress=False, crashed=lambda task: f"crashed {task}"
+    )
+    assert results == [0, "crashed 1", 2, 3]
+    with pytest.raises(RuntimeError, match="a worker process died"):
+        run_tasks(crash, [0, 1, 2, 3], workers=2, progress=False)
+
+
+def test_command_exit_codes_json_and_yaml(demo, tmp_path, capsys):
+    import yaml
+
+    common = ["--no-progress", "--workers", "2"]
+    result = tmp_path / "check.json"
+    assert cli.main(["check", str(demo), "--json", str(result), *common]) == 0
+    text = capsys.readouterr().out
+    config = yaml.safe_load(text[text.index("dataset:") :])["dataset"]["train"]
+    stored = json.loads(result.read_text())["splits"][0]["statistics"]
+    assert config["key_mapping"] == {"y": "energy", "force": "forces"}
+    normalizer = config["transforms"]["normalizer"]
+    assert normalizer["forces"]["stdev"] == pytest.approx(stored["force_rms"], rel=1e-6)
+    assert normalizer["energy"]["stdev"] == pytest.approx(stored["energy_stdev"], rel=1e-6)
+    assert "no problems found" in text
+
+    split = write_split(tmp_path / "train", record(tags=torch.tensor([0, 0])))
+    assert cli.main(["check", str(split), *common]) == 0
+    assert cli.main(["check", str(split), "--strict", *common]) == 1
+    bad = write_split(tmp_path / "bad", record(y=float("nan")))
+    assert cli.main(["check", str(bad), *common]) == 1
+    assert "record 0: 1 NaN or inf in `y`" in capsys.readouterr().out
+    assert cli.main(["check", str(tmp_path / "nothing"), *common]) == 2
+
+
+def test_close_pair_agrees_with_ase():
+    from ase.neighborlist import primitive_neighbor_list
+
+    rng = np.random.default_rng(0)
+    for trial in range(30):
+        cell = 4 * np.eye(3) + rng.uniform(-1.5, 1.5, (3, 3))
+        pbc = rng.random(3) < 0.6
+        positions = rng.uniform(-6, 6, (12, 3))
+        first, second, distances = primitive_neighbor_list("ijd", pbc, cell, positions, 1.0)
+        distances = distances[first != second]
+        found = close_pair(positions, cell, pbc, 1.0)
+        if len(distances) == 0:
+            assert found is None, trial
+        else:
+            assert found is not None, trial
+            assert found[2] == pytest.approx(distances.min()), trial
