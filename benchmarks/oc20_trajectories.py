@@ -31,7 +31,7 @@ import torch
 from fairchem.core.common.utils import load_config, setup_imports
 from tqdm import tqdm
 
-from ndem_ocp.data.statistics import dataset_statistics
+from ndem_ocp.data.statistics import Statistics, dataset_statistics
 from ndem_ocp.report.history import find_history, read_history
 from ndem_ocp.report.provenance import config_hash, files_hash, provenance
 
@@ -40,10 +40,9 @@ ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml
 METRICS = {"forces_mae": "eV/A", "energy_mae": "eV", "forces_cosine_similarity": "1"}
 
 
-def overrides(args: argparse.Namespace, normalizer: dict[str, Any], epochs: int) -> dict[str, Any]:
+def overrides(args: argparse.Namespace, labels: Statistics, epochs: int) -> dict[str, Any]:
     """Command-line overrides that all arms share; ``epochs`` of ``--frames`` frames each."""
     steps = args.frames // args.batch_size
-    energy, forces = normalizer["energy"], normalizer["forces"]
     prefix = "dataset.train.transforms.normalizer"
     return {
         "dataset.train.src": str(args.data / "train"),
@@ -53,9 +52,9 @@ def overrides(args: argparse.Namespace, normalizer: dict[str, Any], epochs: int)
         "dataset.val.use_train_settings": False,
         "dataset.val.key_mapping.y": "energy",
         "dataset.val.key_mapping.force": "forces",
-        f"{prefix}.energy.mean": energy["mean"],
-        f"{prefix}.energy.stdev": energy["stdev"],
-        f"{prefix}.forces.stdev": forces["stdev"],
+        f"{prefix}.energy.mean": labels.energy_mean,
+        f"{prefix}.energy.stdev": labels.energy_stdev,
+        f"{prefix}.forces.stdev": labels.force_rms,
         "optim.batch_size": args.batch_size,
         "optim.max_epochs": epochs,
         "optim.eval_every": steps * epochs // 4,
@@ -161,14 +160,14 @@ def main() -> int:
     args.runs.mkdir(parents=True, exist_ok=True)
 
     origin = provenance(ROOT)
-    statistics_file = dataset_statistics(args.data / "train")
+    labels = dataset_statistics(args.data / "train")
     ratio_file = args.runs / "step_time.json"
     if not ratio_file.exists():
         ratio_file.write_text(json.dumps(step_time_ratio(args)))
     ratio = json.loads(ratio_file.read_text())
     long = max(1, round(ratio["ratio"]))
     shared = {
-        arm: overrides(args, statistics_file["normalizer"], long if arm == "plain-long" else 1)
+        arm: overrides(args, labels, long if arm == "plain-long" else 1)
         for arm in ARMS
     }
     work = [(arm, seed) for seed in args.seeds for arm in ARMS]
@@ -192,7 +191,7 @@ def main() -> int:
             arm: config_hash({"config": configs[arm], **_without_paths(shared[arm])})
             for arm in ARMS
         },
-        "zero_force_mae": dataset_statistics(args.data / "val")["zero_force_mae"],
+        "zero_force_mae": dataset_statistics(args.data / "val").zero_force_mae,
         "arms": collect(args),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
