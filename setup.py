@@ -59,7 +59,7 @@ setup(
         "numpy",
         "scipy<1.17",  # 1.17 removed sph_harm, which e3nn and fairchem's GemNet import
         "ase",
-        "lmdb",
+        "lmdb<2",  # fairchem may open a file twice in one process; newer ones refuse
         "matplotlib",
         "pyyaml",
         "submitit",

@@ -166,10 +166,7 @@ def main() -> int:
         ratio_file.write_text(json.dumps(step_time_ratio(args)))
     ratio = json.loads(ratio_file.read_text())
     long = max(1, round(ratio["ratio"]))
-    shared = {
-        arm: overrides(args, labels, long if arm == "plain-long" else 1)
-        for arm in ARMS
-    }
+    shared = {arm: overrides(args, labels, long if arm == "plain-long" else 1) for arm in ARMS}
     work = [(arm, seed) for seed in args.seeds for arm in ARMS]
     with ThreadPoolExecutor(args.jobs) as pool:
         running = [pool.submit(train, args, arm, seed, shared[arm]) for arm, seed in work]

@@ -8,6 +8,7 @@ by rattled frames. Splits: ``train``; ``val_id``, other systems made from the sa
 
 from __future__ import annotations
 
+import tempfile
 import zlib
 from dataclasses import dataclass
 from itertools import product
@@ -99,7 +100,7 @@ def make_demo(
     workers: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Make the data set in ``out/{train,val_id,val_ood}``.
+    """Make the data set in ``out/{train,val_id,val_ood}``; returns its entry in dataset.json.
 
     Energies (eV) are referenced per element by a fit on ``train``; no force on a free atom is
     above MAX_FORCE. The same seed gives the same records whatever ``workers`` is.
@@ -109,14 +110,9 @@ def make_demo(
         seed: of everything random. overwrite: replace a data set of these tools.
         workers: processes. progress: show progress bars.
 
-    Returns:
-        The conversion's entry in dataset.json.
-
     Raises:
         DataError: unknown size, or ``out`` exists.
     """
-    import tempfile
-
     if size not in SIZES:
         raise DataError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
     out = Path(out)
@@ -135,13 +131,13 @@ def make_demo(
         options = ConvertOptions(
             energy_reference="linear", max_force=MAX_FORCE, seed=seed, overwrite=overwrite
         )
-        made = {"generator": {"name": "demo", "calculator": "EMT", "size": size, "seed": seed}}
+        generator = {"name": "demo", "calculator": "EMT", "size": size, "seed": seed}
         return convert(
             sources,
             out,
             options,
             assign={task.name: task.split for task in tasks},
-            provenance=made,
+            provenance={"generator": generator},
             workers=workers,
             progress=progress,
         )

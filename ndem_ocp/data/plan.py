@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import DataError
 from .frames import LabelOptions
-from .reference import Reference, apply_reference, last_frame_reference
+from .reference import FILE_NAME, MODES, Reference, apply_reference, last_frame_reference
 from .scan import FrameTable, SourceScan, formula_of, merge_scans
 from .shards import Segment, ShardTask
 from .split import TRAIN, assign_sids, split_units
@@ -55,6 +55,14 @@ def check_options(options: ConvertOptions) -> None:
         raise DataError(f"--split {options.split!r}: use letters, digits and _ only")
     if options.split_by not in ("system", "frame"):
         raise DataError("--split-by is `system` or `frame`")
+    mode = options.energy_reference
+    if mode not in MODES and not Path(mode).is_file():
+        raise DataError(f"--energy-reference {mode}: neither a file nor one of {', '.join(MODES)}")
+    if mode == "linear" and options.split not in (None, TRAIN):
+        raise DataError(
+            "--energy-reference linear is fitted on the training split, which this is not; give "
+            f"the fitted file: --energy-reference DIR/{FILE_NAME}"
+        )
     if options.max_force is not None and not options.max_force > 0:
         raise DataError("--max-force is a force in eV/A above 0")
     if options.frames_per_shard is not None and options.frames_per_shard < 1:

@@ -151,18 +151,13 @@ def apply_reference(mode: str, table: FrameTable, train: np.ndarray, last: np.nd
         last: (n,) eV, the energy of the last frame of each frame's system (dropped ones too).
 
     Raises:
-        DataError: ``linear`` without a training split, a bad file, an element not covered.
+        DataError: a bad file, an element not covered.
     """
     if mode == "none":
         return Reference(np.zeros(len(table)), None, None, {"kind": "none"})
     if mode == "last-frame":
         return Reference(last, None, None, {"kind": "last-frame"})
     if mode == "linear":
-        if not train.any():
-            raise DataError(
-                "--energy-reference linear is fitted on the training split, and there is none "
-                f"here; give the fitted file instead: --energy-reference DIR/{FILE_NAME}"
-            )
         coefficients, seen = fit_linear(
             table.compositions, table.composition[train], table.energy[train]
         )

@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class Tally(NamedTuple):
-    """A mean kept as its two sums: mean = total / count."""
+    """A mean kept as its two sums: mean = total / weight."""
 
     total: float
-    count: float
+    weight: float
 
 
 def noise_diagnostics(

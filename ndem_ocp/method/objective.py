@@ -130,4 +130,5 @@ def per_atom_error(residual: Tensor, norm: str) -> Tensor:
     """(n, 3) residual -> (n,): ||r_i||^2 (Eq. 9, 17) or ||r_i|| (fairchem's l2mae)."""
     if norm == "squared_l2":
         return residual.square().sum(-1)
-    return torch.linalg.vector_norm(residual, dim=-1)
+    length: Tensor = torch.linalg.vector_norm(residual, dim=-1)
+    return length

@@ -6,6 +6,7 @@ equation or section of the paper it stands, and whether its default is the paper
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -115,7 +116,11 @@ class NDeMSettings:
                 "task.ndem.sigma_distribution = 'log_uniform' needs sigma_min > 0: set "
                 "task.ndem.sigma_min (Angstrom)."
             )
-        if self.noise_scale == "sigma" and self.sigma_min <= 0 and self.sigma_distribution != "fixed":
+        if (
+            self.noise_scale == "sigma"
+            and self.sigma_min <= 0
+            and self.sigma_distribution != "fixed"
+        ):
             raise SettingsError(
                 "task.ndem.noise_scale = 'sigma' divides by the sampled sigma, which may be 0: set "
                 "task.ndem.sigma_min > 0 (Angstrom)."
@@ -166,10 +171,8 @@ def _coerce(name: str, value: Any) -> Any:
     if name in _FLOATS and not (name == "curvature" and value is None):
         # PyYAML reads "1e-2" as a string: accept what float() accepts.
         if isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):
                 value, is_number = float(value), True
-            except ValueError:
-                pass
         if not is_number or not math.isfinite(value):
             raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
         return float(value)

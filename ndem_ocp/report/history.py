@@ -41,7 +41,8 @@ class HistoryLogger(Logger):
         self._inner = registry.get_logger_class(inner)(config) if inner else None
 
     def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
-        numbers = {key: number for key, value in update_dict.items() if _is(number := _plain(value))}
+        plain = {key: _plain(value) for key, value in update_dict.items()}
+        numbers = {key: value for key, value in plain.items() if _is_number(value)}
         elapsed = round(time.monotonic() - self._started, 3)
         record = {"step": int(step), "split": split, "time_s": elapsed, **numbers}
         # One whole line per write: a run that is killed loses no earlier line.
@@ -77,7 +78,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
 
-def _is(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """JSON has no NaN: a value that is not finite is left out of the line."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 

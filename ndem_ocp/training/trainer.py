@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from fairchem.core.common import distutils, gp_utils
+from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.models.equiformer_v2.trainers.forces_trainer import EquiformerV2ForcesTrainer
 from fairchem.core.modules.loss import DDPLoss
@@ -128,8 +128,8 @@ class NDeMTrainer(OCPTrainer):
     def _compute_metrics(self, out, batch, evaluator, metrics=None):
         metrics = super()._compute_metrics(out, batch, evaluator, metrics)
         for name, tally in self._ndem_log.items():
-            if tally.count:
-                stat = {"total": tally.total, "numel": tally.count}
+            if tally.weight:
+                stat = {"total": tally.total, "numel": tally.weight}
                 metrics = evaluator.update(name, stat, metrics)
         return metrics
 

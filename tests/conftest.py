@@ -1,0 +1,128 @@
+"""Shared pieces: a tiny data set, tiny models, trainers in this process."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+import ndem_ocp_standins
+
+ndem_ocp_standins.install()
+
+import pytest
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import load_config, setup_imports
+
+import ndem_ocp  # noqa: F401
+from ndem_ocp.data.demo import make_demo
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY_BACKBONE = {
+    "num_layers": 1,
+    "sphere_channels": 8,
+    "attn_hidden_channels": 8,
+    "num_heads": 2,
+    "attn_alpha_channels": 8,
+    "attn_value_channels": 4,
+    "ffn_hidden_channels": 8,
+    "edge_channels": 8,
+    "lmax_list": [2],
+    "mmax_list": [1],
+    "grid_resolution": 6,
+    "max_radius": 4.0,
+    "max_neighbors": 8,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fairchem():
+    torch.set_num_threads(1)  # results to the bit, and no two tests fighting for cores
+    setup_imports()
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory) -> Path:
+    """The small generated set, with train, val_id and val_ood."""
+    out = tmp_path_factory.mktemp("demo") / "data"
+    make_demo(out, size="small", progress=False)
+    return out
+
+
+def tiny_config(data: Path, **ndem: Any) -> dict[str, Any]:
+    """configs/oc20/demo.yml with a model and a schedule for seconds; ``ndem`` overrides."""
+    config = load_config(str(ROOT / "configs/oc20/demo.yml"))[0]
+    config["model"]["backbone"].update(TINY_BACKBONE)
+    config["dataset"]["train"]["src"] = str(data / "train")
+    config["dataset"]["val"]["src"] = str(data / "val_id")
+    config["logger"] = {"name": "ndem_ocp.HistoryLogger", "inner": None}
+    config["optim"].update(batch_size=4, eval_batch_size=8, max_epochs=1, eval_every=1000)
+    config["task"]["ndem"].update(ndem)
+    return copy.deepcopy(config)
+
+
+def trainer_of(config: dict[str, Any], run_dir: Path, name: str | None = None, seed: int = 0):
+    """A trainer as fairchem's command line builds it, in this process and without ranks."""
+    config = copy.deepcopy(config)
+    cls = registry.get_trainer_class(name or config["trainer"])
+    return cls(
+        task=config.get("task", {}),
+        model=config["model"],
+        outputs=config["outputs"],
+        dataset=config["dataset"],
+        optimizer=config["optim"],
+        loss_functions=config["loss_functions"],
+        evaluation_metrics=config["evaluation_metrics"],
+        identifier="test",
+        local_rank=0,
+        run_dir=str(run_dir),
+        print_every=1000,
+        seed=seed,
+        logger=config["logger"],
+        cpu=True,
+        name="ocp",
+    )
+
+
+def steps(trainer, count: int) -> list[float]:
+    """Run ``count`` training steps of fairchem's own loop; returns the loss of each."""
+    losses: list[float] = []
+    compute = trainer._compute_loss
+
+    def recording(out, batch):
+        loss = compute(out, batch)
+        losses.append(loss.item())
+        if len(losses) == count + 1:
+            raise _Enough
+        return loss
+
+    trainer._compute_loss = recording
+    try:
+        trainer.train(disable_eval_tqdm=True)
+    except _Enough:
+        losses.pop()
+    finally:
+        trainer._compute_loss = compute
+    return losses
+
+
+class _Enough(Exception):
+    pass
+
+
+@pytest.fixture
+def new_trainer(demo_data, tmp_path):
+    """Factory: ``new_trainer(name=..., seed=..., edit=function of the config, **ndem)``."""
+
+    def make(name=None, seed=0, edit=None, **ndem):
+        config = tiny_config(demo_data, **ndem)
+        if edit is not None:
+            edit(config)
+        return trainer_of(config, tmp_path, name, seed)
+
+    return make
