@@ -7,13 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("WANDB_MODE", "offline")
-os.environ.setdefault("WANDB_SILENT", "true")
-
-import ndem_ocp_standins
-
-ndem_ocp_standins.install()
-
 import pytest
 import torch
 from fairchem.core.common.registry import registry
@@ -21,6 +14,9 @@ from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp  # noqa: F401
 from ndem_ocp.data.demo import make_demo
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_BACKBONE = {

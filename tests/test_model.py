@@ -242,7 +242,7 @@ def test_both_heads_and_the_loss_are_equivariant(batch, demo_data, dtype, tolera
 
 def check_equivariance(batch, demo_data, dtype, tolerance):
     model = build(demo_data, dtype, backbone=EXACT).eval()
-    marked, clean, noise, settings = perturbed(batch, dtype)
+    marked, _, noise, settings = perturbed(batch, dtype)
     turn, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
     turn = (turn * torch.linalg.det(turn)).to(dtype)  # a rotation, not a reflection
     turned_batch = rotated(marked, turn)
@@ -272,8 +272,11 @@ def test_gradients_reach_backbone_and_both_heads(batch, demo_data):
     model = build(demo_data).train()
     marked, _, noise, settings = perturbed(batch)
     loss_of(model, marked, noise, settings, batch.fixed == 0).backward()
-    reached = {n.split(".")[0] if n.startswith("backbone") else n.split(".")[1]
-               for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}  # fmt: skip
+    reached = set()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0:
+            parts = name.split(".")
+            reached.add(parts[0] if parts[0] == "backbone" else parts[1])
     assert {"backbone", "forces", "noisy_forces"} <= reached
 
 

@@ -1,0 +1,128 @@
+"""Two ranks against one: gradients of NDeM, and all-reduced means."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import tiny_config
+from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import setup_imports
+from fairchem.core.datasets import create_dataset, data_list_collater
+from fairchem.core.modules.loss import DDPLoss
+from helpers import default_dtype, use_float64_graphs
+
+from ndem_ocp.method import Forces, NDeMSettings, draw_noise, ndem_loss, step_generator
+from ndem_ocp.models import two_view_config, with_second_view
+
+pytestmark = pytest.mark.ddp
+
+# Gate activations make the random edge frames a gauge that no result depends on.
+EXACT = {"use_gate_act": True, "use_grid_mlp": False, "drop_path_rate": 0.0, "alpha_drop": 0.0}
+
+
+def gradients(config, source, rank: int, parts: list[list[int]], fraction: float):
+    """Gradients of 100 L_F + L_NDeM on the structures ``parts[rank]``, as a training step does.
+
+    The noise is drawn once for all structures, so that every way of sharing them sees the same.
+    """
+    settings = NDeMSettings(fraction=fraction)
+    dataset = create_dataset(source, "train")
+    frames = [dataset[i] for i in range(sum(map(len, parts)))]
+    everything = data_list_collater(frames, otf_graph=True)
+    noise = draw_noise(
+        everything.pos.double(),
+        everything.batch,
+        len(frames),
+        everything.fixed,
+        settings,
+        step_generator(0, 0, 1),
+    )
+    mine = parts[rank]
+    atoms = torch.isin(everything.batch, torch.tensor(mine))
+    batch = data_list_collater([frames[i] for i in mine], otf_graph=True)
+    batch.pos, batch.cell = batch.pos.double(), batch.cell.double()
+    noise = type(noise)(*(part[atoms] for part in noise))
+
+    torch.manual_seed(0)
+    model = registry.get_model_class(config["name"])(
+        **{key: value for key, value in config.items() if key != "name"}
+    ).double()
+    use_float64_graphs(model.backbone)
+    torch.manual_seed(100 + rank)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+    wrapped.train()
+    out = wrapped(with_second_view(batch, noise.eps, noise.viewed))
+    clean, free = out["forces"]["forces"], batch.fixed == 0
+    reduce = DDPLoss("l2mae", reduction="mean")
+    force_loss = reduce(clean[free], batch.forces[free].double(), natoms=batch.natoms)
+    auxiliary = ndem_loss(
+        Forces(clean, out["noisy_forces"], None),
+        noise,
+        free,
+        settings,
+        mean=lambda per_atom: reduce.mean(per_atom, per_atom, None),
+    )
+    energy = out["energy"]["energy"].sum() * 0.0  # every parameter takes part, as in training
+    (100 * force_loss + auxiliary.loss + energy).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def rank_main(rank, port, config, source, parts, fraction, out):
+    import ndem_ocp  # noqa: F401
+
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=len(parts))
+    setup_imports()
+    with default_dtype(torch.float64):
+        result = gradients(config, source, rank, parts, fraction)
+    if rank == 0:
+        torch.save(result, out)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_two_ranks_give_the_gradients_of_one(demo_data, tmp_path, fraction):
+    """Ragged: one structure on rank 0, three on rank 1. DDP averages what DDPLoss prepared."""
+    model = tiny_config(demo_data)["model"]
+    model["backbone"].update(EXACT)
+    config = two_view_config(model, NDeMSettings())
+    source = {
+        "src": str(demo_data / "train"),
+        "format": "lmdb",
+        "key_mapping": {"y": "energy", "force": "forces"},
+    }
+    # With half of the structures viewed, each rank keeps one of them (structures 0 and 2 or 3).
+    settings = NDeMSettings(fraction=fraction)
+    viewed = draw_viewed(source, settings)
+    first = viewed[0]
+    parts = [[first], [i for i in range(4) if i != first]]
+    with default_dtype(torch.float64):
+        expected = gradients(copy.deepcopy(config), source, 0, [[*range(4)]], fraction)
+
+    with socket.socket() as free_port:
+        free_port.bind(("127.0.0.1", 0))
+        port = free_port.getsockname()[1]
+    out = tmp_path / "gradients.pt"
+    mp.spawn(rank_main, (port, config, source, parts, fraction, out), nprocs=2)
+    got = torch.load(out)
+    assert got.keys() == expected.keys()
+    assert any(name.startswith("output_heads.noisy_forces") for name in got)
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().clamp_min(1e-9)
+        assert (got[name] - gradient).abs().max() <= 1e-8 * scale, name
+
+
+def draw_viewed(source, settings) -> list[int]:
+    dataset = create_dataset(source, "train")
+    batch = data_list_collater([dataset[i] for i in range(4)], otf_graph=True)
+    noise = draw_noise(batch.pos, batch.batch, 4, batch.fixed, settings, step_generator(0, 0, 1))
+    return [i for i in range(4) if bool(noise.viewed[batch.batch == i].all())]
