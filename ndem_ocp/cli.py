@@ -6,7 +6,7 @@ import argparse
 import sys
 
 import ndem_ocp
-from ndem_ocp import doctor
+from ndem_ocp import demo, doctor
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
 
@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     data_cli.add_parser(commands)
     doctor.add_parser(commands)
+    demo.add_parser(commands)
     return parser
 
 
@@ -25,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         return int(args.func(args) or 0)
-    except DataError as error:
+    except (DataError, demo.DemoError) as error:
         print(f"ndem: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("ndem: interrupted; nothing half-written was left behind.", file=sys.stderr)
+        print("ndem: interrupted.", file=sys.stderr)
         return 130
 
 

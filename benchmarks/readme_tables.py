@@ -1,0 +1,115 @@
+"""Write the README's tables from results/*.json: `python benchmarks/readme_tables.py [--check]`.
+
+Each table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``. With ``--check`` the
+README is not written, and a difference is exit status 1. A result that is absent is "not run".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = {
+    "plain": "plain, S steps",
+    "ndem": "NDeM, S steps",
+    "plain-long": "plain, about NDeM's time",
+}
+
+
+def oc20_trajectories(results: Path) -> str:
+    """Plain against NDeM on OC20 relaxation trajectories."""
+    path = results / "oc20_trajectories.json"
+    if not path.exists():
+        return "not run"
+    found = json.loads(path.read_text())
+    rows = [
+        "| small EquiformerV2, val | steps | relative cost | force MAE (eV/Å) | energy MAE (eV) "
+        "| force cosine |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm, values in found["arms"].items():
+        summary, first = values["summary"], values["runs"][0]
+        steps = first["steps"]
+        per_step = found["step_time_s"]["ratio"] if arm == "ndem" else 1.0
+        cost = steps * per_step / found["arms"]["plain"]["runs"][0]["steps"]
+        rows.append(
+            f"| {NAMES[arm]} | {steps} | {cost:.2f} | {_mean(summary['forces_mae'])} "
+            f"| {_mean(summary['energy_mae'])} | {_mean(summary['forces_cosine_similarity'])} |"
+        )
+    hardware = found["hardware"]
+    rows += [
+        "",
+        f"Mean ± standard deviation over {len(found['seeds'])} seeds; predicting no force: "
+        f"{found['zero_force_mae']:.4f} eV/Å (all validation frames). "
+        f"{found['train_frames']} training frames of 22 systems, {found['val_frames']} validation "
+        f"frames of 4 other systems; {found['split']}. One step of NDeM took "
+        f"{found['step_time_s']['ratio']:.2f} times a plain one. {hardware['cpu']}, one thread per "
+        f"run, torch {hardware['torch']}, commit {found['commit'][:10]}; "
+        "[all numbers](results/oc20_trajectories.json).",
+    ]
+    return "\n".join(rows)
+
+
+def paper_table_3(results: Path) -> str:
+    """The paper's OC20 rows with ours beside them."""
+    rows = [
+        "| OC20 S2EF validation, All+MD | paper: energy (meV) | paper: forces (meV/Å) | ours |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, energy, forces in (
+        ("EquiformerV2, λ_E = 4, 31M", 232, 16.3),
+        ("EquiformerV2, λ_E = 2, 153M", 230, 14.6),
+        ("EquiformerV2, λ_E = 4, 153M", 227, 15.0),
+        ("EquiformerV2 + DeNS, λ_E = 4, 160M", 221, 14.2),
+        ("EquiformerV2 + NDeM, λ_E = 2, 157M", 229, 13.8),
+        ("EquiformerV2 + NDeM, λ_E = 4, 157M", 219, 14.7),
+    ):
+        rows.append(f"| {name} | {energy} | {forces} | not run |")
+    return "\n".join(rows)
+
+
+TABLES = {"oc20_trajectories": oc20_trajectories, "paper_table_3": paper_table_3}
+
+
+def _mean(summary: dict[str, Any]) -> str:
+    spread = f" ± {summary['stdev']:.4f}" if summary["stdev"] is not None else ""
+    return f"{summary['mean']:.4f}{spread}"
+
+
+def filled(text: str, results: Path) -> str:
+    """``text`` with every table written anew.
+
+    Raises:
+        ValueError: for a marker of a table that nothing makes, or that is not closed.
+    """
+    out, rest = "", text
+    while (start := rest.find("<!-- table: ")) >= 0:
+        head_end = rest.index("-->", start) + 3
+        name = rest[start + 12 : head_end - 3].strip()
+        end = rest.find("<!-- end table -->", head_end)
+        if name not in TABLES or end < 0:
+            raise ValueError(f"README: no such table, or it is not closed: {name}")
+        out += f"{rest[:head_end]}\n{TABLES[name](results)}\n"
+        rest = rest[end:]
+    return out + rest
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare")
+    args = parser.parse_args()
+    readme = ROOT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = filled(old, ROOT / "results")
+    if args.check:
+        return int(new != old)
+    readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Pictures of runs. Every function writes one PNG and returns its path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
+import numpy as np  # noqa: E402
+
+from ndem_ocp.report.predictions import Parity  # noqa: E402
+
+TRAIN, VAL, MUTED = "#4477aa", "#ee6677", "#888888"  # Paul Tol's bright scheme
+plt.rcParams.update(
+    {
+        "figure.dpi": 150,
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e6e6",
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+    }
+)
+
+
+def plot_curves(history: Sequence[dict[str, Any]], zero_force_mae: float, path: Path) -> Path:
+    """Training curves of one NDeM run.
+
+    Args:
+        history: records of :func:`ndem_ocp.report.history.read_history`, all splits.
+        zero_force_mae: eV/A, the error of predicting no force on the validation split.
+        path: PNG to write.
+    """
+    train = [r for r in history if r["split"] == "train" and "forces_mae" in r]
+    val = [r for r in history if r["split"] == "val"]
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), layout="constrained")
+    force, energy, cosine, noise = axes.flat
+
+    _line(force, train, "forces_mae", "training (running mean)", TRAIN)
+    _points(force, val, "forces_mae", "validation", VAL)
+    force.axhline(zero_force_mae, color=MUTED, ls="--", lw=1)
+    force.annotate(
+        "predicting zero", (0.99, zero_force_mae), xycoords=("axes fraction", "data"),
+        ha="right", va="bottom", color=MUTED,
+    )  # fmt: skip
+    force.set(title="Forces", ylabel="MAE per component (eV/Å)", ylim=(0, None))
+    force.legend(loc="upper right", bbox_to_anchor=(1.0, 0.9))
+
+    _line(energy, train, "energy_mae", "training (running mean)", TRAIN)
+    _points(energy, val, "energy_mae", "validation", VAL)
+    energy.set(title="Energy", ylabel="MAE (eV)", ylim=(0, None))
+
+    _line(cosine, train, "ndem_noise_cosine", "cosine of recovered and true noise", TRAIN)
+    cosine.axhline(0, color=MUTED, ls="--", lw=1)
+    cosine.set(title="NDeM: direction of the noise", ylabel="cosine", ylim=(None, 1))
+
+    _line(noise, train, "ndem_noise_error_A", "error of the recovered noise", TRAIN)
+    _line(noise, train, "ndem_noise_size_A", "size of the noise (error of predicting none)", MUTED)
+    noise.set(title="NDeM: size of the noise", ylabel="per moved atom (Å)", ylim=(0, None))
+    noise.legend(loc="lower left")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    return _save(figure, path)
+
+
+def plot_parity(splits: dict[str, Parity], path: Path) -> Path:
+    """Predicted against reference forces and energies; one column per split."""
+    figure, axes = plt.subplots(
+        2, len(splits), figsize=(3.6 * len(splits), 6.4), layout="constrained", squeeze=False
+    )
+    for column, (name, parity) in enumerate(splits.items()):
+        for row, (what, unit, predicted, reference) in enumerate(
+            (
+                ("force components", "eV/Å", parity.forces, parity.reference_forces),
+                ("energies", "eV", parity.energy, parity.reference_energy),
+            )
+        ):
+            _parity_panel(axes[row][column], predicted.ravel(), reference.ravel())
+            mae = np.abs(predicted - reference).mean()
+            axes[row][column].set(
+                title=f"{name}: {what}\nMAE {mae:.3f} {unit}",
+                xlabel=f"reference ({unit})",
+                ylabel=f"predicted ({unit})",
+            )
+    return _save(figure, path)
+
+
+def _parity_panel(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> None:
+    low = min(predicted.min(), reference.min())
+    high = max(predicted.max(), reference.max())
+    pad = 0.03 * (high - low or 1.0)
+    limits = (low - pad, high + pad)
+    axis.plot(limits, limits, color=MUTED, lw=1, ls="--", zorder=1)
+    if len(reference) > 1500:
+        axis.hexbin(
+            reference, predicted, gridsize=60, bins="log", mincnt=1, cmap="viridis", zorder=2,
+            extent=(*limits, *limits),
+        )  # fmt: skip
+    else:
+        axis.scatter(reference, predicted, s=7, color=TRAIN, alpha=0.5, lw=0, zorder=2)
+    axis.set(xlim=limits, ylim=limits, aspect="equal")
+
+
+def _line(axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str) -> None:
+    found = [(r["step"], r[key]) for r in records if key in r]
+    if found:
+        axis.plot(*zip(*found), color=color, lw=1.2, label=label)
+
+
+def _points(axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str) -> None:
+    found = [(r["step"], r[key]) for r in records if key in r]
+    if found:
+        axis.plot(*zip(*found), color=color, marker="o", ms=4, lw=1.2, label=label)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
