@@ -90,9 +90,7 @@ def _command(command: list[str], log: Path) -> None:
 
 def _short(line: str) -> str:
     """The numbers people look at, out of one of fairchem's log lines."""
-    values = dict(
-        part.split(": ", 1) for part in line.split("(INFO): ", 1)[-1].strip().split(", ")
-    )
+    values = dict(part.split(": ", 1) for part in line.split("(INFO): ", 1)[-1].strip().split(", "))
     wanted = ("step", "epoch", "forces_mae", "energy_mae", "ndem_loss", "ndem_noise_cosine")
     return "  ".join(f"{name} {float(values[name]):.4g}" for name in wanted if name in values)
 

@@ -13,13 +13,13 @@ import lmdb
 import numpy as np
 import pytest
 import torch
-from test_data_support import demo, record, write_split
 
 from ndem_ocp.data import cli
 from ndem_ocp.data.check import check_dataset
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.record_check import close_pair
 from ndem_ocp.data.statistics import dataset_statistics
+from test_data_support import demo, record, write_split
 
 __all__ = ["demo"]  # a fixture
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data_support import demo, record, records, write_split
 
 from ndem_ocp.data import cli
 from ndem_ocp.data.check import check_dataset
 from ndem_ocp.data.demo import MAX_FORCE, make_demo
 from ndem_ocp.data.statistics import Accumulator, dataset_statistics, small_displacement
+from test_data_support import demo, record, records, write_split
 
 __all__ = ["demo"]  # a fixture
 

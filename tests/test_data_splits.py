@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.io import write
-from test_data_support import make_frames, records, run, trajectories
 
 from ndem_ocp.data import cli
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.reference import fit_linear, last_frame_reference, load_linear
+from test_data_support import make_frames, records, run, trajectories
 
 __all__ = ["trajectories"]  # a fixture
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import tiny_config
 from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import setup_imports
 from fairchem.core.datasets import create_dataset, data_list_collater
 from fairchem.core.modules.loss import DDPLoss
-from helpers import default_dtype, use_float64_graphs
 
+from conftest import tiny_config
+from helpers import default_dtype, use_float64_graphs
 from ndem_ocp.method import Forces, NDeMSettings, draw_noise, ndem_loss, step_generator
 from ndem_ocp.models import two_view_config, with_second_view
 

@@ -6,14 +6,14 @@ import copy
 
 import pytest
 import torch
-from conftest import ROOT, tiny_config
 from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import load_config
 from fairchem.core.datasets import create_dataset, data_list_collater
 from fairchem.core.models.base import HydraModel
 from fairchem.core.models.equiformer_v2.drop import GraphDropPath
-from helpers import default_dtype, on_meta_device, use_float64_graphs
 
+from conftest import ROOT, tiny_config
+from helpers import default_dtype, on_meta_device, use_float64_graphs
 from ndem_ocp.method import Forces, NDeMSettings, Noise, draw_noise, ndem_loss, step_generator
 from ndem_ocp.models import ModelConfigError, join_views, two_view_config, with_second_view
 from ndem_ocp.models.views import JOINT

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
+
 from conftest import steps, tiny_config, trainer_of
 from helpers import state_of
-
 from ndem_ocp.method import SettingsError
 from ndem_ocp.report.history import find_history, read_history
 from ndem_ocp.training.config import ConfigError

@@ -95,6 +95,9 @@ class TwoViewHydra(HydraModel):
             return None
         return self.output_heads[NOISY_FORCES].log_curvature.exp()
 
+    def no_weight_decay(self) -> list[str]:
+        return [*super().no_weight_decay(), "log_curvature"]  # decay would pull c towards 1
+
     def forward(self, data: Batch) -> dict[str, Any]:
         if EPS not in data:
             out = super().forward(data)

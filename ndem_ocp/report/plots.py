@@ -9,10 +9,10 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
-import numpy as np  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
-from ndem_ocp.report.predictions import Parity  # noqa: E402
+from ndem_ocp.report.predictions import Parity
 
 TRAIN, VAL, MUTED = "#4477aa", "#ee6677", "#888888"  # Paul Tol's bright scheme
 plt.rcParams.update(
