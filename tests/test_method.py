@@ -74,6 +74,7 @@ def test_defaults_are_the_papers_where_it_gives_them():
         ({"noise_scale": "sigma"}, ["sigma_min"]),
         ({"sigma_distribution": "log_uniform"}, ["sigma_min"]),
         ({"head": "shared", "learned_curvature": True}, ["learned_curvature", "separate"]),
+        ({"energy_unit": 5}, ["energy_unit", "eV"]),
         ({"learned_curvature": "yes"}, ["learned_curvature", "true or false"]),
     ],
 )
@@ -85,7 +86,9 @@ def test_impossible_settings_are_refused_with_what_is_valid(given, words):
 
 
 def test_yaml_numbers_are_read_as_numbers():
-    settings = NDeMSettings.from_mapping({"coefficient": 10, "sigma_max": "5e-2", "noise_scale": 3})
+    settings = NDeMSettings.from_mapping(
+        {"coefficient": 10, "sigma_max": "5e-2", "noise_scale": "3e0"}
+    )
     assert (settings.coefficient, settings.sigma_max, settings.noise_scale) == (10.0, 0.05, 3.0)
 
 

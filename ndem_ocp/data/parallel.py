@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +17,13 @@ from tqdm import tqdm
 from .errors import Stopped
 
 _stop: Any = None
+INTERRUPTED = threading.Event()  # set by the signal handler of terminate_as_interrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if a signal asked for it, even where its own exception was lost."""
+    if INTERRUPTED.is_set():
+        raise KeyboardInterrupt
 
 
 def _start_worker(stop: Any) -> None:
@@ -80,6 +88,7 @@ def run_tasks(
     ) as bar:
 
         def done(index: int, result: Any) -> None:
+            raise_if_interrupted()
             results[index] = result
             bar.update(size(tasks[index]))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError
+from .parallel import INTERRUPTED, raise_if_interrupted
 
 DATASET_FILE = "dataset.json"
 SYSTEMS_FILE = "systems.json"
@@ -41,19 +42,28 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM (a SLURM time limit) clean up like Ctrl-C while the block runs."""
+    """Let SIGTERM (a SLURM time limit) clean up like Ctrl-C while the block runs.
+
+    An exception that a signal raises can be swallowed where Python ignores exceptions (hooks that
+    run around a fork, finalizers); the signal is remembered as well, see ``raise_if_interrupted``.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(signum: int, frame: Any) -> None:
+        INTERRUPTED.set()
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    INTERRUPTED.clear()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        INTERRUPTED.clear()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def check_target(out: Path, split: str | None, overwrite: bool) -> None:
@@ -102,6 +112,7 @@ def staging(out: Path, split: str | None) -> Iterator[Path]:
         with terminate_as_interrupt():
             temporary.mkdir(parents=True)
             yield temporary
+            raise_if_interrupted()
         if split is not None and out.is_dir():
             _replace(temporary / split, out / split)
             for name in (SYSTEMS_FILE, DATASET_FILE):

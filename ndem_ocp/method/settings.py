@@ -146,7 +146,8 @@ class NDeMSettings:
         )
         require(scale_ok, "noise_scale", "'sigma_max', 'sigma' or a number > 0 (1/Angstrom)")
         require(self.curvature is None or self.curvature > 0, "curvature", "> 0 or absent")
-        require(bool(self.energy_unit), "energy_unit", "a unit's name, such as eV")
+        unit_ok = isinstance(self.energy_unit, str) and bool(self.energy_unit)
+        require(unit_ok, "energy_unit", "a unit's name, such as eV")
 
     @property
     def active(self) -> bool:
@@ -168,11 +169,11 @@ def _coerce(name: str, value: Any) -> Any:
             raise SettingsError(f"task.ndem.{name} = {value!r}: must be true or false.")
         return value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name in _FLOATS and not (name == "curvature" and value is None):
+    if isinstance(value, str) and name in (*_FLOATS, "noise_scale"):
         # PyYAML reads "1e-2" as a string: accept what float() accepts.
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value, is_number = float(value), True
+        with contextlib.suppress(ValueError):
+            value, is_number = float(value), True
+    if name in _FLOATS and not (name == "curvature" and value is None):
         if not is_number or not math.isfinite(value):
             raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
         return float(value)

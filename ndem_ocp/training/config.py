@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,9 @@ def read_task(config: dict[str, Any]) -> tuple[NDeMSettings, dict[str, Any] | No
     auxiliary_head = section.pop("auxiliary_head", None)
     if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
+    for key in section:
+        if difflib.get_close_matches(str(key), ["auxiliary_head"], cutoff=0.8):
+            raise SettingsError(f"task.ndem.{key}: did you mean 'auxiliary_head'?")
     settings = NDeMSettings.from_mapping(section)
     task["ndem"] = settings.as_dict()
     if auxiliary_head is not None:
