@@ -6,14 +6,15 @@ the tests share their runs; a command that does not end in time is killed and fa
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ EVAL_EVERY = 5
 CHECKPOINT_EVERY = 6
 NDEM_METRICS = {"ndem_loss", "ndem_share_of_loss", "ndem_noise_error_A", "ndem_sigma_A"}
 VAL_METRICS = {"energy_mae", "forces_mae", "forces_cosine_similarity", "loss"}
-# EquiformerV2 turns its edge frames at random, which its small grid shows in the fourth digit.
-FRAMES = 5e-3
+FRAMES = 1e-4  # EquiformerV2 turns its edge frames at random, and its grid is not exact
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,14 @@ class Workspace:
     path: Path
     config: dict[str, Any]
 
-    def fairchem(self, name: str, *arguments: Any, **replace: Any) -> Done:
+    def fairchem(self, name: str, mode: str, *arguments: Any, **replace: Any) -> Done:
         """The command on the configuration with the top-level keys ``replace``, in ``name``/."""
         config_yml = self.path / f"{name}.yml"
-        config_yml.write_text(yaml.safe_dump({**copy.deepcopy(self.config), **replace}))
+        config_yml.write_text(yaml.safe_dump({**self.config, **replace}))
         run_dir = self.path / name
-        fixed = ["--config-yml", config_yml, "--run-dir", run_dir, "--cpu", "--print-every", 1]
-        return run([FAIRCHEM, *fixed, "--identifier", name, *arguments], run_dir)
+        fixed = ("--mode", mode, "--config-yml", config_yml, "--run-dir", run_dir)
+        fixed += ("--identifier", name, "--cpu", "--print-every", 1)
+        return run([FAIRCHEM, *fixed, *arguments], run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -128,40 +129,58 @@ def workspace(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     return Workspace(demo_data, tmp_path_factory.mktemp("fairchem"), config)
 
 
+def two_at_a_time(calls: dict[str, Callable[[], Done]]) -> dict[str, Done]:
+    with ThreadPoolExecutor(2) as pool:
+        futures = {name: pool.submit(call) for name, call in calls.items()}
+        return {name: future.result() for name, future in futures.items()}
+
+
+def fairchem_imports_the_package() -> bool:
+    """Whether its list of plug-ins names this one, which short names in a configuration need."""
+    include = Path(find_spec("fairchem.core").origin).parents[1] / "experimental/.include"
+    return include.is_file() and "ndem_ocp_plugin" in include.read_text().split()
+
+
 @pytest.fixture(scope="module")
-def trained(workspace: Workspace) -> Done:
-    return workspace.fairchem("train", "--mode", "train", "--task.ndem.coefficient=0.5")
+def first(workspace: Workspace) -> dict[str, Done]:
+    """The commands that need no other."""
+    train = "--task.ndem.coefficient=0.5"
+    misspelt = "--task.ndem.sigma_maks=0.1"
+    trainer = "ndem" if fairchem_imports_the_package() else workspace.config["trainer"]
+    replace = {"trainer": trainer, "logger": "tensorboard"}
+    return two_at_a_time(
+        {
+            "train": partial(workspace.fairchem, "train", "train", train),
+            "tensorboard": partial(workspace.fairchem, "tensorboard", "train", **replace),
+            "misspelt": partial(workspace.fairchem, "misspelt", "train", misspelt),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(first: dict[str, Done]) -> Done:
+    return first["train"]
 
 
 @pytest.fixture(scope="module")
 def after(workspace: Workspace, trained: Done) -> dict[str, Done]:
-    """What follows a training, two commands at a time."""
-    best = trained.only("checkpoints/*/best_checkpoint.pt")
-    latest = trained.only("checkpoints/*/checkpoint.pt")
-    out_of_domain = workspace.data / "val_ood"
-    other_noise = {"coefficient": 7, "sigma_max": 0.3, "corrupt_ratio": 1.0, "fraction": 0.5}
-    validate = ("--mode", "validate", "--checkpoint", best)
-    predict = ("--mode", "predict", "--checkpoint", best)
+    """What follows a training."""
+    best = ("--checkpoint", trained.only("checkpoints/*/best_checkpoint.pt"))
+    latest = ("--checkpoint", trained.only("checkpoints/*/checkpoint.pt"))
+    noise = {"coefficient": 7, "sigma_max": 0.3, "corrupt_ratio": 1.0, "fraction": 0.5}
+    other_noise = [f"--task.ndem.{key}={value}" for key, value in noise.items()]
+    ood = workspace.data / "val_ood"
+    predict = (f"--dataset.test.src={ood}", "--task.prediction_dtype=float32")
     commands: dict[str, tuple[Any, ...]] = {
-        "val_id": validate,
-        "val_id_other_noise": (
-            *validate,
-            *(f"--task.ndem.{key}={value}" for key, value in other_noise.items()),
-        ),
-        "val_ood": (*validate, f"--dataset.val.src={out_of_domain}"),
-        "predict": (
-            *predict,
-            f"--dataset.test.src={out_of_domain}",
-            "--task.prediction_dtype=float32",
-        ),
-        "resume": ("--mode", "train", "--checkpoint", latest, "--task.ndem.coefficient=0.5"),
+        "val_id": ("validate", *best),
+        "val_id_other_noise": ("validate", *best, *other_noise),
+        "val_ood": ("validate", *best, f"--dataset.val.src={ood}"),
+        "predict": ("predict", *best, *predict),
+        "resume": ("train", *latest, "--task.ndem.coefficient=0.5"),
     }
-    with ThreadPoolExecutor(2) as pool:
-        futures = {
-            name: pool.submit(workspace.fairchem, name, *arguments)
-            for name, arguments in commands.items()
-        }
-        return {name: future.result() for name, future in futures.items()}
+    return two_at_a_time(
+        {name: partial(workspace.fairchem, name, *rest) for name, rest in commands.items()}
+    )
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -222,20 +241,8 @@ def test_settings_on_the_command_line_are_honoured(workspace, trained):
         assert share == pytest.approx(0.5 * record["ndem_loss"], rel=1e-4)
 
 
-def test_the_short_name_works_and_tensorboard_logs_it(workspace):
-    experimental = Path(find_spec("fairchem.core").origin).parents[1] / "experimental"
-    include = experimental / ".include"
-    if not include.is_file() or "ndem_ocp_plugin" not in include.read_text().split():
-        pytest.skip("fairchem/experimental/.include does not list ndem_ocp_plugin")
-    done = workspace.fairchem("short_name", "--mode", "train", trainer="ndem", logger="tensorboard")
-    check_events(done)
-
-
-def test_tensorboard_logs_ndem(workspace):
-    check_events(workspace.fairchem("tensorboard", "--mode", "train", logger="tensorboard"))
-
-
-def check_events(done: Done) -> None:
+def test_tensorboard_logs_ndem(first):
+    done = first["tensorboard"]
     events = EventAccumulator(str(done.only("logs/tensorboard/*")))
     events.Reload()
     assert {f"train/{name}" for name in NDEM_METRICS | VAL_METRICS} <= set(events.Tags()["scalars"])
@@ -244,7 +251,16 @@ def check_events(done: Done) -> None:
         assert [value.step for value in values] == list(range(1, STEPS + 1))
         assert all(math.isfinite(value.value) for value in values)
     assert [value.step for value in events.Scalars("val/forces_mae")] == [5, 10]
-    assert done.only("checkpoints/*/checkpoint.pt").is_file()
+
+
+def test_the_short_name_works(first):
+    if not fairchem_imports_the_package():
+        pytest.skip("fairchem/experimental/.include does not list ndem_ocp_plugin")
+    done = first["tensorboard"].check()
+    config = yaml.safe_load(done.run_dir.with_suffix(".yml").read_text())
+    assert config["trainer"] == "ndem"
+    weights = load(done.only("checkpoints/*/checkpoint.pt"))["state_dict"]
+    assert any("noisy_forces" in name for name in weights)
 
 
 def test_validation_repeats_the_numbers_of_the_training(trained, after):
@@ -259,7 +275,8 @@ def test_validation_repeats_the_numbers_of_the_training(trained, after):
 def test_validation_does_not_depend_on_the_noise(after):
     found = metrics_of(after["val_id"].history("val"))
     assert metrics_of(after["val_id_other_noise"].history("val")) == found
-    assert found[0].keys() >= VAL_METRICS
+    assert len(found) == 1
+    assert "sigma_max: 0.3" in after["val_id_other_noise"].output  # its configuration, printed
 
 
 def test_validation_out_of_domain_agrees_with_the_predictions(workspace, after):
@@ -269,12 +286,11 @@ def test_validation_out_of_domain_agrees_with_the_predictions(workspace, after):
     energies = np.array([record.y for record in records])
     forces = np.concatenate([record.force[record.fixed == 0].numpy() for record in records])
     energy_mae = np.abs(predicted["energy"].reshape(-1) - energies).mean()
+    forces_mae = np.abs(predicted["forces"] - forces).mean()
     assert found["energy_mae"] == pytest.approx(energy_mae, rel=FRAMES)
-    assert found["forces_mae"] == pytest.approx(
-        np.abs(predicted["forces"] - forces).mean(), rel=FRAMES
-    )
+    assert found["forces_mae"] == pytest.approx(forces_mae, rel=FRAMES)
     (in_domain,) = metrics_of(after["val_id"].history("val"))
-    assert abs(found["energy_mae"] - in_domain["energy_mae"]) > 2 * FRAMES  # another data set
+    assert found["energy_mae"] != pytest.approx(in_domain["energy_mae"], rel=0.01)
 
 
 def test_predictions_hold_every_structure(workspace, after):
@@ -307,12 +323,8 @@ def test_resume_continues_from_its_step(trained, after):
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_two_ranks(workspace, fraction):
     name = f"two_ranks_{fraction}"
-    done = workspace.fairchem(
-        name,
-        *("--mode", "train", "--num-gpus", 2),
-        f"--task.ndem.fraction={fraction}",
-        f"--optim.checkpoint_every={EVAL_EVERY}",
-    )
+    settings = (f"--task.ndem.fraction={fraction}", f"--optim.checkpoint_every={EVAL_EVERY}")
+    done = workspace.fairchem(name, "train", "--num-gpus", 2, *settings)
     check_training(done, STEPS // 2)
     for folder in ("checkpoints", "results", "logs/ndem_ocp.HistoryLogger"):
         assert done.only(f"{folder}/*").name.endswith(f"-{name}")
@@ -360,12 +372,12 @@ def test_the_calculator_agrees_with_the_predictions(workspace, after, calculator
     slab.calc = calculator
     expected = predicted["forces"][: predicted["chunk_idx"][0]]
     found = slab.get_forces()[(record.fixed == 0).numpy()]
-    assert slab.get_potential_energy() == pytest.approx(predicted["energy"].flat[0], abs=FRAMES)
-    assert found == pytest.approx(expected, abs=FRAMES * np.abs(expected).max())
+    assert slab.get_potential_energy() == pytest.approx(predicted["energy"].flat[0], rel=FRAMES)
+    assert np.abs(found - expected).max() <= FRAMES * np.abs(expected).max()
 
 
-def test_a_misspelt_setting_ends_with_the_way_out(workspace):
-    done = workspace.fairchem("misspelt", "--mode", "train", "--task.ndem.sigma_maks=0.1")
+def test_a_misspelt_setting_ends_with_the_way_out(first):
+    done = first["misspelt"]
     assert done.status not in (0, None)
     assert "task.ndem.sigma_maks is not a setting of NDeM. Did you mean 'sigma_max'?" in done.output
     assert not list(done.run_dir.rglob("*.pt"))
