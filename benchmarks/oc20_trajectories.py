@@ -2,6 +2,9 @@
 
     python benchmarks/oc20_trajectories.py --data DIR --seeds 0 1 2
 
+Errors are those of the last weights on systems that were not trained on (fairchem's validation) and
+on frames of the training systems that were not trained on.
+
 DIR holds ``train`` and ``val`` as `ndem data ase` writes them. Each run is a stock
 ``fairchem --mode train`` of configs/oc20/small.yml or small_ndem.yml, one thread each. Three arms:
 
@@ -37,6 +40,8 @@ from ndem_ocp.report.provenance import config_hash, files_hash, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}
+KEYS = {"y": "energy", "force": "forces"}
+WHERE = ("new_systems", "new_frames")
 METRICS = {"forces_mae": "eV/A", "energy_mae": "eV", "forces_cosine_similarity": "1"}
 
 
@@ -103,7 +108,7 @@ def step_time_ratio(args: argparse.Namespace, repeats: int = 9) -> dict[str, flo
     settings = NDeMSettings.from_mapping(config["task"]["ndem"])
     model_config = two_view_config(config["model"], settings)
     model = registry.get_model_class(model_config.pop("name"))(**model_config).train()
-    source = {"src": str(args.data / "train"), "format": "lmdb", "key_mapping": {"y": "energy"}}
+    source = {"src": str(args.data / "train"), "format": "lmdb", "key_mapping": KEYS}
     dataset = create_dataset(source, "train")
     times: dict[str, list[float]] = {"plain": [], "ndem": []}
     for repeat in range(repeats):
@@ -125,8 +130,57 @@ def step_time_ratio(args: argparse.Namespace, repeats: int = 9) -> dict[str, flo
     return {**medians, "ratio": medians["ndem"] / medians["plain"]}
 
 
+def held_out_frames(args: argparse.Namespace, count: int) -> list[Any]:
+    """Frames of the training systems that no run was trained on, the same ones for all runs."""
+    from fairchem.core.datasets import LmdbDataset, create_dataset
+
+    source = {"src": str(args.data / "train"), "format": "lmdb", "key_mapping": KEYS}
+    used = set(create_dataset({**source, "sample_n": args.frames}, "train").indices.tolist())
+    dataset = LmdbDataset(source)
+    unused = [index for index in range(len(dataset)) if index not in used]
+    chosen = torch.randperm(len(unused), generator=torch.Generator().manual_seed(0))[:count]
+    return [dataset[unused[index]] for index in chosen.tolist()]
+
+
+def evaluate(run_dir: Path, frames: list[Any], batch_size: int) -> dict[str, float]:
+    """Errors of a run's last weights (their moving average) in raw units, free atoms."""
+    from fairchem.core.common.registry import registry
+    from fairchem.core.common.utils import match_state_dict
+    from fairchem.core.datasets import data_list_collater
+
+    path = max(run_dir.rglob("checkpoint.pt"), key=lambda found: found.stat().st_mtime)
+    saved = torch.load(path, weights_only=True)
+    config = dict(saved["config"]["model"])
+    model = registry.get_model_class(config.pop("name"))(**config).eval()
+    model.load_state_dict(match_state_dict(model.state_dict(), saved["state_dict"]))
+    for parameter, average in zip(model.parameters(), saved["ema"]["shadow_params"]):
+        parameter.data.copy_(average)
+    norm = {name: (float(n["mean"]), float(n["rmsd"])) for name, n in saved["normalizers"].items()}
+    force_errors, energy_errors, zero, cosine = [], [], [], []
+    torch.manual_seed(0)
+    for start in range(0, len(frames), batch_size):
+        batch = data_list_collater(frames[start : start + batch_size], otf_graph=True)
+        with torch.no_grad():
+            out = model(batch)
+        free = batch.fixed == 0
+        force = (out["forces"]["forces"] * norm["forces"][1] + norm["forces"][0])[free]
+        energy = out["energy"]["energy"].view(-1) * norm["energy"][1] + norm["energy"][0]
+        force_errors.append((force - batch.forces[free]).abs().flatten())
+        energy_errors.append((energy - batch.energy).abs())
+        zero.append(batch.forces[free].abs().flatten())
+        cosine.append(torch.cosine_similarity(force, batch.forces[free]))
+    return {
+        "forces_mae": torch.cat(force_errors).mean().item(),
+        "energy_mae": torch.cat(energy_errors).mean().item(),
+        "forces_cosine_similarity": torch.cat(cosine).mean().item(),
+        "zero_force_mae": torch.cat(zero).mean().item(),
+    }
+
+
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Last validation metrics of every run, and mean and spread over the seeds."""
+    setup_imports()
+    frames = held_out_frames(args, args.val_frames)
     arms: dict[str, Any] = {}
     for arm in ARMS:
         runs = []
@@ -134,15 +188,28 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
             history = find_history(args.runs / f"{arm}-seed{seed}")
             last = read_history(history, "val")[-1]
             wall = read_history(history, "train")[-1]["time_s"]
-            metrics = {name: last[name] for name in METRICS}
-            runs.append({"seed": seed, "steps": last["step"], "train_time_s": wall, **metrics})
-        summary = {}
-        for name in METRICS:
-            values = [run[name] for run in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            summary[name] = {"mean": statistics.mean(values), "stdev": spread}
-        arms[arm] = {"runs": runs, "summary": summary}
+            runs.append(
+                {
+                    "seed": seed,
+                    "steps": last["step"],
+                    "train_time_s": wall,
+                    "new_systems": {name: last[name] for name in METRICS},
+                    "new_frames": evaluate(
+                        args.runs / f"{arm}-seed{seed}", frames, args.batch_size
+                    ),
+                }
+            )
+        arms[arm] = {"runs": runs, "summary": {w: _summary(runs, w) for w in WHERE}}
     return arms
+
+
+def _summary(runs: list[dict[str, Any]], where: str) -> dict[str, Any]:
+    summary = {}
+    for name in METRICS:
+        values = [run[where][name] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        summary[name] = {"mean": statistics.mean(values), "stdev": spread}
+    return summary
 
 
 def main() -> int:

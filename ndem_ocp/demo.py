@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 RUN_ID = "demo"
+PRINT_EVERY = 50  # steps
 SPLITS = ("val_id", "val_ood")
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.data / "train").is_dir():
         ndem = [sys.executable, "-m", "ndem_ocp.cli", "data", "demo"]
         _command([*ndem, "--out", str(args.data), "--size", args.size], args.out / "data.log")
-    _fairchem(args, "train", ["--timestamp-id", RUN_ID, "--print-every", "50"])
+    _fairchem(args, "train", ["--timestamp-id", RUN_ID, "--print-every", str(PRINT_EVERY)])
     checkpoint = args.out / "checkpoints" / RUN_ID / "best_checkpoint.pt"
     shutil.copy(checkpoint, args.out / "checkpoint.pt")
     for split in SPLITS:
@@ -126,7 +127,7 @@ def _report(args: argparse.Namespace) -> int:
     }
     (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     pictures = (
-        plot_curves(history, parity["val_id"].zero_force_mae, args.out / "curves.png"),
+        plot_curves(history, parity["val_id"].zero_force_mae, args.out / "curves.png", PRINT_EVERY),
         plot_parity(parity, args.out / "parity.png"),
     )
     for split in SPLITS:

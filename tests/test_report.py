@@ -113,7 +113,7 @@ def test_pictures_are_drawn(tmp_path, frames):
         for s in range(1, 30)
     ] + [{"step": 20, "split": "val", "forces_mae": 0.3, "energy_mae": 0.2}]  # fmt: skip
     for path in (
-        plot_curves(history, 0.4, tmp_path / "curves.png"),
+        plot_curves(history, 0.4, tmp_path / "curves.png", window=1),
         plot_parity({"a": parity_of(frames), "b": parity_of(frames)}, tmp_path / "parity.png"),
     ):
         pixels = image.imread(path)

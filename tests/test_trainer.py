@@ -157,6 +157,13 @@ def test_checkpoint_round_trip_and_its_model_configuration(new_trainer, tmp_path
     assert state_of(again).keys() == state_of(trainer).keys()
 
 
+@pytest.mark.parametrize("saved", [0.0, 1.0])
+def test_a_checkpoint_with_another_head_is_refused_with_a_way_out(new_trainer, saved):
+    path = new_trainer(coefficient=saved).save(checkpoint_file="checkpoint.pt")
+    with pytest.raises(ConfigError, match="auxiliary head: one of them is plain"):
+        new_trainer(coefficient=1.0 - saved).load_checkpoint(path)
+
+
 # --- schedules -----------------------------------------------------------------------------------
 
 

@@ -29,20 +29,25 @@ plt.rcParams.update(
 )
 
 
-def plot_curves(history: Sequence[dict[str, Any]], zero_force_mae: float, path: Path) -> Path:
+def plot_curves(
+    history: Sequence[dict[str, Any]], zero_force_mae: float, path: Path, window: int = 50
+) -> Path:
     """Training curves of one NDeM run.
 
     Args:
         history: records of :func:`ndem_ocp.report.history.read_history`, all splits.
         zero_force_mae: eV/A, the error of predicting no force on the validation split.
         path: PNG to write.
+        window: fairchem's ``print_every``. Its training metrics are means since the last printed
+            step, so the record of a printed step is the mean of that many steps.
     """
-    train = [r for r in history if r["split"] == "train" and "forces_mae" in r]
+    train = [r for r in history if r["split"] == "train" and r["step"] % window == 0]
+    label = f"training (mean of {window} steps)"
     val = [r for r in history if r["split"] == "val"]
     figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), layout="constrained")
     force, energy, cosine, noise = axes.flat
 
-    _line(force, train, "forces_mae", "training (running mean)", TRAIN)
+    _line(force, train, "forces_mae", label, TRAIN)
     _points(force, val, "forces_mae", "validation", VAL)
     force.axhline(zero_force_mae, color=MUTED, ls="--", lw=1)
     force.annotate(
@@ -52,7 +57,7 @@ def plot_curves(history: Sequence[dict[str, Any]], zero_force_mae: float, path: 
     force.set(title="Forces", ylabel="MAE per component (eV/Å)", ylim=(0, None))
     force.legend(loc="upper right", bbox_to_anchor=(1.0, 0.9))
 
-    _line(energy, train, "energy_mae", "training (running mean)", TRAIN)
+    _line(energy, train, "energy_mae", label, TRAIN)
     _points(energy, val, "energy_mae", "validation", VAL)
     energy.set(title="Energy", ylabel="MAE (eV)", ylim=(0, None))
 
@@ -110,7 +115,7 @@ def _parity_panel(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> No
 def _line(axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str) -> None:
     found = [(r["step"], r[key]) for r in records if key in r]
     if found:
-        axis.plot(*zip(*found), color=color, lw=1.2, label=label)
+        axis.plot(*zip(*found), color=color, marker=".", ms=4, lw=1.2, label=label)
 
 
 def _points(axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str) -> None:

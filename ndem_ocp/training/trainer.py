@@ -28,7 +28,7 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.method import Forces, NDeMLoss, Noise, Tally, draw_noise, ndem_loss, step_generator
 from ndem_ocp.models import NOISY_FORCES, two_view_config, with_second_view
-from ndem_ocp.training.config import FORCES, check_config, read_task
+from ndem_ocp.training.config import FORCES, ConfigError, check_config, read_task
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
 
 
@@ -48,6 +48,20 @@ class NDeMTrainer(OCPTrainer):
         self._noise: Noise | None = None
         self._ndem_log: dict[str, Tally] = {}
         super().load(inference_only)
+
+    def load_checkpoint(
+        self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False
+    ) -> None:
+        try:
+            super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
+        except (RuntimeError, ValueError) as error:
+            if NOISY_FORCES in str(error) or "parameter group" in str(error):
+                raise ConfigError(
+                    f"{checkpoint_path} and this configuration differ in the auxiliary head: one "
+                    "of them is plain, or has another head. Use the task.ndem that the checkpoint "
+                    "was trained with; in validation and prediction its head costs nothing."
+                ) from error
+            raise
 
     def load_loss(self) -> None:
         super().load_loss()
