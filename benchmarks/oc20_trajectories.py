@@ -245,7 +245,7 @@ def main() -> int:
         **origin,
         "what": "small EquiformerV2 on OC20 relaxation trajectories, plain against NDeM",
         "data": {split: files_hash(args.data / split) for split in ("train", "val")},
-        "split": "by system; energies relative to each trajectory's last frame",
+        "split": "by system; ndem data ase --energy-reference last-frame --max-force 50",
         "train_frames": args.frames,
         "val_frames": args.val_frames,
         "units": METRICS,
