@@ -23,6 +23,7 @@ env: $(STAMP)
 # torch first and by itself: its build (CPU or CUDA) is the machine's; then everything else at its
 # locked version; then fairchem-core without its pins, and this package without dependencies.
 $(STAMP): $(REQUIREMENTS) $(PACKAGING)
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements/torch.txt -c requirements/default.lock
 	$(BIN)/python -m pip install --quiet -r requirements/default.lock
