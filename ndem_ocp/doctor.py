@@ -34,7 +34,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def line(self, name: str, value: object) -> None:
-        self.lines.append(f"  {name:<22}{value}")
+        self.lines.append(f"  {name:<30}{value}")
 
     def title(self, text: str) -> None:
         self.lines.append(text)

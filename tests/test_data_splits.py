@@ -135,6 +135,19 @@ def test_targets_are_not_lost(tmp_path, trajectories):
     run(trajectories[1:2], out, overwrite=True)
     assert json.loads((out / "systems.json").read_text()).keys() == {"system1"}
     assert not [p for p in tmp_path.iterdir() if "partial" in p.name or "replaced" in p.name]
+    for mine in (out / "train" / "notes.txt", out / "checkpoints" / "ck.pt"):
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("keep")
+        with pytest.raises(DataError, match="would delete"):
+            run(trajectories[1:2], out, overwrite=True)
+        assert mine.read_text() == "keep"
+        mine.unlink()
+    (out / "checkpoints").rmdir()
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    run(trajectories[:1], link, overwrite=True)
+    assert link.is_symlink()
+    assert json.loads((out / "systems.json").read_text()).keys() == {"system0"}
 
 
 @pytest.mark.parametrize(

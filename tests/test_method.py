@@ -68,6 +68,7 @@ def test_defaults_are_the_papers_where_it_gives_them():
         ({"coefficient": float("nan")}, ["coefficient"]),
         ({"coefficient": True}, ["coefficient"]),
         ({"noise_scale": "sgima"}, ["noise_scale"]),
+        ({"noise_scale": float("inf")}, ["noise_scale", "finite"]),
         ({"noise_scale": -2}, ["noise_scale"]),
         ({"curvature": 0}, ["curvature"]),
         ({"curvature": 5, "noise_scale": 2}, ["curvature", "noise_scale"]),
@@ -75,7 +76,7 @@ def test_defaults_are_the_papers_where_it_gives_them():
         ({"sigma_distribution": "log_uniform"}, ["sigma_min"]),
         ({"head": "shared", "learned_curvature": True}, ["learned_curvature", "separate"]),
         ({"energy_unit": 5}, ["energy_unit", "eV"]),
-        ({"learned_curvature": "yes"}, ["learned_curvature", "true or false"]),
+        ({"learned_curvature": "yes"}, ["learned_curvature", "True or False"]),
     ],
 )
 def test_impossible_settings_are_refused_with_what_is_valid(given, words):

@@ -161,7 +161,8 @@ def test_links_and_pictures_of_the_documentation_exist():
 def test_configurations_that_the_documentation_names_exist():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for name in re.findall(r"configs/oc20/[\w.]+\.yml", page.read_text(encoding="utf-8")):
-            assert (ROOT / name).exists(), f"{page.name} names {name}"
+            if name != "configs/oc20/mine.yml":  # the reader's own copy
+                assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
 # --- the command ---------------------------------------------------------------------------------

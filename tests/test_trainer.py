@@ -218,6 +218,7 @@ def test_an_incomplete_schedule_names_what_is_missing(new_trainer):
         (lambda c: c["task"].update(ndem=3), SettingsError, "mapping"),
         (lambda c: c["task"]["ndem"].update(auxiliary_head="x"), SettingsError, "auxiliary_head"),
         (lambda c: c["task"]["ndem"].update(auxilary_head={}), SettingsError, "'auxiliary_head'"),
+        (lambda c: c["dataset"]["val"].update(src="no/such"), ConfigError, "dataset.val.src"),
         (lambda c: c["outputs"].pop("forces"), ConfigError, "level: atom"),
         (
             lambda c: c["outputs"]["forces"].pop("train_on_free_atoms"),

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import DataError
@@ -173,6 +174,8 @@ def _run_check(args: argparse.Namespace) -> int:
     from .record_check import CheckOptions
     from .report import print_check, write_check
 
+    if args.json and not Path(args.json).resolve().parent.is_dir():  # known before a long check
+        raise DataError(f"--json {args.json}: its folder does not exist; make it first")
     options = CheckOptions(max_force=args.max_force, min_distance=args.min_distance)
     reports = check_dataset(args.path, options, workers=args.workers, progress=not args.no_progress)
     print_check(reports, args.show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from .parallel import INTERRUPTED, raise_if_interrupted
 
 DATASET_FILE = "dataset.json"
 SYSTEMS_FILE = "systems.json"
+OWN_FILES = (DATASET_FILE, SYSTEMS_FILE, "linear_reference.npz", "metadata.npz")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -93,10 +95,31 @@ def check_target(out: Path, split: str | None, overwrite: bool) -> None:
             f"{out} already holds a data set; give another --out, --overwrite to replace it, "
             "or --split NAME to add one split to it"
         )
+    foreign = _foreign_entries(out if split is None else out / split)
+    if overwrite and foreign:
+        raise DataError(
+            f"--overwrite would delete {foreign[0]}, which these tools did not write; move it away "
+            "or give another --out"
+        )
     if split is not None and (out / split).exists() and not overwrite:
         raise DataError(
             f"{out / split} exists; give another --split or --out, or --overwrite to replace it"
         )
+
+
+def _foreign_entries(directory: Path) -> list[Path]:
+    """What lies in a data set or a split of one that these tools did not put there."""
+    if not directory.is_dir():
+        return []
+    foreign = []
+    for path in sorted(directory.iterdir()):
+        ours = path.name in OWN_FILES or fnmatch.fnmatch(path.name, "data.*.lmdb*")
+        if path.is_dir():
+            inside = any(fnmatch.fnmatch(p.name, "data.*.lmdb") for p in path.iterdir())
+            foreign += _foreign_entries(path) if inside else [path]
+        elif not ours:
+            foreign.append(path)
+    return foreign
 
 
 @contextmanager
@@ -107,6 +130,7 @@ def staging(out: Path, split: str | None) -> Iterator[Path]:
     and the JSON files are moved into an existing ``out``; else the whole directory replaces it.
     On any exception (Ctrl-C and SIGTERM included) the temporary directory is removed.
     """
+    out = out.resolve()  # through a link: the data stays on the disk that the link names
     temporary = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         with terminate_as_interrupt():

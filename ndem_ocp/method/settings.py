@@ -166,7 +166,7 @@ def _coerce(name: str, value: Any) -> Any:
     """Turn YAML's numbers into floats; refuse what is no finite number where one is needed."""
     if name == "learned_curvature":
         if not isinstance(value, bool):
-            raise SettingsError(f"task.ndem.{name} = {value!r}: must be true or false.")
+            raise SettingsError(f"task.ndem.{name} = {value!r}: must be True or False.")
         return value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(value, str) and name in (*_FLOATS, "noise_scale"):
@@ -178,5 +178,7 @@ def _coerce(name: str, value: Any) -> Any:
             raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
         return float(value)
     if name == "noise_scale" and is_number:
+        if not math.isfinite(value):
+            raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
         return float(value)
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fairchem.core.common import gp_utils
@@ -71,6 +72,21 @@ def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:
             "NDeM does not run with graph parallelism (--gp-gpus): the noise would differ between "
             "the ranks that share a structure. Leave --gp-gpus out."
         )
+
+
+def check_data(config: dict[str, Any]) -> None:
+    """Name a data path that is not there before fairchem fails on it in its own words.
+
+    Raises:
+        ConfigError: naming the key and the path.
+    """
+    for section, key in (("dataset", "train"), ("val_dataset", "val"), ("test_dataset", "test")):
+        source = (config.get(section) or {}).get("src")
+        if isinstance(source, str) and not Path(source).exists():
+            raise ConfigError(
+                f"dataset.{key}.src = {source!r}: there is no such file or directory "
+                f"(from {Path.cwd()})."
+            )
 
 
 def _default_primary_metric(config: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.method import Forces, NDeMLoss, Noise, Tally, draw_noise, ndem_loss, step_generator
 from ndem_ocp.models import NOISY_FORCES, two_view_config, with_second_view
-from ndem_ocp.training.config import FORCES, ConfigError, check_config, read_task
+from ndem_ocp.training.config import FORCES, ConfigError, check_config, check_data, read_task
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
 
 
@@ -43,6 +43,8 @@ class NDeMTrainer(OCPTrainer):
     def load(self, inference_only: bool) -> None:
         self.ndem, auxiliary_head = read_task(self.config)
         check_config(self.config, self.ndem)
+        if not inference_only:
+            check_data(self.config)
         if self.ndem.active:
             self.config["model"] = two_view_config(self.config["model"], self.ndem, auxiliary_head)
         self._noise: Noise | None = None
