@@ -36,9 +36,9 @@ def test_the_demo_trains_validates_and_draws(tmp_path, monkeypatch, capfd):
 
 def test_a_failing_step_shows_its_command_and_the_end_of_its_log(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(ROOT)
-    (tmp_path / "data" / "train").mkdir(parents=True)  # no LMDBs in it
+    (tmp_path / "data" / "train").mkdir(parents=True)  # and no val_id beside it
     options = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
     assert cli.main(["demo", *options]) == 2
     captured = capfd.readouterr()
     assert "$ fairchem --mode train" in captured.out
-    assert "No LMDBs found" in captured.err
+    assert "dataset.val.src" in captured.err
