@@ -173,12 +173,9 @@ def _coerce(name: str, value: Any) -> Any:
         # PyYAML reads "1e-2" as a string: accept what float() accepts.
         with contextlib.suppress(ValueError):
             value, is_number = float(value), True
-    if name in _FLOATS and not (name == "curvature" and value is None):
+    needs_number = name in _FLOATS and not (name == "curvature" and value is None)
+    if needs_number or (name == "noise_scale" and is_number):
         if not is_number or not math.isfinite(value):
-            raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
-        return float(value)
-    if name == "noise_scale" and is_number:
-        if not math.isfinite(value):
             raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
         return float(value)
     return value
