@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
+from .fields import QM9_UNITS, as_array, properties_of, sid_of
 from .findings import Chunk, Finding, SplitReport
+from .metadata_check import check_metadata
 from .parallel import check_stop, run_tasks
 from .record_check import ERROR, WARNING, CheckOptions, check_record
 from .shards import METADATA_FILE, iter_records, open_shard, record_count, shard_paths
-from .statistics import CHUNK, Accumulator, as_array, sid_of
+from .statistics import CHUNK, Accumulator
+from .units import force_in_ev, units_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def _check_split(
     progress: bool,
     isolate: bool,
 ) -> SplitReport:
-    report = SplitReport(str(split))
+    report = SplitReport(str(split), units=units_of(split))
+    options = replace(options, force_unit=force_in_ev(report.units))
     run: dict[str, Any] = {"workers": workers, "progress": progress}
     probes = run_tasks(
         _probe, [str(s) for s in shards], describe=f"opening {split.name}", unit="file",
@@ -91,7 +96,8 @@ def _check_split(
     folder = split if split.is_dir() else split.parent
     if complete and split.is_dir():
         natoms = np.concatenate([np.asarray(c.natoms, dtype=np.int64) for c in chunks] or [[]])
-        _check_metadata(report, folder / METADATA_FILE, shards, tasks, natoms)
+        runs = [(task.path, task.start, task.stop) for task in tasks]
+        check_metadata(report, folder / METADATA_FILE, runs, natoms)
     return report
 
 
@@ -173,7 +179,8 @@ def _note(chunk: Chunk, fields: dict[str, Any]) -> None:
     """Remember what is only judged over the whole split."""
     natoms = fields.get("natoms")
     chunk.natoms.append(-1 if natoms is None else int(as_array(natoms).reshape(-1)[0]))
-    chunk.keys |= fields.keys() & {"y", "energy", "force", "forces"}
+    present = {k for k in ("y", "energy", "force", "forces") if fields.get(k) is not None}
+    chunk.keys.update({*present, *properties_of(fields)})
     if fields.get("sid") is not None and fields.get("fid") is not None:
         fid = int(as_array(fields["fid"]).reshape(-1)[0])
         chunk.identities.append(hash((sid_of(fields), fid)))
@@ -183,13 +190,13 @@ def _note(chunk: Chunk, fields: dict[str, Any]) -> None:
 
 
 def _merge(report: SplitReport, chunks: list[Chunk]) -> None:
-    total, pbc, keys = Accumulator(), set(), set()
+    total, pbc, keys = Accumulator(), set(), Counter[str]()
     for chunk in chunks:
         total.merge(chunk.accumulator)
         report.findings += chunk.findings
         report.counts.update(chunk.counts)
         pbc |= chunk.pbc
-        keys |= chunk.keys
+        keys += chunk.keys
     report.statistics = total.result()
     report.energy_key = "y" if "y" in keys else "energy"
     report.forces_key = "force" if "force" in keys else "forces"
@@ -201,47 +208,22 @@ def _merge(report: SplitReport, chunks: list[Chunk]) -> None:
     doubles = len(identities) - len(np.unique(identities))
     if doubles:
         warn("double", f"{doubles} record(s) have the sid and fid of another one")
+    _check_labels(report, keys)
     if len(pbc) > 1:
         warn("pbc", f"different periodicity ({', '.join(sorted(pbc))}); fairchem cannot batch them")
     if chunks and not any(chunk.tagged for chunk in chunks):
         warn("tags", "all tags are 0")
 
 
-def _check_metadata(
-    report: SplitReport, path: Path, shards: list[Path], tasks: list[_Task], natoms: np.ndarray
-) -> None:
-    """Compare metadata.npz with the records; ``natoms`` is -1 where a record does not say."""
-
-    def error(record: int | None, message: str) -> None:
-        report.add(Finding(str(path), record, ERROR, "metadata", message))
-
-    if not path.is_file():
-        message = "missing; fairchem's `load_balancing: atoms` needs it"
-        report.add(Finding(str(path), None, WARNING, "metadata", message))
+def _check_labels(report: SplitReport, keys: Counter[str]) -> None:
+    """In a set with QM9's targets every record must have what the others have."""
+    labels = {name: keys[name] for name in QM9_UNITS}
+    if not any(labels.values()):
         return
-    try:
-        with np.load(path) as content:
-            stored = np.asarray(content["natoms"])
-    except Exception as problem:  # numpy raises many kinds for a damaged file
-        error(None, f"cannot be read ({type(problem).__name__}: {problem}); write it again")
-        return
-    if not np.issubdtype(stored.dtype, np.integer):
-        error(None, f"`natoms` is {stored.dtype}, fairchem needs integers")
-    elif stored.shape != (len(natoms),):
-        error(None, f"`natoms` has shape {stored.shape}, there are {len(natoms)} records")
-    else:
-        wrong = np.flatnonzero((stored != natoms) & (natoms >= 0))
-        if len(wrong):
-            first = int(wrong[0])
-            shard = _shard_of(first, tasks)
-            error(first, f"natoms {stored[first]}, {shard} says {natoms[first]} "
-                  f"({len(wrong)} records differ)")  # fmt: skip
-
-
-def _shard_of(position: int, tasks: list[_Task]) -> str:
-    """``file: record number`` of a position in the split."""
-    for task in tasks:
-        if position < task.stop - task.start:
-            return f"{task.path}: record {task.start + position}"
-        position -= task.stop - task.start
-    return "no record"
+    labels["energy"] = max(keys["y"], keys["energy"])
+    labels["forces"] = max(keys["force"], keys["forces"])
+    most = max(labels.values())
+    for name, number in labels.items():
+        if 0 < number < most:
+            message = f"{most - number} record(s) without `{name}`, which others have"
+            report.add(Finding(report.path, None, ERROR, "missing key", message))

@@ -1,14 +1,15 @@
-"""The command line of the data tools: ``ndem data ase``, ``check`` and ``demo``."""
+"""The command line of the data tools: ``ndem data ase``, ``md17``, ``qm9``, ``check``, ``demo``."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .cli_common import add_common, guarded
+from .cli_molecules import add_md17, add_qm9
 from .errors import DataError
 
 
@@ -21,19 +22,10 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("data", help="make, convert and check S2EF data sets (LMDB)")
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     _add_ase(commands)
+    add_md17(commands)
+    add_qm9(commands)
     _add_check(commands)
     _add_demo(commands)
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=min(4, os.cpu_count() or 1),
-        metavar="N",
-        help="processes (default: %(default)s); the result does not depend on it",
-    )
-    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
 
 
 def _add_ase(commands: Any) -> None:
@@ -70,8 +62,8 @@ def _add_ase(commands: Any) -> None:
     add("--system-key", metavar="KEY", help="atoms.info key (or database column) of the system")
     add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
     add("--overwrite", action="store_true", help="replace what this command wrote before")
-    _common(parser)
-    parser.set_defaults(func=_guarded(_run_ase))
+    add_common(parser)
+    parser.set_defaults(func=guarded(_run_ase))
 
 
 def _add_check(commands: Any) -> None:
@@ -99,8 +91,8 @@ def _add_check(commands: Any) -> None:
     )
     add("--show", type=int, default=20, metavar="N", help="findings printed (default: 20)")
     add("--json", metavar="FILE", help="write findings and statistics there")
-    _common(parser)
-    parser.set_defaults(func=_guarded(_run_check))
+    add_common(parser)
+    parser.set_defaults(func=guarded(_run_check))
 
 
 def _add_demo(commands: Any) -> None:
@@ -115,26 +107,8 @@ def _add_demo(commands: Any) -> None:
     add("--size", choices=("small", "default"), default="default", help="small: for tests")
     add("--seed", type=int, default=0, help="default: 0")
     add("--overwrite", action="store_true", help="replace what this command wrote before")
-    _common(parser)
-    parser.set_defaults(func=_guarded(_run_demo))
-
-
-def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Print bad input as a message instead of a traceback."""
-
-    def guarded(args: argparse.Namespace) -> int:
-        try:
-            if args.workers < 1:
-                raise DataError("--workers must be at least 1")
-            return run(args)
-        except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("interrupted; nothing was left behind", file=sys.stderr)
-            return 130
-
-    return guarded
+    add_common(parser)
+    parser.set_defaults(func=guarded(_run_demo))
 
 
 def _run_ase(args: argparse.Namespace) -> int:
@@ -202,10 +176,12 @@ def _run_demo(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m ndem_ocp.data.cli ase|check|demo ...``: the same commands without ``ndem``."""
+    """``python -m ndem_ocp.data.cli ase|md17|... ...``: the same commands without ``ndem``."""
     parser = argparse.ArgumentParser(prog="ndem data")
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     _add_ase(commands)
+    add_md17(commands)
+    add_qm9(commands)
     _add_check(commands)
     _add_demo(commands)
     args = parser.parse_args(argv)

@@ -27,8 +27,7 @@ from .staging import (
     staging,
     write_json,
 )
-
-UNITS = {"y": "eV", "force": "eV/A", "pos": "A", "cell": "A"}
+from .units import DEFAULT
 
 
 def convert(
@@ -166,4 +165,4 @@ def _dataset(old: Mapping[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
         remaining = {k: v for k, v in conversion["splits"].items() if k not in entry["splits"]}
         if remaining:
             conversions.append({**conversion, "splits": remaining})
-    return {"format": "OC20 S2EF LMDB", "units": UNITS, "conversions": [*conversions, entry]}
+    return {"format": "OC20 S2EF LMDB", "units": DEFAULT, "conversions": [*conversions, entry]}

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from .statistics import Accumulator, Statistics
+from .units import DEFAULT
 
 #: findings kept per kind and chunk; further ones are only counted
 KEPT = 100
@@ -31,7 +32,8 @@ class Finding:
 @dataclass
 class SplitReport:
     """Everything found in one split. ``counts`` counts all findings by (severity, kind), those
-    beyond the kept ones included; ``energy_key``, ``forces_key``: how the records name them."""
+    beyond the kept ones included; ``energy_key``, ``forces_key``: how the records name them;
+    ``units``: of the labels."""
 
     path: str
     findings: list[Finding] = field(default_factory=list)
@@ -39,6 +41,7 @@ class SplitReport:
     statistics: Statistics | None = None
     energy_key: str = "y"
     forces_key: str = "force"
+    units: dict[str, str] = field(default_factory=lambda: dict(DEFAULT))
 
     def add(self, finding: Finding) -> None:
         """Keep and count a finding."""
@@ -57,7 +60,7 @@ class Chunk:
     identities: array[int] = field(default_factory=lambda: array("q"))  # hashes of (sid, fid)
     pbc: set[str] = field(default_factory=set)
     tagged: bool = False
-    keys: set[str] = field(default_factory=set)
+    keys: Counter[str] = field(default_factory=Counter)  # labels that the records have
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep the first ones of each kind."""

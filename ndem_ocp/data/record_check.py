@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from .statistics import as_array
+from .fields import (
+    QM9_UNITS,
+    as_array,
+    forces_of,
+    free_atoms,
+    has_forces,
+    properties_of,
+)
 
 ERROR, WARNING = "error", "warning"
 Problem = tuple[str, str, str]  # severity, kind, message
@@ -23,17 +30,19 @@ class CheckOptions:
 
     Attributes:
         max_force: eV/A, largest force norm on a free atom. min_distance: A, between two atoms.
+        force_unit: eV/A, the unit of the forces; the check of a split reads it from the data set.
     """
 
     max_force: float = 50.0
     min_distance: float = 0.5
+    force_unit: float = 1.0
 
 
 def check_record(fields: dict[str, Any], options: CheckOptions) -> list[Problem]:
     """All problems of one record (a dictionary of the fields of its PyG Data)."""
     problems = [(ERROR, "missing key", f"no `{k}`") for k in _REQUIRED if fields.get(k) is None]
     for names in (("y", "energy"), ("force", "forces")):
-        if all(fields.get(name) is None for name in names):
+        if not properties_of(fields) and all(fields.get(name) is None for name in names):
             problems.append((ERROR, "missing key", f"neither `{names[0]}` nor `{names[1]}`"))
     problems += [(WARNING, "missing key", f"no `{k}`") for k in _WANTED if fields.get(k) is None]
     if any(severity == ERROR for severity, _, _ in problems):
@@ -61,7 +70,7 @@ def _check_shapes(fields: dict[str, Any]) -> list[Problem]:
             actual = as_array(fields[key]).shape
             message = f"`{key}` has shape {actual}, expected {shape} (natoms {natoms})"
             problems.append((ERROR, "shape", message))
-    for key in ("y", "energy"):
+    for key in ("y", "energy", *QM9_UNITS):
         if fields.get(key) is not None and as_array(fields[key]).size != 1:
             problems.append((ERROR, "shape", f"`{key}` is not one number"))
     return problems
@@ -69,7 +78,7 @@ def _check_shapes(fields: dict[str, Any]) -> list[Problem]:
 
 def _check_values(fields: dict[str, Any]) -> list[Problem]:
     problems = []
-    for key in ("y", "energy", "force", "forces", "pos", "cell"):
+    for key in ("y", "energy", *QM9_UNITS, "force", "forces", "pos", "cell"):
         if fields.get(key) is not None:
             bad = ~np.isfinite(as_array(fields[key]).astype(np.float64))
             if bad.any():
@@ -85,14 +94,7 @@ def _check_values(fields: dict[str, Any]) -> list[Problem]:
 
 
 def _check_geometry(fields: dict[str, Any], options: CheckOptions) -> list[Problem]:
-    problems = []
-    forces = as_array(fields.get("force", fields.get("forces"))).astype(np.float64)
-    free = np.ones(len(forces), bool) if "fixed" not in fields else as_array(fields["fixed"]) == 0
-    norms = np.where(free, np.linalg.norm(forces, axis=1), 0.0)
-    largest = norms.max(initial=0.0)
-    if largest > options.max_force:
-        message = f"{largest:.4g} eV/A on free atom {norms.argmax()} (limit {options.max_force})"
-        problems.append((ERROR, "large force", message))
+    problems = _check_forces(fields, options) if has_forces(fields) else []
     positions = as_array(fields["pos"]).astype(np.float64)
     cell = as_array(fields["cell"]).astype(np.float64).reshape(3, 3)
     pbc = as_array(fields.get("pbc", np.ones(3))).reshape(3).astype(bool)
@@ -106,6 +108,15 @@ def _check_geometry(fields: dict[str, Any], options: CheckOptions) -> list[Probl
         message = f"atoms {first} and {second} are {distance:.3f} A apart"
         problems.append((ERROR, "overlap", message))
     return problems
+
+
+def _check_forces(fields: dict[str, Any], options: CheckOptions) -> list[Problem]:
+    norms = np.where(free_atoms(fields), np.linalg.norm(forces_of(fields), axis=1), 0.0)
+    largest = norms.max(initial=0.0) * options.force_unit
+    if largest <= options.max_force:
+        return []
+    message = f"{largest:.4g} eV/A on free atom {norms.argmax()} (limit {options.max_force})"
+    return [(ERROR, "large force", message)]
 
 
 def close_pair(

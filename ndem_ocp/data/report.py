@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .fields import QM9_UNITS
 from .staging import write_json
+from .units import DEFAULT, units_of
 
 if TYPE_CHECKING:
     from .findings import SplitReport
@@ -38,6 +41,32 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
         )
 
 
+def print_molecules(out: str | Path, entry: dict[str, Any]) -> None:
+    """Say what ``ndem data md17`` or ``qm9`` wrote, and the values for a configuration."""
+    from .findings import SplitReport
+    from .statistics import Statistics
+
+    for split, counts in entry["splits"].items():
+        print(
+            f"{Path(out) / split}: {counts['frames']} molecules, {counts['atoms']} atoms, "
+            f"{counts['shards']} shard(s)"
+        )
+    unused = entry["split"]["unused"] + entry["split"].get("test_file_unused", 0)
+    if unused:
+        print(f"{unused} molecules are in no split")
+    removed = entry.get("dropped", {}).get("uncharacterised")
+    if removed:
+        print(f"left out {removed} uncharacterised molecules")
+    reference = entry["energy_reference"]
+    if reference["kind"] == "mean":
+        print(f"subtracted {reference['constant']:.6f} {reference['unit']} from every energy")
+    train = Path(out) / "train"
+    statistics, units = Statistics(**entry["statistics"]["train"]), units_of(train)
+    report = SplitReport(str(train), statistics=statistics, units=units)
+    print("\n".join(statistics_lines(statistics, units)))
+    print(f"\n# values of {report.path}, ready to paste\n{normalizer_yaml(report)}", end="")
+
+
 def _warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
@@ -56,41 +85,57 @@ def print_check(reports: list[SplitReport], show: int) -> None:
         if not total:
             print("no problems found")
         if report.statistics is not None:
-            print("\n".join(statistics_lines(report.statistics)))
+            print("\n".join(statistics_lines(report.statistics, report.units)))
     trains = [r for r in reports if Path(r.path).name == "train"]
     for report in trains or reports:
         if report.statistics is not None:
             print(f"\n# values of {report.path}, ready to paste\n{normalizer_yaml(report)}", end="")
 
 
-def statistics_lines(statistics: Statistics) -> list[str]:
+def statistics_lines(statistics: Statistics, units: Mapping[str, str] = DEFAULT) -> list[str]:
     """Readable statistics with units."""
     from ase.data import chemical_symbols
 
-    s = statistics
+    s, energy, force = statistics, units.get("y", "eV"), units.get("force", "eV/A")
     curvature = (
         f"not enough pairs of consecutive frames ({s.curvature_pairs})"
         if s.curvature is None
-        else f"{s.curvature:.4g} eV/A^2 from {s.curvature_pairs} pairs of consecutive frames"
+        else f"{s.curvature:.4g} {force}^2 from {s.curvature_pairs} pairs of consecutive frames"
     )
-    return [
+    lines = [
         f"frames            {s.frames} of {s.systems} systems",
         f"atoms             {s.atoms} ({s.free_atoms} free), {s.atoms_min}-{s.atoms_max} per frame",
         f"elements          {' '.join(chemical_symbols[z] for z in s.elements)}",
-        f"energy            mean {s.energy_mean:.6g} eV, stdev {s.energy_stdev:.6g} eV",
-        f"forces            rms {s.force_rms:.6g} eV/A per component (free atoms)",
-        f"zero-force MAE    {s.zero_force_mae:.6g} eV/A per component (free atoms)",
-        f"curvature         {curvature}",
     ]
+    if s.energy_mean is not None:
+        lines.append(f"energy            mean {s.energy_mean:.6g} {energy}, "
+                     f"stdev {s.energy_stdev:.6g} {energy}")  # fmt: skip
+    if s.force_rms is not None:
+        lines += [
+            f"forces            rms {s.force_rms:.6g} {force} per component (free atoms)",
+            f"zero-force MAE    {s.zero_force_mae:.6g} {force} per component (free atoms)",
+            f"curvature         {curvature}",
+        ]
+    for name, (mean, stdev) in s.targets.items():
+        unit = units.get(name, QM9_UNITS[name])
+        lines.append(f"{name:<17} mean {mean:.6g} {unit}, stdev {stdev:.6g} {unit}")
+    return lines
 
 
 def normalizer_yaml(report: SplitReport) -> str:
     """The dataset section of a fairchem 1.10 config with the normalizer values of a split."""
     s = report.statistics
     assert s is not None
-    mapping = {report.energy_key: "energy", report.forces_key: "forces"}
+    mapping, values = {}, []
+    if s.energy_mean is not None:
+        mapping[report.energy_key] = "energy"
+        values.append(("energy", s.energy_mean, s.energy_stdev, report.units.get("y", "eV")))
+    if s.force_rms is not None:
+        mapping[report.forces_key] = "forces"
+        values.append(("forces", None, s.force_rms, report.units.get("force", "eV/A")))
+    for name, (mean, stdev) in s.targets.items():
+        values.append((name, mean, stdev, report.units.get(name, QM9_UNITS[name])))
     renamed = ", ".join(f"{old}: {new}" for old, new in mapping.items() if old != new)
-    energy_mean = round(s.energy_mean, 8) + 0.0  # no -0.0
     lines = [
         "dataset:",
         "  train:",
@@ -99,21 +144,23 @@ def normalizer_yaml(report: SplitReport) -> str:
         *([f"    key_mapping: {{{renamed}}}"] if renamed else []),
         "    transforms:",
         "      normalizer:",
-        f"        energy: {{mean: {energy_mean:.8f}, stdev: {s.energy_stdev:.8f}}}  # eV",
-        f"        forces: {{mean: 0.0, stdev: {s.force_rms:.8f}}}  # eV/A",
     ]
+    for name, mean, stdev, unit in values:
+        shown = "0.0" if mean is None else f"{round(mean, 8) + 0.0:.8f}"  # no -0.0
+        lines.append(f"        {name}: {{mean: {shown}, stdev: {stdev:.8f}}}  # {unit}")
     return "\n".join(lines) + "\n"
 
 
 def write_check(path: str | Path, reports: list[SplitReport], options: CheckOptions) -> None:
     """Write all kept findings, their counts and the statistics as JSON."""
     content = {
-        "options": asdict(options),
+        "options": {k: v for k, v in asdict(options).items() if k != "force_unit"},
         "splits": [
             {
                 "path": report.path,
                 "findings": [asdict(finding) for finding in report.findings],
                 "counts": {f"{s}: {kind}": n for (s, kind), n in sorted(report.counts.items())},
+                "units": report.units,
                 "statistics": None if report.statistics is None else report.statistics.as_dict(),
             }
             for report in reports

@@ -92,8 +92,8 @@ def check_target(out: Path, split: str | None, overwrite: bool) -> None:
         )
     if split is None and not overwrite:
         raise DataError(
-            f"{out} already holds a data set; give another --out, --overwrite to replace it, "
-            "or --split NAME to add one split to it"
+            f"{out} already holds a data set; give another --out, or --overwrite to replace "
+            "it (`ndem data ase --split NAME` adds one split to it)"
         )
     foreign = _foreign_entries(out if split is None else out / split)
     if overwrite and foreign:

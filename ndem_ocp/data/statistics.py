@@ -14,6 +14,16 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .fields import (
+    as_array,
+    forces_of,
+    free_atoms,
+    has_energy,
+    has_forces,
+    properties_of,
+    sid_of,
+    small_displacement,
+)
 from .parallel import run_tasks
 from .shards import iter_records, open_shard, record_count, shard_paths
 
@@ -31,13 +41,15 @@ class Statistics:
     Attributes:
         frames, systems: how many (systems: distinct sid). atoms, atoms_min, atoms_max: in all and
             per frame. elements: atomic numbers. free_atoms: atoms that are not fixed.
-        energy_mean, energy_stdev: eV, over frames.
+        energy_mean, energy_stdev: eV (or the data set's own unit), over frames; None without
+            energies.
         force_rms: eV/A, root mean square of the force components on free atoms: the stdev for
-            fairchem's force normalizer, with mean 0.
+            fairchem's force normalizer, with mean 0; None without forces.
         zero_force_mae: eV/A, mean absolute component on free atoms: the error of predicting 0.
         curvature: eV/A^2, isotropic c of F(X2) - F(X1) = -c (X2 - X1), by least squares over
             consecutive frames of a system; None when there are too few pairs.
         curvature_pairs: how many pairs of frames entered.
+        targets: QM9's targets: name -> (mean, standard deviation) over molecules.
     """
 
     frames: int
@@ -47,12 +59,13 @@ class Statistics:
     atoms_max: int
     free_atoms: int
     elements: list[int]
-    energy_mean: float
-    energy_stdev: float
-    force_rms: float
-    zero_force_mae: float
+    energy_mean: float | None
+    energy_stdev: float | None
+    force_rms: float | None
+    zero_force_mae: float | None
     curvature: float | None
     curvature_pairs: int
+    targets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -60,49 +73,75 @@ class Statistics:
 
 
 @dataclass
+class Moments:
+    """Count, mean and sum of squared deviations of numbers (Chan's formula merges two)."""
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    def merge(self, other: Moments) -> None:
+        """Add the numbers that ``other`` has seen."""
+        if other.count == 0:
+            return
+        total = self.count + other.count
+        delta = other.mean - self.mean
+        self.mean += delta * other.count / total
+        self.m2 += other.m2 + delta**2 * self.count * other.count / total
+        self.count = total
+
+    @property
+    def stdev(self) -> float:
+        """Standard deviation, with the number of values as divisor."""
+        return math.sqrt(self.m2 / self.count)
+
+
+@dataclass
 class Accumulator:
     """Running sums over records (dictionaries of fields as ``shards.load_record`` gives them)."""
 
     frames: int = 0
-    energy_mean: float = 0.0
-    energy_m2: float = 0.0
+    moments: dict[str, Moments] = field(default_factory=dict)  # of the energy ("") and targets
     force_square: float = 0.0
     force_abs: float = 0.0
     components: int = 0
+    free_atoms: int = 0
     atoms: int = 0
     atoms_min: int = np.iinfo(np.int64).max
     atoms_max: int = 0
     elements: set[int] = field(default_factory=set)
     sids: set[Any] = field(default_factory=set)
+    has_forces: bool = False
     pairs: int = 0
     force_change: float = 0.0  # sum of dF . dX
     displacement: float = 0.0  # sum of dX . dX
 
     def add(self, fields: dict[str, Any], previous: dict[str, Any] | None = None) -> None:
         """Add a record; ``previous`` is the one before it in the shard, for the curvature."""
-        energy = float(fields["y"] if "y" in fields else fields["energy"])
-        self._add_energy(1, energy, 0.0)
+        self.frames += 1
+        if has_energy(fields):
+            self._add_moments("", fields["y"] if "y" in fields else fields["energy"])
+        for name in properties_of(fields):
+            self._add_moments(name, fields[name])
         numbers = as_array(fields["atomic_numbers"])
         free = free_atoms(fields)
-        forces = forces_of(fields)[free]
-        self.force_square += float(np.sum(forces**2))
-        self.force_abs += float(np.sum(np.abs(forces)))
-        self.components += forces.size
+        if has_forces(fields):
+            forces = forces_of(fields)[free]
+            self.force_square += float(np.sum(forces**2))
+            self.force_abs += float(np.sum(np.abs(forces)))
+            self.components += forces.size
+            self.has_forces = True
+        self.free_atoms += int(free.sum())
         self.atoms += len(numbers)
         self.atoms_min = min(self.atoms_min, len(numbers))
         self.atoms_max = max(self.atoms_max, len(numbers))
         self.elements.update(int(z) for z in np.unique(numbers))
         self.sids.add(sid_of(fields))
-        if previous is not None:
+        if previous is not None and has_forces(fields) and has_forces(previous):
             self._add_pair(previous, fields, free)
 
-    def _add_energy(self, frames: int, mean: float, m2: float) -> None:
-        """Merge mean and sum of squared deviations of ``frames`` energies (Chan's formula)."""
-        total = self.frames + frames
-        delta = mean - self.energy_mean
-        self.energy_mean += delta * frames / total
-        self.energy_m2 += m2 + delta**2 * self.frames * frames / total
-        self.frames = total
+    def _add_moments(self, name: str, value: Any) -> None:
+        self.moments.setdefault(name, Moments()).merge(Moments(1, float(value)))
 
     def _add_pair(self, first: dict[str, Any], second: dict[str, Any], free: np.ndarray) -> None:
         if sid_of(first) is None or sid_of(first) != sid_of(second) or not free.any():
@@ -120,14 +159,15 @@ class Accumulator:
 
     def merge(self, other: Accumulator) -> None:
         """Add the sums of another chunk."""
-        if other.frames:
-            self._add_energy(other.frames, other.energy_mean, other.energy_m2)
-        for name in ("force_square", "force_abs", "components", "atoms", "pairs", "force_change",
-                     "displacement"):  # fmt: skip
+        for name, moments in other.moments.items():
+            self.moments.setdefault(name, Moments()).merge(moments)
+        for name in ("frames", "force_square", "force_abs", "components", "free_atoms", "atoms",
+                     "pairs", "force_change", "displacement"):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.atoms_min = min(self.atoms_min, other.atoms_min)
         self.atoms_max = max(self.atoms_max, other.atoms_max)
         self.elements |= other.elements
+        self.has_forces |= other.has_forces
         self.sids |= other.sids
 
     def result(self) -> Statistics | None:
@@ -135,6 +175,7 @@ class Accumulator:
         if self.frames == 0:
             return None
         count = max(self.components, 1)
+        energy = self.moments.get("")
         enough = self.pairs >= MIN_PAIRS and self.displacement > 0
         return Statistics(
             frames=self.frames,
@@ -142,53 +183,20 @@ class Accumulator:
             atoms=self.atoms,
             atoms_min=self.atoms_min,
             atoms_max=self.atoms_max,
-            free_atoms=self.components // 3,
+            free_atoms=self.free_atoms,
             elements=sorted(self.elements),
-            energy_mean=self.energy_mean,
-            energy_stdev=math.sqrt(self.energy_m2 / self.frames),
-            force_rms=math.sqrt(self.force_square / count),
-            zero_force_mae=self.force_abs / count,
+            energy_mean=energy.mean if energy else None,
+            energy_stdev=energy.stdev if energy else None,
+            force_rms=math.sqrt(self.force_square / count) if self.has_forces else None,
+            zero_force_mae=self.force_abs / count if self.has_forces else None,
             curvature=-self.force_change / self.displacement if enough else None,
             curvature_pairs=self.pairs,
+            targets={
+                name: (moments.mean, moments.stdev)
+                for name, moments in self.moments.items()
+                if name
+            },
         )
-
-
-def as_array(value: Any) -> np.ndarray:
-    """A tensor, array or number as a NumPy array."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-
-
-def sid_of(fields: dict[str, Any]) -> Any:
-    """The system's number or name as a plain value; None when the record does not say."""
-    sid = fields.get("sid")
-    return sid.reshape(-1)[0].item() if hasattr(sid, "detach") else sid
-
-
-def forces_of(fields: dict[str, Any]) -> np.ndarray:
-    """(N, 3) float64, eV/A."""
-    value = fields["force"] if "force" in fields else fields["forces"]
-    return as_array(value).astype(np.float64)
-
-
-def free_atoms(fields: dict[str, Any]) -> np.ndarray:
-    """(N,) bool, true for atoms that are not fixed; all when the record does not say."""
-    if fields.get("fixed") is None:
-        return np.ones(len(as_array(fields["pos"])), dtype=bool)
-    return as_array(fields["fixed"]) == 0
-
-
-def small_displacement(first: dict[str, Any], second: dict[str, Any]) -> np.ndarray:
-    """(N, 3) A: how the atoms moved between two frames, by the nearest lattice translation.
-
-    Rounding fractional displacements is exact for moves that are small beside the cell, which are
-    the only ones used here.
-    """
-    moved = as_array(second["pos"]).astype(np.float64) - as_array(first["pos"])
-    cell = as_array(first["cell"]).astype(np.float64).reshape(3, 3)
-    pbc = as_array(first.get("pbc", np.ones(3))).reshape(3).astype(bool)
-    if not pbc.any() or abs(np.linalg.det(cell)) < 1e-6:
-        return moved
-    return moved - np.where(pbc, np.round(moved @ np.linalg.inv(cell)), 0.0) @ cell
 
 
 def _chunk_statistics(task: tuple[str, int, int]) -> Accumulator:

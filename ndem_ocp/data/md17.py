@@ -1,0 +1,225 @@
+"""MD17, revised MD17 and CCSD(T) npz files -> S2EF LMDBs (``ndem data md17``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .index_split import SplitOptions, indices_hash, make_split, random_split
+from .md17_files import LABELS, Trajectory, join, read_trajectory
+from .molecule_shards import finish, write_splits
+from .molecules import check_molecules, file_record
+from .split import TEST, TRAIN
+from .staging import check_target, staging
+from .units import IN_EV
+
+UNITS = ("file", "eV")
+REFERENCES = ("mean", "none")
+#: the paper's split: 950 train, 50 validation, the rest test
+DEFAULT_SPLIT = (950, 50, None)
+
+
+@dataclass(frozen=True)
+class Md17Options:
+    """Settings of a conversion.
+
+    Attributes:
+        test_file: npz file of the test frames, never mixed with the others.
+        labels: ``file``, or ``original`` for the MD17 labels that rMD17 files hold too.
+        units: ``file`` (kcal/mol, kcal/mol/A) or ``eV``.
+        reference: ``mean`` of the training energies is subtracted, or ``none``.
+        split: how the frames are divided. overwrite: replace an older conversion.
+    """
+
+    test_file: str | None = None
+    labels: str = "file"
+    units: str = "file"
+    reference: str = "mean"
+    split: SplitOptions = field(default_factory=SplitOptions)
+    overwrite: bool = False
+
+
+def convert_md17(
+    files: Sequence[str | Path],
+    out: str | Path,
+    options: Md17Options | None = None,
+    *,
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Convert the frames of one molecule to ``out/train``, ``out/val`` and ``out/test``.
+
+    Args:
+        files: npz files; several are taken one after the other, and indices count through them.
+        out: the data set; written beside and moved there when complete.
+        options: settings. workers: processes. progress: show a bar.
+
+    Returns:
+        This conversion's entry in dataset.json.
+
+    Raises:
+        DataError: unknown or unusable files, impossible splits, an existing target.
+    """
+    options, out = options or Md17Options(), Path(out)
+    _check_options(files, options)
+    check_target(out, None, options.overwrite)
+    paths = [*files, *([options.test_file] if options.test_file else [])]
+    trajectories = [read_trajectory(path, options.labels) for path in paths]
+    unit = "eV" if options.units == "eV" else trajectories[0].unit
+    molecules = join(trajectories, IN_EV[trajectories[0].unit] / IN_EV[unit])
+    before = sum(map(len, trajectories[: len(files)]))
+    splits, split_record = _split(trajectories, before, options)
+    used = np.concatenate(list(splits.values()))
+    check_molecules(
+        molecules, used, "download the file again, or leave the frame out with --train-indices ..."
+    )
+    reference = _reference(molecules.labels["y"][splits[TRAIN]], options.reference, unit)
+    energies = molecules.labels["y"] - reference.get("constant", 0.0)
+    fids = np.arange(len(molecules))  # through the FILEs; the test file counts from 0 again
+    fids[before:] -= before
+    molecules = replace(molecules, labels={"y": energies}, fid=fids)
+    units = {"y": unit, "force": f"{unit}/A", "pos": "A", "cell": "A"}
+    with staging(out, None) as directory:
+        counts, statistics = write_splits(
+            directory, molecules, splits, double=options.reference == "none",
+            workers=workers, progress=progress,
+        )  # fmt: skip
+        entry = {
+            "splits": counts,
+            "options": asdict(options),
+            "labels": _labels(trajectories[0], options.labels),
+            "energy_reference": reference,
+            "sources": [
+                {
+                    **file_record(t.path),
+                    "layout": t.layout,
+                    "frames": len(t),
+                    "for": TEST if number == len(files) else "all splits",
+                    "notes": t.notes,
+                }
+                for number, t in enumerate(trajectories)
+            ],
+            "split": split_record,
+            "statistics": {TRAIN: statistics.as_dict()},
+            "pbc": ["FFF"],
+        }
+        if options.test_file:
+            for source in entry["sources"][:-1]:
+                source["for"] = "train and val"
+        systems = {_name(trajectories[0]): _system(trajectories, counts, reference, unit)}
+        return finish(directory, entry, systems, "OC20 S2EF LMDB", units)
+
+
+def _check_options(files: Sequence[str | Path], options: Md17Options) -> None:
+    for name, value, allowed in (
+        ("--labels", options.labels, LABELS),
+        ("--units", options.units, UNITS),
+        ("--reference", options.reference, REFERENCES),
+    ):
+        if value not in allowed:
+            raise DataError(f"{name} {value}: give one of {', '.join(allowed)}")
+    if not files:
+        raise DataError("no files; give MD17's npz files")
+    resolved = [Path(path).resolve() for path in [*files, options.test_file] if path is not None]
+    if len(set(resolved)) < len(resolved):
+        raise DataError("the same file is named twice; its frames would be in two splits")
+    names = {Path(path).name for path in files}
+    for name in sorted(names):
+        partner = re.sub("train", "test", name)
+        if partner != name and partner in names:
+            raise DataError(
+                f"{name} and {partner} are the training and test frames of one set, which must not "
+                f"be mixed; give the second as --test-file {partner}"
+            )
+    if options.test_file and options.split.by_file:
+        raise DataError("--test-file and index files contradict each other; give one of them")
+
+
+def _split(
+    trajectories: Sequence[Trajectory], before: int, options: Md17Options
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Rows of each split among all frames; those of the test file come last."""
+    split, source = options.split, ", ".join(t.path for t in trajectories if t.path)
+    if options.test_file is None:
+        return make_split(before, split, DEFAULT_SPLIT, source)
+    source = ", ".join(t.path for t in trajectories[:-1])
+    splits, record = make_split(before, replace(split, test=0), DEFAULT_SPLIT, source)
+    last = trajectories[-1]
+    rows = np.arange(len(last))
+    if split.test is not None:  # the first of a permutation, by the routine of the other splits
+        chosen = SplitOptions(train=split.test, val=0, test=0, seed=split.seed)
+        rows = np.sort(random_split(len(last), chosen, DEFAULT_SPLIT, last.path)[TRAIN])
+    record["indices_sha256"][TEST] = indices_hash(rows)
+    record["test_file_unused"] = len(last) - len(rows)
+    splits[TEST] = rows + before
+    _check_disjoint(trajectories, splits, before)
+    return splits, record
+
+
+def _check_disjoint(
+    trajectories: Sequence[Trajectory], splits: dict[str, np.ndarray], before: int
+) -> None:
+    """Refuse frames of the test file that are training or validation frames too."""
+    learnt = np.concatenate([rows for name, rows in splits.items() if name != TEST])
+    tested = splits[TEST]
+    last = trajectories[-1]
+    checks = {last.keys["positions"]: [t.positions for t in trajectories]}
+    if all(t.old_indices is not None for t in trajectories):
+        checks["old_indices"] = [t.old_indices for t in trajectories]
+    for key, arrays in checks.items():
+        values = np.concatenate(arrays)
+        rows = [values[i].tobytes() for i in learnt]
+        known = dict(zip(rows, learnt))
+        double = [(i, known[values[i].tobytes()]) for i in tested if values[i].tobytes() in known]
+        if double:
+            test, train = double[0]
+            raise DataError(
+                f"{last.path}: `{key}`: record {test - before} is also a training or validation "
+                f"frame (frame {train} of {', '.join(t.path for t in trajectories[:-1])}), "
+                f"{len(double)} such record(s); give the test file that belongs to the training "
+                "file, or split one file with --train, --val and --test"
+            )
+
+
+def _reference(energies: np.ndarray, mode: str, unit: str) -> dict[str, Any]:
+    if mode == "none":
+        return {"kind": "none"}
+    constant = float(energies.mean())
+    return {"kind": "mean", "fitted_on": TRAIN, "constant": constant, "unit": unit}
+
+
+def _labels(trajectory: Trajectory, labels: str) -> dict[str, Any]:
+    """Where the labels come from."""
+    keys = {"energy": trajectory.keys["y"], "forces": trajectory.keys["forces"]}
+    return {"choice": labels, "keys": keys, "unit_in_file": trajectory.unit}
+
+
+def _name(trajectory: Trajectory) -> str:
+    return trajectory.notes.get("name") or Path(trajectory.path).stem
+
+
+def _system(
+    trajectories: Sequence[Trajectory],
+    counts: dict[str, dict[str, Any]],
+    reference: dict[str, Any],
+    unit: str,
+) -> dict[str, Any]:
+    """The entry of systems.json."""
+    from ase.symbols import Symbols
+
+    entry: dict[str, Any] = {
+        "sid": 0,
+        "formula": Symbols(trajectories[0].numbers.astype(int)).get_chemical_formula(),
+        "source": [t.path for t in trajectories],
+        "split": sorted(counts),
+        "frames": sum(count["frames"] for count in counts.values()),
+    }
+    if "constant" in reference:
+        entry[f"reference_energy_{unit.replace('/', '_')}"] = reference["constant"]
+    return entry

@@ -1,0 +1,209 @@
+"""Reading MD17, revised MD17 and CCSD(T) trajectories from their npz files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .molecules import Molecules
+
+#: keys of the layouts; MD17's is also that of the CCSD(T) sets and of sGDML's files
+LAYOUTS = {
+    "MD17": {"numbers": "z", "positions": "R", "y": "E", "forces": "F"},
+    "rMD17": {
+        "numbers": "nuclear_charges",
+        "positions": "coords",
+        "y": "energies",
+        "forces": "forces",
+    },
+}
+#: keys of the original MD17 labels in an rMD17 file
+ORIGINAL = {"y": "old_energies", "forces": "old_forces"}
+LABELS = ("file", "original")
+_ANGSTROM = ("ang", "angstrom", "a", "å")
+_ENERGY_UNITS = {"kcal/mol": "kcal/mol", "kcalmol": "kcal/mol", "ev": "eV"}
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """M frames of one molecule with N atoms, as they are in a file.
+
+    Attributes:
+        path: the file. layout: a key of LAYOUTS. keys: where the arrays were.
+        numbers: (N,) positions: (M, N, 3) A. energies: (M,) and forces: (M, N, 3) in ``unit`` and
+            ``unit``/A. unit: ``kcal/mol`` or ``eV``.
+        old_indices: (M,) frame numbers in the original MD17 trajectory, or None.
+        notes: name, theory and md5 where the file has them.
+    """
+
+    path: str
+    layout: str
+    keys: dict[str, str]
+    numbers: np.ndarray
+    positions: np.ndarray
+    energies: np.ndarray
+    forces: np.ndarray
+    unit: str
+    old_indices: np.ndarray | None
+    notes: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def read_trajectory(path: str | Path, labels: str = "file") -> Trajectory:
+    """Read one npz file.
+
+    Args:
+        path: the file. labels: ``file``, or ``original`` for the old labels in rMD17 files.
+
+    Raises:
+        DataError: no npz file, unknown keys or units, wrong shapes.
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read as npz ({error}); download it again") from None
+    if not isinstance(content, np.lib.npyio.NpzFile):
+        raise DataError(f"{path}: one array, not an npz file; give MD17's npz file")
+    with content:
+        found = set(content.files)
+        layout = next((n for n, k in LAYOUTS.items() if set(k.values()) <= found), None)
+        if layout is None:
+            raise DataError(
+                f"{path}: unknown layout; it has {sorted(found)}. Known are "
+                + " and ".join(f"{n} ({', '.join(k.values())})" for n, k in LAYOUTS.items())
+            )
+        keys = dict(LAYOUTS[layout])
+        if labels == "original":
+            keys.update(ORIGINAL)
+            missing = sorted(set(ORIGINAL.values()) - found)
+            if missing:
+                raise DataError(
+                    f"{path}: --labels original needs {' and '.join(missing)}, which only rMD17 "
+                    f"files have; it has {sorted(found)}. Leave the option out for files with one "
+                    "set of labels"
+                )
+        arrays = {what: _array(content, path, key) for what, key in keys.items()}
+        old = _array(content, path, "old_indices") if "old_indices" in found else None
+        notes = {n: _text(content, n) for n in ("name", "theory", "md5", "e_unit", "r_unit")}
+    notes = {name: text for name, text in notes.items() if text is not None}
+    return _checked(str(path), layout, keys, arrays, old, notes)
+
+
+def _array(content: Any, path: str | Path, key: str) -> np.ndarray:
+    try:
+        array = content[key]
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        raise DataError(f"{path}: `{key}` cannot be read ({error}); download it again") from None
+    whole = key in ("old_indices", *(keys["numbers"] for keys in LAYOUTS.values()))
+    if array.dtype.kind not in ("iu" if whole else "iuf"):
+        expected = "whole numbers" if whole else "numbers"
+        raise DataError(f"{path}: `{key}` holds {array.dtype}, expected {expected}")
+    return array
+
+
+def _text(content: Any, key: str) -> str | None:
+    """A note of the file; None when it has none, or none that can be read without pickle."""
+    try:
+        value = content[key].item()
+    except Exception:  # not there, damaged, or an object array
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _checked(
+    path: str,
+    layout: str,
+    keys: dict[str, str],
+    arrays: dict[str, np.ndarray],
+    old: np.ndarray | None,
+    notes: dict[str, str],
+) -> Trajectory:
+    """The trajectory, when shapes and units are what they must be."""
+    numbers, positions = arrays["numbers"].reshape(-1), arrays["positions"]
+    energies = arrays["y"]
+    if energies.ndim == 2 and energies.shape[1] == 1:
+        energies = energies[:, 0]
+    frames, atoms = (*positions.shape, 0, 0)[:2]
+    expected = {
+        "positions": (positions, (frames, len(numbers), 3)),
+        "y": (energies, (frames,)),
+        "forces": (arrays["forces"], (frames, len(numbers), 3)),
+    }
+    for what, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise DataError(
+                f"{path}: `{keys[what]}` has shape {arrays[what].shape}, expected {shape} for "
+                f"{frames} frames (`{keys['positions']}`) of {len(numbers)} atoms "
+                f"(`{keys['numbers']}`); download the file again"
+            )
+    if frames == 0 or atoms == 0:
+        raise DataError(f"{path}: `{keys['positions']}` holds no frames")
+    if old is not None and old.shape != (frames,):
+        raise DataError(f"{path}: `old_indices` has shape {old.shape}, expected {(frames,)}")
+    if notes.get("r_unit", "Ang").strip().lower() not in _ANGSTROM:
+        raise DataError(f"{path}: `r_unit` is {notes['r_unit']!r}; convert the lengths to Ang")
+    given = notes.get("e_unit", "kcal/mol")
+    unit = _ENERGY_UNITS.get(given.strip().lower())
+    if unit is None:
+        raise DataError(f"{path}: `e_unit` is {given!r}; convert the labels to kcal/mol or eV")
+    return Trajectory(
+        path, layout, keys, numbers, positions, energies, arrays["forces"], unit, old, notes
+    )
+
+
+def join(trajectories: Sequence[Trajectory], factor: float) -> Molecules:
+    """All frames of trajectories of one molecule, one after the other, with sid 0.
+
+    Args:
+        trajectories: at least one. factor: that energies and forces are multiplied by.
+
+    Returns:
+        The molecules; ``fid`` and ``row`` are the number of the frame in its file.
+
+    Raises:
+        DataError: they are not of one molecule and unit.
+    """
+    first = trajectories[0]
+    for other in trajectories[1:]:
+        if not np.array_equal(first.numbers, other.numbers):
+            raise DataError(
+                f"{other.path}: its atoms (`{other.keys['numbers']}`) are not those of "
+                f"{first.path}; convert each molecule into a directory of its own"
+            )
+        if first.unit != other.unit or first.layout != other.layout:
+            raise DataError(
+                f"{other.path}: {other.layout} in {other.unit}, but {first.path}: {first.layout} "
+                f"in {first.unit}; convert sets of different origin separately"
+            )
+    counts = [len(t) for t in trajectories]
+    rows = np.concatenate([np.arange(count) for count in counts])
+    size = len(first.numbers)
+    energies = np.concatenate([t.energies for t in trajectories]).astype(np.float64)
+    forces = _joined([t.forces for t in trajectories])
+    return Molecules(
+        numbers=np.tile(first.numbers, len(rows)),
+        positions=_joined([t.positions for t in trajectories]),
+        offsets=size * np.arange(len(rows) + 1, dtype=np.int64),
+        sid=np.zeros(len(rows), dtype=np.int64),
+        fid=rows,
+        labels={"y": energies * factor},
+        forces=forces if factor == 1 else forces * factor,
+        file=np.repeat(np.arange(len(counts)), counts),
+        row=rows,
+        files=tuple(t.path for t in trajectories),
+        keys=first.keys,
+    )
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """(frames * atoms, 3); without a copy where there is one array."""
+    whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return whole.reshape(-1, 3)

@@ -1,0 +1,148 @@
+"""Molecules in memory, and what must be true of them (``ndem data md17``, ``ndem data qm9``)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+#: two atoms nearer than this, A, are no molecule
+MIN_DISTANCE = 0.3
+_CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """M molecules with A atoms in all, as flat arrays.
+
+    Attributes:
+        numbers: (A,) atomic numbers. positions: (A, 3) A. offsets: (M + 1,) int64, the atoms of
+            molecule i are ``offsets[i]`` to ``offsets[i + 1] - 1``.
+        sid, fid: (M,) int64, numbers of the system and of the frame in its source.
+        labels: name of a field of the record -> (M,) float64, one number per molecule.
+        forces: (A, 3), or None.
+        file: (M,) index into ``files`` of the file that a molecule comes from, and row: (M,) its
+            number there; for messages. files: the names.
+        keys: names of the positions, atomic numbers and forces in these files; for messages.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    offsets: np.ndarray
+    sid: np.ndarray
+    fid: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    forces: np.ndarray | None
+    file: np.ndarray
+    row: np.ndarray
+    files: tuple[str, ...]
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def natoms(self) -> np.ndarray:
+        """(M,) int64."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> Molecules:
+        """Copies of some molecules, in the given order."""
+        natoms = self.natoms[rows]
+        offsets = np.concatenate([[0], np.cumsum(natoms)]).astype(np.int64)
+        atoms = np.repeat(self.offsets[rows] - offsets[:-1], natoms) + np.arange(offsets[-1])
+        return replace(
+            self,
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            offsets=offsets,
+            sid=self.sid[rows],
+            fid=self.fid[rows],
+            labels={name: values[rows] for name, values in self.labels.items()},
+            forces=None if self.forces is None else self.forces[atoms],
+            file=self.file[rows],
+            row=self.row[rows],
+        )
+
+    def where(self, molecule: int, key: str) -> str:
+        """``file: `key`: record number`` of one molecule, for a message."""
+        name = self.keys.get(key, key)
+        return f"{self.files[self.file[molecule]]}: `{name}`: record {self.row[molecule]}"
+
+
+def check_molecules(molecules: Molecules, rows: np.ndarray, way_out: str) -> None:
+    """Refuse molecules with NaN or infinite numbers, impossible elements or overlapping atoms.
+
+    Args:
+        molecules: all molecules. rows: those to be looked at. way_out: end of the messages.
+
+    Raises:
+        DataError: names file, key and record of the first, and how many there are.
+    """
+    rows = np.sort(rows)
+    for name, values in molecules.labels.items():
+        bad = ~np.isfinite(values[rows])
+        _refuse(molecules, rows, bad, name, "NaN or infinite", way_out)
+    atoms = {"positions": molecules.positions, "forces": molecules.forces}
+    for name, values in atoms.items():
+        if values is not None:
+            bad = _any_atom(molecules, ~np.isfinite(values).all(axis=1))[rows]
+            _refuse(molecules, rows, bad, name, "NaN or infinite", way_out)
+    bad = _any_atom(molecules, (molecules.numbers < 1) | (molecules.numbers > 118))[rows]
+    _refuse(molecules, rows, bad, "numbers", "an atomic number outside 1 to 118", way_out)
+    nearest = smallest_distances(molecules, rows)
+    found = f"atoms {nearest.min(initial=math.inf):.3f} A apart, below {MIN_DISTANCE} A"
+    _refuse(molecules, rows, nearest < MIN_DISTANCE, "positions", found, way_out, nearest)
+
+
+def _any_atom(molecules: Molecules, flags: np.ndarray) -> np.ndarray:
+    """(M,) bool: whether a flag is set on an atom of each molecule."""
+    return np.logical_or.reduceat(flags, molecules.offsets[:-1])
+
+
+def _refuse(
+    molecules: Molecules,
+    rows: np.ndarray,
+    bad: np.ndarray,
+    key: str,
+    found: str,
+    way_out: str,
+    order: np.ndarray | None = None,
+) -> None:
+    if not bad.any():
+        return
+    first = rows[int(np.argmax(bad) if order is None else np.argmin(order))]
+    more = f" ({bad.sum()} records in all)" if bad.sum() > 1 else ""
+    raise DataError(f"{molecules.where(first, key)}: {found}{more}; {way_out}")
+
+
+def smallest_distances(molecules: Molecules, rows: np.ndarray) -> np.ndarray:
+    """(m,) A: the distance of the two closest atoms of each molecule; inf with one atom."""
+    natoms = molecules.natoms[rows]
+    result = np.full(len(rows), np.inf)
+    for size in np.unique(natoms[natoms > 1]):
+        same = np.flatnonzero(natoms == size)
+        first, second = np.triu_indices(size, 1)
+        for start in range(0, len(same), _CHUNK):
+            part = same[start : start + _CHUNK]
+            atoms = molecules.offsets[rows[part]][:, None] + np.arange(size)
+            positions = molecules.positions[atoms].astype(np.float64)
+            vectors = positions[:, first] - positions[:, second]
+            result[part] = np.sqrt(np.einsum("mpx,mpx->mp", vectors, vectors).min(axis=1))
+    return result
+
+
+def file_record(path: str | Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of a source file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"file": str(path), "bytes": Path(path).stat().st_size, "sha256": digest.hexdigest()}

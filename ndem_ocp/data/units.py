@@ -1,0 +1,37 @@
+"""Units of the labels of a data set, as its dataset.json says them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.units
+
+from .errors import DataError
+from .staging import DATASET_FILE, read_json
+
+#: units of ``ndem data ase`` and of OC20
+DEFAULT = {"y": "eV", "force": "eV/A", "pos": "A", "cell": "A"}
+#: value of an energy unit in eV
+IN_EV = {"eV": 1.0, "kcal/mol": ase.units.kcal / ase.units.mol}
+
+
+def units_of(path: Path) -> dict[str, str]:
+    """The units of the data set that a split or one of its files belongs to.
+
+    Args:
+        path: directory of a split, or an LMDB file in it.
+
+    Returns:
+        By name of the field; ``DEFAULT`` without a dataset.json of these tools beside the split.
+    """
+    folder = path if path.is_dir() else path.parent
+    try:
+        stored = read_json(folder.resolve().parent / DATASET_FILE).get("units")
+    except DataError:
+        stored = None
+    return dict(stored) if isinstance(stored, dict) else dict(DEFAULT)
+
+
+def force_in_ev(units: dict[str, str]) -> float:
+    """How many eV/A the force unit is; 1 for an unknown one."""
+    return IN_EV.get(units.get("force", "eV/A").removesuffix("/A"), 1.0)
