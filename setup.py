@@ -66,7 +66,12 @@ setup(
         "tqdm",
         "wandb",
     ],
-    extras_require={"test": ["pytest", "pytest-timeout"]},
+    extras_require={
+        # needs a newer torch than fairchem-core's metadata allows: docs/install.md
+        "molecules": ["torchmd-net>=3.1,<3.2"],
+        "qm9": ["qm9pack"],
+        "test": ["pytest", "pytest-timeout"],
+    },
     entry_points={"console_scripts": ["ndem = ndem_ocp.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: MIT License",

@@ -15,15 +15,32 @@ if importlib.util.find_spec("fairchem") is not None:
 
     ndem_ocp_standins.install()  # before fairchem, which imports torch_scatter and torch_sparse
 
-    from ndem_ocp.models import EquiformerV2AuxiliaryHead, TwoViewHydra
+    from ndem_ocp.models import (
+        EnergyGradientHead,
+        EquiformerV2AuxiliaryHead,
+        TorchMDDipoleHead,
+        TorchMDETBackbone,
+        TorchMDScalarHead,
+        TorchMDSpatialExtentHead,
+        TorchMDTensorNetBackbone,
+        TorchMDVectorHead,
+        TwoViewHydra,
+    )
     from ndem_ocp.report.history import HistoryLogger
     from ndem_ocp.training import NDeMTrainer, SquaredL2Loss
 
     __all__ = [
+        "EnergyGradientHead",
         "EquiformerV2AuxiliaryHead",
         "HistoryLogger",
         "NDeMTrainer",
         "SquaredL2Loss",
+        "TorchMDDipoleHead",
+        "TorchMDETBackbone",
+        "TorchMDScalarHead",
+        "TorchMDSpatialExtentHead",
+        "TorchMDTensorNetBackbone",
+        "TorchMDVectorHead",
         "TwoViewHydra",
         "__version__",
     ]

@@ -114,7 +114,7 @@ def _report(args: argparse.Namespace) -> int:
             "fairchem_validate": {
                 name: value
                 for name, value in read_history(logs / f"validate-{split}", "val")[-1].items()
-                if name not in ("split", "time_s", "step")
+                if name not in ("split", "time_s", "process_s", "step")
             },
         }
         for split, values in parity.items()

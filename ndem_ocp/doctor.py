@@ -86,6 +86,7 @@ def _versions(report: Report) -> None:
     report.line("python", f"{platform.python_version()} ({sys.executable})")
     for package in PACKAGES:
         report.line(package, version(package) or "not installed")
+    report.line("torchmd-net", version("torchmd-net") or "not installed (needed for configs/md17)")
     fairchem, scipy = version("fairchem-core"), version("scipy")
     if fairchem is None:
         report.problems.append("fairchem-core is not installed: pip install fairchem-core==1.10.0")

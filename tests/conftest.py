@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp  # noqa: F401
 from ndem_ocp.data.demo import make_demo
+from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tests)
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -60,55 +60,6 @@ def tiny_config(data: Path, **ndem: Any) -> dict[str, Any]:
     config["optim"].update(batch_size=4, eval_batch_size=8, max_epochs=1, eval_every=1000)
     config["task"]["ndem"].update(ndem)
     return copy.deepcopy(config)
-
-
-def trainer_of(config: dict[str, Any], run_dir: Path, name: str | None = None, seed: int = 0):
-    """A trainer as fairchem's command line builds it, in this process and without ranks."""
-    config = copy.deepcopy(config)
-    cls = registry.get_trainer_class(name or config["trainer"])
-    return cls(
-        task=config.get("task", {}),
-        model=config["model"],
-        outputs=config["outputs"],
-        dataset=config["dataset"],
-        optimizer=config["optim"],
-        loss_functions=config["loss_functions"],
-        evaluation_metrics=config["evaluation_metrics"],
-        identifier="test",
-        local_rank=0,
-        run_dir=str(run_dir),
-        print_every=1000,
-        seed=seed,
-        logger=config["logger"],
-        cpu=True,
-        name="ocp",
-    )
-
-
-def steps(trainer, count: int) -> list[float]:
-    """Run ``count`` training steps of fairchem's own loop; returns the loss of each."""
-    losses: list[float] = []
-    compute = trainer._compute_loss
-
-    def recording(out, batch):
-        loss = compute(out, batch)
-        losses.append(loss.item())
-        if len(losses) == count + 1:
-            raise _Enough
-        return loss
-
-    trainer._compute_loss = recording
-    try:
-        trainer.train(disable_eval_tqdm=True)
-    except _Enough:
-        losses.pop()
-    finally:
-        trainer._compute_loss = compute
-    return losses
-
-
-class _Enough(Exception):
-    pass
 
 
 @pytest.fixture

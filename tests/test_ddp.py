@@ -15,10 +15,11 @@ from fairchem.core.common.utils import setup_imports
 from fairchem.core.datasets import create_dataset, data_list_collater
 from fairchem.core.modules.loss import DDPLoss
 
-from conftest import tiny_config
-from helpers import default_dtype, use_float64_graphs
-from ndem_ocp.method import Forces, NDeMSettings, draw_noise, ndem_loss, step_generator
+from conftest import steps, tiny_config, trainer_of
+from helpers import default_dtype, state_of, use_float64_graphs
+from ndem_ocp.method import Forces, NDeMSettings, Noise, draw_noise, ndem_loss, step_generator
 from ndem_ocp.models import two_view_config, with_second_view
+from ndem_ocp.training import trainer as trainer_module
 
 pytestmark = pytest.mark.ddp
 
@@ -126,3 +127,75 @@ def draw_viewed(source, settings) -> list[int]:
     batch = data_list_collater([dataset[i] for i in range(4)], otf_graph=True)
     noise = draw_noise(batch.pos, batch.batch, 4, batch.fixed, settings, step_generator(0, 0, 1))
     return [i for i in range(4) if bool(noise.viewed[batch.batch == i].all())]
+
+
+# --- the trainer: tasks that start late ----------------------------------------------------------
+
+START = 0.3  # of ten steps
+STEPS = 6
+
+
+def noise_of_positions(pos, graph_index, num_graphs, fixed, settings, generator) -> Noise:
+    """In place of random noise: the same for an atom on whichever rank it is."""
+    wave = torch.sin(1e3 * pos)
+    moved = (wave[:, 0] > 0) & (fixed == 0)
+    viewed = torch.ones_like(moved)
+    if settings.objective == "dens":  # about half of the structures
+        sums = torch.zeros(num_graphs).index_add(0, graph_index, wave[:, 1])
+        viewed = (sums > 0)[graph_index]
+        moved &= viewed
+    sigma = torch.full_like(wave[:, 0], 0.05)
+    return Noise(0.05 * wave * moved[:, None], sigma, moved, viewed)
+
+
+def train(config, run_dir, batch_size: int) -> dict[str, torch.Tensor]:
+    """Weights after STEPS steps of fairchem's loop on this process's share of the data."""
+    config = copy.deepcopy(config)
+    config["optim"]["batch_size"] = batch_size
+    trainer_module.draw_noise = noise_of_positions
+    try:
+        trainer = trainer_of(config, run_dir)
+        steps(trainer, STEPS)
+    finally:
+        trainer_module.draw_noise = draw_noise
+    return {name: value.clone() for name, value in state_of(trainer).items()}
+
+
+def trainer_rank(rank, port, config, run_dir, out):
+    import ndem_ocp  # noqa: F401
+
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    setup_imports()
+    result = train(config, run_dir, batch_size=2)
+    if rank == 0:
+        torch.save(result, out)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["ndem", "dens"])
+def test_a_task_that_starts_late_is_the_same_on_two_ranks(demo_data, tmp_path, objective):
+    """Three plain steps and three with the auxiliary head, which DDP must not wait for before."""
+    config = tiny_config(demo_data, objective=objective, start=START)
+    config["model"]["backbone"].update(EXACT)
+    # Gradient descent: Adam would turn rounding errors into steps of full size.
+    config["optim"].update(optimizer="SGD", optimizer_params={"weight_decay": 0.001})
+    config["optim"]["num_workers"] = 0
+    expected = train(config, tmp_path / "one", batch_size=4)
+
+    with socket.socket() as free_port:
+        free_port.bind(("127.0.0.1", 0))
+        port = free_port.getsockname()[1]
+    out = tmp_path / "weights.pt"
+    mp.spawn(trainer_rank, (port, config, tmp_path / "two", out), nprocs=2)
+    got = torch.load(out)
+    assert got.keys() == expected.keys()
+    untrained = train({**config, "optim": {**config["optim"], "lr_initial": 0.0}}, tmp_path, 4)
+    for name, value in expected.items():
+        moved = (value - untrained[name]).abs().max()
+        assert (got[name] - value).abs().max() <= 1e-3 * moved + 1e-7, name
+        if name.endswith(("noisy_forces.head.force_block.proj.weight", "force_embedding.weight")):
+            assert moved > 0, name

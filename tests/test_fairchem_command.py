@@ -189,9 +189,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def metrics_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of a history without wall time, and without the separate records of ``grad_norm``."""
+    """Records of a history without times, and without the separate records of ``grad_norm``."""
     return [
-        {key: value for key, value in record.items() if key != "time_s"}
+        {key: value for key, value in record.items() if key not in ("time_s", "process_s")}
         for record in records
         if "loss" in record
     ]

@@ -76,6 +76,10 @@ def test_defaults_are_the_papers_where_it_gives_them():
         ({"sigma_distribution": "log_uniform"}, ["sigma_min"]),
         ({"head": "shared", "learned_curvature": True}, ["learned_curvature", "separate"]),
         ({"energy_unit": 5}, ["energy_unit", "eV"]),
+        ({"start": 1.0}, ["start", "[0, 1)"]),
+        ({"start": -0.1}, ["start"]),
+        ({"start": 0.5, "ramp": 0.6}, ["ramp", "1 - start"]),
+        ({"ramp": "soon"}, ["ramp", "number"]),
         ({"learned_curvature": "yes"}, ["learned_curvature", "True or False"]),
     ],
 )
@@ -91,6 +95,28 @@ def test_yaml_numbers_are_read_as_numbers():
         {"coefficient": 10, "sigma_max": "5e-2", "noise_scale": "3e0"}
     )
     assert (settings.coefficient, settings.sigma_max, settings.noise_scale) == (10.0, 0.05, 3.0)
+
+
+def test_messages_offer_the_keys_of_the_host():
+    with pytest.raises(SettingsError, match=r"Did you mean 'auxiliary_head'\?.*, auxiliary_head\."):
+        NDeMSettings.from_mapping({"auxilary_head": {}}, host_keys=("auxiliary_head",))
+
+
+def coefficients(settings, total):
+    return [settings.coefficient_at(step, total) for step in range(1, total + 1)]
+
+
+def test_coefficient_over_training():
+    assert coefficients(NDeMSettings(coefficient=3.0), 4) == [3, 3, 3, 3]
+    assert coefficients(NDeMSettings(start=0.5), 4) == [0, 0, 1, 1]
+    assert coefficients(NDeMSettings(start=0.3), 10) == [0] * 3 + [1] * 7
+    assert coefficients(NDeMSettings(start=0.31), 10) == [0] * 4 + [1] * 6
+    ramp = NDeMSettings(coefficient=4.0, start=0.25, ramp=0.5)
+    assert coefficients(ramp, 8) == [0, 0, 1, 2, 3, 4, 4, 4]
+    assert coefficients(NDeMSettings(ramp=1.0), 4) == [0.25, 0.5, 0.75, 1]
+    assert coefficients(NDeMSettings(ramp=0.01), 4) == [1, 1, 1, 1], "shorter than a step"
+    assert coefficients(NDeMSettings(start=0.999), 10) == [0] * 10, "rounded up: never"
+    assert NDeMSettings().coefficient_at(0, 0) == 1, "outside of a training loop"
 
 
 # --- noise ---------------------------------------------------------------------------------------
@@ -345,6 +371,16 @@ def test_shapes_are_checked_before_a_subtraction():
         ndem_loss(
             forces._replace(label=None), noise, fixed == 0, NDeMSettings(clean_forces="label")
         )
+    with pytest.raises(SettingsError, match="needs a main force head"):
+        ndem_loss(forces._replace(clean=None), noise, fixed == 0, settings)
+
+
+def test_at_equilibrium_neither_prediction_nor_label_is_needed():
+    settings = NDeMSettings(clean_forces="zero")
+    noise, fixed, _ = noise_of(settings)
+    forces = forces_of(noise)
+    alone = ndem_loss(Forces(None, forces.noisy, None), noise, fixed == 0, settings).loss
+    assert alone == ndem_loss(forces, noise, fixed == 0, settings).loss
 
 
 def test_squared_l2_is_the_sum_over_components():

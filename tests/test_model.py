@@ -177,7 +177,14 @@ def test_learned_curvature_is_a_parameter_of_the_head(demo_data):
     ("edit", "words"),
     [
         (lambda m: m.update(name="equiformer_v2"), ["hydra", "equiformer_v2", "docs/configs.md"]),
-        (lambda m: m["heads"].pop("forces"), ["heads", "forces", "energy"]),
+        (lambda m: m["heads"].pop("forces"), ["heads", "forces", "energy", "pass_through"]),
+        (lambda m: m.update(name="schnet"), ["hydra", "configs/backbones/schnet.yml"]),
+        (
+            lambda m: m.update(name="gp_gemnet_t"),
+            ["distance_vec", "configs/backbones/gemnet_t.yml"],
+        ),
+        (lambda m: m.update(name="escn_export"), ["torch.export", "configs/backbones/escn.yml"]),
+        (lambda m: m.update(name="my_model"), ["my_model", "docs/backbones.md"]),
     ],
 )
 def test_models_that_cannot_train_are_refused_with_a_way_out(demo_data, edit, words):

@@ -100,7 +100,7 @@ def test_what_is_logged_has_units_and_is_finite(new_trainer, tmp_path):
         "ndem_noise_error_A",
         "ndem_noise_size_A",
         "ndem_noise_cosine",
-        "ndem_curvature_kcal/mol_per_A2",
+        "ndem_curvature_kcal_per_mol_per_A2",
         "ndem_sigma_A",
     }
     assert names | {"forces_mae", "energy_mae", "loss", "lr"} <= lines[-1].keys()
@@ -162,6 +162,93 @@ def test_a_checkpoint_with_another_head_is_refused_with_a_way_out(new_trainer, s
     path = new_trainer(coefficient=saved).save(checkpoint_file="checkpoint.pt")
     with pytest.raises(ConfigError, match="auxiliary head: one of them is plain"):
         new_trainer(coefficient=1.0 - saved).load_checkpoint(path)
+
+
+# --- start and ramp ------------------------------------------------------------------------------
+
+
+def main_weights(trainer):
+    """Weights and moving averages that the plain model has too."""
+    state = {name: value.clone() for name, value in state_of(trainer).items()}
+    names = [name for name, p in trainer._unwrapped_model.named_parameters() if p.requires_grad]
+    state.update({f"ema {n}": v for n, v in zip(names, trainer.ema.shadow_params)})
+    return {n: v for n, v in state.items() if "noisy_forces" not in n and "force_embed" not in n}
+
+
+def structures_seen(trainer):
+    """List that grows by the number of structures of each forward of the backbone."""
+    seen = []
+    trainer._unwrapped_model.backbone.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].natoms.numel())
+    )
+    return seen
+
+
+@pytest.mark.parametrize("objective", ["ndem", "noisy_nodes", "dens"])
+def test_before_start_every_step_is_the_plain_one_bit_for_bit(new_trainer, objective):
+    ours = new_trainer(start=0.5, objective=objective)  # of 10 steps
+    head = copy.deepcopy(ours._unwrapped_model.output_heads["noisy_forces"].state_dict())
+    seen = structures_seen(ours)
+    losses = steps(ours, 5)
+    plain = new_trainer(name="equiformerv2_forces")
+    assert losses == steps(plain, 5)
+    assert seen[:5] == [4] * 5, "a plain step's cost"
+    expected, got = main_weights(plain), main_weights(ours)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        assert torch.equal(got[name], value), name
+    for name, value in head.items():  # no weight decay either
+        now = ours._unwrapped_model.output_heads["noisy_forces"].state_dict()[name]
+        assert torch.equal(now, value), name
+
+
+@pytest.mark.parametrize("objective", ["ndem", "dens"])
+def test_after_start_the_auxiliary_task_runs(new_trainer, objective):
+    ours = new_trainer(start=0.5, objective=objective)
+    seen = structures_seen(ours)
+    losses = steps(ours, 8)
+    assert seen[5:8] == [8 if objective == "ndem" else 4] * 3
+    plain = steps(new_trainer(name="equiformerv2_forces"), 8)
+    assert losses[:5] == plain[:5]
+    assert losses[5] != plain[5]
+    moved = ours.optimizer.state[next(ours._unwrapped_model.output_heads.noisy_forces.parameters())]
+    assert moved["step"] == 3
+
+
+def coefficients(trainer, count):
+    used = []
+    forward = trainer._forward
+
+    def recording(batch):
+        out = forward(batch)
+        if trainer.model.training:
+            used.append(trainer._coefficient)
+        return out
+
+    trainer._forward = recording
+    steps(trainer, count)
+    return used[:count]
+
+
+def test_a_resumed_run_continues_the_schedule(new_trainer):
+    settings = {"coefficient": 2.0, "start": 0.2, "ramp": 0.4}
+    expected = [0, 0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert coefficients(new_trainer(**settings), 8) == pytest.approx(expected)
+    first = new_trainer(**settings)
+    assert coefficients(first, 4) == pytest.approx(expected[:4])
+    first.step = 4  # the fifth step was begun and not made
+    path = first.save(checkpoint_file="checkpoint.pt")
+    again = new_trainer(**settings)
+    again.load_checkpoint(path)
+    assert coefficients(again, 4) == pytest.approx(expected[4:])
+
+
+def test_a_ramp_is_logged(new_trainer, tmp_path):
+    steps(new_trainer(coefficient=3.0, start=0.1, ramp=0.2), 5)
+    lines = [x for x in read_history(find_history(tmp_path), "train") if "loss" in x]
+    running_means = [line["ndem_coefficient"] for line in lines]
+    assert running_means[:4] == pytest.approx([0, 0.75, 1.5, 1.875])
+    assert "ndem_loss" not in lines[0]
 
 
 # --- schedules -----------------------------------------------------------------------------------

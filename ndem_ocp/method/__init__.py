@@ -3,9 +3,22 @@
 Nothing in this folder imports fairchem or torch_geometric, so that another host can use it.
 """
 
+from ndem_ocp.method.denoising import (
+    dens_loss,
+    forces_of_clean_atoms,
+    forces_to_tell,
+    noisy_nodes_loss,
+)
 from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
 from ndem_ocp.method.noise import Noise, draw_noise, step_generator
-from ndem_ocp.method.objective import Forces, NDeMLoss, ndem_loss, noise_target, per_atom_error
+from ndem_ocp.method.objective import (
+    Forces,
+    NDeMLoss,
+    ndem_loss,
+    noise_target,
+    per_atom_error,
+    typical_scale,
+)
 from ndem_ocp.method.settings import NDeMSettings, SettingsError
 
 __all__ = [
@@ -15,10 +28,15 @@ __all__ = [
     "Noise",
     "SettingsError",
     "Tally",
+    "dens_loss",
     "draw_noise",
+    "forces_of_clean_atoms",
+    "forces_to_tell",
     "ndem_loss",
     "noise_diagnostics",
     "noise_target",
+    "noisy_nodes_loss",
     "per_atom_error",
     "step_generator",
+    "typical_scale",
 ]

@@ -26,25 +26,27 @@ def noise_diagnostics(
     eps: Tensor,
     sigma: Tensor,
     moved: Tensor,
-    force_rms: float,
-    energy_unit: str,
+    force_rms: float = 1.0,
+    energy_unit: str | None = None,
 ) -> dict[str, Tally]:
     """Diagnostics over the n atoms that the loss counts.
 
     Args:
-        difference: (n, 3) f(X) - f'(X~), normalised.
-        scale: (n, 1) (f(X) - f'(X~)) / eps that the objective asks for, 1/Angstrom.
+        difference: (n, 3) what the objective compares with eps*: f(X) - f'(X~), normalised, or
+            the predicted noise.
+        scale: (n, 1) difference / eps that the objective asks for, 1/Angstrom.
         eps: (n, 3) true noise in Angstrom.
         sigma: (n,) its standard deviation in Angstrom.
         moved: (n,) bool, atoms that carry noise.
         force_rms: rms_F in energy unit per Angstrom.
-        energy_unit: for the name of the curvature.
+        energy_unit: for the name of the curvature; None if the difference is not one of forces.
 
     Returns:
         ``ndem_noise_error_A``: | eps_hat - eps | over moved atoms, eps_hat = difference / scale;
         ``ndem_noise_size_A``: | eps | over the same atoms, the error of predicting no noise;
         ``ndem_noise_cosine``: cosine of eps_hat and eps over moved atoms;
-        ``ndem_curvature_<unit>_per_A2``: least-squares c of F(X) - F'(X~) = c eps (Eq. 16);
+        ``ndem_curvature_<unit>_per_A2``: least-squares c of F(X) - F'(X~) = c eps (Eq. 16), with
+        an ``energy_unit``;
         ``ndem_sigma_A``: the sampled sigma.
     """
     mask = moved.to(eps.dtype)  # multiplied instead of indexed: one transfer from the device
@@ -56,8 +58,11 @@ def noise_diagnostics(
         "ndem_noise_error_A": ((recovered - eps).norm(dim=-1) * mask, mask),
         "ndem_noise_size_A": (size * mask, mask),
         "ndem_noise_cosine": (cosine * mask, mask),
-        f"ndem_curvature_{energy_unit}_per_A2": (difference * eps * force_rms, eps.square()),
         "ndem_sigma_A": (sigma, ones),
     }
+    if energy_unit is not None:
+        change = difference * eps * force_rms
+        unit = energy_unit.replace("/", "_per_")  # a slash would open a group in W&B
+        sums[f"ndem_curvature_{unit}_per_A2"] = (change, eps.square())
     flat = torch.stack([part.sum() for pair in sums.values() for part in pair]).tolist()
     return {name: Tally(*flat[2 * i : 2 * i + 2]) for i, name in enumerate(sums)}

@@ -22,7 +22,7 @@ class Noise(NamedTuple):
     eps: Tensor  # (N, 3) | displacement in Angstrom, exactly 0 on atoms that are not moved
     sigma: Tensor  # (N,) | standard deviation in Angstrom that the atom's structure was given
     moved: Tensor  # (N,) bool | atoms that carry noise
-    viewed: Tensor  # (N,) bool | atoms of structures that get a second view
+    viewed: Tensor  # (N,) bool | atoms of structures that get a second view (dens: corrupted ones)
 
 
 def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
@@ -58,7 +58,7 @@ def draw_noise(
     """
     num_atoms = pos.shape[0]
     cpu_index = graph_index.cpu()
-    viewed = _choose_graphs(num_graphs, settings.fraction, generator)[cpu_index]
+    viewed = _choose_graphs(num_graphs, settings, generator)[cpu_index]
     movable = torch.ones(num_atoms, dtype=torch.bool)
     if settings.atoms == "free" and fixed is not None:
         movable = fixed.cpu() == 0
@@ -110,12 +110,19 @@ def _choose_atoms(
     return movable & (place < quota[graph_index])
 
 
-def _choose_graphs(num_graphs: int, fraction: float, generator: torch.Generator) -> Tensor:
-    """(B,) bool: a random ceil(fraction * B) of the structures, at least one on every rank, so
-    that all ranks use the auxiliary head in every step (DDP needs that)."""
-    if fraction >= 1 or num_graphs == 0:
+def _choose_graphs(num_graphs: int, settings: NDeMSettings, generator: torch.Generator) -> Tensor:
+    """(B,) bool: the structures that noise is for.
+
+    Second views: a random ceil(fraction * B), at least one on every rank, so that all ranks use
+    the auxiliary head in every step (DDP needs that). DeNS: each with its probability; its heads
+    see the whole batch, so none may be corrupted.
+    """
+    if settings.objective == "dens":
+        coin = torch.rand(num_graphs, generator=generator, dtype=torch.float64)
+        return coin < settings.dens_probability
+    if settings.fraction >= 1 or num_graphs == 0:
         return torch.ones(num_graphs, dtype=torch.bool)
-    count = max(1, math.ceil(fraction * num_graphs - 1e-9))
+    count = max(1, math.ceil(settings.fraction * num_graphs - 1e-9))
     chosen = torch.zeros(num_graphs, dtype=torch.bool)
     chosen[torch.randperm(num_graphs, generator=generator)[:count]] = True
     return chosen

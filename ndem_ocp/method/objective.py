@@ -24,7 +24,8 @@ Mean = Callable[[Tensor], Tensor]
 class Forces(NamedTuple):
     """The three force fields that meet in Eq. 17, all (N, 3) and normalised (force / rms_F)."""
 
-    clean: Tensor  # f(X), the main head's prediction on the clean structure
+    # f(X), the main head's prediction on the clean structure (not needed for clean_forces: zero)
+    clean: Tensor | None
     noisy: Tensor  # f'(X~), the auxiliary head's prediction on the perturbed one
     label: Tensor | None  # f*(X), the label (needed only for clean_forces: label)
 
@@ -51,26 +52,32 @@ def target_scale(noise: Noise, settings: NDeMSettings, force_rms: float) -> Tens
     """eps*/eps in 1/Angstrom, (N, 1); constant unless ``noise_scale`` is "sigma"."""
     if settings.noise_scale == "sigma" and settings.curvature is None:
         return 1.0 / noise.sigma[:, None]
+    return torch.full_like(noise.sigma[:, None], typical_scale(settings, force_rms))
+
+
+def typical_scale(settings: NDeMSettings, force_rms: float) -> float:
+    """eps*/eps in 1/Angstrom as a number; with ``noise_scale: sigma``, its value at sigma_max."""
     if settings.curvature is not None:
-        scale = settings.curvature / force_rms
-    elif settings.noise_scale == "sigma_max":
-        scale = 1.0 / settings.sigma_max
-    else:
-        scale = float(settings.noise_scale)
-    return torch.full_like(noise.sigma[:, None], scale)
+        return settings.curvature / force_rms
+    if isinstance(settings.noise_scale, str):
+        return 1.0 / settings.sigma_max
+    return settings.noise_scale
 
 
 def clean_reference(forces: Forces, settings: NDeMSettings) -> Tensor:
     """What stands for f(X) in Eq. 17, (N, 3), normalised (``clean_forces``)."""
-    if settings.clean_forces == "prediction":
-        return forces.clean
-    if settings.clean_forces == "detached":
-        return forces.clean.detach()
     if settings.clean_forces == "zero":  # equilibrium: F(X) = 0, section 4.2.2
         return torch.zeros_like(forces.noisy)
-    if forces.label is None:
-        raise SettingsError("task.ndem.clean_forces = 'label' needs force labels in the data.")
-    return forces.label
+    if settings.clean_forces == "label":
+        if forces.label is None:
+            raise SettingsError("task.ndem.clean_forces = 'label' needs force labels in the data.")
+        return forces.label
+    if forces.clean is None:
+        raise SettingsError(
+            f"task.ndem.clean_forces = {settings.clean_forces!r} needs a main force head; without "
+            "one only 'zero' is possible, for structures at equilibrium."
+        )
+    return forces.clean if settings.clean_forces == "prediction" else forces.clean.detach()
 
 
 def ndem_loss(

@@ -1,4 +1,4 @@
-"""Every choice that NDeM leaves open, as one validated, immutable record.
+"""Every choice that NDeM and its relatives leave open, as one validated, immutable record.
 
 The YAML key of each field is ``task.ndem.<field>``. A field's comment says what it does, in which
 equation or section of the paper it stands, and whether its default is the paper's.
@@ -15,12 +15,23 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 CHOICES: dict[str, tuple[Any, ...]] = {
+    "objective": ("ndem", "noisy_nodes", "dens"),
     "sigma_per": ("batch", "graph"),
     "sigma_distribution": ("uniform", "log_uniform", "fixed"),
     "atoms": ("free", "all"),
     "norm": ("squared_l2", "l2mae"),
     "clean_forces": ("prediction", "detached", "label", "zero"),
     "head": ("separate", "shared"),
+}
+
+# Settings with a meaning for some objectives only; elsewhere they must keep their default.
+APPLIES: dict[str, tuple[str, ...]] = {
+    "fraction": ("ndem", "noisy_nodes"),
+    "curvature": ("ndem",),
+    "learned_curvature": ("ndem",),
+    "clean_forces": ("ndem",),
+    "head": ("ndem",),
+    "dens_probability": ("dens",),
 }
 
 
@@ -30,10 +41,20 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class NDeMSettings:
-    """Settings of the NDeM objective (lengths in Angstrom; "paper" marks a default it states)."""
+    """Settings of the auxiliary task (lengths in Angstrom; "paper" marks a default it states)."""
 
+    # What the auxiliary head learns: "ndem" (Eq. 17, the paper), "noisy_nodes" (classical
+    # denoising on the same two views, Eq. 12), or "dens" (Liao et al., TMLR 2024: one view, some
+    # structures of it corrupted and told their forces).
+    objective: str = "ndem"
     # lambda_NDeM of Eq. 18; 0 is the plain model, without auxiliary head. Paper: 1 (Table 4).
     coefficient: float = 1.0
+    # Fraction of all training steps before which every step is the plain trainer's, at its cost.
+    # Paper: 0.
+    start: float = 0.0
+    # Fraction of all training steps over which the coefficient then rises linearly from 0.
+    # Paper: 0.
+    ramp: float = 0.0
 
     # --- noise, Eq. 11 and section 4.3.2 ---------------------------------------------------------
     # Largest standard deviation. Paper: 0.05 for MD17 (Table 5); not in the paper for OC20.
@@ -52,6 +73,9 @@ class NDeMSettings:
     atoms: str = "free"
     # Fraction of the structures of a batch that get a second view (at least one). Paper: all.
     fraction: float = 1.0
+    # objective: dens only, the probability with which a structure is corrupted. 0.5 is the value
+    # of the DeNS 2M configuration.
+    dens_probability: float = 0.5
 
     # --- target eps*, Eq. 17 ---------------------------------------------------------------------
     # eps* = scale * eps. "sigma_max": 1/sigma_max, a constant, so that the finite difference
@@ -78,8 +102,14 @@ class NDeMSettings:
     energy_unit: str = "eV"
 
     @classmethod
-    def from_mapping(cls, given: Mapping[str, Any] | None) -> NDeMSettings:
+    def from_mapping(
+        cls, given: Mapping[str, Any] | None, host_keys: tuple[str, ...] = ()
+    ) -> NDeMSettings:
         """Build settings from a YAML mapping.
+
+        Args:
+            given: the mapping, without the keys that the host reads itself.
+            host_keys: names of those keys, so that messages can offer them.
 
         Raises:
             SettingsError: for an unknown key (with the closest valid one), a value of the wrong
@@ -89,13 +119,13 @@ class NDeMSettings:
         known = {field.name: field for field in fields(cls)}
         for key in given:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
+                valid = (*known, *host_keys)
+                close = difflib.get_close_matches(str(key), valid, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise SettingsError(
-                    f"task.ndem.{key} is not a setting of NDeM.{hint} Valid: {', '.join(known)}."
+                    f"task.ndem.{key} is not a setting of NDeM.{hint} Valid: {', '.join(valid)}."
                 )
-        settings = cls(**{key: _coerce(key, value) for key, value in given.items()})
-        return settings
+        return cls(**{key: _coerce(key, value) for key, value in given.items()})
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -106,6 +136,7 @@ class NDeMSettings:
                     f"{', '.join(map(str, choices))}."
                 )
         self._check_ranges()
+        self._check_applies()
         if self.curvature is not None and self.noise_scale != "sigma_max":
             raise SettingsError(
                 "task.ndem.curvature and task.ndem.noise_scale both set the scale of eps*: "
@@ -131,6 +162,16 @@ class NDeMSettings:
                 "none: use head: separate."
             )
 
+    def _check_applies(self) -> None:
+        for field in fields(self):
+            objectives = APPLIES.get(field.name, CHOICES["objective"])
+            value = getattr(self, field.name)
+            if value != field.default and self.objective not in objectives:
+                raise SettingsError(
+                    f"task.ndem.{field.name} = {value!r} means nothing for objective: "
+                    f"{self.objective} (it is for: {', '.join(objectives)}): remove it."
+                )
+
     def _check_ranges(self) -> None:
         def require(ok: bool, name: str, rule: str) -> None:
             if not ok:
@@ -141,6 +182,13 @@ class NDeMSettings:
         require(0 <= self.sigma_min <= self.sigma_max, "sigma_min", "in [0, sigma_max]")
         require(0 < self.corrupt_ratio <= 1, "corrupt_ratio", "in (0, 1]")
         require(0 < self.fraction <= 1, "fraction", "in (0, 1]; coefficient: 0 switches NDeM off")
+        require(0 < self.dens_probability <= 1, "dens_probability", "in (0, 1]")
+        require(0 <= self.start < 1, "start", "in [0, 1), a fraction of the training steps")
+        require(
+            0 <= self.ramp <= 1 - self.start,
+            "ramp",
+            "in [0, 1 - start], or the coefficient never reaches its value",
+        )
         scale_ok = self.noise_scale in ("sigma_max", "sigma") or (
             isinstance(self.noise_scale, float) and self.noise_scale > 0
         )
@@ -151,15 +199,36 @@ class NDeMSettings:
 
     @property
     def active(self) -> bool:
-        """Whether a second view is computed at all; if not, training is the plain trainer's."""
+        """Whether there is an auxiliary task; if not, training is the plain trainer's."""
         return self.coefficient > 0
+
+    @property
+    def needs_main_forces(self) -> bool:
+        """Whether the objective reads the main force head or the force labels."""
+        return self.objective == "dens" or (
+            self.objective == "ndem" and self.clean_forces != "zero"
+        )
+
+    def coefficient_at(self, step: int, total_steps: int) -> float:
+        """The coefficient of training step ``step`` = 1 ... ``total_steps``; 0 before ``start``.
+
+        A function of these two numbers alone, so that a resumed run continues its schedule.
+        """
+        plain_steps = math.ceil(self.start * total_steps - 1e-9)
+        if plain_steps > 0 and step <= plain_steps:
+            return 0.0
+        ramp_steps = max(self.ramp * total_steps, 1.0)
+        rise = (step - plain_steps) / ramp_steps if self.ramp else 1.0
+        return self.coefficient * min(1.0, rise)
 
     def as_dict(self) -> dict[str, Any]:
         """All settings, defaults included, as plain values."""
         return dataclasses.asdict(self)
 
 
-_FLOATS = ("coefficient", "sigma_max", "sigma_min", "corrupt_ratio", "fraction", "curvature")
+_FLOATS = tuple(
+    field.name for field in fields(NDeMSettings) if field.type in ("float", "float | None")
+)
 
 
 def _coerce(name: str, value: Any) -> Any:

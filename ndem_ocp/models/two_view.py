@@ -13,7 +13,10 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.models.views import EPS, JOINT, Views, join_views, split_output
 
+# What some upstream heads set on their backbone.
+FORCE_SWITCHES = ("direct_forces", "regress_forces")
 NOISY_FORCES = "noisy_forces"  # f'(X~), (N, 3) normalised
+FORCES = "forces"
 SHARED = "shared"
 
 
@@ -21,7 +24,8 @@ class AuxiliaryHead(nn.Module, HeadInterface):
     """f' of Eq. 17: a force head that works on batches of two views and sleeps on all others.
 
     Args:
-        head: any hydra head with one (atoms, 3) output.
+        head: any hydra head whose output is a vector per atom, (atoms, 3); if there are several
+            outputs, the one named noisy_forces or forces.
         learned_curvature: hold c of Eq. 16 as a parameter (its logarithm, so that c > 0).
     """
 
@@ -38,13 +42,20 @@ class AuxiliaryHead(nn.Module, HeadInterface):
         """{noisy_forces: (atoms, 3)} for a joint batch, {} for any other: no cost in evaluation."""
         if JOINT not in data:
             return {}
-        output = self.head(data, emb)
-        if len(output) != 1:
+        output = dict(self.head(data, emb))
+        names = output if len(output) == 1 else (NOISY_FORCES, FORCES)
+        name = next((name for name in names if name in output), None)
+        if name is None:
             raise ValueError(
                 f"The auxiliary head must have one output, a vector per atom; it has "
                 f"{sorted(output)}."
             )
-        return {NOISY_FORCES: next(iter(output.values()))}
+        noisy = output.pop(name)
+        for other in output.values():
+            # DDP wants a gradient for every parameter, such as the bias of an energy whose
+            # gradient the forces are.
+            noisy = noisy + 0.0 * other.sum()
+        return {NOISY_FORCES: noisy}
 
 
 @registry.register_model("ndem_hydra")
@@ -59,7 +70,8 @@ class TwoViewHydra(HydraModel):
         auxiliary_head: {"module": registered name, ...its arguments}, or {"module": "shared"} to
             let the main force head serve X~ as well (the ablation of section 5.4.4).
         learned_curvature: see :class:`AuxiliaryHead`.
-        force_head: name of the main force head under ``heads``.
+        force_head: name of the main force output: of a head under ``heads``, or with
+            pass_through_head_outputs of an output of any head.
         **hydra: fairchem's HydraModel arguments (backbone, heads, ...).
     """
 
@@ -68,7 +80,7 @@ class TwoViewHydra(HydraModel):
         *,
         auxiliary_head: dict[str, Any],
         learned_curvature: bool = False,
-        force_head: str = "forces",
+        force_head: str = FORCES,
         **hydra: Any,
     ) -> None:
         super().__init__(**hydra)
@@ -83,10 +95,31 @@ class TwoViewHydra(HydraModel):
             )
         if self.shared:
             return
+        head = self._auxiliary_head(module, arguments)
+        self.output_heads[NOISY_FORCES] = AuxiliaryHead(head, learned_curvature)
+
+    def _auxiliary_head(self, module: str, arguments: dict[str, Any]) -> nn.Module:
+        """The head that makes f'; the rest of the model is what it is without it.
+
+        Raises:
+            ValueError: for a head that has no weights, or that would change the main forces.
+        """
+        before = [getattr(self.backbone, name, None) for name in FORCE_SWITCHES]
         # The other weights and everything drawn after them stay as they are without NDeM.
         with torch.random.fork_rng():
             head = registry.get_model_class(module)(self.backbone, **arguments)
-        self.output_heads[NOISY_FORCES] = AuxiliaryHead(head, learned_curvature)
+        if [getattr(self.backbone, name, None) for name in FORCE_SWITCHES] != before:
+            raise ValueError(
+                f"The auxiliary head {module} changes the backbone's {' or '.join(FORCE_SWITCHES)} "
+                "and with it the main forces: choose another task.ndem.auxiliary_head.module."
+            )
+        if next(head.parameters(), None) is None:
+            raise ValueError(
+                f"The auxiliary head {module} has no weights of its own with this backbone, so f' "
+                "would be the main force head. Choose task.ndem.auxiliary_head.module: "
+                "ndem_edge_vector_head, or task.ndem.head: shared if one head for both is meant."
+            )
+        return head
 
     @property
     def curvature(self) -> Tensor | None:
@@ -108,10 +141,9 @@ class TwoViewHydra(HydraModel):
 
     def _part(self, out: dict[str, Any], views: Views) -> dict[str, Any]:
         """Clean part of every output of the main heads, plus f'(X~) spread over the N atoms."""
-        name = self.force_head if self.shared else NOISY_FORCES
-        second = out[name] if self.shared else out.pop(name)
+        second = self._main_forces(out) if self.shared else out.pop(NOISY_FORCES)
         if isinstance(second, dict):
-            second = second[name]
+            second = second[NOISY_FORCES]
         noisy = split_output(second, views)[1]
         clean: dict[str, Any] = {
             name: split_output(value, views)[0]
@@ -122,3 +154,16 @@ class TwoViewHydra(HydraModel):
         spread = noisy.new_zeros(views.num_atoms, 3)
         clean[NOISY_FORCES] = spread.index_copy(0, views.second_atoms, noisy.view(-1, 3))
         return clean
+
+    def _main_forces(self, out: dict[str, Any]) -> Tensor:
+        """The main head's forces on both views, (atoms, 3)."""
+        forces = out.get(self.force_head)
+        if isinstance(forces, dict):
+            only = next(iter(forces.values())) if len(forces) == 1 else None
+            forces = forces.get(FORCES, only)
+        if forces is None:
+            raise ValueError(
+                f"The model has no output {self.force_head!r} (it has: {', '.join(out)}): a "
+                "gradient force head needs regress_forces: True and direct_forces: False."
+            )
+        return forces

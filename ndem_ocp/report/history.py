@@ -27,8 +27,9 @@ FILE_NAME = "history.jsonl"
 class HistoryLogger(Logger):
     """Writes ``history.jsonl`` into the run's log directory and passes everything on.
 
-    A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made) and the
-    metrics of that call. A run that is resumed appends to its file.
+    A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made),
+    ``process_s`` (processor time of this process since its start, which other programs on a shared
+    machine do not stretch) and the metrics of that call. A run that is resumed appends to its file.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -44,7 +45,14 @@ class HistoryLogger(Logger):
         plain = {key: _plain(value) for key, value in update_dict.items()}
         numbers = {key: value for key, value in plain.items() if _is_number(value)}
         elapsed = round(time.monotonic() - self._started, 3)
-        record = {"step": int(step), "split": split, "time_s": elapsed, **numbers}
+        busy = round(time.process_time(), 3)
+        record = {
+            "step": int(step),
+            "split": split,
+            "time_s": elapsed,
+            "process_s": busy,
+            **numbers,
+        }
         # One whole line per write: a run that is killed loses no earlier line.
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

@@ -7,7 +7,8 @@ What NDeM adds to a training step, in full:
 3. loss = fairchem's losses + coefficient * L_NDeM (Eq. 18)                 ``_compute_loss``
 4. its diagnostics join fairchem's metrics                                  ``_compute_metrics``
 
-Everything else, ``train`` and ``predict`` included, is fairchem's.
+What an objective shows the model and how its loss is made is in ``objectives.py``, one class for
+each. Everything else, ``train`` and ``predict`` included, is fairchem's.
 """
 
 from __future__ import annotations
@@ -26,30 +27,56 @@ from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from ndem_ocp.method import Forces, NDeMLoss, Noise, Tally, draw_noise, ndem_loss, step_generator
-from ndem_ocp.models import NOISY_FORCES, two_view_config, with_second_view
-from ndem_ocp.training.config import FORCES, ConfigError, check_config, check_data, read_task
+from ndem_ocp.method import Noise, Tally, draw_noise, step_generator, typical_scale
+from ndem_ocp.models import NOISY_FORCES
+from ndem_ocp.pretrained import init_from
+from ndem_ocp.training.config import (
+    FORCES,
+    ConfigError,
+    check_auxiliary_head,
+    check_config,
+    check_data,
+    read_task,
+)
+from ndem_ocp.training.distributed import auxiliary_parameters, rewrap
+from ndem_ocp.training.normalizers import resolve_normalizers
+from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
+from ndem_ocp.training.units import add_unit_metrics, unit_metrics
 
 
 @registry.register_trainer("ndem")
 class NDeMTrainer(OCPTrainer):
     """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
 
-    ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit. In validation,
-    prediction and relaxation the model is the plain model at the plain model's cost.
+    ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps
+    before ``task.ndem.start``. In validation, prediction and relaxation the model is the plain
+    model at the plain model's cost.
     """
 
     def load(self, inference_only: bool) -> None:
         self.ndem, auxiliary_head = read_task(self.config)
         check_config(self.config, self.ndem)
         if not inference_only:
-            check_data(self.config)
+            check_data(self.config, self.ndem)
+            resolve_normalizers(self.config)
+        self._unit_metrics = unit_metrics(self.config.get("outputs") or {})
+        self.objective = OBJECTIVES[self.ndem.objective](self.ndem)
         if self.ndem.active:
-            self.config["model"] = two_view_config(self.config["model"], self.ndem, auxiliary_head)
+            model = self.objective.model_config(self.config["model"], auxiliary_head)
+            check_auxiliary_head(model)
+            self.config["model"] = model
         self._noise: Noise | None = None
         self._ndem_log: dict[str, Tally] = {}
         super().load(inference_only)
+
+    def load_model(self) -> None:
+        super().load_model()
+        self._waiting: list[torch.nn.Parameter] = []  # auxiliary ones that DDP does not know yet
+        if self.ndem.active and self.ndem.start > 0:
+            modules = self.objective.auxiliary_modules
+            self._waiting = auxiliary_parameters(self._unwrapped_model, modules)
+            self.model = rewrap(self.model, leave_out=self._waiting)
 
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False
@@ -84,52 +111,71 @@ class NDeMTrainer(OCPTrainer):
         finally:
             self.config = given
 
+    def train(self, disable_eval_tqdm: bool = False) -> None:
+        if self.step == 0:  # a run that is resumed has its weights already
+            normalizer = self.normalizers.get(FORCES)
+            force_rms = 1.0 if normalizer is None else self._force_rms(normalizer)
+            init_from(
+                self._unwrapped_model,
+                self.config["task"].get("init_from"),
+                noise_gain=self.objective.sign * typical_scale(self.ndem, force_rms),
+                ema=self.ema,
+            )
+        super().train(disable_eval_tqdm)
+
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         self._noise = None
-        if not (self.ndem.active and self.model.training):
+        self._coefficient = self._coefficient_now() if self.model.training else 0.0
+        if self._coefficient == 0:
             return super()._forward(batch)
+        if self._waiting:
+            self.model, self._waiting = rewrap(self.model), []
         batch = batch.to(self.device)
         self._noise = draw_noise(
             batch.pos,
             batch.batch,
             batch.natoms.numel(),
-            batch.fixed,
+            batch.get("fixed"),
             self.ndem,
             step_generator(self.config["cmd"]["seed"] or 0, distutils.get_rank(), self.step),
         )
         with self._with_target(NOISY_FORCES, {"level": "atom", "property": NOISY_FORCES}):
-            return super()._forward(with_second_view(batch, self._noise.eps, self._noise.viewed))
+            return super()._forward(self.objective.view(batch, self._noise))
+
+    def _coefficient_now(self) -> float:
+        """lambda_NDeM of this step: a function of the step and of the length of training."""
+        if not self.ndem.active:
+            return 0.0
+        total = int(self.config["optim"]["max_epochs"] * len(self.train_loader))
+        return self.ndem.coefficient_at(self.step, total)
 
     def _compute_loss(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
-        noisy = out.pop(NOISY_FORCES, None)
+        auxiliary = out.pop(NOISY_FORCES, None)
         self._ndem_log = {}
-        loss = super()._compute_loss(out, batch)
-        if noisy is None:
-            return loss
-        auxiliary = self._ndem_loss(out[FORCES], noisy, batch)
-        weighted = self.ndem.coefficient * auxiliary.loss
+        if self.ndem.ramp > 0 and self.model.training:
+            self._ndem_log["ndem_coefficient"] = Tally(self._coefficient, 1)
+        if auxiliary is None:
+            return super()._compute_loss(out, batch)
+        step = self._step_of(batch)
+        loss = super()._compute_loss(self.objective.main_outputs(out, step), batch)
+        ndem = self.objective.loss(out, auxiliary, step)
+        weighted = self._coefficient * ndem.loss
         total = loss + weighted  # Eq. 18
-        value, share = torch.stack([auxiliary.loss, weighted / total]).detach().tolist()
-        self._ndem_log = {
+        value, share = torch.stack([ndem.loss, weighted / total]).detach().tolist()
+        self._ndem_log |= {
             "ndem_loss": Tally(value, 1),
             "ndem_share_of_loss": Tally(share, 1),
-            **auxiliary.log,
+            **ndem.log,
         }
         return total
 
-    def _ndem_loss(self, clean: Tensor, noisy: Tensor, batch: Batch) -> NDeMLoss:
-        """Eq. 17 for this batch; ``clean`` and ``noisy`` are (N, 3), normalised."""
+    def _step_of(self, batch: Batch) -> Step:
         normalizer = self.normalizers.get(FORCES)
-        label = batch[FORCES]
-        if self.output_targets[FORCES]["train_on_free_atoms"]:
-            counted = batch.fixed == 0
-        else:
-            counted = torch.ones_like(batch.fixed, dtype=torch.bool)
-        return ndem_loss(
-            Forces(clean, noisy, label if normalizer is None else normalizer.norm(label)),
+        return step_of(
+            batch,
             self._noise,
-            counted,
-            self.ndem,
+            self.output_targets.get(FORCES),
+            normalizer,
             force_rms=1.0 if normalizer is None else self._force_rms(normalizer),
             curvature=self._unwrapped_model.curvature,
             mean=self._mean_over_ranks,
@@ -142,17 +188,30 @@ class NDeMTrainer(OCPTrainer):
         return self._force_rms_value
 
     def _compute_metrics(self, out, batch, evaluator, metrics=None):
-        metrics = super()._compute_metrics(out, batch, evaluator, metrics)
+        metrics = self._main_metrics(out, batch, evaluator, metrics)
+        add_unit_metrics(metrics, self._unit_metrics)
         for name, tally in self._ndem_log.items():
             if tally.weight:
                 stat = {"total": tally.total, "numel": tally.weight}
                 metrics = evaluator.update(name, stat, metrics)
         return metrics
 
+    def _main_metrics(self, out, batch, evaluator, metrics):
+        """fairchem's metrics, over the atoms whose main force predicts the label."""
+        hidden = None if self._noise is None else self.objective.hidden(self._noise)
+        if hidden is None:
+            return super()._compute_metrics(out, batch, evaluator, metrics)
+        target = self.output_targets[FORCES]
+        seen = hide_atoms(batch, hidden, target["eval_on_free_atoms"])
+        if seen is None:
+            return {} if metrics is None else metrics
+        with self._with_target(FORCES, {**target, "eval_on_free_atoms": True}):
+            return super()._compute_metrics(out, seen, evaluator, metrics)
+
     @contextlib.contextmanager
     def _with_target(self, name: str, target: dict[str, Any]) -> Iterator[None]:
-        """Let fairchem's ``_forward`` return one more output, which metrics and predictions
-        (they read the same table) must not see."""
+        """Change the table that fairchem's forward, metrics and predictions read, for one call:
+        only ``_forward`` may see the auxiliary output."""
         targets = self.output_targets
         self.output_targets = {**targets, name: target}
         try:

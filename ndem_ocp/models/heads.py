@@ -1,0 +1,94 @@
+"""Heads that any backbone can use: an output of its own, and forces as the energy's gradient."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.models.base import HeadInterface
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+
+@registry.register_model("ndem_output_head")
+class OutputHead(nn.Module, HeadInterface):
+    """Hands on what the backbone itself has computed.
+
+    For single-class models: their adapter is the backbone, and returns their energy and forces
+    beside the features that the auxiliary head needs.
+
+    Args:
+        backbone: not used.
+        output_name: name of the output, such as energy or forces.
+    """
+
+    def __init__(self, backbone: nn.Module, output_name: str) -> None:
+        super().__init__()
+        self.output_name = output_name
+
+    def forward(self, data: Batch, emb: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.output_name not in emb:
+            raise ValueError(
+                f"The backbone has no output {self.output_name!r} (it has: {', '.join(emb)}). Does "
+                "it need regress_forces: True?"
+            )
+        return {self.output_name: emb[self.output_name]}
+
+
+@registry.register_model("ndem_energy_gradient_head")
+class EnergyGradientHead(nn.Module, HeadInterface):
+    """Energy of another head, and forces as minus its gradient; needs pass_through_head_outputs.
+
+    Args:
+        backbone: one that makes positions differentiable (regress_forces without direct_forces).
+        energy: {"module": ..., ...} of the energy head.
+        force_scale: std_E / rms_F of the normalizers. The head's energy is normalised, E* = (E -
+            mean) / std_E, and so must its forces be, f* = F / rms_F = -(std_E / rms_F) dE*/dx.
+            The NDeM trainer fills it in from the normalizers of the configuration.
+
+    Raises:
+        ValueError: in the forward, if the backbone's output does not depend on the positions.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, energy: dict[str, Any], force_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.backbone_name = type(backbone).__name__
+        self.force_scale = force_scale
+        arguments = dict(energy)
+        self.energy = registry.get_model_class(arguments.pop("module"))(backbone, **arguments)
+
+    def forward(self, data: Batch, emb: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{energy: (B,), forces: (N, 3)}."""
+        second_derivatives = torch.is_grad_enabled()
+        with torch.enable_grad():
+            energy = self.energy(data, emb)["energy"]
+            if not (data.pos.requires_grad and energy.requires_grad):
+                raise ValueError(
+                    f"{self.backbone_name} does not let its energy be differentiated with respect "
+                    "to the positions: set its regress_forces: True and direct_forces: False, "
+                    "where it has them, or use a direct force head."
+                )
+            (gradient,) = torch.autograd.grad(
+                energy.sum(), data.pos, create_graph=second_derivatives
+            )
+        return {"energy": energy, "forces": -self.force_scale * gradient}
+
+
+@contextlib.contextmanager
+def calls_of(module: nn.Module) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
+    """Record the calls of a module: a list of (positional arguments, result).
+
+    For adapters of models that keep their features to themselves: run the model's own forward
+    inside, and read off what went through one of its layers.
+    """
+    calls: list[tuple[tuple[Any, ...], Any]] = []
+    handle = module.register_forward_hook(lambda _, given, result: calls.append((given, result)))
+    try:
+        yield calls
+    finally:
+        handle.remove()

@@ -1,0 +1,31 @@
+"""PaiNN's auxiliary vector head."""
+
+from __future__ import annotations
+
+from fairchem.core.common.registry import registry
+from fairchem.core.models.base import HeadInterface
+from fairchem.core.models.painn.painn import PaiNNOutput
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+
+@registry.register_model("ndem_painn_vector_head")
+class PaiNNVectorHead(nn.Module, HeadInterface):
+    """PaiNN's gated equivariant output on its vector features, whatever the main forces are.
+
+    fairchem's own painn_force_head becomes a gradient head when the backbone's direct_forces is
+    False, and the gradient is that of the features' sum, not of the energy.
+
+    Args:
+        backbone: PaiNN backbone.
+    """
+
+    def __init__(self, backbone: nn.Module, output_name: str = "forces") -> None:
+        super().__init__()
+        self.output_name = output_name
+        self.out_forces = PaiNNOutput(backbone.hidden_channels)
+
+    def forward(self, data: Batch, emb: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{output_name: (N, 3)}."""
+        vectors = self.out_forces(emb["node_embedding"], emb["node_vec"])
+        return {self.output_name: vectors.view(-1, 3)}

@@ -1,0 +1,212 @@
+"""TorchMD-NET backbones under fairchem: the equivariant transformer (ET) and TensorNet.
+
+The networks are torchmd-net's own, untouched; only their neighbour search is replaced by
+fairchem's, so that periodic cells of any shape work and nothing is compiled. Parameters keep
+torchmd-net's names under ``backbone.representation_model`` and ``output_heads.*.output_model``,
+so that its checkpoints, and those of methods built on it, can be mapped by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.models.base import BackboneInterface, GraphModelMixin
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ndem_ocp.models.heads import calls_of
+
+
+class _Edges(NamedTuple):
+    """A neighbour list as torchmd-net's models take it, self-loops included."""
+
+    index: Tensor  # (2, E) | index[1] is the atom that receives
+    length: Tensor  # (E,) | Angstrom, 0 on self-loops
+    vector: Tensor  # (E, 3) | pos[index[0]] - pos[index[1]] with the image's shift, Angstrom
+
+
+class _GivenEdges(nn.Module):
+    """In place of torchmd-net's neighbour search: returns the edges that the caller hands in.
+
+    They travel in the argument ``box``, which the networks pass on unread; so no forward leaves
+    anything behind on the module.
+    """
+
+    def forward(self, pos: Tensor, batch: Tensor, box: _Edges) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(box)
+
+
+def require_torchmd(module: str) -> Any:
+    """Import a module of torchmd-net.
+
+    Raises:
+        ImportError: naming the extra to install.
+    """
+    try:
+        import warp
+
+        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no banner in logs
+        return importlib.import_module(f"torchmdnet.{module}")
+    except ImportError as error:
+        raise ImportError(
+            "The TorchMD-NET backbones need torchmd-net 3.1 and torch 2.7 or newer: "
+            f"pip install 'ndem-ocp[molecules]' (or make env). The cause: {error}"
+        ) from error
+
+
+class _TorchMDBackbone(nn.Module, GraphModelMixin, BackboneInterface):
+    """What both networks share: the graph, positions that can be differentiated, the batch.
+
+    Args:
+        network: torchmd-net's class.
+        hidden_channels, num_layers, num_rbf, activation: as torchmd-net has them.
+        cutoff, cutoff_lower: in Angstrom.
+        use_pbc: search neighbours across cell boundaries. Structures without periodicity may be
+            among them.
+        max_neighbors: most edges kept per atom (the nearest ones). Forces that are gradients of
+            the energy need all of them: choose it larger than any atom's number of neighbours.
+        regress_forces: let heads differentiate with respect to the positions.
+        **given: the network's other arguments.
+    """
+
+    ndem_auxiliary_head = "ndem_torchmd_vector_head"
+    # torchmd-net's output models of this name read vectors as well, the others scalars alone.
+    output_prefix = "Equivariant"
+    # A batch's own edges describe X and not X + eps, so graphs are always built on the fly.
+    otf_graph = True
+    use_pbc_single = False
+    enforce_max_neighbors_strictly = True
+
+    def __init__(
+        self,
+        network: type[nn.Module],
+        *,
+        hidden_channels: int,
+        num_layers: int,
+        cutoff: float,
+        num_rbf: int = 32,
+        cutoff_lower: float = 0.0,
+        activation: str = "silu",
+        use_pbc: bool = True,
+        max_neighbors: int = 64,
+        regress_forces: bool = True,
+        **given: Any,
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError("model.backbone.num_layers must be at least 1.")
+        self.hidden_channels = hidden_channels
+        self.cutoff = cutoff
+        self.activation = activation
+        self.use_pbc = use_pbc
+        self.max_neighbors = max_neighbors
+        self.regress_forces = regress_forces
+        self.representation_model = network(
+            hidden_channels=hidden_channels,
+            num_layers=num_layers,
+            num_rbf=num_rbf,
+            cutoff_lower=cutoff_lower,
+            cutoff_upper=cutoff,
+            activation=activation,
+            **given,
+        )
+        self.representation_model.distance = _GivenEdges()
+
+    def _edges(self, data: Batch) -> _Edges:
+        graph = self.generate_graph(data)
+        loops = torch.arange(data.pos.shape[0], device=data.pos.device).expand(2, -1)
+        vector = graph.edge_distance_vec
+        return _Edges(
+            torch.cat([graph.edge_index, loops], dim=1),
+            torch.cat([graph.edge_distance, vector.new_zeros(loops.shape[1])]),
+            torch.cat([vector, vector.new_zeros(loops.shape[1], 3)]),
+        )
+
+    def forward(self, data: Batch) -> dict[str, Tensor]:
+        """{node_embedding: (N, C) scalars, vector_embedding: (N, 3, C) polar vectors}."""
+        differentiate = self.regress_forces
+        with torch.set_grad_enabled(torch.is_grad_enabled() or differentiate):
+            if differentiate:
+                data.pos.requires_grad_(True)
+            scalars, vectors, *_ = self.representation_model(
+                data.atomic_numbers.long(), data.pos, data.batch, box=self._edges(data)
+            )
+            return {"node_embedding": scalars, "vector_embedding": vectors}
+
+
+@registry.register_model("torchmd_et_backbone")
+class TorchMDETBackbone(_TorchMDBackbone):
+    """TorchMD-NET's equivariant transformer (Thölke and De Fabritiis, ICLR 2022).
+
+    Args:
+        hidden_channels, num_layers, cutoff, trainable_rbf, and num_heads, num_rbf, rbf_type,
+            activation, attn_activation, neighbor_embedding, distance_influence, max_z,
+            vector_cutoff: of ``torchmdnet.models.torchmd_et.TorchMD_ET``. vector_cutoff makes the
+            energy smooth where an atom leaves the cutoff; the published models have it off.
+        cutoff_lower, use_pbc, max_neighbors, regress_forces: see the base class.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int = 128,
+        num_layers: int = 6,
+        cutoff: float = 5.0,
+        trainable_rbf: bool = False,
+        **given: Any,
+    ) -> None:
+        super().__init__(
+            require_torchmd("models.torchmd_et").TorchMD_ET,
+            hidden_channels=hidden_channels,
+            num_layers=num_layers,
+            cutoff=cutoff,
+            trainable_rbf=trainable_rbf,
+            **given,
+        )
+
+
+@registry.register_model("torchmd_tensornet_backbone")
+class TorchMDTensorNetBackbone(_TorchMDBackbone):
+    """TensorNet (Simeon and De Fabritiis, NeurIPS 2023).
+
+    Its features are 3 x 3 tensors per channel; their antisymmetric parts are the polar vectors
+    that a direct force head works on. As in torchmd-net, scalar outputs are made of scalars alone.
+
+    Args:
+        hidden_channels, num_layers, cutoff, and num_rbf, rbf_type, trainable_rbf, activation,
+            max_z, equivariance_invariance_group: of ``torchmdnet.models.tensornet.TensorNet``.
+        cutoff_lower, use_pbc, max_neighbors, regress_forces: see the base class.
+    """
+
+    output_prefix = ""
+
+    def __init__(
+        self,
+        hidden_channels: int = 128,
+        num_layers: int = 2,
+        cutoff: float = 4.5,
+        **given: Any,
+    ) -> None:
+        module = require_torchmd("models.tensornet")
+        super().__init__(
+            module.TensorNet,
+            hidden_channels=hidden_channels,
+            num_layers=num_layers,
+            cutoff=cutoff,
+            static_shapes=False,
+            **given,
+        )
+        # The last layer's tensors, which the network itself reduces to scalars.
+        self._vector_of = module.skewtensor_to_vector
+
+    def forward(self, data: Batch) -> dict[str, Tensor]:
+        with calls_of(self.representation_model.layers[-1]) as calls:
+            embedding = super().forward(data)
+        ((_, tensors),) = calls
+        # The network reads its tensors, some 1e-5 large, through a layer norm. The vectors are
+        # divided by the whole tensor's size, which is not zero where symmetry makes them zero.
+        size = tensors.square().sum(dim=(1, 2), keepdim=True).mean(dim=-1, keepdim=True)
+        vectors = self._vector_of(tensors) * torch.rsqrt(size.squeeze(1) + 1e-16)
+        return {**embedding, "vector_embedding": vectors}

@@ -1,0 +1,158 @@
+"""Start from a Frad, SliDe, DP-TorchMD-NET or TorchMD-NET checkpoint (section 5.4.3, Table 6).
+
+Weights are mapped by name onto a TorchMD-NET backbone. What cannot mean the same in this model is
+refused, and every refusal and every load prints what went where. docs/pretrained.md has the whole
+picture.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairchem.core.common import distutils
+from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
+from torch import nn
+
+from ndem_ocp.pretrained import layout
+from ndem_ocp.pretrained.file import PretrainedError, read_checkpoint
+from ndem_ocp.pretrained.plan import NONE, Plan
+from ndem_ocp.pretrained.report import LoadReport
+
+SECTION: dict[str, Any] = {
+    "checkpoint": None,
+    "kind": "auto",
+    "heads": NONE,
+    "noise_head": False,
+    "strict": True,
+    "unsafe": False,
+}
+
+
+def init_from(
+    model: nn.Module,
+    section: Mapping[str, Any] | str | None,
+    *,
+    noise_gain: float | None = None,
+    ema: ExponentialMovingAverage | None = None,
+) -> LoadReport | None:
+    """Load what ``task.init_from`` names into a fresh model, and log the report.
+
+    Args:
+        model: a hydra model, not wrapped in DDP.
+        section: a path, or a mapping with the keys of ``SECTION``; None does nothing.
+        noise_gain: see :func:`load_pretrained`; needed with ``noise_head: True`` only.
+        ema: fairchem's moving average of this model; its shadows start from the loaded weights.
+
+    Raises:
+        PretrainedError: for an unknown key or impossible value, or whatever load_pretrained
+            refuses.
+    """
+    if section is None:
+        return None
+    settings = _settings(section)
+    path = settings.pop("checkpoint")
+    report = load_pretrained(model, path, noise_gain=noise_gain, **settings)
+    if ema is not None:
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+        for shadow, parameter in zip(ema.shadow_params, trained, strict=True):
+            shadow.copy_(parameter.detach())
+    if distutils.is_master():
+        logging.info(str(report))
+    return report
+
+
+def load_pretrained(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    kind: str = "auto",
+    heads: str = NONE,
+    noise_head: bool = False,
+    noise_gain: float | None = None,
+    strict: bool = True,
+    unsafe: bool = False,
+) -> LoadReport:
+    """Load a pre-trained TorchMD-NET checkpoint into a hydra model, or leave it as it was.
+
+    Args:
+        model: a hydra model with a TorchMD-NET backbone.
+        path: a Lightning checkpoint or a bare state dict.
+        kind: "dp", "frad", "slide", "torchmd", or "auto": read off the file.
+        heads: "none", or the head of the model that gets the checkpoint's output head.
+        noise_head: put the pre-training's noise head into the auxiliary head. It was taught
+            + noise / std; its last projection is multiplied by std * noise_gain.
+        noise_gain: what the auxiliary head must return per Angstrom of noise. In NDeM
+            f' = f(X) - eps*, so it is - eps*/eps = -1/sigma_max by default; in plain denoising
+            it is + eps*/eps.
+        strict: refuse what cannot mean the same in this model. False loads everything of the same
+            name and shape and reports the rest.
+        unsafe: read the file with the unrestricted pickle reader, which runs code in it.
+
+    Raises:
+        PretrainedError: if the file cannot be read or the load is refused; the model is unchanged.
+    """
+    network = _network_of(model)
+    source = read_checkpoint(path, unsafe)
+    plan = Plan(model, network, source)
+    plan.check_source(kind)
+    plan.map_representation()
+    if heads != NONE:
+        plan.map_output_head(heads)
+    if noise_head:
+        plan.map_noise_head(noise_gain)
+    plan.account_for_the_rest()
+    refusal = plan.report.refusal(strict)
+    if refusal is not None:
+        raise PretrainedError(f"{source.path}: {refusal}")
+    plan.carry_out()
+    return plan.report
+
+
+def _network_of(model: nn.Module) -> nn.Module:
+    network = getattr(getattr(model, "backbone", None), "representation_model", None)
+    if network is None or layout.network_of(network) is None:
+        raise PretrainedError(
+            "task.init_from needs a TorchMD-NET backbone (torchmd_et_backbone or "
+            "torchmd_tensornet_backbone); this model's is "
+            f"{type(getattr(model, 'backbone', model)).__name__}."
+        )
+    return network
+
+
+def _settings(section: Mapping[str, Any] | str) -> dict[str, Any]:
+    """``task.init_from`` with its defaults.
+
+    Raises:
+        PretrainedError: naming the key, and the closest valid one.
+    """
+    given = {"checkpoint": section} if isinstance(section, (str, Path)) else section
+    if not isinstance(given, Mapping):
+        raise PretrainedError(
+            f"task.init_from must be a path or a mapping such as {{checkpoint: PATH}}, not "
+            f"{given!r}."
+        )
+    for key in given:
+        if key not in SECTION:
+            close = difflib.get_close_matches(str(key), SECTION, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise PretrainedError(
+                f"task.init_from.{key} is not known.{hint} Valid: {', '.join(SECTION)}."
+            )
+    settings = {**SECTION, **given}
+    for key, default in SECTION.items():
+        kind = bool if isinstance(default, bool) else (str, Path)
+        if not isinstance(settings[key], kind) or settings[key] == "":
+            wanted = "True or False" if kind is bool else "a text"
+            raise PretrainedError(f"task.init_from.{key} = {settings[key]!r}: must be {wanted}.")
+    if settings["kind"] not in layout.KINDS:
+        close = difflib.get_close_matches(settings["kind"], layout.KINDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise PretrainedError(
+            f"task.init_from.kind = {settings['kind']!r} is not known.{hint} Choose one of: "
+            f"{', '.join(layout.KINDS)}."
+        )
+    return settings

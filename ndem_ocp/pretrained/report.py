@@ -1,0 +1,122 @@
+"""What a pre-trained checkpoint gave, in words."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ndem_ocp.pretrained.layout import Compared, matching_yaml
+
+SHOWN = 3  # more names than this become their common beginning and their number
+
+
+@dataclass
+class LoadReport:
+    """The mapping of a checkpoint's weights onto a model; ``str()`` is a printout.
+
+    Attributes:
+        path: the checkpoint.
+        kind: "dp", "frad", "slide" or "torchmd".
+        loaded: name in the model -> name in the checkpoint.
+        missing: weight of the model that should have come from it -> why it did not.
+        ignored: weight of the checkpoint that is not used -> why.
+        shapes: (name in the checkpoint, its shape, name in the model, its shape) that differ.
+        hyper_parameters: those that the weights depend on, side by side.
+        notes: what to know, and what to set elsewhere.
+        problems: why ``strict`` refuses.
+        impossible: why any loading is refused.
+    """
+
+    path: Path
+    kind: str
+    loaded: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    shapes: list[tuple[str, tuple[int, ...], str, tuple[int, ...]]] = field(default_factory=list)
+    hyper_parameters: list[Compared] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    impossible: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        problems = _section("problems", [*self.impossible, *self.problems])
+        return "\n".join([*self._lines(), *problems])
+
+    def _lines(self) -> list[str]:
+        groups: dict[str, list[str]] = {}
+        for name in self.loaded:
+            groups.setdefault(_module_of(name), []).append(name)
+        lines = [f"Pre-trained weights from {self.path} (kind: {self.kind})"]
+        lines += [f"  mapped into {group}: {len(names)}" for group, names in groups.items()]
+        lines += _section("left as they were", _by_reason(self.missing))
+        lines += _section(
+            "shapes that differ (checkpoint, model)",
+            [
+                f"{theirs} {list(shape)}, {ours} {list(other)}"
+                for theirs, shape, ours, other in self.shapes
+            ],
+        )
+        lines += _section("not used", _by_reason(self.ignored))
+        lines += _section("hyper-parameters (checkpoint, model)", self._compared())
+        return lines + _section("notes", self.notes)
+
+    def refusal(self, strict: bool) -> str | None:
+        """Why nothing is loaded and what to do, or None."""
+        reasons = self.impossible + (self.problems if strict else [])
+        if not reasons:
+            return None
+        lines = ["Nothing was loaded:", *(f"- {reason}" for reason in reasons)]
+        if any(item.differs for item in self.hyper_parameters):
+            lines += ["The backbone that would match:", matching_yaml(self.hyper_parameters)]
+        if not self.impossible:
+            lines += [
+                "task.init_from.strict: False (strict=False) loads what has the same name and "
+                "shape all the same, and prints the rest."
+            ]
+        return "\n".join([*lines, "", *self._lines()])
+
+    def _compared(self) -> list[str]:
+        if self.hyper_parameters and all(item.source is None for item in self.hyper_parameters):
+            return ["the checkpoint has none: what shapes do not show could not be compared"]
+        same = [
+            f"{item.setting.source} {item.source}" for item in self.hyper_parameters if item.same
+        ]
+        other = [
+            f"{item.setting.source}: not in the checkpoint, {item.target}"
+            if item.unknown
+            else f"{item.setting.source}: {item.source}, {item.target}"
+            + (" (makes no difference)" if item.setting.harmless else "")
+            for item in self.hyper_parameters
+            if not item.same
+        ]
+        return other + ([f"the same: {', '.join(same)}"] if same else [])
+
+
+def _module_of(name: str) -> str:
+    for end in ("representation_model.", "output_model."):
+        if end in name:
+            return name.partition(end)[0] + end[:-1]
+    return name
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    lines = list(lines)
+    return [f"  {title}:", *(f"    {line}" for line in lines)] if lines else []
+
+
+def _by_reason(names: dict[str, str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for name, reason in names.items():
+        groups.setdefault(reason, []).append(name)
+    return [f"{reason}: {_listed(group)}" for reason, group in groups.items()]
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) <= SHOWN:
+        return ", ".join(names)
+    parts = list(zip(*(name.split(".") for name in names)))
+    shared = [part[0] for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts)]
+    begins = [".".join(shared)] if shared else dict.fromkeys(parts[0])
+    return f"{', '.join(f'{begin}.*' for begin in begins)} ({len(names)})"

@@ -1,0 +1,155 @@
+"""Small runs in this process: a data set made in seconds, a configuration, a trainer, steps."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.datasets import create_dataset
+from torch_geometric.data import Data
+
+from ndem_ocp.data.demo import make_demo
+
+KEYS = {"y": "energy", "force": "forces"}
+TRAINER = "ndem_ocp.NDeMTrainer"
+# fairchem's own trainer with the same schedule: what NDeM at coefficient 0 must equal.
+PLAIN_TRAINER = "equiformerv2_forces"
+
+
+def small_data(folder: Path) -> Path:
+    """The small generated set (train, val_id, val_ood; a few seconds) in ``folder``, made once."""
+    out = folder / "ndem-small"
+    if not out.exists():
+        make_demo(out, size="small", progress=False)
+    return out
+
+
+def frames(data: Path, split: str = "train") -> list[Data]:
+    """All frames of a split, in order."""
+    dataset = create_dataset(
+        {"src": str(data / split), "format": "lmdb", "key_mapping": KEYS}, "train"
+    )
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def run_config(
+    model: dict[str, Any], data: Path, learning_rate: float = 0.005, **ndem: Any
+) -> dict[str, Any]:
+    """A complete fairchem configuration for a hydra model on a set of :func:`small_data`.
+
+    Args:
+        model: the ``model`` section; its force output is ``forces``.
+        data: folder with ``train`` and ``val_id``.
+        learning_rate: of AdamW.
+        **ndem: settings of ``task.ndem``.
+    """
+    forces = {"property": "forces", "level": "atom"}
+    source = {"format": "lmdb", "key_mapping": KEYS}
+    # One scale for both, as forces that are gradients of the energy need.
+    normalizer = {name: {"mean": 0.0, "stdev": 0.7} for name in ("energy", "forces")}
+    return {
+        "trainer": TRAINER,
+        "model": copy.deepcopy(model),
+        "task": {"ndem": {"coefficient": 1.0, **ndem}},
+        "dataset": {
+            "train": {
+                **source,
+                "src": str(data / "train"),
+                "transforms": {"normalizer": normalizer},
+            },
+            "val": {**source, "src": str(data / "val_id")},
+        },
+        "outputs": {
+            "energy": {"property": "energy", "level": "system"},
+            "forces": {**forces, "train_on_free_atoms": True, "eval_on_free_atoms": True},
+        },
+        "loss_functions": [
+            {"energy": {"fn": "mae", "coefficient": 1}},
+            {"forces": {"fn": "l2mae", "coefficient": 10}},
+        ],
+        "evaluation_metrics": {
+            "primary_metric": "forces_mae",
+            "metrics": {"energy": ["mae"], "forces": ["mae"]},
+        },
+        "logger": {"name": "ndem_ocp.HistoryLogger", "inner": None},
+        "optim": {
+            "batch_size": 2,
+            "eval_batch_size": 8,
+            "load_balancing": None,
+            "num_workers": 0,
+            "optimizer": "AdamW",
+            "optimizer_params": {"weight_decay": 0.0},
+            "lr_initial": learning_rate,
+            "max_epochs": 100,
+            "eval_every": 100000,
+            "clip_grad_norm": 10.0,
+            "ema_decay": 0.9,
+            "scheduler": "LambdaLR",
+            "scheduler_params": {
+                "lambda_type": "cosine",
+                "warmup_epochs": 0.1,
+                "warmup_factor": 0.2,
+                "lr_min_factor": 0.1,
+            },
+        },
+    }
+
+
+def trainer_of(
+    config: dict[str, Any], run_dir: Path, name: str | None = None, seed: int = 0
+) -> Any:
+    """A trainer as fairchem's command line builds it, in this process, on the CPU, without ranks.
+
+    Args:
+        config: a complete configuration.
+        run_dir: checkpoints and logs are written here.
+        name: a trainer other than the configuration's.
+    """
+    config = copy.deepcopy(config)
+    cls = registry.get_trainer_class(name or config["trainer"])
+    return cls(
+        task=config.get("task", {}),
+        model=config["model"],
+        outputs=config["outputs"],
+        dataset=config["dataset"],
+        optimizer=config["optim"],
+        loss_functions=config["loss_functions"],
+        evaluation_metrics=config["evaluation_metrics"],
+        identifier="test",
+        local_rank=0,
+        run_dir=str(run_dir),
+        print_every=1000,
+        seed=seed,
+        logger=config["logger"],
+        cpu=True,
+        name="ocp",
+    )
+
+
+def steps(trainer: Any, count: int) -> list[float]:
+    """Run ``count`` training steps of fairchem's own loop; returns the loss of each."""
+    losses: list[float] = []
+    compute = trainer._compute_loss
+
+    def recording(out: dict[str, torch.Tensor], batch: Any) -> torch.Tensor:
+        loss = compute(out, batch)
+        losses.append(loss.item())
+        if len(losses) == count + 1:
+            raise _Enough
+        return loss
+
+    trainer._compute_loss = recording
+    try:
+        trainer.train(disable_eval_tqdm=True)
+    except _Enough:
+        losses.pop()
+    finally:
+        trainer._compute_loss = compute
+    return losses
+
+
+class _Enough(Exception):
+    pass
