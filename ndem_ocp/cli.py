@@ -6,7 +6,7 @@ import argparse
 import sys
 
 import ndem_ocp
-from ndem_ocp import demo, doctor
+from ndem_ocp import demo, doctor, sweep
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
 
@@ -18,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     data_cli.add_parser(commands)
     doctor.add_parser(commands)
     demo.add_parser(commands)
+    sweep.add_parser(commands)
     return parser
 
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     try:
         return int(args.func(args) or 0)
-    except (DataError, demo.DemoError) as error:
+    except (DataError, demo.DemoError, sweep.SweepError) as error:
         print(f"ndem: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -129,3 +129,35 @@ def _save(figure: Any, path: Path) -> Path:
     figure.savefig(path)
     plt.close(figure)
     return path
+
+
+ARM_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
+
+
+def plot_arms(result: dict[str, Any], path: Path) -> Path:
+    """Learning curves of a sweep's arms: mean over the seeds and the range between them.
+
+    Args:
+        result: of :func:`ndem_ocp.report.sweep_results.collect`.
+        path: PNG to write.
+    """
+    metric = result["metrics"][0]
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+    for colour, (name, arm) in zip(ARM_COLOURS * 9, result["arms"].items()):
+        runs = [run["validation"] for run in arm["runs"] if run["validation"]]
+        if not runs:
+            continue
+        length = min(map(len, runs))
+        value = np.array([[point["value"] for point in run[:length]] for run in runs])
+        for axis, key, unit in ((axes[0], "step", 1.0), (axes[1], "process_s", 60.0)):
+            if key not in runs[0][0]:
+                continue
+            x = np.mean([[point[key] for point in run[:length]] for run in runs], axis=0) / unit
+            axis.plot(x, value.mean(0), color=colour, lw=1.2, label=name)
+            axis.fill_between(x, value.min(0), value.max(0), color=colour, alpha=0.18, lw=0)
+    axes[0].set(xlabel="step", ylabel=f"validation {metric}", yscale="log")
+    axes[1].set(xlabel="processor time (min)")
+    axes[0].legend(loc="upper right")
+    figure.savefig(path)
+    plt.close(figure)
+    return path

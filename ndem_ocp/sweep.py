@@ -1,0 +1,191 @@
+"""``ndem sweep``: several trainings of one configuration, their errors on a test set, a table.
+
+A sweep is a file:
+
+    config: ../aspirin_ndem.yml            # beside this file
+    seeds: [0, 1, 2]
+    test: data/md17/aspirin/test           # judged with each run's best checkpoint
+    grid:                                  # every combination is an arm, or
+      task.ndem.coefficient: [0, 0.1, 1]
+    arms:                                  # arms by name
+      plain: {task.ndem.coefficient: 0}
+    overrides: {optim.max_epochs: 10}      # for all arms
+    metrics: [forces_mae_kcal_per_mol_A]   # columns of the table, the primary metric first
+
+Every run is a stock ``fairchem --mode train``. Runs that are complete are not made again, and one
+that was interrupted goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from ndem_ocp.report.history import FILE_NAME, read_history
+
+LOGS = "logs/ndem_ocp.HistoryLogger"
+DONE = "finished.json"
+KEYS = ("config", "seeds", "test", "grid", "arms", "overrides", "metrics", "about")
+
+
+class SweepError(RuntimeError):
+    """A sweep file or one of its runs failed; the message names the file or the log."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file says."""
+
+    path: Path
+    config: Path
+    seeds: list[int]
+    test: str
+    arms: dict[str, dict[str, Any]]  # name -> overrides of the configuration
+    metrics: list[str]
+    about: str
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "sweep", help="train the arms of a sweep file, judge them on a test set, make the table"
+    )
+    parser.add_argument("file", type=Path, help="such as configs/md17/sweeps/table4.yml")
+    parser.add_argument("--out", type=Path, help="default: runs/<name of the file>")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the file's")
+    parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--test", help="test split in place of the file's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--gpu", action="store_true", help="train on the GPU")
+    parser.add_argument("--result", type=Path, help="also write the table's JSON there")
+    parser.add_argument("overrides", nargs="*", help="for all runs, after --: key=value")
+    parser.set_defaults(func=run)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read and check a sweep file.
+
+    Raises:
+        SweepError: naming the file and the key.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SweepError(f"{path}: cannot be read as YAML ({error}).") from error
+    if not isinstance(given, dict):
+        raise SweepError(f"{path}: a sweep is a mapping with the keys {', '.join(KEYS)}.")
+    for key in given:
+        if key not in KEYS:
+            raise SweepError(f"{path}: unknown key {key!r}. Valid: {', '.join(KEYS)}.")
+    for key in ("config", "test", "metrics"):
+        if not given.get(key):
+            raise SweepError(f"{path}: the key {key!r} is missing.")
+    config = (path.parent / given["config"]).resolve()
+    if not config.is_file():
+        raise SweepError(f"{path}: config = {given['config']!r}: there is no file {config}.")
+    common = given.get("overrides") or {}
+    arms = _arms(path, given)
+    return Sweep(
+        path=path,
+        config=config,
+        seeds=[int(seed) for seed in given.get("seeds") or [0]],
+        test=str(given["test"]),
+        arms={name: {**common, **changes} for name, changes in arms.items()},
+        metrics=list(given["metrics"]),
+        about=str(given.get("about") or ""),
+    )
+
+
+def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    grid, arms = given.get("grid"), given.get("arms")
+    if bool(grid) == bool(arms):
+        raise SweepError(f"{path}: give either grid: or arms:.")
+    if arms:
+        return {str(name): dict(changes or {}) for name, changes in arms.items()}
+    names = [key.rsplit(".", 1)[-1] for key in grid]
+    return {
+        ",".join(f"{name}={value}" for name, value in zip(names, values)): dict(zip(grid, values))
+        for values in itertools.product(*grid.values())
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is not trained yet, judge it, write sweep.json, table.md and curves.png."""
+    from ndem_ocp.report.sweep_results import collect, curves, markdown
+
+    sweep = read_sweep(args.file)
+    if args.test:
+        sweep = replace(sweep, test=args.test)
+    seeds = args.seeds or sweep.seeds
+    unknown = [name for name in args.arms or [] if name not in sweep.arms]
+    if unknown:
+        raise SweepError(f"{args.file} has no arm {unknown[0]!r}: {', '.join(sweep.arms)}.")
+    arms = {name: sweep.arms[name] for name in args.arms or sweep.arms}
+    out = (args.out or Path("runs") / args.file.stem).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    work = [(arm, seed) for seed in seeds for arm in arms]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        running = [pool.submit(train_and_test, args, sweep, out, *item) for item in work]
+        try:
+            for future in tqdm(as_completed(running), total=len(running), desc="runs"):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    result = collect(sweep, out, list(arms), seeds, args.overrides)
+    for path in filter(None, (out / "sweep.json", args.result)):
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    table = markdown(result)
+    (out / "table.md").write_text(table)
+    print(f"\n{table}\nwrote {out}/sweep.json, table.md, {curves(result, out / 'curves.png').name}")
+    return 0
+
+
+def run_directory(out: Path, arm: str, seed: int) -> Path:
+    return out / f"{arm.replace('/', '_')}-seed{seed}"
+
+
+def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, seed: int) -> None:
+    """One training and its test, unless both are there already."""
+    where = run_directory(out, arm, seed)
+    if (where / DONE).exists():
+        return
+    where.mkdir(parents=True, exist_ok=True)
+    changes = [f"--{key}={_plain(value)}" for key, value in sweep.arms[arm].items()]
+    changes += [f"--{given.lstrip('-')}" for given in args.overrides]
+    common = [
+        "--config-yml", str(sweep.config), "--run-dir", str(where), "--identifier", arm,
+        "--seed", str(seed), *([] if args.gpu else ["--cpu"]), *changes,
+    ]  # fmt: skip
+    _fairchem(["--mode", "train", "--timestamp-id", "train", *common], where / "train.log")
+    best = where / "checkpoints" / "train" / "best_checkpoint.pt"
+    test = ["--timestamp-id", "test", "--checkpoint", str(best), f"--dataset.val.src={sweep.test}"]
+    history = where / LOGS / "test" / FILE_NAME
+    history.unlink(missing_ok=True)  # of a test that was interrupted
+    _fairchem(["--mode", "validate", *common, *test], where / "test.log")
+    last = {k: v for k, v in read_history(history, "val")[-1].items() if k not in ("split", "step")}
+    (where / DONE).write_text(json.dumps({"arm": arm, "seed": seed, "test": last}, indent=1) + "\n")
+
+
+def _plain(value: Any) -> str:
+    return str(value)
+
+
+def _fairchem(options: list[str], log: Path) -> None:
+    command = [str(Path(sys.executable).parent / "fairchem"), *options]
+    environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **os.environ}
+    with log.open("a", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False)
+    if done.returncode:
+        lines = log.read_text(encoding="utf-8").splitlines()[-12:]
+        raise SweepError(f"a run failed; the end of {log}:\n" + "\n".join(lines))
