@@ -7,16 +7,18 @@ STAMP := $(VENV)/.ready
 REQUIREMENTS := $(wildcard requirements/*)
 PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/.include)
 
-.PHONY: help env demo test test-fast test-pinned lint types lock results clean
+.PHONY: help env demo md17 qm9 test test-fast test-pinned lint types lock results clean
 
 help:
 	@echo "make demo         train EquiformerV2 + NDeM on generated data (minutes, CPU)"
+	@echo "make md17 FILE=.. one MD17 molecule, plain and NDeM, small (minutes, CPU); FILE is its npz"
+	@echo "make qm9          one QM9 target, plain and NDeM, small; downloads qm9pack (100 MB)"
 	@echo "make test         all tests"
 	@echo "make test-fast    tests without the slow ones"
 	@echo "make test-pinned  fast tests in a second environment with fairchem's own pins (torch 2.4)"
 	@echo "make env          only the environment (.venv)"
 	@echo "make lint types   ruff, mypy"
-	@echo "make results      tables of the README from results/*.json"
+	@echo "make results      tables of the README and docs from results/*.json"
 
 env: $(STAMP)
 
@@ -33,6 +35,19 @@ $(STAMP): $(REQUIREMENTS) $(PACKAGING)
 
 demo: $(STAMP)
 	$(BIN)/ndem demo
+
+# Ethanol's or another molecule's npz from sgdml.org or the rMD17 archive.
+FILE ?= md17_ethanol.npz
+md17: $(STAMP)
+	@test -f "$(FILE)" || { echo "make md17 FILE=PATH: an npz of MD17 or rMD17 (docs/data.md)"; exit 1; }
+	test -d data/md17/small || $(BIN)/ndem data md17 "$(FILE)" --out data/md17/small
+	$(BIN)/ndem sweep configs/md17/sweeps/small.yml --seeds 0 --arms plain ndem --out runs/md17 --jobs 2 --test data/md17/small/test -- \
+		dataset.train.src=data/md17/small/train dataset.val.src=data/md17/small/val optim.max_epochs=10
+
+qm9: $(STAMP)
+	$(BIN)/python -m pip install --quiet qm9pack
+	test -d data/qm9_small || $(BIN)/ndem data qm9 qm9pack --train 4000 --val 500 --test 500 --out data/qm9_small
+	$(BIN)/ndem sweep configs/qm9/sweeps/small.yml --out runs/qm9 --jobs 2
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -67,6 +82,7 @@ lock: $(STAMP)
 
 results: $(STAMP)
 	$(BIN)/python benchmarks/readme_tables.py
+	$(BIN)/python benchmarks/backbones_table.py --from-results
 
 clean:
 	rm -rf $(VENV) $(PINNED) build *.egg-info

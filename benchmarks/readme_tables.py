@@ -1,7 +1,9 @@
-"""Write the README's tables from results/*.json: `python benchmarks/readme_tables.py [--check]`.
+"""Write the tables of the README and docs/molecules.md from results/*.json:
+
+    python benchmarks/readme_tables.py [--check]
 
 Each table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``. With ``--check`` the
-README is not written, and a difference is exit status 1. A result that is absent is "not run".
+files are not written, and a difference is exit status 1. A result that is absent is "not run".
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from molecule_tables import MOLECULE_TABLES
+
 ROOT = Path(__file__).resolve().parents[1]
+# page -> where it sees the folder results/
+PAGES = {ROOT / "README.md": "results/", ROOT / "docs" / "molecules.md": "../results/"}
 NAMES = {
     "plain": "plain, S steps",
     "ndem": "NDeM, S steps",
@@ -75,7 +81,11 @@ def paper_table_3(results: Path) -> str:
     return "\n".join(rows)
 
 
-TABLES = {"oc20_trajectories": oc20_trajectories, "paper_table_3": paper_table_3}
+TABLES = {
+    "oc20_trajectories": oc20_trajectories,
+    "paper_table_3": paper_table_3,
+    **MOLECULE_TABLES,
+}
 
 
 def _mean(summary: dict[str, Any]) -> str:
@@ -83,8 +93,8 @@ def _mean(summary: dict[str, Any]) -> str:
     return f"{summary['mean']:.4f}{spread}"
 
 
-def filled(text: str, results: Path) -> str:
-    """``text`` with every table written anew.
+def filled(text: str, results: Path, link: str = "results/") -> str:
+    """``text`` with every table written anew; links to results/ start with ``link``.
 
     Raises:
         ValueError: for a marker of a table that nothing makes, or that is not closed.
@@ -95,8 +105,9 @@ def filled(text: str, results: Path) -> str:
         name = rest[start + 12 : head_end - 3].strip()
         end = rest.find("<!-- end table -->", head_end)
         if name not in TABLES or end < 0:
-            raise ValueError(f"README: no such table, or it is not closed: {name}")
-        out += f"{rest[:head_end]}\n{TABLES[name](results)}\n"
+            raise ValueError(f"no such table, or it is not closed: {name}")
+        table = TABLES[name](results).replace("](results/", f"]({link}")
+        out += f"{rest[:head_end]}\n{table}\n"
         rest = rest[end:]
     return out + rest
 
@@ -105,13 +116,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare")
     args = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = filled(old, ROOT / "results")
-    if args.check:
-        return int(new != old)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+    different = 0
+    for page, link in PAGES.items():
+        old = page.read_text(encoding="utf-8")
+        new = filled(old, ROOT / "results", link)
+        different |= int(new != old)
+        if not args.check:
+            page.write_text(new, encoding="utf-8")
+    return different if args.check else 0
 
 
 if __name__ == "__main__":

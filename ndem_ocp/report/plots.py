@@ -157,6 +157,11 @@ def plot_arms(result: dict[str, Any], path: Path) -> Path:
             axis.fill_between(x, value.min(0), value.max(0), color=colour, alpha=0.18, lw=0)
     axes[0].set(xlabel="step", ylabel=f"validation {metric}", yscale="log")
     axes[1].set(xlabel="processor time (min)")
+    # 0.5 and not 5 x 10^-1, and not every line named
+    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes[0].yaxis.set_minor_formatter(
+        lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""
+    )
     axes[0].legend(loc="upper right")
     figure.savefig(path)
     plt.close(figure)

@@ -1,0 +1,213 @@
+"""Tables of docs/molecules.md and the README: the paper's with ours beside them, our small ones."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+NOT_RUN = "not run"
+MOLECULES = (
+    "aspirin",
+    "benzene",
+    "ethanol",
+    "malonaldehyde",
+    "naphthalene",
+    "salicylic_acid",
+    "toluene",
+    "uracil",
+)
+# Force MAE in kcal/mol/A; the paper's Table 1.
+TABLE_1 = {
+    "TorchMD-NET": (0.2450, 0.2187, 0.1067, 0.1667, 0.0593, 0.1284, 0.0644, 0.0887),
+    "Frad": (0.2087, 0.1994, 0.0910, 0.1415, 0.0530, 0.1081, 0.0540, 0.0760),
+    "SliDe": (0.1740, 0.1691, 0.0882, 0.1538, 0.0483, 0.1006, 0.0540, 0.0825),
+    "NDeM": (0.1654, 0.1802, 0.0868, 0.1439, 0.0480, 0.1004, 0.0536, 0.0806),
+}
+TARGETS = {
+    "mu": "D",
+    "alpha": "a0³",
+    "homo": "meV",
+    "lumo": "meV",
+    "gap": "meV",
+    "r2": "a0²",
+    "zpve": "meV",
+    "U0": "meV",
+    "U": "meV",
+    "H": "meV",
+    "G": "meV",
+    "Cv": "cal/(mol K)",
+}
+# The paper's Table 2.
+TABLE_2 = {
+    "TorchMD-NET": (0.011, 0.059, 20.3, 17.5, 36.1, 0.033, 1.840, 6.15, 6.38, 6.16, 7.62, 0.026),
+    "Frad": (0.010, 0.0374, 15.3, 13.7, 27.8, 0.3419, 1.418, 5.33, 5.62, 5.55, 6.19, 0.020),
+    "SliDe": (0.0087, 0.0366, 13.6, 12.3, 26.2, 0.3405, 1.521, 4.28, 4.29, 4.26, 5.37, 0.019),
+    "NDeM": (0.0082, 0.0356, 13.6, 12.3, 26.0, 0.3127, 1.210, 5.31, 5.34, 4.89, 5.51, 0.019),
+}
+TABLE_4 = {"0": 0.2087, "0.1": 0.1688, "1": 0.1654, "10": 0.1671, "100": 0.1722}
+TABLE_5 = {"0.005": 0.1666, "0.05": 0.1654, "0.1": 0.1657, "0.5": 0.1887}
+TABLE_6 = {
+    "Frad, fine-tuned": 0.2088,
+    "Frad + NDeM": 0.1774,
+    "SliDe, fine-tuned": 0.1698,
+    "SliDe + NDeM": 0.1648,
+    "NDeM from scratch": 0.1654,
+}
+ARMS = {
+    "plain": "plain",
+    "ndem": "NDeM, λ = 1",
+    "plain-long": "plain, about NDeM's time",
+}
+SMALL = {"ethanol": "md17_ethanol_small.json", "aspirin": "md17_aspirin_small.json"}
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _ours(results: Path, name: str, arm: str, metric: str) -> str:
+    """A number of ours at the paper's setting, from results/NAME.json, or "not run"."""
+    path = results / f"{name}.json"
+    if not path.exists():
+        return NOT_RUN
+    summary = json.loads(path.read_text())["arms"][arm]["summary"][metric]
+    return spread(summary)
+
+
+def spread(summary: dict[str, Any]) -> str:
+    """Mean ± standard deviation."""
+    if summary["stdev"] is None:
+        return f"{summary['mean']:.3f}"
+    return f"{summary['mean']:.3f} ± {summary['stdev']:.3f}"
+
+
+def paper_table_1(results: Path) -> str:
+    """Forces on MD17."""
+    metric = "forces_mae_kcal_per_mol_A"
+    rows = [[f"paper: {name}", *values] for name, values in TABLE_1.items()]
+    for arm, shown in (("plain", "ours: ET"), ("ndem", "ours: ET + NDeM")):
+        rows.append([shown, *(_ours(results, f"table1_{m}", arm, metric) for m in MOLECULES)])
+    names = (molecule.replace("_", " ") for molecule in MOLECULES)
+    return _table(["force MAE, kcal/mol/Å", *names], rows)
+
+
+def paper_table_2(results: Path) -> str:
+    """QM9."""
+    units = {"meV": "_mae_meV", "D": "_mae_D", "a0³": "_mae_a0_3", "a0²": "_mae_a0_2"}
+    rows = [[f"paper: {name}", *values] for name, values in TABLE_2.items()]
+    for arm, shown in (("plain", "ours: ET"), ("ndem", "ours: ET + NDeM")):
+        rows.append(
+            [shown]
+            + [
+                _ours(results, f"table2_{t}", arm, t + units.get(unit, "_mae_cal_per_mol_K"))
+                for t, unit in TARGETS.items()
+            ]
+        )
+    return _table(["MAE", *(f"{name} ({unit})" for name, unit in TARGETS.items())], rows)
+
+
+def _ablation(head: str, key: str, values: dict[str, float], name: str) -> Callable[[Path], str]:
+    def make(results: Path) -> str:
+        metric = "forces_mae_kcal_per_mol_A"
+        rows = [
+            [value, paper, _ours(results, name, f"{key}={value}", metric)]
+            for value, paper in values.items()
+        ]
+        return _table([head, "paper: force MAE, aspirin (kcal/mol/Å)", "ours"], rows)
+
+    return make
+
+
+def paper_table_6(results: Path) -> str:
+    """From pre-trained weights; the files cannot be had by this project's tests."""
+    rows = [[name, paper, NOT_RUN] for name, paper in TABLE_6.items()]
+    return _table(["", "paper: force MAE, aspirin (kcal/mol/Å)", "ours"], rows)
+
+
+def md17_small(results: Path) -> str:
+    """The small comparison: plain against NDeM at equal steps and at equal cost."""
+    rows, notes = [], []
+    for molecule, name in SMALL.items():
+        path = results / name
+        if not path.exists():
+            rows.append([molecule, NOT_RUN, *[""] * 5])
+            continue
+        found = json.loads(path.read_text())
+        base = _cost(found["arms"]["plain"])
+        for arm, values in found["arms"].items():
+            errors = values["summary"]
+            rows.append(
+                [
+                    molecule,
+                    ARMS.get(arm, arm),
+                    values["runs"][0]["steps"],
+                    f"{_cost(values) / base:.2f}",
+                    spread(errors["forces_mae_kcal_per_mol_A"]),
+                    paired(values, found["arms"]["plain"]) if arm != "plain" else "",
+                    spread(errors["energy_mae_kcal_per_mol"]),
+                ]
+            )
+        seeds = sorted({len(values["runs"]) for values in found["arms"].values()})
+        notes.append(
+            f"{molecule}: {' or '.join(map(str, seeds))} seeds, {found['hardware']['cpu']}, one "
+            f"thread per run, torch {found['hardware']['torch']}, commit {found['commit'][:10]}; "
+            f"[all numbers](results/{name})."
+        )
+    head = ["molecule", "arm", "steps", "relative cost", "force MAE (kcal/mol/Å)"]
+    table = _table([*head, "less plain, seed by seed", "energy MAE (kcal/mol)"], rows)
+    return table + "\n\n" + "\n".join(notes) if notes else table
+
+
+def paired(arm: dict[str, Any], plain: dict[str, Any]) -> str:
+    """Mean ± standard deviation of the difference in force MAE between runs of one seed.
+
+    Runs of one seed start from the same weights and see the same batches.
+    """
+    metric = "forces_mae_kcal_per_mol_A"
+    base = {run["seed"]: run["test"][metric] for run in plain["runs"]}
+    found = [r["test"][metric] - base[r["seed"]] for r in arm["runs"] if r["seed"] in base]
+    if not found:
+        return ""
+    stdev = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):+.3f}{stdev}"
+
+
+def _cost(arm: dict[str, Any]) -> float:
+    """Mean processor seconds of a run."""
+    return sum(run["process_s"] for run in arm["runs"]) / len(arm["runs"])
+
+
+def md17_settings(results: Path) -> str:
+    """One setting changed at a time, one seed."""
+    path = results / "md17_ethanol_settings.json"
+    if not path.exists():
+        return NOT_RUN
+    found = json.loads(path.read_text())
+    base = _cost(found["arms"]["plain"]) if "plain" in found["arms"] else None
+    rows = [
+        [
+            name,
+            f"{_cost(values) / base:.2f}" if base else "",
+            spread(values["summary"]["forces_mae_kcal_per_mol_A"]),
+            spread(values["summary"]["energy_mae_kcal_per_mol"]),
+        ]
+        for name, values in found["arms"].items()
+    ]
+    head = ["setting", "relative cost", "force MAE (kcal/mol/Å)", "energy MAE (kcal/mol)"]
+    return _table(head, rows)
+
+
+MOLECULE_TABLES = {
+    "paper_table_1": paper_table_1,
+    "paper_table_2": paper_table_2,
+    "paper_table_4": _ablation("λ_NDeM", "coefficient", TABLE_4, "table4"),
+    "paper_table_5": _ablation("σ_max (Å)", "sigma_max", TABLE_5, "table5"),
+    "paper_table_6": paper_table_6,
+    "md17_small": md17_small,
+    "md17_settings": md17_settings,
+}
