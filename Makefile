@@ -40,7 +40,7 @@ demo: $(STAMP)
 FILE ?= md17_ethanol.npz
 md17: $(STAMP)
 	@test -f "$(FILE)" || { echo "make md17 FILE=PATH: an npz of MD17 or rMD17 (docs/data.md)"; exit 1; }
-	test -d data/md17/small || $(BIN)/ndem data md17 "$(FILE)" --out data/md17/small
+	test -d data/md17/small || $(BIN)/ndem data md17 "$(FILE)" --test 1000 --out data/md17/small
 	$(BIN)/ndem sweep configs/md17/sweeps/small.yml --seeds 0 --arms plain ndem --out runs/md17 --jobs 2 --test data/md17/small/test -- \
 		dataset.train.src=data/md17/small/train dataset.val.src=data/md17/small/val optim.max_epochs=10
 

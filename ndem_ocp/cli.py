@@ -24,7 +24,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a known kind of bad input is one sentence on stderr and exit status 2."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    # argparse cannot tell what follows -- from a missing positional argument
+    head, overrides = given, []
+    if "--" in given:
+        head, overrides = given[: given.index("--")], given[given.index("--") + 1 :]
+    args = parser.parse_args(head)
+    if overrides and not hasattr(args, "overrides"):
+        parser.error(f"ndem {args.command} takes nothing after --.")
+    if overrides:
+        args.overrides = overrides
     try:
         return int(args.func(args) or 0)
     except (DataError, demo.DemoError, sweep.SweepError) as error:

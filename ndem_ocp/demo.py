@@ -32,8 +32,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--size", choices=("default", "small"), default="default")
     parser.add_argument("--gpu", action="store_true", help="train on the GPU")
-    parser.add_argument("overrides", nargs="*", help="fairchem overrides, after --")
-    parser.set_defaults(func=run)
+    parser.epilog = "After --, fairchem's overrides: --key=value."
+    parser.set_defaults(func=run, overrides=[])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -68,8 +68,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--gpu", action="store_true", help="train on the GPU")
     parser.add_argument("--result", type=Path, help="also write the table's JSON there")
-    parser.add_argument("overrides", nargs="*", help="for all runs, after --: key=value")
-    parser.set_defaults(func=run)
+    parser.epilog = "After --, key=value overrides for all runs."
+    parser.set_defaults(func=run, overrides=[])
 
 
 def read_sweep(path: Path) -> Sweep:

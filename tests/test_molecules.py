@@ -251,7 +251,7 @@ def test_a_bad_sweep_file_is_named(tmp_path, content, message):
 def test_a_sweep_end_to_end(md17, tmp_path, capsys):
     """Two arms through stock fairchem; a second call trains nothing; a third only the new arm."""
     config = tiny("md17/small_ndem.yml", md17)
-    config["optim"].update(max_epochs=2, eval_every=20)
+    config["optim"].update(max_epochs=2)
     (tmp_path / "c.yml").write_text(yaml.safe_dump(config))
     sweep = {
         "config": "c.yml",
@@ -262,7 +262,8 @@ def test_a_sweep_end_to_end(md17, tmp_path, capsys):
     }
     path, out = tmp_path / "s.yml", tmp_path / "out"
     path.write_text(yaml.safe_dump(sweep))
-    assert main(["sweep", str(path), "--out", str(out)]) == 0
+    options = ["--out", str(out), "--seeds", "0", "--arms", "plain", "ndem"]
+    assert main(["sweep", str(path), *options, "--", "optim.eval_every=20"]) == 0
     result = json.loads((out / "sweep.json").read_text())
     assert (out / "curves.png").stat().st_size > 10_000
     table = (out / "table.md").read_text()
