@@ -158,7 +158,13 @@ def run_directory(out: Path, arm: str, seed: int) -> Path:
 def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, seed: int) -> None:
     """One training and its test, unless both are there already."""
     where = run_directory(out, arm, seed)
+    made_of = {"changes": sweep.arms[arm], "all": list(args.overrides), "test": sweep.test}
     if (where / DONE).exists():
+        if json.loads((where / DONE).read_text())["made_of"] != made_of:
+            raise SweepError(
+                f"{where} was made with other settings, or is judged on another test set: use "
+                "another --out, or remove it."
+            )
         return
     where.mkdir(parents=True, exist_ok=True)
     changes = [f"--{key}={_plain(value)}" for key, value in sweep.arms[arm].items()]
@@ -169,12 +175,19 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
     ]  # fmt: skip
     _fairchem(["--mode", "train", "--timestamp-id", "train", *common], where / "train.log")
     best = where / "checkpoints" / "train" / "best_checkpoint.pt"
+    if not best.exists():
+        raise SweepError(
+            f"{where} has no best checkpoint: its training was shorter than optim.eval_every "
+            "steps. Lower optim.eval_every and start again with another --out."
+        )
     test = ["--timestamp-id", "test", "--checkpoint", str(best), f"--dataset.val.src={sweep.test}"]
     history = where / LOGS / "test" / FILE_NAME
     history.unlink(missing_ok=True)  # of a test that was interrupted
     _fairchem(["--mode", "validate", *common, *test], where / "test.log")
     last = {k: v for k, v in read_history(history, "val")[-1].items() if k not in ("split", "step")}
-    (where / DONE).write_text(json.dumps({"arm": arm, "seed": seed, "test": last}, indent=1) + "\n")
+    (where / DONE).write_text(
+        json.dumps({"arm": arm, "seed": seed, "made_of": made_of, "test": last}, indent=1) + "\n"
+    )
 
 
 def _plain(value: Any) -> str:

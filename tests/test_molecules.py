@@ -107,6 +107,15 @@ def test_md17_forces_are_the_gradient_of_the_energy_in_raw_units(md17, tmp_path)
     torch.testing.assert_close(got, -slope, rtol=0.05, atol=0.05)
 
 
+@SYMMETRIC
+@pytest.mark.parametrize("path", ["md17/ethanol.yml", "qm9/gap.yml"])
+def test_a_plain_file_trains_without_a_second_view(md17, qm9, tmp_path, path):
+    trainer = trainer_of(tiny(path, md17 if "md17" in path else qm9), tmp_path)
+    steps(trainer, 2)
+    assert not trainer.ndem.active
+    assert "noisy_forces" not in trainer._unwrapped_model.output_heads
+
+
 def test_normalizer_from_the_data(md17, tmp_path):
     trainer = trainer_of(tiny("md17/ethanol.yml", md17), tmp_path)
     statistics = json.loads((md17 / "dataset.json").read_text())["conversions"][-1]["statistics"]
@@ -190,6 +199,7 @@ def test_md17_files_are_twins(name):
     assert ndem.pop("task") == {
         "ndem": {"coefficient": 1.0, "sigma_max": 0.05, "energy_unit": "kcal/mol"}
     }
+    assert plain.pop("task") == {"ndem": {"coefficient": 0}}  # the plain file is plain
     assert plain == ndem
     folder = "ethanol" if name == "small" else name
     assert plain["dataset"]["train"]["src"] == f"data/md17/{folder}/train"
@@ -200,7 +210,9 @@ def test_qm9_files_are_twins(name):
     plain, ndem = (
         load_config(str(ROOT / f"configs/qm9/{n}.yml"))[0] for n in (name, f"{name}_ndem")
     )
-    assert ndem.pop("task")["ndem"]["clean_forces"] == "zero"
+    task = ndem.pop("task")["ndem"]
+    assert (task["clean_forces"], task["coefficient"]) == ("zero", 1.0)
+    assert plain.pop("task") == {"ndem": {"coefficient": 0}}  # the plain file is plain
     assert plain == ndem
 
 
@@ -281,8 +293,11 @@ def test_a_sweep_end_to_end(md17, tmp_path, capsys):
     assert set(result["data"]) == {"train", "val", "test"}
 
     logs = {log: log.stat().st_mtime_ns for log in out.glob("*/train.log")}
-    assert main(["sweep", str(path), "--out", str(out)]) == 0
+    assert main(["sweep", str(path), *options, "--", "optim.eval_every=20"]) == 0
     assert {log: log.stat().st_mtime_ns for log in out.glob("*/train.log")} == logs
+
+    assert main(["sweep", str(path), "--out", str(out), "--", "optim.max_epochs=1"]) == 2
+    assert "made with other settings" in capsys.readouterr().err
 
     sweep["arms"] = {"broken": {"optim.optimizer": "Nonsense"}}
     path.write_text(yaml.safe_dump(sweep))
