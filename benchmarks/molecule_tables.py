@@ -79,11 +79,10 @@ def _ours(results: Path, name: str, arm: str, metric: str) -> str:
     return spread(summary)
 
 
-def spread(summary: dict[str, Any]) -> str:
+def spread(summary: dict[str, Any], digits: int = 3) -> str:
     """Mean ± standard deviation."""
-    if summary["stdev"] is None:
-        return f"{summary['mean']:.3f}"
-    return f"{summary['mean']:.3f} ± {summary['stdev']:.3f}"
+    shown = f" ± {summary['stdev']:.{digits}f}" if summary["stdev"] is not None else ""
+    return f"{summary['mean']:.{digits}f}{shown}"
 
 
 def paper_table_1(results: Path) -> str:

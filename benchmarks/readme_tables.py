@@ -12,9 +12,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from molecule_tables import MOLECULE_TABLES
+from molecule_tables import MOLECULE_TABLES, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 # page -> where it sees the folder results/
@@ -43,8 +42,9 @@ def oc20_trajectories(results: Path) -> str:
         per_step = found["step_time_s"]["ratio"] if arm == "ndem" else 1.0
         cost = steps * per_step / found["arms"]["plain"]["runs"][0]["steps"]
         rows.append(
-            f"| {NAMES[arm]} | {steps} | {cost:.2f} | {_mean(frames['forces_mae'])} "
-            f"| {_mean(frames['forces_cosine_similarity'])} | {_mean(systems['forces_mae'])} |"
+            f"| {NAMES[arm]} | {steps} | {cost:.2f} | {spread(frames['forces_mae'], 4)} "
+            f"| {spread(frames['forces_cosine_similarity'], 4)} "
+            f"| {spread(systems['forces_mae'], 4)} |"
         )
     zero_frames = found["arms"]["plain"]["runs"][0]["new_frames"]["zero_force_mae"]
     rows.append(
@@ -86,11 +86,6 @@ TABLES = {
     "paper_table_3": paper_table_3,
     **MOLECULE_TABLES,
 }
-
-
-def _mean(summary: dict[str, Any]) -> str:
-    spread = f" ± {summary['stdev']:.4f}" if summary["stdev"] is not None else ""
-    return f"{summary['mean']:.4f}{spread}"
 
 
 def filled(text: str, results: Path, link: str = "results/") -> str:

@@ -121,7 +121,8 @@ def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is not trained yet, judge it, write sweep.json, table.md and curves.png."""
-    from ndem_ocp.report.sweep_results import collect, curves, markdown
+    from ndem_ocp.report.plots import plot_arms
+    from ndem_ocp.report.sweep_results import collect, markdown
 
     sweep = read_sweep(args.file)
     if args.test:
@@ -147,7 +148,9 @@ def run(args: argparse.Namespace) -> int:
         path.write_text(json.dumps(result, indent=1) + "\n")
     table = markdown(result)
     (out / "table.md").write_text(table)
-    print(f"\n{table}\nwrote {out}/sweep.json, table.md, {curves(result, out / 'curves.png').name}")
+    print(
+        f"\n{table}\nwrote {out}/sweep.json, table.md, {plot_arms(result, out / 'curves.png').name}"
+    )
     return 0
 
 
@@ -167,7 +170,7 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
             )
         return
     where.mkdir(parents=True, exist_ok=True)
-    changes = [f"--{key}={_plain(value)}" for key, value in sweep.arms[arm].items()]
+    changes = [f"--{key}={value}" for key, value in sweep.arms[arm].items()]
     changes += [f"--{given.lstrip('-')}" for given in args.overrides]
     common = [
         "--config-yml", str(sweep.config), "--run-dir", str(where), "--identifier", arm,
@@ -188,10 +191,6 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
     (where / DONE).write_text(
         json.dumps({"arm": arm, "seed": seed, "made_of": made_of, "test": last}, indent=1) + "\n"
     )
-
-
-def _plain(value: Any) -> str:
-    return str(value)
 
 
 def _fairchem(options: list[str], log: Path) -> None:

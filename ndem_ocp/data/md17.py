@@ -85,6 +85,7 @@ def convert_md17(
     fids[before:] -= before
     molecules = replace(molecules, labels={"y": energies}, fid=fids)
     units = {"y": unit, "force": f"{unit}/A", "pos": "A", "cell": "A"}
+    own = "train and val" if options.test_file else "all splits"  # of the FILEs' frames
     with staging(out, None) as directory:
         counts, statistics = write_splits(
             directory, molecules, splits, double=options.reference == "none",
@@ -100,7 +101,7 @@ def convert_md17(
                     **file_record(t.path),
                     "layout": t.layout,
                     "frames": len(t),
-                    "for": TEST if number == len(files) else "all splits",
+                    "for": TEST if number == len(files) else own,
                     "notes": t.notes,
                 }
                 for number, t in enumerate(trajectories)
@@ -109,9 +110,6 @@ def convert_md17(
             "statistics": {TRAIN: statistics.as_dict()},
             "pbc": ["FFF"],
         }
-        if options.test_file:
-            for source in entry["sources"][:-1]:
-                source["for"] = "train and val"
         systems = {_name(trajectories[0]): _system(trajectories, counts, reference, unit)}
         return finish(directory, entry, systems, "OC20 S2EF LMDB", units)
 

@@ -122,10 +122,3 @@ def number(summary: dict[str, Any]) -> str:
     """0.123 ± 0.004, the spread being the standard deviation over seeds."""
     mean, stdev = summary["mean"], summary["stdev"]
     return f"{mean:.4g}" if stdev is None else f"{mean:.4g} ± {stdev:.2g}"
-
-
-def curves(result: dict[str, Any], path: Path) -> Path:
-    """Validation error against steps and against processor time, a band over the seeds."""
-    from ndem_ocp.report.plots import plot_arms
-
-    return plot_arms(result, path)

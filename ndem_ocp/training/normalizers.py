@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.data.staging import DATASET_FILE
 from ndem_ocp.training.config import ConfigError
 
 FROM_DATA = "dataset"  # dataset.train.transforms.normalizer: dataset
@@ -47,7 +48,7 @@ def resolve_normalizers(config: dict[str, Any]) -> None:
 
 def _from_data(source: Any, outputs: list[str]) -> dict[str, dict[str, float]]:
     split = Path(source[0] if isinstance(source, list) else source)
-    path = split.parent / "dataset.json"
+    path = split.parent / DATASET_FILE
     try:
         statistics = json.loads(path.read_text())["conversions"][-1]["statistics"][split.name]
     except (OSError, KeyError, IndexError, json.JSONDecodeError) as error:

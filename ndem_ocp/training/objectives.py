@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -112,13 +111,6 @@ class NoisyNodes(NDeM):
     """Classical denoising on NDeM's two views; the main forces take no part in it."""
 
     sign = 1
-
-    def model_config(
-        self, model: dict[str, Any], auxiliary_head: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        # To the model this is NDeM at equilibrium: it may do without a main force head.
-        equilibrium = replace(self.settings, objective="ndem", clean_forces="zero")
-        return two_view_config(model, equilibrium, auxiliary_head)
 
     def loss(self, out: dict[str, Tensor], auxiliary: Tensor, step: Step) -> NDeMLoss:
         return noisy_nodes_loss(auxiliary, step.noise, step.counted, self.settings, mean=step.mean)

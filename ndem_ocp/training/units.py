@@ -14,12 +14,12 @@ from typing import Any
 
 from ase import units as ase_units
 
+from ndem_ocp.data.units import IN_EV
 from ndem_ocp.training.config import ConfigError
 
 _ENERGY = {
-    "eV": 1.0,
+    **IN_EV,
     "meV": 1e-3,
-    "kcal/mol": ase_units.kcal / ase_units.mol,
     "kJ/mol": ase_units.kJ / ase_units.mol,
     "Ha": ase_units.Hartree,
 }  # in eV

@@ -1,0 +1,33 @@
+"""What the tests of failures saw: the rows of docs/reliability.md.
+
+``NDEM_RELIABILITY=FILE pytest ...`` appends one line per fault to FILE; ``NDEM_SOAK=1`` makes the
+loops as long as the page says (200 kills, 50 two-rank runs). The page is made from such a file by
+benchmarks/readme_tables.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+
+def soak(full: int, short: int) -> int:
+    """``full`` repetitions when asked for with NDEM_SOAK=1, else ``short``."""
+    return full if os.environ.get("NDEM_SOAK") == "1" else short
+
+
+def observed(area: str, fault: str, times: int, happened: str, lost: str) -> None:
+    """Record one row, after the assertions that make it true.
+
+    Args:
+        area: checkpoints, ranks, slurm, data or configuration.
+        fault: what was done to the run or its input.
+        times: how often it was tried.
+        happened: what the run did, in words and with measured counts.
+        lost: what was lost ("nothing", "the steps since the last checkpoint: 3 on average").
+    """
+    path = os.environ.get("NDEM_RELIABILITY")
+    if path:
+        row = {"area": area, "fault": fault, "times": times, "happened": happened, "lost": lost}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
