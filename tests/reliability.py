@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def soak(full: int, short: int) -> int:
-    """``full`` repetitions when asked for with NDEM_SOAK=1, else ``short``."""
+def soak(full: T, short: T) -> T:
+    """``full`` repetitions, or cases, when asked for with NDEM_SOAK=1, else ``short``."""
     return full if os.environ.get("NDEM_SOAK") == "1" else short
 
 

@@ -29,15 +29,18 @@ class HistoryLogger(Logger):
 
     A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made),
     ``process_s`` (processor time of this process since its start, which other programs on a shared
-    machine do not stretch) and the metrics of that call. A run that is resumed appends to its file.
+    machine do not stretch) and the metrics of that call. A run that is resumed appends to its file:
+    the times go on, and a line ``{"resumed": step, ...}`` says which earlier lines are superseded.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
         settings = config["logger"] if isinstance(config["logger"], dict) else {}
-        self._started = time.monotonic()
         self.path = Path(config["cmd"]["logs_dir"]) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = _last_times(self.path)
+        self._started = time.monotonic() - before["time_s"]
+        self._busy_before = before["process_s"]
         inner = settings.get("inner")
         self._inner = registry.get_logger_class(inner)(config) if inner else None
 
@@ -45,7 +48,7 @@ class HistoryLogger(Logger):
         plain = {key: _plain(value) for key, value in update_dict.items()}
         numbers = {key: value for key, value in plain.items() if _is_number(value)}
         elapsed = round(time.monotonic() - self._started, 3)
-        busy = round(time.process_time(), 3)
+        busy = round(self._busy_before + time.process_time(), 3)
         record = {
             "step": int(step),
             "split": split,
@@ -53,11 +56,24 @@ class HistoryLogger(Logger):
             "process_s": busy,
             **numbers,
         }
-        # One whole line per write: a run that is killed loses no earlier line.
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._append(record)
         if self._inner is not None:
             self._inner.log(update_dict, step, split)
+
+    def resumed(self, step: int, evaluates: bool) -> None:
+        """Say that the run goes on after ``step``, and whether it evaluates that step again.
+
+        0 is a run that starts anew in the directory of one that was lost before it saved.
+        """
+        if self.path.exists() and self.path.stat().st_size:
+            self._append({"resumed": int(step), "evaluates": evaluates})
+
+    def _append(self, record: dict[str, Any]) -> None:
+        # One whole line per write: a run that is killed loses no earlier line. It may have torn
+        # its last one, which then must not run into this.
+        torn = _is_torn(self.path)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if torn else "") + json.dumps(record) + "\n")
 
     def watch(self, model: torch.nn.Module, log_freq: int = 1000) -> None:
         self._pass_on("watch", model, log_freq=log_freq)
@@ -82,6 +98,32 @@ class HistoryLogger(Logger):
             getattr(self._inner, method)(*args, **kwargs)
 
 
+def _superseded(record: dict[str, Any], resumed: dict[str, Any]) -> bool:
+    """Whether the run that resumed logs this again."""
+    step = resumed["resumed"]
+    again = resumed["evaluates"] and record["split"] != "train" and record["step"] == step
+    return bool(again) or record["step"] > step
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a kill left the last line of a file without its end."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read() != b"\n"
+
+
+def _last_times(path: Path) -> dict[str, float]:
+    """``time_s`` and ``process_s`` at the end of a history, zeros without one."""
+    times = {"time_s": 0.0, "process_s": 0.0}
+    if path.exists():
+        for record in reversed(read_history(path)):
+            if times.keys() <= record.keys():
+                return {key: record[key] for key in times}
+    return times
+
+
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
 
@@ -94,7 +136,8 @@ def _is_number(value: Any) -> bool:
 def read_history(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
     """Lines of a history, in order, of one split or of all.
 
-    A torn last line (a run killed while writing) is left out; a broken line anywhere else raises.
+    Lines of steps that a resumed run did again are left out, and so is a line torn by a kill (the
+    last one, or one before a resume); a broken line anywhere else raises.
 
     Raises:
         FileNotFoundError: naming the file.
@@ -103,14 +146,21 @@ def read_history(path: str | Path, split: str | None = None) -> list[dict[str, A
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
     lines = path.read_text(encoding="utf-8").splitlines()
-    records = []
+    records: list[dict[str, Any]] = []
+    torn = None
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}: not a record of a history") from error
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            torn = torn or number
+            continue
+        if "resumed" in record:
+            records = [earlier for earlier in records if not _superseded(earlier, record)]
+            torn = None
+            continue
+        if torn is not None:
+            raise ValueError(f"{path}, line {torn}: not a record of a history")
+        records.append(record)
     return [r for r in records if split is None or r["split"] == split]
 
 

@@ -99,7 +99,11 @@ def run_config(
 
 
 def trainer_of(
-    config: dict[str, Any], run_dir: Path, name: str | None = None, seed: int = 0
+    config: dict[str, Any],
+    run_dir: Path,
+    name: str | None = None,
+    seed: int = 0,
+    run_id: str | None = None,
 ) -> Any:
     """A trainer as fairchem's command line builds it, in this process, on the CPU, without ranks.
 
@@ -107,6 +111,8 @@ def trainer_of(
         config: a complete configuration.
         run_dir: checkpoints and logs are written here.
         name: a trainer other than the configuration's.
+        seed: of the run.
+        run_id: fairchem's ``--timestamp-id``, the run's name below ``run_dir``.
     """
     config = copy.deepcopy(config)
     cls = registry.get_trainer_class(name or config["trainer"])
@@ -119,6 +125,7 @@ def trainer_of(
         loss_functions=config["loss_functions"],
         evaluation_metrics=config["evaluation_metrics"],
         identifier="test",
+        timestamp_id=run_id,
         local_rank=0,
         run_dir=str(run_dir),
         print_every=1000,

@@ -8,7 +8,8 @@ What NDeM adds to a training step, in full:
 4. its diagnostics join fairchem's metrics                                  ``_compute_metrics``
 
 What an objective shows the model and how its loss is made is in ``objectives.py``, one class for
-each. Everything else, ``train`` and ``predict`` included, is fairchem's.
+each. Checkpoints, resuming and steps that are not finite are in ``survival.py``. Everything else,
+``train`` and ``predict`` included, is fairchem's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.models.equiformer_v2.trainers.forces_trainer import EquiformerV2ForcesTrainer
 from fairchem.core.modules.loss import DDPLoss
-from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -42,11 +42,12 @@ from ndem_ocp.training.distributed import auxiliary_parameters, rewrap
 from ndem_ocp.training.normalizers import resolve_normalizers
 from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
+from ndem_ocp.training.survival import SurvivingTrainer
 from ndem_ocp.training.units import add_unit_metrics, unit_metrics
 
 
 @registry.register_trainer("ndem")
-class NDeMTrainer(OCPTrainer):
+class NDeMTrainer(SurvivingTrainer):
     """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
 
     ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps
@@ -111,7 +112,7 @@ class NDeMTrainer(OCPTrainer):
         finally:
             self.config = given
 
-    def train(self, disable_eval_tqdm: bool = False) -> None:
+    def before_training(self) -> None:
         if self.step == 0:  # a run that is resumed has its weights already
             normalizer = self.normalizers.get(FORCES)
             force_rms = 1.0 if normalizer is None else self._force_rms(normalizer)
@@ -121,7 +122,6 @@ class NDeMTrainer(OCPTrainer):
                 noise_gain=self.objective.sign * typical_scale(self.ndem, force_rms),
                 ema=self.ema,
             )
-        super().train(disable_eval_tqdm)
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         self._noise = None

@@ -1,0 +1,157 @@
+"""The checkpoints of one run: the last few, the newest good one, what is wrong with the others.
+
+checkpoints/RUN/checkpoint-00000120.pt   the last K steps that were saved
+checkpoints/RUN/checkpoint.pt            the newest of them (a link), where fairchem looks
+checkpoints/RUN/best_checkpoint.pt       best validation metric so far
+checkpoints/RUN/checkpoints.json         what is there, for people and for `ndem status`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ndem_ocp.checkpoints.file import (
+    CheckpointError,
+    clean_up,
+    read_checkpoint,
+    replacing,
+    verify,
+    write_checkpoint,
+)
+
+NEWEST, BEST, INDEX = "checkpoint.pt", "best_checkpoint.pt", "checkpoints.json"
+_NAME = re.compile(r"^checkpoint-(\d+)\.pt$")
+
+
+class CheckpointStore:
+    """Writes and finds the checkpoints of one run; only one process of a run may write.
+
+    Args:
+        directory: ``checkpoints/RUN``.
+        keep: how many of the last checkpoints stay.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 3) -> None:
+        self.directory = Path(directory)
+        self.keep = keep
+
+    def save(self, state: Mapping[str, Any]) -> Path:
+        """Write the state after ``state["step"]`` and let it be the newest.
+
+        Raises:
+            CheckpointError: if it could not be written; the older ones are as they were.
+        """
+        clean_up(self.directory)
+        path = write_checkpoint(state, self.directory / f"checkpoint-{state['step']:08d}.pt")
+        with replacing(self.directory / NEWEST) as temporary:
+            _same_file(path, temporary)
+        self._write_index(path, state)
+        self._forget_old(path)
+        return path
+
+    def save_best(self, state: Mapping[str, Any]) -> Path:
+        """Write the best checkpoint."""
+        return write_checkpoint(state, self.directory / BEST)
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint whose checksums are right; each bad one is named in the log."""
+        for path in self._candidates():
+            try:
+                verify(path)
+            except CheckpointError as error:
+                logging.warning(f"{error} It is left where it is; trying an older checkpoint.")
+            else:
+                return path
+        return None
+
+    def read_newest(
+        self, map_location: torch.device | str = "cpu"
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, None if there is none."""
+        for path in self._candidates():
+            try:
+                return path, read_checkpoint(path, map_location)
+            except CheckpointError as error:
+                logging.warning(f"{error} It is left where it is; trying an older checkpoint.")
+        return None
+
+    @staticmethod
+    def step_of(path: Path) -> int:
+        """Finished steps of a checkpoint, by its name, or else by what it says."""
+        named = _step_of(path)
+        return named if named >= 0 else int(read_checkpoint(path).get("step", 0))
+
+    def owns(self, path: str | Path) -> bool:
+        """Whether ``path`` lies in this run's directory."""
+        return Path(path).resolve().parent == self.directory.resolve()
+
+    def _candidates(self) -> Iterator[Path]:
+        """Checkpoints to resume from, newest first; ``checkpoint.pt`` last, if it is another file.
+
+        A run that fairchem's own trainer began has only that one.
+        """
+        steps = self._steps()
+        yield from steps
+        newest = self.directory / NEWEST
+        if newest.exists() and not any(os.path.samefile(newest, path) for path in steps):
+            yield newest
+
+    def _steps(self) -> list[Path]:
+        if not self.directory.is_dir():
+            return []
+        found = [path for path in self.directory.iterdir() if _NAME.match(path.name)]
+        return sorted(found, key=_step_of, reverse=True)
+
+    def _forget_old(self, newest: Path) -> None:
+        """Keep K. One of a later step is torn, or of a branch that the run went back from: it must
+        not be found again as the newest, so it is set aside under another name."""
+        earlier = []
+        for path in self._steps():
+            if _step_of(path) > _step_of(newest):
+                aside = path.with_name(f"left-aside-{path.name}")
+                logging.warning(f"{path.name} is later than what was saved now: it is {aside}.")
+                path.replace(aside)
+            elif path != newest:
+                earlier.append(path)
+        for path in earlier[self.keep - 1 :]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _write_index(self, path: Path, state: Mapping[str, Any]) -> None:
+        best = state.get("best_val_metric")
+        newest = {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "step": state["step"],
+            "epoch": state.get("epoch"),
+            "primary_metric": state.get("primary_metric"),
+            "best_val_metric": None if best is None else float(best),
+        }
+        with replacing(self.directory / INDEX) as temporary:
+            temporary.write_text(json.dumps({"newest": newest}, indent=1) + "\n")
+
+
+def _step_of(path: Path) -> int:
+    match = _NAME.match(path.name)
+    return int(match.group(1)) if match else -1
+
+
+def _same_file(path: Path, name: Path) -> None:
+    """``name`` for the file ``path``: a hard link; without them a symbolic one, or a copy."""
+    with contextlib.suppress(OSError):
+        os.link(path, name)
+        return
+    with contextlib.suppress(OSError):
+        os.symlink(path.name, name)
+        return
+    shutil.copyfile(path, name)

@@ -1,0 +1,97 @@
+"""How a run goes on: the ``task`` keys for it, and what has changed since the checkpoint.
+
+task:
+  resume: auto          # the run's newest good checkpoint, or a newer one given by --checkpoint
+                        # named: --checkpoint wins; PATH: from there unless the run has its own
+  keep_checkpoints: 3   # the last ones stay
+  max_bad_steps: 10     # steps in a row with a loss or gradient that is not finite
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.checkpoints.file import plain
+from ndem_ocp.training.config import ConfigError
+
+AUTO, NAMED = "auto", "named"
+_COMPARED = ("model", "optim", "task", "outputs", "loss_functions", "dataset", "amp")
+# No part of what a step computes.
+_IRRELEVANT = {
+    *("task.resume", "task.keep_checkpoints", "task.max_bad_steps", "task.init_from"),
+    *("task.prediction_dtype", "task.strict_load", "optim.num_workers", "dataset.src"),
+}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """``task.resume``, ``task.keep_checkpoints``, ``task.max_bad_steps``."""
+
+    resume: str = AUTO
+    keep: int = 3
+    max_bad_steps: int = 10
+
+    @classmethod
+    def from_task(cls, task: Mapping[str, Any]) -> RunSettings:
+        """Raises ConfigError naming the key."""
+        resume = task.get("resume", AUTO)
+        if not isinstance(resume, (str, Path)) or not str(resume):
+            raise ConfigError(
+                f"task.resume = {resume!r}: auto, named, or the path of a checkpoint. To start "
+                "anew from a checkpoint's weights use task.init_from."
+            )
+        counts = {}
+        for key, default in (("keep_checkpoints", cls.keep), ("max_bad_steps", cls.max_bad_steps)):
+            value = task.get(key, default)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"task.{key} = {value!r}: a whole number, at least 1.")
+            counts[key] = value
+        path = str(resume)
+        if path not in (AUTO, NAMED) and not Path(path).is_file():
+            raise ConfigError(f"task.resume = {path!r}: there is no such file (from {Path.cwd()}).")
+        return cls(path, counts["keep_checkpoints"], counts["max_bad_steps"])
+
+    @property
+    def path(self) -> Path | None:
+        """The checkpoint to resume from when the run has none of its own."""
+        return None if self.resume in (AUTO, NAMED) else Path(self.resume)
+
+    def newest_wins(self, loaded: Path | None) -> bool:
+        """Whether the run's own checkpoints count beside the one that was named and loaded."""
+        return loaded is None or self.resume != NAMED
+
+
+def changed_settings(saved: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[str]:
+    """Settings that change a step and differ from the checkpoint's, as short sentences."""
+    if saved is None:
+        return []
+    before = dict(_leaves({key: saved.get(key) for key in _COMPARED}))
+    now = dict(_leaves(plain({key: config.get(key) for key in _COMPARED})))
+    keys = [k for k in sorted(before.keys() | now.keys()) if not _irrelevant(k)]
+    changes = [
+        f"{key} was {before.get(key, 'not set')} and is {now.get(key, 'not set')}"
+        for key in keys
+        if before.get(key) != now.get(key) and key != "optim.batch_size"  # said by the position
+    ]
+    more = [f"{len(changes) - _SHOWN} more settings differ"] if len(changes) > _SHOWN else []
+    return changes[:_SHOWN] + more
+
+
+def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values; an empty section is the same as none."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(tree, (list, tuple)) and any(isinstance(x, (Mapping, list)) for x in tree):
+        for number, value in enumerate(tree):
+            yield from _leaves(value, f"{name}.{number}")
+    elif tree is not None:
+        yield name, list(tree) if isinstance(tree, tuple) else tree
+
+
+def _irrelevant(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in _IRRELEVANT)
