@@ -12,12 +12,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from molecule_tables import MOLECULE_TABLES, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 # page -> where it sees the folder results/
-PAGES = {ROOT / "README.md": "results/", ROOT / "docs" / "molecules.md": "../results/"}
+PAGES = {
+    ROOT / "README.md": "results/",
+    ROOT / "docs" / "molecules.md": "../results/",
+    ROOT / "docs" / "reliability.md": "../results/",
+}
 NAMES = {
     "plain": "plain, S steps",
     "ndem": "NDeM, S steps",
@@ -81,7 +86,51 @@ def paper_table_3(results: Path) -> str:
     return "\n".join(rows)
 
 
+AREAS = {
+    "checkpoints": "Checkpoints and resume",
+    "slurm": "SLURM",
+    "ranks": "Ranks",
+    "data": "Bad data",
+    "configuration": "Configuration mistakes",
+}
+
+
+def reliability(results: Path) -> str:
+    """Every fault that was tried, from the tests' own output."""
+    path = results / "reliability.json"
+    if not path.exists():
+        return "not run"
+    found = json.loads(path.read_text())
+    out = []
+    for area, title in AREAS.items():
+        rows = [row for row in found["rows"] if row["area"] == area]
+        if not rows:
+            out += [f"### {title}", "", "not run", ""]
+            continue
+        out += [f"### {title}", "", "| fault | tried | what happened | what was lost |"]
+        out += ["| --- | --- | --- | --- |"]
+        out += [
+            f"| {' | '.join(_cell(row[key]) for key in ('fault', 'times', 'happened', 'lost'))} |"
+            for row in rows
+        ]
+        out.append("")
+    machine = found["hardware"]
+    loops = "with the loops as short as in CI, " if found["short"] else ""
+    failed = [name for name, text in found["tests"].items() if "FAILED" in text or "ERROR" in text]
+    out.append(
+        f"Tried {loops}at commit {found['commit'][:10]} on {machine['cores']} cores of "
+        f"{machine['cpu']}, torch {machine['torch']}; [all numbers](results/reliability.json). "
+        + (f"Files with failed tests: {', '.join(failed)}." if failed else "No test failed.")
+    )
+    return "\n".join(out)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
 TABLES = {
+    "reliability": reliability,
     "oc20_trajectories": oc20_trajectories,
     "paper_table_3": paper_table_3,
     **MOLECULE_TABLES,

@@ -347,7 +347,9 @@ def test_what_never_fits_is_refused_without_strict_too(strict, saved):
         "looks like slide": files.slide_layout(),
         "No weight of the checkpoint fits": {"conv.weight": torch.ones(2)},
         "not finite": not_finite(files.frad_layout()),
-        "is a checkpoint of fairchem": {"state_dict": {"module.backbone.a": torch.ones(1)}},
+        "No weight of the checkpoint fits the backbone": {
+            "state_dict": {"module.backbone.a": torch.ones(1)}
+        },
     }
     for message, content in cases.items():
         kind = "frad" if "slide" in message else "auto"

@@ -8,6 +8,7 @@ empty stand-ins that carry no code, so neither package needs to be installed.
 from __future__ import annotations
 
 import argparse
+import logging
 import pickle
 import re
 import zipfile
@@ -16,12 +17,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Names that get a stand-in. Nothing of the real class is imported.
-_INERT = re.compile(r"^(pytorch_lightning|lightning|lightning_fabric|omegaconf|pathlib)\.")
-_REAL = {"argparse.Namespace": argparse.Namespace}  # holds values, does nothing
+_INERT = re.compile(
+    r"^(pytorch_lightning|lightning|lightning_fabric|omegaconf|pathlib|submitit"
+    r"|fairchem\.core|ocpmodels)\."
+)
+_CORE = getattr(np, "_core", None) or np.core
+# What holds values and does nothing; numpy's numbers are in fairchem's metrics.
+_REAL: dict[str, Any] = {
+    "argparse.Namespace": argparse.Namespace,
+    **{f"builtins.{kind.__name__}": kind for kind in (int, float, str, bool, list, dict, set)},
+    "numpy.dtype": np.dtype,
+    "numpy.ndarray": np.ndarray,
+    **{
+        f"numpy.{core}.multiarray.{function.__name__}": function
+        for core in ("core", "_core")
+        for function in (_CORE.multiarray.scalar, _CORE.multiarray._reconstruct)
+    },
+}
+_NUMBERS = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1")]
 _PICKLE = b"\x80"  # first byte of torch's old format
 _WRAPPERS = re.compile(r"^(module\.|model\.|_orig_mod\.)+")  # DDP, Lightning, torch.compile
 
@@ -39,21 +57,63 @@ class SourceCheckpoint:
     hyper_parameters: dict[str, Any] = field(default_factory=dict)  # empty if the file has none
 
 
-def read_checkpoint(path: str | Path, unsafe: bool = False) -> SourceCheckpoint:
-    """Read a Lightning checkpoint or a bare state dict.
-
-    Args:
-        path: the file.
-        unsafe: use the unrestricted pickle reader, which runs code that the file contains.
+def existing(path: str | Path) -> Path:
+    """The path of a file that is there.
 
     Raises:
-        PretrainedError: if the file is missing, cut off, no checkpoint, or needs ``unsafe``.
+        PretrainedError: if it is not, or is a directory.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise PretrainedError(f"The checkpoint {path} {what} (from {Path.cwd()}).")
-    content = _load(path, unsafe)
+    return path
+
+
+def read_content(path: Path, unsafe: bool = False, trusted: bool = False) -> Any:
+    """What a checkpoint file holds, tensors on the CPU.
+
+    Args:
+        path: the file.
+        unsafe: use the unrestricted pickle reader, which runs code that the file contains.
+        trusted: use it only if the restricted one refuses the file, and say so.
+
+    Raises:
+        PretrainedError: if the file is cut off, no checkpoint, or needs ``unsafe``.
+    """
+    try:
+        return _load(path, unsafe)
+    except _NeedsUnsafe as error:
+        if not trusted:
+            raise
+        logging.warning(
+            f"{path} contains more than weights and plain values ({error.what}), as old "
+            "checkpoints of fairchem do, and you named its kind: it is read with the unrestricted "
+            "reader, which runs any code that its author put there."
+        )
+        return _load(path, unsafe=True)
+
+
+def read_checkpoint(path: str | Path, unsafe: bool = False) -> SourceCheckpoint:
+    """Read a Lightning checkpoint or a bare state dict.
+
+    Args:
+        path: the file.
+        unsafe: see :func:`read_content`.
+
+    Raises:
+        PretrainedError: if the file is missing, cut off, no checkpoint, or needs ``unsafe``.
+    """
+    path = existing(path)
+    return source_of(read_content(path, unsafe), path)
+
+
+def source_of(content: Any, path: Path) -> SourceCheckpoint:
+    """Weights and hyper-parameters in the content of a Lightning checkpoint or a state dict.
+
+    Raises:
+        PretrainedError: if there are no weights by name.
+    """
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         weights, hyper = content["state_dict"], content.get("hyper_parameters")
     else:
@@ -67,6 +127,28 @@ def read_checkpoint(path: str | Path, unsafe: bool = False) -> SourceCheckpoint:
     return SourceCheckpoint(path, _without_wrappers(tensors, path), _plain(hyper))
 
 
+class _NeedsUnsafe(PretrainedError):
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self.what = ", ".join(sorted(names))
+        super().__init__(
+            f"{path} contains more than weights and plain values: {self.what}. Reading such a file "
+            "can run any code that its author put there. If you trust it, set "
+            "task.init_from.unsafe: True (load_pretrained(..., unsafe=True)), or kind: fairchem if "
+            "it is an old checkpoint of fairchem; otherwise save its state_dict and "
+            "hyper_parameters alone, where it was made."
+        )
+
+
+class _Inert:
+    """Stands for a class whose code is not wanted: it takes anything and does nothing."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, Mapping) else {"state": state})
+
+
 def _load(path: Path, unsafe: bool) -> Any:
     try:
         if unsafe:
@@ -75,8 +157,8 @@ def _load(path: Path, unsafe: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported (?:global|class).*", str(error))
-        if found and not unsafe and _first_byte(path) == _PICKLE:
-            raise PretrainedError(_needs_unsafe(path, [found.group(0)[:120]])) from error
+        if found and not unsafe and (zipfile.is_zipfile(path) or _first_byte(path) == _PICKLE):
+            raise _NeedsUnsafe(path, [found.group(0)[:120]]) from error
         raise PretrainedError(_broken(path, error)) from error
     except PretrainedError:
         raise
@@ -87,24 +169,19 @@ def _load(path: Path, unsafe: bool) -> Any:
 def _stand_ins(path: Path) -> list[Any]:
     """What the restricted reader may use for the classes that this file names."""
     if not zipfile.is_zipfile(path):
-        return list(_REAL.values())
+        return [*_REAL.values(), *_NUMBERS]
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     refused = [name for name in names if name not in _REAL and not _INERT.match(name)]
     if refused:
-        raise PretrainedError(_needs_unsafe(path, refused))
-    return [
-        (_REAL.get(name) or type(name.rpartition(".")[2], (), {"__module__": __name__}), name)
+        raise _NeedsUnsafe(path, refused)
+    stand_ins = [
+        (
+            _REAL.get(name) or type(name.rpartition(".")[2], (_Inert,), {"__module__": __name__}),
+            name,
+        )
         for name in names
     ]
-
-
-def _needs_unsafe(path: Path, names: list[str]) -> str:
-    return (
-        f"{path} contains more than weights and plain values: {', '.join(sorted(names))}. Reading "
-        "such a file can run any code that its author put there. If you trust it, set "
-        "task.init_from.unsafe: True (load_pretrained(..., unsafe=True)); otherwise save its "
-        "state_dict and hyper_parameters alone, where it was made."
-    )
+    return [*stand_ins, *_NUMBERS]
 
 
 def _broken(path: Path, error: Exception) -> str:

@@ -1,8 +1,9 @@
-"""Start from a Frad, SliDe, DP-TorchMD-NET or TorchMD-NET checkpoint (section 5.4.3, Table 6).
+"""Start from the weights of a checkpoint: fairchem's, or of Frad, SliDe, DP and TorchMD-NET.
 
-Weights are mapped by name onto a TorchMD-NET backbone. What cannot mean the same in this model is
-refused, and every refusal and every load prints what went where. docs/pretrained.md has the whole
-picture.
+Weights of the latter are mapped by name onto a TorchMD-NET backbone (section 5.4.3, Table 6);
+fairchem's and this package's go into any backbone (fairchem.py). What cannot mean the same in this
+model is refused, and every refusal and every load prints what went where. docs/pretrained.md has
+the whole picture.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from fairchem.core.common import distutils
 from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
 from torch import nn
 
-from ndem_ocp.pretrained import layout
-from ndem_ocp.pretrained.file import PretrainedError, read_checkpoint
+from ndem_ocp.pretrained import fairchem, layout
+from ndem_ocp.pretrained.fairchem import AUTO, Run
+from ndem_ocp.pretrained.file import PretrainedError, existing, read_content, source_of
 from ndem_ocp.pretrained.plan import NONE, Plan
 from ndem_ocp.pretrained.report import LoadReport
 
 SECTION: dict[str, Any] = {
     "checkpoint": None,
-    "kind": "auto",
-    "heads": NONE,
+    "kind": AUTO,
+    "heads": AUTO,
+    "weights": AUTO,
     "noise_head": False,
     "strict": True,
     "unsafe": False,
@@ -38,6 +41,8 @@ def init_from(
     *,
     noise_gain: float | None = None,
     ema: ExponentialMovingAverage | None = None,
+    config: Mapping[str, Any] | None = None,
+    normalizers: Mapping[str, nn.Module] | None = None,
 ) -> LoadReport | None:
     """Load what ``task.init_from`` names into a fresh model, and log the report.
 
@@ -46,6 +51,8 @@ def init_from(
         section: a path, or a mapping with the keys of ``SECTION``; None does nothing.
         noise_gain: see :func:`load_pretrained`; needed with ``noise_head: True`` only.
         ema: fairchem's moving average of this model; its shadows start from the loaded weights.
+        config: the run's configuration, and
+        normalizers: its normalizers by output: compared with those in a checkpoint of fairchem.
 
     Raises:
         PretrainedError: for an unknown key or impossible value, or whatever load_pretrained
@@ -55,7 +62,8 @@ def init_from(
         return None
     settings = _settings(section)
     path = settings.pop("checkpoint")
-    report = load_pretrained(model, path, noise_gain=noise_gain, **settings)
+    run = Run(config or {}, normalizers or {})
+    report = load_pretrained(model, path, noise_gain=noise_gain, run=run, **settings)
     if ema is not None:
         trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
         for shadow, parameter in zip(ema.shadow_params, trained, strict=True):
@@ -65,24 +73,37 @@ def init_from(
     return report
 
 
+def check_section(section: Mapping[str, Any] | str) -> None:
+    """Check ``task.init_from`` and that its file is there, before anything is built.
+
+    Raises:
+        PretrainedError: naming the key, or the path.
+    """
+    existing(_settings(section)["checkpoint"])
+
+
 def load_pretrained(
     model: nn.Module,
     path: str | Path,
     *,
-    kind: str = "auto",
-    heads: str = NONE,
+    kind: str = AUTO,
+    heads: str = AUTO,
+    weights: str = AUTO,
     noise_head: bool = False,
     noise_gain: float | None = None,
     strict: bool = True,
     unsafe: bool = False,
+    run: Run | None = None,
 ) -> LoadReport:
-    """Load a pre-trained TorchMD-NET checkpoint into a hydra model, or leave it as it was.
+    """Load a pre-trained checkpoint into a hydra model, or leave it as it was.
 
     Args:
-        model: a hydra model with a TorchMD-NET backbone.
-        path: a Lightning checkpoint or a bare state dict.
-        kind: "dp", "frad", "slide", "torchmd", or "auto": read off the file.
-        heads: "none", or the head of the model that gets the checkpoint's output head.
+        model: a hydra model; with a TorchMD-NET backbone for all kinds but "fairchem".
+        path: a checkpoint of fairchem, of Lightning, or a bare state dict.
+        kind: "fairchem", "dp", "frad", "slide", "torchmd", or "auto": read off the file.
+        heads: "none", the head of the model that gets the checkpoint's output head, or "auto":
+            all that fit from a checkpoint of fairchem, none from any other.
+        weights: of a checkpoint of fairchem: "ema", "raw", or "auto", the average if it has one.
         noise_head: put the pre-training's noise head into the auxiliary head. It was taught
             + noise / std; its last projection is multiplied by std * noise_gain.
         noise_gain: what the auxiliary head must return per Angstrom of noise. In NDeM
@@ -91,12 +112,31 @@ def load_pretrained(
         strict: refuse what cannot mean the same in this model. False loads everything of the same
             name and shape and reports the rest.
         unsafe: read the file with the unrestricted pickle reader, which runs code in it.
+        run: what the new run has, to compare with a checkpoint of fairchem.
 
     Raises:
         PretrainedError: if the file cannot be read or the load is refused; the model is unchanged.
     """
+    path = existing(path)
+    content = read_content(path, unsafe, trusted=kind == fairchem.KIND)
+    if kind == fairchem.KIND or (kind == AUTO and fairchem.is_fairchem(content)):
+        return fairchem.load_fairchem(
+            model,
+            path,
+            content,
+            heads=heads,
+            noise_head=noise_head,
+            weights=weights,
+            strict=strict,
+            run=run,
+        )
+    if weights != AUTO:
+        raise PretrainedError(
+            f"task.init_from.weights: {weights} is for checkpoints of fairchem, and {path} is none."
+        )
     network = _network_of(model)
-    source = read_checkpoint(path, unsafe)
+    source = source_of(content, path)
+    heads = NONE if heads == AUTO else heads
     plan = Plan(model, network, source)
     plan.check_source(kind)
     plan.map_representation()
@@ -117,7 +157,7 @@ def _network_of(model: nn.Module) -> nn.Module:
     if network is None or layout.network_of(network) is None:
         raise PretrainedError(
             "task.init_from needs a TorchMD-NET backbone (torchmd_et_backbone or "
-            "torchmd_tensornet_backbone); this model's is "
+            "torchmd_tensornet_backbone) for any checkpoint but fairchem's; this model's is "
             f"{type(getattr(model, 'backbone', model)).__name__}."
         )
     return network
@@ -148,11 +188,12 @@ def _settings(section: Mapping[str, Any] | str) -> dict[str, Any]:
         if not isinstance(settings[key], kind) or settings[key] == "":
             wanted = "True or False" if kind is bool else "a text"
             raise PretrainedError(f"task.init_from.{key} = {settings[key]!r}: must be {wanted}.")
-    if settings["kind"] not in layout.KINDS:
-        close = difflib.get_close_matches(settings["kind"], layout.KINDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise PretrainedError(
-            f"task.init_from.kind = {settings['kind']!r} is not known.{hint} Choose one of: "
-            f"{', '.join(layout.KINDS)}."
-        )
+    for key, valid in (("kind", (*layout.KINDS, fairchem.KIND)), ("weights", fairchem.WEIGHTS)):
+        if settings[key] not in valid:
+            close = difflib.get_close_matches(settings[key], valid, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise PretrainedError(
+                f"task.init_from.{key} = {settings[key]!r} is not known.{hint} Choose one of: "
+                f"{', '.join(valid)}."
+            )
     return settings

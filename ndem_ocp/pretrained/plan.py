@@ -31,8 +31,8 @@ class Plan:
         report, hyper = self.report, self.source.hyper_parameters
         if any(name.startswith(("backbone.", "output_heads.")) for name in self.source.weights):
             raise PretrainedError(
-                f"{self.source.path} is a checkpoint of fairchem: continue or evaluate it with "
-                "--checkpoint; task.init_from is for TorchMD-NET's own."
+                f"{self.source.path} is a checkpoint of fairchem: leave task.init_from.kind at "
+                "auto or set it to fairchem; to continue or evaluate its run use --checkpoint."
             )
         if kind != "auto":
             report.kind = kind

@@ -18,7 +18,7 @@ class LoadReport:
 
     Attributes:
         path: the checkpoint.
-        kind: "dp", "frad", "slide" or "torchmd".
+        kind: "fairchem", "dp", "frad", "slide" or "torchmd".
         loaded: name in the model -> name in the checkpoint.
         missing: weight of the model that should have come from it -> why it did not.
         ignored: weight of the checkpoint that is not used -> why.
@@ -98,7 +98,8 @@ def _module_of(name: str) -> str:
     for end in ("representation_model.", "output_model."):
         if end in name:
             return name.partition(end)[0] + end[:-1]
-    return name
+    parts = name.split(".")
+    return ".".join(parts[: 2 if parts[0] == "output_heads" else 1])
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:

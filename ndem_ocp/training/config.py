@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fairchem.core.common import gp_utils
-from fairchem.core.common.registry import registry
 
 from ndem_ocp.method import NDeMSettings, SettingsError
+from ndem_ocp.pretrained.load import check_section
+from ndem_ocp.training.checks.data import balancing_problems, record_problems
+from ndem_ocp.training.checks.labels import switch_problems
+from ndem_ocp.training.checks.metrics import computed_metrics, loss_problems, metric_problems
+from ndem_ocp.training.checks.model import constructor_problems, model_problems
+from ndem_ocp.training.checks.names import ConfigError, hint, raise_if_any
+from ndem_ocp.training.checks.run import command_config, rank_zero_finds, top_level_problems
+from ndem_ocp.training.checks.sections import (
+    SPLITS,
+    dataset_problems,
+    logger_problems,
+    optim_problems,
+    output_problems,
+    task_problems,
+)
+from ndem_ocp.training.checks.values import optim_value_problems
 
+__all__ = [
+    "FORCES",
+    "ConfigError",
+    "check_auxiliary_head",
+    "check_config",
+    "check_data",
+    "check_records",
+    "key_problems",
+    "read_task",
+]
 FORCES = "forces"
 AUXILIARY_HEAD = "auxiliary_head"  # the key of task.ndem that is not a setting of the method
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot train; the message names the key and the way out."""
 
 
 def read_task(config: dict[str, Any]) -> tuple[NDeMSettings, dict[str, Any] | None]:
@@ -29,7 +48,9 @@ def read_task(config: dict[str, Any]) -> tuple[NDeMSettings, dict[str, Any] | No
     the method. The section is rewritten with all defaults, so that logs and checkpoints show what
     was used.
     """
-    task = config["task"]
+    task = config["task"] = config.get("task") or {}
+    if not isinstance(task, Mapping):
+        raise ConfigError(f"task must be a mapping of keys to values, not {task!r}.")
     section = task.get("ndem")
     if section is not None and not isinstance(section, Mapping):
         raise SettingsError(
@@ -57,7 +78,8 @@ def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:
     if not settings.active:
         logging.info("task.ndem.coefficient is 0: training as the plain trainer does.")
         return
-    _check_forces(config.get("outputs") or {}, settings)
+    if isinstance(config.get("outputs") or {}, Mapping):  # check_data names any other
+        _check_forces(config.get("outputs") or {}, settings)
     if config.get("gp_gpus") or gp_utils.initialized():
         raise ConfigError(
             "NDeM does not run with graph parallelism (--gp-gpus): the noise would differ between "
@@ -70,7 +92,7 @@ def _check_forces(outputs: dict[str, Any], settings: NDeMSettings) -> None:
     forces = outputs.get(FORCES)
     if forces is None and not settings.needs_main_forces:
         return
-    if forces is None or forces.get("level") != "atom":
+    if not isinstance(forces, Mapping) or forces.get("level") != "atom":
         raise ConfigError(
             f"objective: {settings.objective} needs the output {FORCES!r} with level: atom under "
             f"outputs: (found: {', '.join(outputs) or 'none'}). For structures at equilibrium "
@@ -90,66 +112,128 @@ def check_auxiliary_head(model: dict[str, Any]) -> None:
     Raises:
         ConfigError: naming the key and the valid ones.
     """
-    given = dict(model.get(AUXILIARY_HEAD) or {})
-    module = given.pop("module", None)
-    if module is None or module == "shared":
+    given = model.get(AUXILIARY_HEAD) or {}
+    if given.get("module") in (None, "shared"):
         return
-    parameters = list(inspect.signature(registry.get_model_class(module)).parameters.values())
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    valid = [parameter.name for parameter in parameters[1:]]  # the first is the backbone
-    for key in given:
-        if key not in valid:
-            close = difflib.get_close_matches(str(key), valid, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(
-                f"task.ndem.{AUXILIARY_HEAD}.{key} is not an argument of {module}.{hint} Valid: "
-                f"module, {', '.join(valid)}."
-            )
+    where = f"task.ndem.{AUXILIARY_HEAD}"
+    raise_if_any(constructor_problems(given, where, "module", skip=("backbone",)))
 
 
 def check_data(config: dict[str, Any], settings: NDeMSettings) -> None:
-    """Name a data path that is not there before fairchem fails on it in its own words.
+    """Stop a run that will read data on every key that nobody reads and on data that is not there.
+
+    Nothing has been built yet. All mistakes are in one message.
 
     Raises:
-        ConfigError: naming the key and the path, or a normalizer that a setting needs.
+        ConfigError: naming each key, what was found there, and the way out.
     """
-    transforms = (config.get("dataset") or {}).get("transforms") or {}
-    without_forces = FORCES not in (config.get("outputs") or {})
-    if settings.curvature is not None and without_forces:
-        normalizer = transforms.get("normalizer") or {}
-        if isinstance(normalizer, str) or FORCES not in normalizer:
-            raise ConfigError(
-                "task.ndem.curvature is divided by rms_F, and there is neither an output 'forces' "
-                "nor a normalizer for it: give dataset.train.transforms.normalizer.forces, or use "
-                "task.ndem.noise_scale."
-            )
-    for section, key in (("dataset", "train"), ("val_dataset", "val"), ("test_dataset", "test")):
-        source = (config.get(section) or {}).get("src")
-        if isinstance(source, str) and not Path(source).exists():
-            raise ConfigError(
-                f"dataset.{key}.src = {source!r}: there is no such file or directory "
-                f"(from {Path.cwd()})."
-            )
+    command = command_config()
+    old_layout = command is not None and not command.get("loss_functions")
+    raise_if_any(
+        [
+            *(top_level_problems(command) if command is not None else ()),
+            *key_problems(config, old_layout),
+            *_primary_problems(config),
+            *_source_problems(config, command),
+            *_curvature_problems(config, settings),
+        ]
+    )
+    raise_if_any(balancing_problems(config))
+    if _trains() and config["task"].get("init_from") is not None:
+        check_section(config["task"]["init_from"])
+
+
+def key_problems(config: Mapping[str, Any], old_layout: bool = False) -> Iterator[str]:
+    """Every mistake that a trainer's configuration shows without its data, as sentences.
+
+    Args:
+        config: as fairchem's trainers keep it (``dataset``, ``val_dataset``, ``optim``, ...).
+        old_layout: whether fairchem converted it from its layout without ``loss_functions``.
+    """
+    yield from task_problems(config.get("task"), old_layout)
+    yield from switch_problems(config.get("task"))
+    yield from output_problems(config)
+    yield from loss_problems(config)
+    yield from metric_problems(config)
+    yield from optim_problems(config.get("optim"), old_layout)
+    yield from optim_value_problems(config.get("optim"))
+    yield from dataset_problems(config, old_layout)
+    yield from model_problems(config.get("model"))
+    yield from logger_problems(config.get("logger"))
+
+
+def check_records(config: dict[str, Any]) -> None:
+    """Compare metadata, labels and normalizers with the data; normalizers are in numbers by now.
+
+    Rank 0 reads, and all ranks stop together or go on together.
+
+    Raises:
+        ConfigError: naming the key, both values, and what to write.
+    """
+    raise_if_any(rank_zero_finds(lambda: record_problems(config, _trains())))
+
+
+def _trains() -> bool:
+    command = command_config()
+    return command is None or command.get("mode", "train") == "train"
+
+
+def _source_problems(config: Mapping[str, Any], command: Mapping[str, Any] | None) -> Iterator[str]:
+    """Data paths that are not there."""
+    for section, key in SPLITS.items():
+        given = _mapping(config.get(section)).get("src")
+        for source in given if isinstance(given, (list, tuple)) else [given]:
+            if isinstance(source, str) and not Path(source).exists() and "*" not in source:
+                yield (
+                    f"dataset.{key}.src = {source!r}: there is no such file or directory "
+                    f"(from {Path.cwd()})."
+                )
+    trains = command is not None and command.get("mode") == "train"
+    if trains and "src" not in _mapping(config.get("dataset")):
+        yield "dataset.train.src is missing: there is nothing to train on."
+
+
+def _curvature_problems(config: Mapping[str, Any], settings: NDeMSettings) -> Iterator[str]:
+    """A normalizer that a setting needs."""
+    if settings.curvature is None or FORCES in (config.get("outputs") or {}):
+        return
+    transforms = _mapping(_mapping(config.get("dataset")).get("transforms"))
+    if FORCES not in _mapping(transforms.get("normalizer")):
+        yield (
+            "task.ndem.curvature is divided by rms_F, and there is neither an output 'forces' "
+            "nor a normalizer for it: give dataset.train.transforms.normalizer.forces, or use "
+            "task.ndem.noise_scale."
+        )
+
+
+def _mapping(section: Any) -> Mapping[str, Any]:
+    return section if isinstance(section, Mapping) else {}
 
 
 def _default_primary_metric(config: dict[str, Any]) -> None:
     """fairchem has no default for this trainer and fails without one, after loading the data."""
     metrics = config.get("evaluation_metrics") or {}
-    if metrics.get("primary_metric") is None:
+    if isinstance(metrics, Mapping) and metrics.get("primary_metric") is None:
         outputs = list(config.get("outputs") or {})
         main = FORCES if FORCES in outputs or not outputs else outputs[0]
         metrics["primary_metric"] = f"{main}_mae"
         metrics.setdefault("metrics", {name: ["mae"] for name in outputs})
         config["evaluation_metrics"] = metrics
         logging.info(f"evaluation_metrics.primary_metric is not set: using {main}_mae.")
-    known = {
-        f"{target}_{fn}" if target not in fn and target != "misc" else fn
-        for target, fns in (metrics.get("metrics") or {}).items()
-        for fn in fns
-    }
-    if metrics["primary_metric"] not in known | {"loss"}:
-        raise ConfigError(
-            f"evaluation_metrics.primary_metric = {metrics['primary_metric']!r} is not among the "
-            f"metrics that are computed: {', '.join(sorted(known))}."
+
+
+def _primary_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """A primary metric that no validation computes."""
+    from ndem_ocp.training.units import unit_metrics  # it imports this module
+
+    if next(metric_problems(config), None) or next(output_problems(config), None):
+        return  # said already, and probably why
+    section = config.get("evaluation_metrics") or {}
+    named = unit_metrics(config.get("outputs") or {})
+    known = computed_metrics(section.get("metrics") or {}, named) | {"loss"}
+    primary = section.get("primary_metric")
+    if primary not in known:
+        yield (
+            f"evaluation_metrics.primary_metric = {primary!r} is not among the metrics that are "
+            f"computed: {', '.join(sorted(known))}. {hint(primary, known)}"
         )

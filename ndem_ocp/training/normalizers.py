@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.data.staging import DATASET_FILE
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.config import ConfigError, check_records
 
 FROM_DATA = "dataset"  # dataset.train.transforms.normalizer: dataset
 KEY = "dataset.train.transforms.normalizer"
@@ -34,15 +34,19 @@ def resolve_normalizers(config: dict[str, Any]) -> None:
     and the rms of the force components (rms_F of Eq. 10). They end in the run's configuration and
     checkpoints.
 
+    Then normalizers, metadata and labels are compared with some records of the data.
+
     Raises:
-        ConfigError: if there is no such file or it lacks an output, or if forces that are the
-            energy's gradient are normalised by something else than the energy is.
+        ConfigError: if there is no such file or it lacks an output, if forces that are the
+            energy's gradient are normalised by something else than the energy is, or if the data
+            disagrees by orders of magnitude.
     """
     dataset = config.get("dataset") or {}
     transforms = dataset.get("transforms") or {}
     if transforms.get("normalizer") == FROM_DATA:
         transforms["normalizer"] = _from_data(dataset.get("src"), list(config.get("outputs") or {}))
         logging.info(f"{KEY}: {transforms['normalizer']}")
+    check_records(config)
     _agree_with_gradients(config.get("model") or {}, transforms.get("normalizer") or {})
 
 

@@ -57,21 +57,25 @@ def check_names(saved: list[list[str]] | None, here: list[list[str]], path: str)
 
 
 def ema_by_name(
-    saved: Mapping[str, Any], names: list[str], current: Iterable[Tensor]
+    saved: Mapping[str, Any], names: list[str], current: Iterable[Tensor], strict: bool = True
 ) -> dict[str, Any]:
     """fairchem's positional EMA state in the order of ``names``.
 
     Args:
         saved: ``checkpoint["ema"]``; with ``names`` if this package wrote it.
         names: trained parameters of the model here.
-        current: their shadows here, for the shapes.
+        current: their shadows here.
+        strict: without it a parameter that the checkpoint does not know keeps its shadow.
 
     Raises:
         ConfigError: if a shadow is missing or has another shape.
     """
+    current = list(current)
     shadows, shapes = list(saved["shadow_params"]), [tuple(p.shape) for p in current]
     if saved.get("names") is not None:
         by_name = dict(zip(saved["names"], shadows))
+        if not strict:
+            by_name = {**dict(zip(names, current)), **by_name}
         missing = [name for name in names if name not in by_name]
         if missing:
             raise ConfigError(

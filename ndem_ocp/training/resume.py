@@ -22,7 +22,8 @@ _COMPARED = ("model", "optim", "task", "outputs", "loss_functions", "dataset", "
 # No part of what a step computes.
 _IRRELEVANT = {
     *("task.resume", "task.keep_checkpoints", "task.max_bad_steps", "task.init_from"),
-    *("task.prediction_dtype", "task.strict_load", "optim.num_workers", "dataset.src"),
+    *("task.prediction_dtype", "task.strict_load", "optim.num_workers"),
+    *("dataset.src", "dataset.bad_records_log"),
 }
 _SHOWN = 5
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, read_checkpoint
+from ndem_ocp.data.reader import limits_from_model, loader_options
 from ndem_ocp.training.bad_steps import BadSteps, skip_infinite_gradients
 from ndem_ocp.training.position import Position
 from ndem_ocp.training.restore import (
@@ -40,6 +41,7 @@ from ndem_ocp.training.rng import rng_state, set_rng_state
 from ndem_ocp.training.step_loader import StepLoader
 from ndem_ocp.training.stopping import Stopped, request_stop, stop_requested
 
+READER_FORMATS = ("ndem_lmdb", "ndem_ocp.LmdbReader")
 FORMAT = 1  # of what this trainer adds to fairchem's checkpoint
 
 
@@ -64,9 +66,19 @@ class SurvivingTrainer(OCPTrainer):
         super().load(inference_only)
 
     def load_datasets(self) -> None:
+        self._complete_datasets()
         super().load_datasets()
         if self.train_loader is not None:
             self.train_loader.hooks = self
+
+    def _complete_datasets(self) -> None:
+        """Tell our reader what this model can take, and where to note the records it skips."""
+        limits = limits_from_model(self.config["model"])
+        log = str(Path(self.config["cmd"]["logs_dir"]) / "bad_records.jsonl")
+        for name in ("dataset", "val_dataset", "test_dataset", "relax_dataset"):
+            section = self.config.get(name)
+            if section and section.get("format") in READER_FORMATS:
+                self.config[name] = {**limits, "bad_records_log": log, **section}
 
     def get_dataloader(self, dataset, sampler, workers=None):
         workers = self.config["optim"].get("num_workers", 0) if workers is None else workers
@@ -76,6 +88,7 @@ class SurvivingTrainer(OCPTrainer):
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
             batch_sampler=sampler,
+            **loader_options(workers),
         )
 
     def load_optimizer(self) -> None:
@@ -205,7 +218,8 @@ class SurvivingTrainer(OCPTrainer):
         state = {**checkpoint, "scheduler": None}  # put back below, on this run's curve
         if state.get("ema") is not None and self.ema is not None:
             names = trained_names(self._unwrapped_model)
-            state["ema"] = ema_by_name(state["ema"], names, self.ema.shadow_params)
+            strict = self.config["task"].get("strict_load", True)
+            state["ema"] = ema_by_name(state["ema"], names, self.ema.shadow_params, strict)
         super().load_checkpoint(checkpoint_path, state, inference_only)
         if groups is not None:
             keep_configured(self.optimizer, groups)

@@ -121,6 +121,8 @@ class NDeMTrainer(SurvivingTrainer):
                 self.config["task"].get("init_from"),
                 noise_gain=self.objective.sign * typical_scale(self.ndem, force_rms),
                 ema=self.ema,
+                config=self.config,
+                normalizers=self.normalizers,
             )
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:

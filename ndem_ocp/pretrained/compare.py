@@ -1,0 +1,98 @@
+"""What a checkpoint of fairchem and a new run have beside their weights, compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fairchem.core.common.registry import registry
+from torch import nn
+
+CLOSE = 0.03  # relative difference of normalizers that is no difference
+_OLD_TARGETS = {"target": "energy", "grad_target": "forces"}  # names before fairchem 1.0
+# Settings of a backbone that change no weight's meaning, and those that change it a little.
+_HARMLESS = re.compile(r"drop|otf_graph|weight_init|regress_|direct_forces|checkpointing|^model$")
+_MINOR = re.compile(r"max_neighbors|avg_|use_pbc|num_elements|^enforce_")
+
+
+def settings_differences(theirs: Any, ours: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Sentences about the backbones of two configurations: what is refused, and what is noted.
+
+    Args:
+        theirs: the configuration in the checkpoint, of any age. ours: the run's.
+    """
+    there, here = _backbone(theirs), _backbone(ours)
+    if not there or not here:
+        return [], ["The settings of the two backbones could not be compared."]
+    problems: list[str] = []
+    notes: list[str] = []
+    if "model" in there and "model" in here and not _same_class(there["model"], here["model"]):
+        problems.append(
+            f"The checkpoint's backbone is a {there['model']}, this run's a {here['model']}."
+        )
+    for key in sorted(there.keys() & here.keys()):
+        if there[key] == here[key] or _HARMLESS.search(key):
+            continue
+        line = f"model.backbone.{key}: {there[key]} in the checkpoint, {here[key]} in this run."
+        (notes if _MINOR.search(key) else problems).append(line)
+    return problems, notes
+
+
+def normalizer_differences(
+    given: Mapping[str, Any], normalizers: Mapping[str, nn.Module]
+) -> list[str]:
+    """A sentence for every normalizer of the run that is not the checkpoint's.
+
+    Args:
+        given: states of the checkpoint's normalizers by output. normalizers: the run's.
+    """
+    theirs = {_OLD_TARGETS.get(name, name): _numbers(value) for name, value in given.items()}
+    found = []
+    for name, normalizer in normalizers.items():
+        ours, other = _numbers(normalizer.state_dict()), theirs.get(name)
+        if ours is None or other is None or _agree(ours, other):
+            continue
+        found.append(
+            f"The normalizer of {name} is not the checkpoint's: mean {ours[0]:.5g} and stdev "
+            f"{ours[1]:.5g} here, mean {other[0]:.5g} and stdev {other[1]:.5g} there. The "
+            "loaded heads answer in the checkpoint's units, so the first steps only repair the "
+            f"scale. Unless that is meant, write dataset.train.transforms.normalizer.{name}: "
+            f"{{mean: {other[0]:.8g}, stdev: {other[1]:.8g}}}, or take heads: none."
+        )
+    return found
+
+
+def _backbone(config: Any) -> dict[str, Any]:
+    """The settings of the backbone in a configuration of any age."""
+    model = config.get("model") if isinstance(config, Mapping) else None
+    if isinstance(model, str):  # before fairchem 1.0
+        model = config.get("model_attributes")
+    if not isinstance(model, Mapping):
+        return {}
+    section = model.get("backbone", model)
+    return {key: value for key, value in section.items() if key not in ("name", "heads")}
+
+
+def _same_class(one: str, other: str) -> bool:
+    try:
+        return registry.get_model_class(one) is registry.get_model_class(other)
+    except RuntimeError:
+        return one == other
+
+
+def _numbers(state: Any) -> tuple[float, float] | None:
+    """(mean, stdev) of a normalizer's state, old names included."""
+    if not isinstance(state, Mapping):
+        return None
+    mean, stdev = state.get("mean"), state.get("rmsd", state.get("std"))
+    if mean is None or stdev is None:
+        return None
+    both = [torch.as_tensor(value).double().flatten() for value in (mean, stdev)]
+    return None if any(v.numel() != 1 for v in both) else (both[0].item(), both[1].item())
+
+
+def _agree(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    scale = max(abs(one[1]), abs(other[1]))
+    return all(abs(a - b) <= CLOSE * scale for a, b in zip(one, other))

@@ -1,0 +1,5 @@
+"""What stops a run in its first seconds: mistakes in its configuration, named with a way out.
+
+Every check yields sentences, one per mistake; ``training/config.py`` collects them into one
+:class:`ConfigError`. Warnings about harmless things are logged once, by rank 0.
+"""
