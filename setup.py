@@ -59,7 +59,9 @@ setup(
         "numpy",
         "scipy<1.17",  # 1.17 removed sph_harm, which e3nn and fairchem's GemNet import
         "ase",
-        "lmdb<2",  # fairchem may open a file twice in one process; newer ones refuse
+        # 1.7 and 1.8: a file opened before a fork, as fairchem's format: lmdb does, ends data
+        # workers in a segmentation fault; 2 refuses to open a file twice in one process
+        "lmdb<1.7",
         "matplotlib",
         "pyyaml",
         "submitit",

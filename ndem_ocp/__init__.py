@@ -15,6 +15,7 @@ if importlib.util.find_spec("fairchem") is not None:
 
     ndem_ocp_standins.install()  # before fairchem, which imports torch_scatter and torch_sparse
 
+    from ndem_ocp.data.reader import LmdbReader
     from ndem_ocp.models import (
         EnergyGradientHead,
         EquiformerV2AuxiliaryHead,
@@ -33,6 +34,7 @@ if importlib.util.find_spec("fairchem") is not None:
         "EnergyGradientHead",
         "EquiformerV2AuxiliaryHead",
         "HistoryLogger",
+        "LmdbReader",
         "NDeMTrainer",
         "SquaredL2Loss",
         "TorchMDDipoleHead",

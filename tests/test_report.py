@@ -139,7 +139,7 @@ def test_provenance_changes_with_what_it_names(tmp_path):
 @pytest.mark.parametrize("page", readme_tables.PAGES, ids=lambda page: page.name)
 def test_the_tables_of_a_page_are_the_results(page):
     text = page.read_text(encoding="utf-8")
-    assert text.count("<!-- table: ") == text.count("<!-- end table -->") >= 2
+    assert text.count("<!-- table: ") == text.count("<!-- end table -->") >= 1
     link = readme_tables.PAGES[page]
     assert readme_tables.filled(text, ROOT / "results", link) == text, "run `make results`"
 

@@ -15,8 +15,12 @@ from .fields import QM9_UNITS, as_array, properties_of, sid_of
 from .findings import Chunk, Finding, SplitReport
 from .metadata_check import check_metadata
 from .parallel import check_stop, run_tasks
+from .reader.errors import Refused
+from .reader.keys import LENGTH, map_keys
+from .reader.pages import LmdbFile
+from .reader.unpickle import load_fields
 from .record_check import ERROR, WARNING, CheckOptions, check_record
-from .shards import METADATA_FILE, iter_records, open_shard, record_count, shard_paths
+from .shards import METADATA_FILE, shard_paths
 from .statistics import CHUNK, Accumulator
 from .units import force_in_ev, units_of
 
@@ -104,20 +108,16 @@ def _check_split(
 def _probe(path: str) -> tuple[int | None, list[Finding]]:
     """Number of records to read from a shard (None: unreadable) and findings about the file."""
     try:
-        with open_shard(path) as env:
-            entries = int(env.stat()["entries"])
-            count = record_count(env)
-            with env.begin() as transaction:
-                has_length = transaction.get(b"length") is not None
-    except DataError as error:
-        message = str(error).removeprefix(f"{path}: ")
-        return None, [Finding(path, None, ERROR, "file", message)]
+        with LmdbFile(path) as file:
+            keys = map_keys(file)
+            has_length = file.get(LENGTH) is not None
+    except (Refused, OSError) as error:
+        return None, [Finding(path, None, ERROR, "file", str(error))]
+    # missing records are reported one by one
+    found = [Finding(path, None, ERROR, *p) for p in keys.problems if p[0] != "missing"]
     if not has_length:
-        return count, [Finding(path, None, WARNING, "length", "no `length` key")]
-    if count != entries - 1:
-        message = f"`length` says {count}, there are {entries - 1} records"
-        return count, [Finding(path, None, ERROR, "length", message)]
-    return count, []
+        found.append(Finding(path, None, WARNING, "length", "no `length` key"))
+    return keys.count, found
 
 
 def _probe_crashed(path: str) -> tuple[None, list[Finding]]:
@@ -133,11 +133,18 @@ def _chunk_crashed(task: _Task) -> Chunk:
 
 def _check_chunk(task: _Task) -> Chunk:
     chunk, previous = Chunk(), None
-    with open_shard(task.path) as env:
-        for number, fields in iter_records(env, max(0, task.start - 1), task.stop):
+    with LmdbFile(task.path) as file:
+        for number in range(max(0, task.start - 1), task.stop):
             check_stop()
-            previous = _check_fields(chunk, task, number, fields, previous)
+            previous = _check_fields(chunk, task, number, _fields(file, number), previous)
     return chunk
+
+
+def _fields(file: LmdbFile, number: int) -> dict[str, Any] | DataError:
+    try:
+        return load_fields(file.get(b"%d" % number))
+    except (Refused, OSError) as error:
+        return DataError(str(error))
 
 
 def _check_fields(

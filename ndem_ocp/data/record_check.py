@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from .fields import (
     has_forces,
     properties_of,
 )
+from .reader.geometry import close_pair, flattest, lonely_atom, nearest
+
+__all__ = ["ERROR", "WARNING", "CheckOptions", "Problem", "check_record", "close_pair"]
 
 ERROR, WARNING = "error", "warning"
 Problem = tuple[str, str, str]  # severity, kind, message
@@ -22,6 +26,17 @@ Problem = tuple[str, str, str]  # severity, kind, message
 _REQUIRED = ("pos", "cell", "atomic_numbers", "natoms")
 _WANTED = ("fixed", "tags", "sid", "fid")
 _MAX_ATOMIC_NUMBER = 118
+_MAX_FLOAT = float(np.finfo(np.float32).max)  # labels become float32 in a batch
+_SHAPED: dict[str, tuple[int | str, ...]] = {
+    "pos": ("natoms", 3),
+    "force": ("natoms", 3),
+    "forces": ("natoms", 3),
+    "cell": (1, 3, 3),
+    "pbc": (1, 3),
+    "atomic_numbers": ("natoms",),
+    "fixed": ("natoms",),
+    "tags": ("natoms",),
+}
 
 
 @dataclass(frozen=True)
@@ -31,11 +46,13 @@ class CheckOptions:
     Attributes:
         max_force: eV/A, largest force norm on a free atom. min_distance: A, between two atoms.
         force_unit: eV/A, the unit of the forces; the check of a split reads it from the data set.
+        cutoff: A, an atom without a neighbour in it is isolated.
     """
 
     max_force: float = 50.0
     min_distance: float = 0.5
     force_unit: float = 1.0
+    cutoff: float = 12.0
 
 
 def check_record(fields: dict[str, Any], options: CheckOptions) -> list[Problem]:
@@ -54,38 +71,53 @@ def check_record(fields: dict[str, Any], options: CheckOptions) -> list[Problem]
 
 
 def _check_shapes(fields: dict[str, Any]) -> list[Problem]:
-    natoms = int(as_array(fields["natoms"]).reshape(-1)[0])
-    expected = {
-        "pos": (natoms, 3),
-        "force": (natoms, 3),
-        "forces": (natoms, 3),
-        "cell": (1, 3, 3),
-        "atomic_numbers": (natoms,),
-        "fixed": (natoms,),
-        "tags": (natoms,),
-    }
+    present = [key for key in ("natoms", *_SHAPED) if fields.get(key) is not None]
+    arrays = {key: as_array(fields[key]) for key in present}
     problems = []
-    for key, shape in expected.items():
-        if fields.get(key) is not None and as_array(fields[key]).shape != shape:
-            actual = as_array(fields[key]).shape
-            message = f"`{key}` has shape {actual}, expected {shape} (natoms {natoms})"
-            problems.append((ERROR, "shape", message))
+    for key in ("", *_SHAPED):  # "": natoms itself
+        problem = shape_problem(arrays, (key,) if key else ())
+        if problem is not None:
+            problems.append((ERROR, *problem))
+            if not key:
+                return problems
     for key in ("y", "energy", *QM9_UNITS):
         if fields.get(key) is not None and as_array(fields[key]).size != 1:
             problems.append((ERROR, "shape", f"`{key}` is not one number"))
     return problems
 
 
+def shape_problem(
+    arrays: dict[str, np.ndarray], keys: Sequence[str] | None = None
+) -> tuple[str, str] | None:
+    """The first field whose shape disagrees with ``natoms``: kind and message, or None.
+
+    Args:
+        arrays: fields as arrays; those that are missing are not looked at, ``natoms`` is there.
+        keys: the fields to look at, all of :data:`_SHAPED` by default.
+    """
+    number = arrays["natoms"]
+    if number.size != 1 or number.dtype.kind not in "iu" or number.reshape(-1)[0] < 1:
+        return "shape", "`natoms` is no number of atoms"
+    natoms = int(number.reshape(-1)[0])
+    for key in _SHAPED if keys is None else keys:
+        array = arrays.get(key)
+        if array is None:
+            continue
+        shape = tuple(natoms if n == "natoms" else n for n in _SHAPED[key])
+        if array.shape != shape and (key != "pbc" or array.size != 3):
+            message = f"`{key}` has shape {array.shape}, expected {shape} (natoms {natoms})"
+            return "shape", message
+    return None
+
+
 def _check_values(fields: dict[str, Any]) -> list[Problem]:
     problems = []
     for key in ("y", "energy", *QM9_UNITS, "force", "forces", "pos", "cell"):
         if fields.get(key) is not None:
-            bad = ~np.isfinite(as_array(fields[key]).astype(np.float64))
-            if bad.any():
-                problems.append((ERROR, "not finite", f"{bad.sum()} NaN or inf in `{key}`"))
-    numbers = as_array(fields["atomic_numbers"])
-    if numbers.size and (numbers.min() < 1 or numbers.max() > _MAX_ATOMIC_NUMBER):
-        problems.append((ERROR, "value", f"atomic numbers {numbers.min()} to {numbers.max()}"))
+            problem = _not_finite(key, as_array(fields[key]))
+            problems += [] if problem is None else [(ERROR, *problem)]
+    problem = _wrong_elements(as_array(fields["atomic_numbers"]), _MAX_ATOMIC_NUMBER)
+    problems += [] if problem is None else [(ERROR, *problem)]
     for key, allowed in (("fixed", (0, 1)), ("tags", (0, 1, 2))):
         if fields.get(key) is not None and not np.isin(as_array(fields[key]), allowed).all():
             values = np.unique(as_array(fields[key])).tolist()
@@ -93,21 +125,77 @@ def _check_values(fields: dict[str, Any]) -> list[Problem]:
     return problems
 
 
+def number_problem(arrays: dict[str, np.ndarray], largest: int) -> tuple[str, str] | None:
+    """The first field with NaN, inf or an unknown element: kind and message, or None.
+
+    Args:
+        arrays: fields as arrays. largest: atomic number.
+    """
+    for key, array in arrays.items():
+        problem = _not_finite(key, array)
+        if problem is not None:
+            return problem
+    return _wrong_elements(arrays["atomic_numbers"], largest)
+
+
+def _not_finite(key: str, array: np.ndarray) -> tuple[str, str] | None:
+    if array.dtype.kind not in "fc" or np.abs(array).max(initial=0.0) <= _MAX_FLOAT:
+        return None
+    bad = int((~(np.abs(array) <= _MAX_FLOAT)).sum())  # NaN compares as false
+    return "not finite", f"{bad} NaN or inf in `{key}`"
+
+
+def _wrong_elements(numbers: np.ndarray, largest: int) -> tuple[str, str] | None:
+    if not numbers.size or (numbers.min() >= 1 and numbers.max() <= largest):
+        return None
+    message = f"atomic numbers {int(numbers.min())} to {int(numbers.max())}"
+    return "value", message + ("" if largest == _MAX_ATOMIC_NUMBER else f" (largest: {largest})")
+
+
 def _check_geometry(fields: dict[str, Any], options: CheckOptions) -> list[Problem]:
     problems = _check_forces(fields, options) if has_forces(fields) else []
-    positions = as_array(fields["pos"]).astype(np.float64)
-    cell = as_array(fields["cell"]).astype(np.float64).reshape(3, 3)
-    pbc = as_array(fields.get("pbc", np.ones(3))).reshape(3).astype(bool)
-    if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
+    arrays = {k: as_array(fields[k]) for k in ("pos", "cell", "pbc") if fields.get(k) is not None}
+    if not all(np.isfinite(arrays[key]).all() for key in ("pos", "cell")):
         return problems
-    if pbc.any() and abs(np.linalg.det(cell)) < 1e-3:
-        return [*problems, (ERROR, "cell", "periodic with a cell of volume 0")]
-    close = close_pair(positions, cell, pbc, options.min_distance)
-    if close is not None:
-        first, second, distance = close
-        message = f"atoms {first} and {second} are {distance:.3f} A apart"
-        problems.append((ERROR, "overlap", message))
-    return problems
+    problem = geometry_problem(arrays, options.min_distance, options.cutoff)
+    if problem is None:
+        return problems
+    return [*problems, (WARNING if problem[0] == "isolated" else ERROR, *problem)]
+
+
+def geometry_problem(
+    arrays: dict[str, np.ndarray], min_distance: float | None, cutoff: float | None
+) -> tuple[str, str] | None:
+    """A cell without volume, atoms on top of each other, or one on its own: kind and message.
+
+    Args:
+        arrays: ``pos``, and ``cell`` and ``pbc`` where they are there, finite and of sound shape.
+        min_distance: A. cutoff: A. None leaves the check out.
+    """
+    cell, pbc = arrays.get("cell"), arrays.get("pbc")
+    if pbc is None:
+        pbc = np.ones(3) if cell is not None else np.zeros(3)
+    pbc = pbc.reshape(3).astype(bool)
+    cell = np.zeros((3, 3)) if cell is None else cell.reshape(3, 3).astype(np.float64)
+    if pbc.any():
+        volume = abs(np.linalg.det(cell))
+        if volume < 1e-3:
+            return "cell", "periodic with a cell of volume 0"
+        height = flattest(cell, pbc)
+        if not height >= max(min_distance or 0.0, 1e-3):
+            return "cell", f"periodic with a cell {height:.3g} A high"
+    if min_distance is None:
+        return None
+    positions = arrays["pos"].astype(np.float64)
+    distances, partners = nearest(positions, cell, pbc, min_distance)
+    closest = int(distances.argmin()) if len(distances) else 0
+    if len(distances) and distances[closest] < min_distance:
+        first, second = sorted((closest, int(partners[closest])))
+        return "overlap", f"atoms {first} and {second} are {distances[closest]:.3f} A apart"
+    lonely = None if cutoff is None else lonely_atom(positions, cell, pbc, cutoff, distances)
+    if lonely is not None:
+        return "isolated", f"atom {lonely} has no neighbour within {cutoff:g} A"
+    return None
 
 
 def _check_forces(fields: dict[str, Any], options: CheckOptions) -> list[Problem]:
@@ -117,42 +205,3 @@ def _check_forces(fields: dict[str, Any], options: CheckOptions) -> list[Problem
         return []
     message = f"{largest:.4g} eV/A on free atom {norms.argmax()} (limit {options.max_force})"
     return [(ERROR, "large force", message)]
-
-
-def close_pair(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, limit: float
-) -> tuple[int, int, float] | None:
-    """The closest two different atoms nearer than ``limit``, images included; None without one.
-
-    Args:
-        positions: (N, 3) A. cell: (3, 3) A. pbc: (3,) bool.
-        limit: A; must be below half of the height of the cell in the periodic directions.
-
-    Returns:
-        ``(i, j, distance in A)`` or None.
-    """
-    from scipy.spatial import cKDTree
-
-    if not pbc.any():
-        pairs = cKDTree(positions).query_pairs(limit, output_type="ndarray")
-        shifts = np.zeros((len(pairs), 3))
-    else:
-        inverse = np.linalg.inv(cell)
-        fractional = positions @ inverse
-        reach = limit * np.linalg.norm(inverse, 2)  # of a step of `limit` in fractional units
-        folded = np.where(pbc, fractional % 1.0 % 1.0, fractional)
-        # a box beyond all atoms stands for "not periodic"
-        span = 2 * (np.ptp(folded, axis=0) + 1.0 + reach)
-        folded = np.where(pbc, folded, folded - folded.min(axis=0))
-        tree = cKDTree(folded, boxsize=np.where(pbc, 1.0, span))
-        pairs = tree.query_pairs(min(reach, 0.5), output_type="ndarray")
-        steps = fractional[pairs[:, 0]] - fractional[pairs[:, 1]]
-        shifts = np.where(pbc, np.round(steps), 0.0) @ cell
-    if len(pairs) == 0:
-        return None
-    vectors = positions[pairs[:, 0]] - positions[pairs[:, 1]] - shifts
-    distances = np.linalg.norm(vectors, axis=1)
-    closest = int(distances.argmin())
-    if distances[closest] >= limit:
-        return None
-    return int(pairs[closest, 0]), int(pairs[closest, 1]), float(distances[closest])

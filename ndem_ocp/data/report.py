@@ -139,7 +139,7 @@ def normalizer_yaml(report: SplitReport) -> str:
     lines = [
         "dataset:",
         "  train:",
-        "    format: lmdb",
+        "    format: ndem_lmdb",
         f"    src: {report.path}",
         *([f"    key_mapping: {{{renamed}}}"] if renamed else []),
         "    transforms:",

@@ -14,6 +14,8 @@ import numpy as np
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
 from .parallel import check_stop
+from .reader.errors import Refused
+from .reader.unpickle import load_fields, load_integer
 from .sources import Source, iter_frames
 
 if TYPE_CHECKING:
@@ -195,16 +197,10 @@ def load_record(raw: bytes | None) -> dict[str, Any]:
     Raises:
         DataError: missing or not a pickled PyG Data; the message is the reason alone.
     """
-    if raw is None:
-        raise DataError("missing")
     try:
-        data = pickle.loads(raw)
-        state = data.__dict__
-        if "_store" not in state:  # written by PyG < 2
-            return {key: value for key, value in state.items() if value is not None}
-        return dict(data.to_dict())
-    except Exception as error:  # a damaged pickle can raise anything
-        raise DataError(f"cannot be unpickled ({type(error).__name__}: {error})") from None
+        return load_fields(raw)
+    except Refused as error:
+        raise DataError(error.reason) from None
 
 
 def iter_records(
@@ -240,9 +236,6 @@ def record_count(env: lmdb.Environment) -> int:
             raw = transaction.get(b"length")
         if raw is None:
             return int(env.stat()["entries"])
-        length = pickle.loads(raw)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise DataError(f"{env.path()}: its `length` cannot be read ({error})") from None
-    if not isinstance(length, (int, np.integer)) or length < 0:
-        raise DataError(f"{env.path()}: its `length` is {length!r}")
-    return int(length)
+        return load_integer(raw)
+    except Refused as error:
+        raise DataError(f"{env.path()}: its `length` cannot be read ({error.reason})") from None

@@ -47,7 +47,7 @@ def run_config(
         **ndem: settings of ``task.ndem``.
     """
     forces = {"property": "forces", "level": "atom"}
-    source = {"format": "lmdb", "key_mapping": KEYS}
+    source = {"format": "ndem_lmdb", "key_mapping": KEYS}
     # One scale for both, as forces that are gradients of the energy need.
     normalizer = {name: {"mean": 0.0, "stdev": 0.7} for name in ("energy", "forces")}
     return {

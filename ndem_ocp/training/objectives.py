@@ -171,14 +171,9 @@ def step_of(
     return Step(noise=noise, label=label, counted=counted, **rest)
 
 
-def hide_atoms(batch: Batch, hidden: Tensor, free_only: bool) -> Batch | None:
-    """A shallow copy of ``batch`` in which fairchem's metrics over free atoms skip ``hidden``.
-
-    Returns None if no atom is left to measure.
-    """
+def hide_atoms(batch: Batch, hidden: Tensor, free_only: bool) -> Batch:
+    """A shallow copy of ``batch`` in which fairchem's metrics over free atoms skip ``hidden``."""
     fixed = hidden | (batch.fixed != 0) if free_only else hidden
-    if bool(fixed.all()):
-        return None
     seen = copy.copy(batch)
     seen.fixed = fixed.to(batch.fixed.dtype)
     return seen

@@ -41,7 +41,7 @@ from ndem_ocp.training.rng import rng_state, set_rng_state
 from ndem_ocp.training.step_loader import StepLoader
 from ndem_ocp.training.stopping import Stopped, request_stop, stop_requested
 
-READER_FORMATS = ("ndem_lmdb", "ndem_ocp.LmdbReader")
+READER_FORMATS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "ndem_ocp.data.reader.dataset.LmdbReader")
 FORMAT = 1  # of what this trainer adds to fairchem's checkpoint
 
 

@@ -23,7 +23,6 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.models.equiformer_v2.trainers.forces_trainer import EquiformerV2ForcesTrainer
-from fairchem.core.modules.loss import DDPLoss
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -39,6 +38,7 @@ from ndem_ocp.training.config import (
     read_task,
 )
 from ndem_ocp.training.distributed import auxiliary_parameters, rewrap
+from ndem_ocp.training.no_free_atoms import NoFreeAtoms, mean_over_ranks, sum_over_ranks
 from ndem_ocp.training.normalizers import resolve_normalizers
 from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
@@ -47,7 +47,7 @@ from ndem_ocp.training.units import add_unit_metrics, unit_metrics
 
 
 @registry.register_trainer("ndem")
-class NDeMTrainer(SurvivingTrainer):
+class NDeMTrainer(NoFreeAtoms, SurvivingTrainer):
     """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
 
     ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps
@@ -96,8 +96,7 @@ class NDeMTrainer(SurvivingTrainer):
     def load_loss(self) -> None:
         super().load_loss()
         # fairchem's mean over all atoms of all ranks, so that L_NDeM is reduced as L_F is.
-        mean = DDPLoss("l2mae", reduction="mean").mean
-        self._mean_over_ranks = lambda per_atom: mean(per_atom, per_atom, None)
+        self._mean_over_ranks = mean_over_ranks()
 
     def load_extras(self) -> None:
         given = self.config
@@ -163,12 +162,13 @@ class NDeMTrainer(SurvivingTrainer):
         ndem = self.objective.loss(out, auxiliary, step)
         weighted = self._coefficient * ndem.loss
         total = loss + weighted  # Eq. 18
-        value, share = torch.stack([ndem.loss, weighted / total]).detach().tolist()
+        value, weighted, whole = torch.stack([ndem.loss, weighted, total]).detach().tolist()
         self._ndem_log |= {
             "ndem_loss": Tally(value, 1),
-            "ndem_share_of_loss": Tally(share, 1),
+            "ndem_share_of_loss": Tally(weighted, whole),
             **ndem.log,
         }
+        self._ndem_log = sum_over_ranks(self._ndem_log, self.device)
         return total
 
     def _step_of(self, batch: Batch) -> Step:
@@ -205,8 +205,6 @@ class NDeMTrainer(SurvivingTrainer):
             return super()._compute_metrics(out, batch, evaluator, metrics)
         target = self.output_targets[FORCES]
         seen = hide_atoms(batch, hidden, target["eval_on_free_atoms"])
-        if seen is None:
-            return {} if metrics is None else metrics
         with self._with_target(FORCES, {**target, "eval_on_free_atoms": True}):
             return super()._compute_metrics(out, seen, evaluator, metrics)
 

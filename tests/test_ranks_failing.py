@@ -1,0 +1,153 @@
+"""Two ranks under the stock command: they end together, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+
+from conftest import tiny_config, trainer_of
+from ndem_ocp.report.history import find_history, read_history
+from ranks import EXACT
+from ranks_command import FINISHED, Command
+from reliability import observed, soak
+
+pytestmark = [pytest.mark.ddp, pytest.mark.slow]
+
+START = 240  # seconds for a command to its first steps or its end; a quiet machine needs 20
+SOON = 60  # seconds for the other rank and the command to end; a quiet machine needs 5
+SOAKING = 4 * 3600  # seconds for all runs of a test
+HISTORY = "logs/*/*/history.jsonl"
+
+
+@pytest.fixture
+def config(demo_data: Path) -> dict[str, Any]:
+    config = tiny_config(demo_data)
+    config["optim"].update(num_workers=0)
+    return config
+
+
+@pytest.mark.timeout(SOAKING)
+def test_a_killed_rank_ends_the_run(config, tmp_path):
+    """The rank that is left waits in an all-reduce; the launcher must not leave it there."""
+    config["optim"]["max_epochs"] = 1000
+    seconds = []
+    for number in range(soak(10, 1)):
+        which = 1 - number % 2
+        with Command(config, tmp_path / f"run{number}", 2) as command:
+            command.wait_for(HISTORY, 2, START)
+            ranks = command.ranks()
+            assert len(ranks) == 2
+            killed = time.monotonic()
+            os.kill(ranks[which], signal.SIGKILL)
+            status = command.ended(SOON)
+            seconds.append(time.monotonic() - killed)
+            assert status not in (None, 0), command.output[-4000:]
+            assert "SIGKILL" in command.output
+            assert FINISHED not in command.output
+            assert not [pid for pid in command.left() if pid in ranks]
+    observed(
+        "ranks",
+        "kill -9 of one of two ranks (stock command)",
+        len(seconds),
+        f"the other rank and the command ended with an error after at most {max(seconds):.1f} s",
+        "the steps since the last checkpoint",
+    )
+
+
+def test_an_error_on_one_rank_ends_the_run_and_is_shown(config, demo_data, tmp_path):
+    data = tmp_path / "train"
+    shutil.copytree(demo_data / "train", data)
+    (file,) = data.glob("*.lmdb")
+    with lmdb.open(str(file), subdir=False, lock=False) as env, env.begin(write=True) as write:
+        assert write.replace(b"7", b"no record")
+    config["dataset"]["train"]["src"] = str(data)
+    with Command(config, tmp_path / "run", 2) as command:
+        status = command.ended(START)
+        assert status not in (None, 0), command.output[-4000:]
+        assert "Traceback (most recent call last)" in command.output
+        assert "Error" in command.output.split("Traceback (most recent call last)")[-1]
+        assert FINISHED not in command.output
+    observed(
+        "ranks",
+        "a record that cannot be read, on one of two ranks",
+        1,
+        "all ranks ended with an error, whose traceback is shown",
+        "the steps since the last checkpoint",
+    )
+
+
+def test_graph_parallelism_is_refused_on_every_rank(config, tmp_path):
+    with Command(config, tmp_path / "run", 2, "--gp-gpus", "2") as command:
+        status = command.ended(START)
+        assert status not in (None, 0), command.output[-4000:]
+        assert "NDeM does not run with graph parallelism (--gp-gpus)" in command.output
+        assert not list(command.run_dir.rglob("*.pt"))
+        assert not command.ranks()
+    observed(
+        "ranks",
+        "--gp-gpus with NDeM, two ranks",
+        1,
+        "refused with a sentence before anything is built; both ranks ended",
+        "nothing",
+    )
+
+
+def test_graph_parallelism_without_ndem_trains_as_fairchem_does(config, tmp_path):
+    """Two ranks that share every structure have the losses of one process.
+
+    The norm of the gradient is half of it: DDP takes the mean of two ranks' parts of a sum. That
+    is fairchem's, with its own trainers too; Adam hides it, clip_grad_norm does not.
+    """
+    config["task"]["ndem"]["coefficient"] = 0
+    config["model"]["backbone"].update(EXACT)
+    config["dataset"]["train"]["first_n"] = 10  # three steps
+    trainer_of(config, tmp_path / "one").train(disable_eval_tqdm=True)
+    with Command(config, tmp_path / "two", 2, "--gp-gpus", "2", "--print-every", "1000") as command:
+        assert command.ended(START) == 0, command.output[-4000:]
+    one, two = (read_history(find_history(tmp_path / name), "train") for name in ("one", "two"))
+    losses, expected = ([r["loss"] for r in records if "loss" in r] for records in (two, one))
+    assert len(expected) == 3
+    assert losses == pytest.approx(expected, rel=1e-3)
+    norms, expected = ([r["grad_norm"] for r in h if "grad_norm" in r] for h in (two, one))
+    assert norms[0] == pytest.approx(expected[0] / 2, rel=1e-3)
+    observed(
+        "ranks",
+        "--gp-gpus with task.ndem.coefficient 0, two ranks",
+        1,
+        "trains as fairchem's own trainer does: one process's losses, half its gradient norm",
+        "nothing",
+    )
+
+
+@pytest.mark.timeout(SOAKING)
+def test_a_finished_run_exits(config, tmp_path):
+    """The same short run, again and again, until its processes are gone."""
+    times = soak(50, 1)
+    hung: dict[int, str] = {}  # where the processes were
+    seconds = []
+    for number in range(times):
+        with Command(config, tmp_path / f"run{number}", 2) as command:
+            status = command.ended(START)
+            if status is None:
+                assert FINISHED in command.output, command.output[-4000:]
+                hung[number] = command.stacks()[-4000:]
+            else:
+                assert status == 0, command.output[-4000:]
+                assert not command.ranks()
+                seconds.append(time.time() - command.log.stat().st_mtime)
+        shutil.rmtree(command.run_dir)
+    assert not hung, f"{len(hung)} of {times}: {next(iter(hung.values()))}"
+    observed(
+        "ranks",
+        "two-rank runs to their end (stock command)",
+        times,
+        f"all exited, at most {max(seconds):.0f} s after their last line",
+        "nothing",
+    )
