@@ -100,27 +100,34 @@ def reliability(results: Path) -> str:
     path = results / "reliability.json"
     if not path.exists():
         return "not run"
-    found = json.loads(path.read_text())
+    files = json.loads(path.read_text(encoding="utf-8"))
     out = []
     for area, title in AREAS.items():
-        rows = [row for row in found["rows"] if row["area"] == area]
-        if not rows:
-            out += [f"### {title}", "", "not run", ""]
-            continue
-        out += [f"### {title}", "", "| fault | tried | what happened | what was lost |"]
-        out += ["| --- | --- | --- | --- |"]
+        rows = [row for found in files.values() for row in found["rows"] if row["area"] == area]
+        out += [f"### {title}", ""]
+        if rows:
+            out += [
+                "| fault | tried | what happened | what was lost |",
+                "| --- | --- | --- | --- |",
+            ]
         out += [
             f"| {' | '.join(_cell(row[key]) for key in ('fault', 'times', 'happened', 'lost'))} |"
             for row in rows
-        ]
+        ] or ["not run"]
         out.append("")
-    machine = found["hardware"]
-    loops = "with the loops as short as in CI, " if found["short"] else ""
-    failed = [name for name, text in found["tests"].items() if "FAILED" in text or "ERROR" in text]
+    machines = {
+        f"{found['hardware']['cores']} cores of {found['hardware']['cpu']}, "
+        f"torch {found['hardware']['torch']}"
+        for found in files.values()
+    }
+    commits = sorted({found["commit"][:10] for found in files.values()})
+    failed = [line for found in files.values() for line in found["failed"]]
+    short = [name for name, found in files.items() if found["short"]]
     out.append(
-        f"Tried {loops}at commit {found['commit'][:10]} on {machine['cores']} cores of "
-        f"{machine['cpu']}, torch {machine['torch']}; [all numbers](results/reliability.json). "
-        + (f"Files with failed tests: {', '.join(failed)}." if failed else "No test failed.")
+        f"Tried on {'; '.join(sorted(machines))}; commits {', '.join(commits)}; "
+        "[all numbers](results/reliability.json). "
+        + (f"With the short loops of CI: {', '.join(short)}. " if short else "")
+        + (f"Failed: {'; '.join(failed)}." if failed else "No test failed.")
     )
     return "\n".join(out)
 

@@ -1,9 +1,10 @@
 """Try every fault and write what happened to results/reliability.json:
-`python benchmarks/reliability.py [--short] [--out FILE] [-- PYTEST OPTIONS]`.
+`python benchmarks/reliability.py [FILE ...] [--short] [--out FILE]`.
 
-Runs the tests that break runs and data on purpose, with their long loops (200 kills, 50 two-rank
-runs; an hour on two cores; --short for minutes), one file at a time. The table of
-docs/reliability.md is made from the result by benchmarks/readme_tables.py. A fault whose test did
+Runs the tests that break runs and data on purpose, one file at a time, with their long loops (200
+kills, 50 two-rank runs; an hour on two cores; --short for minutes). With FILE (test_resume.py, say)
+only those are run and the others keep what they had; each carries its own commit. The tables of
+docs/reliability.md are made from the result by benchmarks/readme_tables.py. A fault whose test did
 not run, or failed, has no row; failed tests are in the file too.
 """
 
@@ -30,17 +31,23 @@ def files_with_faults() -> list[Path]:
     return [path for path in found if "observed(" in path.read_text(encoding="utf-8")]
 
 
-def run(path: Path, rows: Path, short: bool, options: list[str]) -> str:
-    """Run one file's tests; its last line of output."""
-    environment = {**os.environ, "NDEM_RELIABILITY": str(rows), "OMP_NUM_THREADS": "1"}
-    if not short:
-        environment["NDEM_SOAK"] = "1"
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "timeout=7200", str(path), *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-    print(f"{path.name}: {last}", flush=True)
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "; ".join([last, *failed])
+def run(path: Path, short: bool) -> dict[str, Any]:
+    """Run one file's tests: provenance, the last line of the output, failures, rows."""
+    print(f"{path.name} ...", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        rows.touch()
+        environment = {**os.environ, "NDEM_RELIABILITY": str(rows), "OMP_NUM_THREADS": "1"}
+        if not short:
+            environment["NDEM_SOAK"] = "1"
+        command = [sys.executable, "-m", "pytest", "-q", "-o", "timeout=7200", str(path)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    output = done.stdout.strip().splitlines() or ["no output"]
+    failed = [line for line in output if line.startswith(("FAILED", "ERROR"))]
+    print(f"  {output[-1]}", *failed, sep="\n  ", flush=True)
+    result = {"outcome": output[-1], "failed": failed, "short": short, "rows": merged(lines)}
+    return {**provenance(ROOT), **result}
 
 
 def merged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,27 +59,29 @@ def merged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
             rows[key]["times"] += line["times"]
         else:
             rows[key] = dict(line)
-    return sorted(rows.values(), key=lambda row: row["area"])
+    return list(rows.values())
 
 
 def main() -> int:
-    head, options = sys.argv[1:], []
-    if "--" in head:
-        head, options = head[: head.index("--")], head[head.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", metavar="FILE", help="test files; default: all")
     parser.add_argument("--short", action="store_true", help="the loops as CI has them")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args(head)
-    made = provenance(ROOT)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.jsonl"
-        rows.touch()
-        tests = {p.name: run(p, rows, args.short, options) for p in files_with_faults()}
-        lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    result = {**made, "short": args.short, "tests": tests, "rows": merged(lines)}
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {args.out}: {len(result['rows'])} faults")
-    return int(any("FAILED" in text or "ERROR" in text for text in tests.values()))
+    args = parser.parse_args()
+    files = {path.name: path for path in files_with_faults()}
+    unknown = set(args.files) - files.keys()
+    if unknown:
+        parser.error(f"no rows come from {', '.join(sorted(unknown))}; from {', '.join(files)}")
+    failed = 0
+    for name in args.files or files:
+        found = run(files[name], args.short)
+        failed |= bool(found["failed"])
+        # read again: another one of these may have written in the meantime
+        results = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
+        results = {key: value for key, value in results.items() if key in files} | {name: found}
+        text = json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False)
+        args.out.write_text(text + "\n", encoding="utf-8")
+    return int(failed)
 
 
 if __name__ == "__main__":
