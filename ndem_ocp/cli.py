@@ -1,4 +1,4 @@
-"""The ``ndem`` command: data, doctor, reports. Training itself is started with ``fairchem``."""
+"""The ``ndem`` command: data, training here and on SLURM, sweeps, doctor, reports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import ndem_ocp
 from ndem_ocp import demo, doctor, sweep
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
+from ndem_ocp.launch import requeue, status, submit, train
+from ndem_ocp.launch.errors import LaunchError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,6 +21,10 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_parser(commands)
     demo.add_parser(commands)
     sweep.add_parser(commands)
+    train.add_parser(commands)
+    submit.add_parser(commands)
+    status.add_parser(commands)
+    requeue.add_parser(commands)
     return parser
 
 
@@ -30,14 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
     head, overrides = given, []
     if "--" in given:
         head, overrides = given[: given.index("--")], given[given.index("--") + 1 :]
-    args = parser.parse_args(head)
+    args, unknown = parser.parse_known_args(head)
+    if unknown and not hasattr(args, "unknown"):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if unknown:
+        args.unknown = unknown
     if overrides and not hasattr(args, "overrides"):
         parser.error(f"ndem {args.command} takes nothing after --.")
     if overrides:
         args.overrides = overrides
     try:
         return int(args.func(args) or 0)
-    except (DataError, demo.DemoError, sweep.SweepError) as error:
+    except (DataError, LaunchError, demo.DemoError, sweep.SweepError) as error:
         print(f"ndem: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,0 +1,137 @@
+"""One training as a command: read from a command line, written as one, turned into a config."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.launch.errors import LaunchError
+from ndem_ocp.launch.places import SlurmJob
+from ndem_ocp.launch.record import safe_id
+
+# fairchem's options that decide what is decided here, and what to use in their place.
+_INSTEAD = {
+    "--mode": "ndem train only trains: use fairchem --mode for the rest",
+    "--config-yml": "the configuration is the first word after ndem train",
+    "--num-gpus": "use --ranks",
+    "--num-nodes": "start several nodes with srun (slurm/) or ndem submit",
+    "--submit": "use ndem submit",
+    "--summit": "it is not supported",
+    "--sweep-yml": "use --sweep, or ndem submit --sweep",
+    "--timestamp-id": "use --id",
+    "--logdir": "use --run-dir",
+}
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """What ``ndem train`` was asked for.
+
+    Attributes:
+        config: YAML file. run_dir: checkpoints, logs, results and status go below it.
+        run_id: name of the run, and its W&B id; the same one goes on with the run.
+        cpu: train without an accelerator. group: W&B group.
+        options: fairchem's own, as words. overrides: ``--key=value`` words.
+    """
+
+    config: Path
+    run_dir: Path
+    run_id: str
+    cpu: bool = False
+    group: str | None = None
+    options: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+
+    def words(self) -> list[str]:
+        """The arguments of ``ndem train`` that give this command again."""
+        words = [str(self.config), "--run-dir", str(self.run_dir), "--id", self.run_id]
+        words += ["--cpu"] if self.cpu else []
+        words += ["--group", self.group] if self.group else []
+        return [*words, *self.options, *self.overrides]
+
+    def line(self, ranks: int = 1) -> str:
+        """The same as one line for a shell."""
+        more = ["--ranks", str(ranks)] if ranks > 1 else []
+        return shlex.join(["ndem", "train", *self.words(), *more])
+
+
+def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
+    """The configuration, fairchem's own options, and ``--key=value`` overrides, from ``words``.
+
+    Raises:
+        LaunchError: for a word that is none of these, or an option that is ndem's to decide.
+    """
+    from fairchem.core.common.flags import flags
+
+    known = flags.get_parser()._option_string_actions
+    config = None
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name in _INSTEAD or name.startswith("--slurm-"):
+            raise LaunchError(f"{name}: {_INSTEAD.get(name, 'use ndem submit')}.")
+        if name in known:
+            options.append(word)
+            if known[name].nargs is None and not equals:
+                options += rest[:1]
+                del rest[:1]
+        elif config is None and not word.startswith("-") and not equals:
+            config = Path(word)
+        elif equals and name.strip("-"):
+            overrides.append(f"--{word.lstrip('-')}")
+        else:
+            raise LaunchError(
+                f"{word!r} is neither an option of ndem train or fairchem nor key=value (in one "
+                "word, such as optim.batch_size=4)."
+            )
+    return config, options, overrides
+
+
+def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
+    """fairchem's configuration of ``command``, for a run of ``world_size`` ranks.
+
+    Raises:
+        LaunchError: if the file cannot be read, or an override is not of the form key=value.
+    """
+    from fairchem.core.common.flags import flags
+    from fairchem.core.common.utils import build_config
+
+    args, _ = flags.get_parser().parse_known_args(
+        [
+            "--mode", "train", "--config-yml", str(command.config),
+            "--run-dir", str(command.run_dir), "--timestamp-id", command.run_id,
+            *(["--cpu"] if command.cpu else []), *command.options,
+        ]
+    )  # fmt: skip
+    if not command.config.is_file():
+        raise LaunchError(f"{command.config}: there is no such file (from {Path.cwd()}).")
+    try:
+        config = build_config(args, command.overrides)
+    except ValueError as error:
+        raise LaunchError(f"{command.config} with {command.overrides}: {error}") from error
+    config.update(
+        world_size=world_size,
+        distributed_backend="gloo" if command.cpu else "nccl",
+        submit=False,
+        summit=False,
+    )
+    config["identifier"] = config["identifier"] or command.run_id
+    logger = config.get("logger", "wandb")
+    config["logger"] = {"name": logger} if isinstance(logger, str) else dict(logger)
+    if command.group:
+        config["logger"]["group"] = command.group
+    return config
+
+
+def default_id(name: str, job: SlurmJob | None) -> str:
+    """An id for a run without ``--id``: the same after a requeue of its SLURM job, else new."""
+    if job is not None:
+        return safe_id(f"{name or job.name}-{job.label}")
+    now = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")[:-3]
+    return safe_id(f"{now}-{name}" if name else now)

@@ -1,0 +1,54 @@
+"""Small files that are complete or absent, whoever reads them at whatever moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
+    """Write ``text`` to ``path`` beside it first, then in one move.
+
+    Args:
+        path: its folder is made if need be.
+        text: the whole content.
+        keep_first: leave a file that is there already.
+
+    Returns:
+        whether ``text`` is there now.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if not keep_first:
+            os.replace(beside, path)
+            return True
+        try:
+            os.link(beside, path)  # fails if there is one, on every file system
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in ``path``; None if there is no such file, or no mapping in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: dict[str, Any], keep_first: bool = False) -> bool:
+    return write_atomically(path, json.dumps(value, indent=1) + "\n", keep_first)

@@ -1,0 +1,111 @@
+"""Several ranks on this machine: started, watched, stopped together.
+
+torch's elastic launcher, which fairchem uses, opens the store of a run that names no endpoint on
+port 29400. A second run on the machine finds it taken, uses the first one's store, and is lost
+when the first one ends. Here every run has its own port, and Ctrl-C means a stop between two steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from ndem_ocp.launch import exit_codes
+from ndem_ocp.launch.command import TrainCommand
+from ndem_ocp.launch.places import LOCAL, new_attempt
+from ndem_ocp.launch.signals import ALL, FIRST_INTERRUPT, say
+
+GRACE_S = 20.0  # for the other ranks to notice that one is gone, before they are killed
+
+
+class LocalRanks:
+    """``count`` processes of one run."""
+
+    def __init__(self, command: TrainCommand, count: int) -> None:
+        attempt = new_attempt()
+        self._interrupts = 0
+        # Signals wait until a rank has its handlers: it takes seconds to import torch.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "ndem_ocp.cli", "train", *command.words()],
+                env={
+                    "OMP_NUM_THREADS": "1",  # as torchrun does: ranks share the cores
+                    **os.environ,
+                    LOCAL: f"{rank},{count},{attempt}",
+                },
+                start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
+            )
+            for rank in range(count)
+        ]
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def wait(self) -> int:
+        """Until all have ended; the exit code of the run."""
+        before = {number: signal.getsignal(number) for number in ALL}
+        for number in ALL:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, self._pass_on)
+        try:
+            return self._watch()
+        finally:
+            self.kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+        for process in self.processes:
+            process.wait()
+
+    def _watch(self) -> int:
+        deadline = None
+        while any(process.poll() is None for process in self.processes):
+            if deadline is None and self._failed():
+                deadline = time.monotonic() + GRACE_S
+            if deadline is not None and time.monotonic() > deadline:
+                self.kill()
+            time.sleep(0.1)
+        if self._interrupts > 1:
+            return exit_codes.INTERRUPTED
+        return verdict([process.returncode for process in self.processes])
+
+    def _failed(self) -> bool:
+        good = (None, exit_codes.FINISHED, exit_codes.STOPPED)
+        return any(process.poll() not in good for process in self.processes)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            say(FIRST_INTERRUPT if self._interrupts == 1 else b"\nndem: stopped at once.\n")
+        for process in self.processes:
+            if process.returncode is None:
+                with contextlib.suppress(OSError):
+                    process.send_signal(signal.SIGKILL if self._interrupts > 1 else number)
+
+
+def verdict(codes: list[int]) -> int:
+    """One code for a run from those of its ranks (negative: killed by that signal).
+
+    A rank's own error explains more than the death of one, and both more than the loss of contact
+    that follows from them.
+    """
+    for code in exit_codes.HOPELESS:
+        if code in codes:
+            return code
+    killed = [code for code in codes if code < 0]
+    if killed:
+        return exit_codes.of_signal(-killed[0])
+    return max(codes)
+
+
+def run_local(command: TrainCommand, ranks: int) -> int:
+    """Train with ``ranks`` processes on this machine; the exit code of the run."""
+    return LocalRanks(command, ranks).wait()

@@ -1,0 +1,173 @@
+"""What one rank does: meet the others, build fairchem's trainer, train, leave with a code."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+import traceback
+from typing import Any, NoReturn
+
+import torch
+
+from ndem_ocp.data.errors import DataError
+from ndem_ocp.launch import exit_codes
+from ndem_ocp.launch.command import TrainCommand, read_config
+from ndem_ocp.launch.errors import LaunchError, TakenError, first_line, lost_contact
+from ndem_ocp.launch.heartbeat import Heartbeat
+from ndem_ocp.launch.places import Place, slurm_job
+from ndem_ocp.launch.record import Record
+from ndem_ocp.launch.rendezvous import Meeting, meet
+from ndem_ocp.launch.signals import default_signals, stops_between_steps
+from ndem_ocp.method import SettingsError
+from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.stopping import Stopped
+
+#: Errors whose message is the whole story: no traceback.
+PLAIN = (LaunchError, ConfigError, SettingsError, DataError)
+_CLOSING_S = 120.0  # for W&B's last upload
+
+
+def run_rank(command: TrainCommand, place: Place) -> int:
+    """Train as one rank; see ``exit_codes`` for what comes back."""
+    record = Record(command.run_dir, command.run_id)
+    with stops_between_steps(place.launched):
+        try:
+            return _run(command, place, record)
+        except TakenError as error:
+            print(f"ndem: {error}", file=sys.stderr, flush=True)
+            return exit_codes.REFUSED
+        except Exception as error:
+            if place.world_size > 1 and lost_contact(error):
+                logging.error(f"Rank {place.rank} lost the others: {first_line(error)}")
+                return exit_codes.LOST_RANK
+            record.fail(place.attempt, place.rank, error)
+            if place.rank == 0:
+                record.begin(place.attempt)
+                record.update(state="failed", error=first_line(error))
+            if isinstance(error, PLAIN):
+                print(f"ndem: {error}", file=sys.stderr, flush=True)
+                return exit_codes.REFUSED
+            traceback.print_exc()
+            return exit_codes.ERROR
+
+
+def _run(command: TrainCommand, place: Place, record: Record) -> int:
+    config = read_config(command, place.world_size)
+    if not command.cpu:
+        place = with_device(place)
+    config.setdefault("hide_eval_progressbar", not sys.stderr.isatty())
+    if place.rank == 0:
+        _begin(record, place, command)
+    meeting = meet(place, record.folder)
+    stopped = _train(config, place, record, meeting)
+    if stopped is None:
+        if place.rank == 0:
+            record.update(state="finished")
+        return exit_codes.FINISHED
+    if place.rank == 0:
+        record.update(state="stopped", reason=stopped.reason, step=stopped.step)
+    return exit_codes.STOPPED
+
+
+def _train(
+    config: dict[str, Any], place: Place, record: Record, meeting: Meeting
+) -> Stopped | None:
+    """fairchem's trainer and task; how it was stopped, None when it finished."""
+    from fairchem.core.common.utils import new_trainer_context
+
+    from ndem_ocp.training import NDeMTrainer
+
+    stopped = None
+    with new_trainer_context(config=config) as context:
+        meeting.forget_port()
+        if not isinstance(context.trainer, NDeMTrainer):
+            default_signals()
+        context.task.setup(context.trainer)
+        beating: Any = contextlib.nullcontext()
+        if place.rank == 0:
+            beating = Heartbeat(record, context.trainer, place.attempt)
+        with beating:
+            try:
+                context.task.run()
+            except Stopped as stop:
+                stopped = stop
+    return stopped
+
+
+def _begin(record: Record, place: Place, command: TrainCommand) -> None:
+    before = record.read()
+    host = socket.gethostname()
+    if before.get("state") == "running" and before.get("host") == host and slurm_job() is None:
+        pid = before.get("pid", -1)
+        if pid != os.getpid() and "job" not in before and _alive(pid):
+            raise TakenError(
+                f"{record.path}: process {pid} is training this run. Stop it first, or give "
+                "another --id."
+            )
+    job = slurm_job()
+    record.begin(place.attempt)
+    record.update(
+        state="running",
+        error=None,
+        reason=None,
+        starts=before.get("starts", 0) + 1,
+        job=job.label if job else None,
+        host=host,
+        pid=os.getpid(),
+        ranks=place.world_size,
+        config=str(command.config),
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def with_device(place: Place) -> Place:
+    """``place`` with the number of its GPU among those that this process sees as local rank.
+
+    Raises:
+        LaunchError: if there is no GPU, or fewer than ranks.
+    """
+    seen = torch.cuda.device_count()
+    if seen == 0:
+        raise LaunchError("No CUDA device is visible. To train on the CPU, add --cpu.")
+    if seen == 1:  # srun --gpus-per-task shows each rank its own
+        return Place(**{**vars(place), "local_rank": 0})
+    if seen < place.local_size:
+        raise LaunchError(
+            f"{place.local_size} ranks on {socket.gethostname()}, but {seen} GPUs are visible "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}): as many "
+            "ranks as GPUs, please."
+        )
+    return place
+
+
+def leave(code: int, place: Place) -> NoReturn:
+    """End this process with ``code``, for certain.
+
+    Closing a communication library can hang when the interpreter tears down, and the job with it;
+    everything that matters is written by now.
+
+    A rank that stopped ends with 0 unless it is rank 0: with --kill-on-bad-exit srun would kill
+    rank 0 while it closes its logger.
+    """
+    if code == exit_codes.STOPPED and place.rank > 0:
+        code = exit_codes.FINISHED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code in (exit_codes.FINISHED, exit_codes.STOPPED):
+        late = threading.Timer(_CLOSING_S, os._exit, [code])
+        late.daemon = True
+        late.start()
+        atexit._run_exitfuncs()
+    os._exit(code)

@@ -1,0 +1,22 @@
+"""What submitit runs on every rank of a submitted task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from submitit.helpers import Checkpointable
+
+from ndem_ocp.launch.errors import LaunchError
+from ndem_ocp.launch.places import alone, place_of
+from ndem_ocp.launch.tasks import read_manifest
+from ndem_ocp.launch.train import run_and_leave
+
+
+class RunTask(Checkpointable):
+    """One rank of one task of a manifest."""
+
+    def __call__(self, folder: str, index: int) -> None:
+        manifest = read_manifest(Path(folder))
+        if manifest is None:
+            raise LaunchError(f"{folder} has no manifest of ndem submit any more.")
+        run_and_leave(manifest.command(index), place_of() or alone())

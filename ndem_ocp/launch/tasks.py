@@ -1,0 +1,137 @@
+"""The tasks of a sweep, and the manifest of a submitted one: FOLDER/tasks.json."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.launch.command import TrainCommand
+from ndem_ocp.launch.errors import LaunchError
+from ndem_ocp.launch.files import read_json, write_json
+from ndem_ocp.launch.record import safe_id
+from ndem_ocp.sweep import Sweep, run_directory
+
+MANIFEST = "tasks.json"
+
+
+@dataclass
+class Task:
+    """One training of a sweep.
+
+    Attributes:
+        index: from 0, seed by seed. name: arm and seed. run_dir: its own. options: fairchem's.
+        overrides: ``--key=value`` words. run_id: its id, stable over restarts ("" until submitted).
+        job: SLURM's ``ARRAY_TASK`` or id, "" until submitted.
+    """
+
+    index: int
+    name: str
+    run_dir: Path
+    options: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    run_id: str = ""
+    job: str = ""
+
+
+def tasks_of(sweep: Sweep, out: Path, seeds: Sequence[int]) -> list[Task]:
+    """Every arm with every seed, in the order and the directories of ``ndem sweep``."""
+    pairs = [(seed, arm) for seed in seeds for arm in sweep.arms]
+    return [
+        Task(
+            index=index,
+            name=safe_id(f"{arm}-seed{seed}"),
+            run_dir=run_directory(out, arm, seed),
+            options=["--seed", str(seed), "--identifier", arm],
+            overrides=[f"--{key}={value}" for key, value in sweep.arms[arm].items()],
+        )
+        for index, (seed, arm) in enumerate(pairs)
+    ]
+
+
+@dataclass
+class Manifest:
+    """What was submitted into ``folder``.
+
+    Attributes:
+        name: of the sweep, and the W&B group. config: YAML file. cpu: without accelerators.
+        max_restarts: deaths in a row without a new checkpoint that are still restarted.
+    """
+
+    folder: Path
+    name: str
+    config: Path
+    cpu: bool
+    max_restarts: int
+    tasks: list[Task]
+
+    def command(self, index: int) -> TrainCommand:
+        """The training of task ``index``."""
+        task = self.tasks[index]
+        return TrainCommand(
+            self.config,
+            task.run_dir,
+            task.run_id,
+            self.cpu,
+            self.name,
+            list(task.options),
+            list(task.overrides),
+        )
+
+    def write(self) -> None:
+        tasks = [{**asdict(task), "run_dir": str(task.run_dir)} for task in self.tasks]
+        value = {
+            "name": self.name,
+            "config": str(self.config),
+            "cpu": self.cpu,
+            "max_restarts": self.max_restarts,
+            "tasks": tasks,
+        }
+        write_json(self.folder / MANIFEST, value)
+
+    def name_runs(self, before: Manifest | None) -> None:
+        """Give every task its id: that of ``before`` where a folder is submitted again.
+
+        Raises:
+            LaunchError: if ``before`` is made of other tasks.
+        """
+        if before is None:
+            once = os.urandom(3).hex()  # sweeps of one name must not share ids in W&B
+            for task in self.tasks:
+                task.run_id = safe_id(f"{self.name}-{task.name}-{once}")
+            return
+        if self._made_of() != before._made_of():
+            raise LaunchError(
+                f"{self.folder} holds a sweep made of other tasks or settings: use another --out, "
+                "or remove it."
+            )
+        for task, old in zip(self.tasks, before.tasks):
+            task.run_id, task.job = old.run_id, old.job
+
+    def _made_of(self) -> list[Any]:
+        return [
+            str(self.config), self.cpu,
+            *([t.name, str(t.run_dir), t.options, t.overrides] for t in self.tasks),
+        ]  # fmt: skip
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in ``folder``, None if there is none.
+
+    Raises:
+        LaunchError: if it cannot be understood.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    found = read_json(path)
+    try:
+        assert found is not None
+        tasks = [Task(**{**task, "run_dir": Path(task["run_dir"])}) for task in found["tasks"]]
+        return Manifest(
+            folder, found["name"], Path(found["config"]), found["cpu"], found["max_restarts"], tasks
+        )
+    except (AssertionError, KeyError, TypeError) as error:
+        raise LaunchError(f"{path} is no manifest of ndem submit ({error!r}).") from error

@@ -1,0 +1,154 @@
+"""``ndem train``: one process, several on this machine, or one rank of an srun step.
+
+Exit codes: 0 finished; 1 an error in the run; 2 a command line, configuration or data that cannot
+train; 75 stopped after a step, saved, the same command goes on; 76 another rank died; 130 a second
+Ctrl-C; 128 + n a rank was killed by signal n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.launch import exit_codes
+from ndem_ocp.launch.command import TrainCommand, default_id, split_words
+from ndem_ocp.launch.errors import LaunchError
+from ndem_ocp.launch.places import LOCAL, Place, alone, place_of, slurm_job
+from ndem_ocp.launch.record import Record, safe_id
+from ndem_ocp.launch.signals import stop_with_parent
+from ndem_ocp.launch.tasks import tasks_of
+from ndem_ocp.sweep import read_sweep
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train: here, with several ranks here, or as a rank of an srun step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="ndem train CONFIG [options] [fairchem options] [key=value ...]",
+    )
+    add_arguments(parser)
+    parser.epilog = (
+        "fairchem's options (--seed, --amp, --identifier, --print-every, --checkpoint, --debug) "
+        "and key=value overrides of the configuration follow in any order."
+    )
+    parser.set_defaults(func=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which run is meant."""
+    parser.add_argument("--ranks", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--run-dir", type=Path, default=Path(), help="default: this directory")
+    parser.add_argument("--id", help="name of the run; the same one goes on with it")
+    parser.add_argument("--group", help="W&B group")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU")
+    parser.add_argument("--sweep", type=Path, help="a sweep file, in place of CONFIG")
+    parser.add_argument("--task", type=int, help="number of its task: arm and seed (from 0)")
+    parser.set_defaults(overrides=[], unknown=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; the exit code says how it ended."""
+    command = command_of(args)
+    place = place_of()
+    if place is None or (place.world_size == 1 and args.ranks > 1):
+        return _run_here(command, args.ranks)
+    if args.ranks not in (1, place.world_size):
+        raise LaunchError(
+            f"--ranks {args.ranks} inside an srun step of {place.world_size} tasks: leave it out, "
+            "srun has started the ranks."
+        )
+    if LOCAL in os.environ:
+        stop_with_parent()
+    run_and_leave(command, place)
+    return exit_codes.FINISHED
+
+
+def run_and_leave(command: TrainCommand, place: Place) -> None:
+    """Be one rank, and end this process."""
+    from ndem_ocp.launch.rank import leave, run_rank
+
+    leave(run_rank(command, place), place)
+
+
+def _run_here(command: TrainCommand, ranks: int) -> int:
+    if ranks < 1:
+        raise LaunchError("--ranks must be at least 1.")
+    if ranks == 1:
+        from ndem_ocp.launch.rank import run_rank
+
+        code = run_rank(command, alone())
+    else:
+        from ndem_ocp.launch.local import run_local
+
+        code = run_local(command, ranks)
+    if code in (exit_codes.STOPPED, exit_codes.LOST_RANK) or code > 128:
+        _say_how_to_go_on(command, ranks, code)
+    return code
+
+
+def _say_how_to_go_on(command: TrainCommand, ranks: int, code: int) -> None:
+    step = Record(command.run_dir, command.run_id).read().get("step")
+    how = {
+        exit_codes.STOPPED: f"Stopped; all is saved up to step {step}.",
+        exit_codes.INTERRUPTED: "Ended at once, without saving.",
+    }.get(code, "A rank died.")
+    print(f"{how} To go on from the newest checkpoint:\n  {command.line(ranks)}", file=sys.stderr)
+
+
+def command_of(args: argparse.Namespace) -> TrainCommand:
+    """The command that ``args`` stand for.
+
+    Raises:
+        LaunchError: naming what does not fit together.
+    """
+    config, options, overrides = split_words([*args.unknown, *args.overrides])
+    if args.sweep is not None:
+        if config is not None:
+            raise LaunchError(f"{args.sweep} names its configuration: leave {config} out.")
+        return _command_of_sweep(args, options, overrides)
+    if args.task is not None:
+        raise LaunchError("--task is the number of a task of --sweep FILE: give that too.")
+    if config is None:
+        raise LaunchError("which configuration? ndem train CONFIG, or --sweep FILE --task N.")
+    run_id = (
+        safe_id(args.id) if args.id else default_id(_value(options, "--identifier"), slurm_job())
+    )
+    return TrainCommand(config, args.run_dir, run_id, args.cpu, args.group, options, overrides)
+
+
+def _command_of_sweep(
+    args: argparse.Namespace, options: list[str], overrides: list[str]
+) -> TrainCommand:
+    sweep = read_sweep(args.sweep)
+    tasks = tasks_of(sweep, args.run_dir, sweep.seeds)
+    if args.task is None or not 0 <= args.task < len(tasks):
+        names = ", ".join(f"{task.index} {task.name}" for task in tasks)
+        raise LaunchError(f"{args.sweep}: which task? --task N with N from: {names}.")
+    task = tasks[args.task]
+    return TrainCommand(
+        config=sweep.config,
+        run_dir=task.run_dir,
+        run_id=safe_id(args.id) if args.id else default_id(task.name, slurm_job()),
+        cpu=args.cpu,
+        group=args.group or args.sweep.stem,
+        options=[*task.options, *options],
+        overrides=[*task.overrides, *overrides],
+    )
+
+
+def _value(words: list[str], option: str) -> str:
+    """The value of an option among ``words`` (two words, or one with =), or nothing."""
+    parsed = shlex.split(shlex.join(words))
+    for i, word in enumerate(parsed):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option and i + 1 < len(parsed):
+            return parsed[i + 1]
+    return ""

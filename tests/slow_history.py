@@ -1,0 +1,23 @@
+"""A history that takes its time: a training that lasts long enough to be disturbed."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from ndem_ocp.report.history import HistoryLogger
+
+
+class SlowHistory(HistoryLogger):
+    """``history.jsonl`` with at least NDEM_TEST_STEP_S seconds between two steps."""
+
+    _last = 0.0
+    _step = -1
+
+    def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
+        pause = float(os.environ.get("NDEM_TEST_STEP_S", "0"))
+        if step != self._step:
+            time.sleep(max(0.0, self._last + pause - time.monotonic()))
+            self._last, self._step = time.monotonic(), step
+        super().log(update_dict, step, split)
