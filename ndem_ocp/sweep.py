@@ -32,10 +32,12 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from ndem_ocp.launch.record import finished_id
 from ndem_ocp.report.history import FILE_NAME, read_history
 
 LOGS = "logs/ndem_ocp.HistoryLogger"
 DONE = "finished.json"
+RUN_ID = "train"  # of a training that this command runs itself
 KEYS = ("config", "seeds", "test", "grid", "arms", "overrides", "metrics", "about")
 
 
@@ -176,8 +178,10 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
         "--config-yml", str(sweep.config), "--run-dir", str(where), "--identifier", arm,
         "--seed", str(seed), *([] if args.gpu else ["--cpu"]), *changes,
     ]  # fmt: skip
-    _fairchem(["--mode", "train", "--timestamp-id", "train", *common], where / "train.log")
-    best = where / "checkpoints" / "train" / "best_checkpoint.pt"
+    run_id = finished_id(where) or RUN_ID  # `ndem submit` may have trained it already
+    if run_id == RUN_ID:
+        _fairchem(["--mode", "train", "--timestamp-id", run_id, *common], where / "train.log")
+    best = where / "checkpoints" / run_id / "best_checkpoint.pt"
     if not best.exists():
         raise SweepError(
             f"{where} has no best checkpoint: its training was shorter than optim.eval_every "
@@ -189,7 +193,10 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
     _fairchem(["--mode", "validate", *common, *test], where / "test.log")
     last = {k: v for k, v in read_history(history, "val")[-1].items() if k not in ("split", "step")}
     (where / DONE).write_text(
-        json.dumps({"arm": arm, "seed": seed, "made_of": made_of, "test": last}, indent=1) + "\n"
+        json.dumps(
+            {"arm": arm, "seed": seed, "run_id": run_id, "made_of": made_of, "test": last}, indent=1
+        )
+        + "\n"
     )
 
 

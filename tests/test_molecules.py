@@ -296,6 +296,18 @@ def test_a_sweep_end_to_end(md17, tmp_path, capsys):
     assert main(["sweep", str(path), *options, "--", "optim.eval_every=20"]) == 0
     assert {log: log.stat().st_mtime_ns for log in out.glob("*/train.log")} == logs
 
+    # as `ndem submit` leaves a run: trained under an id of its own, not judged yet
+    where = out / "plain-seed0"
+    for folder in ("checkpoints", "logs/ndem_ocp.HistoryLogger"):
+        (where / folder / "train").rename(where / folder / "submitted")
+    (where / "finished.json").unlink()
+    (where / "status").mkdir()
+    (where / "status" / "submitted.json").write_text('{"state": "finished"}')
+    assert main(["sweep", str(path), *options, "--", "optim.eval_every=20"]) == 0
+    assert {log: log.stat().st_mtime_ns for log in out.glob("*/train.log")} == logs
+    again = json.loads((out / "sweep.json").read_text())["arms"]["plain"]["runs"]
+    assert again == result["arms"]["plain"]["runs"]
+
     assert main(["sweep", str(path), "--out", str(out), "--", "optim.max_epochs=1"]) == 2
     assert "made with other settings" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from fairchem.core.common.utils import load_config
 
 from ndem_ocp.report.history import read_history
 from ndem_ocp.report.provenance import config_hash, files_hash, provenance
-from ndem_ocp.sweep import DONE, LOGS, Sweep, run_directory
+from ndem_ocp.sweep import DONE, LOGS, RUN_ID, Sweep, run_directory
 
 
 def collect(
@@ -51,13 +51,14 @@ def collect(
 
 
 def _run(sweep: Sweep, where: Path, seed: int) -> dict[str, Any]:
-    test = json.loads((where / DONE).read_text())["test"]
+    done = json.loads((where / DONE).read_text())
+    test = done["test"]
     missing = [name for name in sweep.metrics if name not in test]
     if missing:
         raise ValueError(
             f"{sweep.path}: the runs have no metric {missing[0]!r}. They have: {', '.join(test)}."
         )
-    history = read_history(where / LOGS / "train")
+    history = read_history(where / LOGS / done.get("run_id", RUN_ID))
     curve = [
         {**{key: r[key] for key in ("step", "time_s", "process_s")}, "value": r[sweep.metrics[0]]}
         for r in history
@@ -78,11 +79,9 @@ def _run_data(where: Path) -> dict[str, str]:
     """Hashes of the training and validation data, from the configuration in the checkpoint."""
     import torch
 
-    saved = torch.load(
-        where / "checkpoints" / "train" / "best_checkpoint.pt",
-        map_location="cpu",
-        weights_only=True,
-    )["config"]
+    run_id = json.loads((where / DONE).read_text()).get("run_id", RUN_ID)
+    best = where / "checkpoints" / run_id / "best_checkpoint.pt"
+    saved = torch.load(best, map_location="cpu", weights_only=True)["config"]
     sections = {"train": saved.get("dataset"), "val": saved.get("val_dataset")}
     return {name: _hash(section["src"]) for name, section in sections.items() if section}
 
