@@ -8,6 +8,7 @@ empty stand-ins that carry no code, so neither package needs to be installed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import pickle
 import re
@@ -42,6 +43,10 @@ _REAL: dict[str, Any] = {
 _NUMBERS = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1")]
 _PICKLE = b"\x80"  # first byte of torch's old format
 _WRAPPERS = re.compile(r"^(module\.|model\.|_orig_mod\.)+")  # DDP, Lightning, torch.compile
+
+
+# torch 2.6; before, files that name such classes are refused unless `unsafe` is given
+CAN_ALLOW = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
 
 
 class PretrainedError(ValueError):
@@ -153,7 +158,7 @@ def _load(path: Path, unsafe: bool) -> Any:
     try:
         if unsafe:
             return torch.load(path, map_location="cpu", weights_only=False)
-        with torch.serialization.safe_globals(_stand_ins(path)):
+        with _allowed(_stand_ins(path)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported (?:global|class).*", str(error))
@@ -166,10 +171,17 @@ def _load(path: Path, unsafe: bool) -> Any:
         raise PretrainedError(_broken(path, error)) from error
 
 
+def _allowed(names: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Let torch's restricted reader take ``names``, where it can be told so."""
+    return torch.serialization.safe_globals(names) if CAN_ALLOW else contextlib.nullcontext()
+
+
 def _stand_ins(path: Path) -> list[Any]:
     """What the restricted reader may use for the classes that this file names."""
     if not zipfile.is_zipfile(path):
         return [*_REAL.values(), *_NUMBERS]
+    if not CAN_ALLOW:
+        return []
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     refused = [name for name in names if name not in _REAL and not _INERT.match(name)]
     if refused:

@@ -11,6 +11,7 @@ Works with every fairchem trainer, in every process, online and offline.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -117,10 +118,14 @@ def _is_torn(path: Path) -> bool:
 def _last_times(path: Path) -> dict[str, float]:
     """``time_s`` and ``process_s`` at the end of a history, zeros without one."""
     times = {"time_s": 0.0, "process_s": 0.0}
-    if path.exists():
-        for record in reversed(read_history(path)):
-            if times.keys() <= record.keys():
-                return {key: record[key] for key in times}
+    try:
+        records = read_history(path) if path.exists() else []
+    except ValueError as error:  # no reason not to train
+        logging.warning(f"{error}; the run's times start at zero again.")
+        return times
+    for record in reversed(records):
+        if times.keys() <= record.keys():
+            return {key: record[key] for key in times}
     return times
 
 

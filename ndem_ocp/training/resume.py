@@ -51,10 +51,17 @@ class RunSettings:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"task.{key} = {value!r}: a whole number, at least 1.")
             counts[key] = value
-        path = str(resume)
-        if path not in (AUTO, NAMED) and not Path(path).is_file():
-            raise ConfigError(f"task.resume = {path!r}: there is no such file (from {Path.cwd()}).")
-        return cls(path, counts["keep_checkpoints"], counts["max_bad_steps"])
+        return cls(str(resume), counts["keep_checkpoints"], counts["max_bad_steps"])
+
+    def check_path(self) -> None:
+        """Raises ConfigError if ``task.resume`` names a file that is not there.
+
+        Only a run that trains asks: a checkpoint keeps the key, and is used elsewhere.
+        """
+        if self.path is not None and not self.path.is_file():
+            raise ConfigError(
+                f"task.resume = {self.resume!r}: there is no such file (from {Path.cwd()})."
+            )
 
     @property
     def path(self) -> Path | None:

@@ -52,6 +52,8 @@ class SurvivingTrainer(OCPTrainer):
 
     def load(self, inference_only: bool) -> None:
         self.run = RunSettings.from_task(self.config["task"])
+        if not inference_only:
+            self.run.check_path()
         self.store = CheckpointStore(self.config["cmd"]["checkpoint_dir"], self.run.keep)
         self.bad_steps = BadSteps(self.run.max_bad_steps, Path(self.config["cmd"]["logs_dir"]))
         self._training = False
