@@ -49,8 +49,11 @@ qm9: $(STAMP)
 	test -d data/qm9_small || $(BIN)/ndem data qm9 qm9pack --train 4000 --val 500 --test 500 --out data/qm9_small
 	$(BIN)/ndem sweep configs/qm9/sweeps/small.yml --out runs/qm9 --jobs 2
 
+# What starts no further processes runs side by side, each file in one worker.
+JOBS ?= 2
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not ddp and not slurm and not gpu"
+	$(BIN)/python -m pytest -m "slow or ddp or slurm or gpu"
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ddp and not slurm and not gpu"

@@ -107,6 +107,22 @@ def test_killed_in_any_part_of_a_step(demo_data, tmp_path, whole, moment):
     )
 
 
+def test_killed_in_the_validation_of_the_last_step(demo_data, tmp_path):
+    """The resumed run has only the rest of a step to do and leaves what a whole run leaves."""
+
+    def at_the_end(config):
+        config["optim"].update(eval_every=6, checkpoint_every=6)
+
+    config = short_run(demo_data, at_the_end)
+    expected = run_to_end(config, tmp_path / "whole")
+    run = tmp_path / "run"
+    run.mkdir()
+    assert finish(launch(config, run, hook=dying("after saving", 18)), run) == -signal.SIGKILL
+    assert result(run)["newest"]["tail"] == {"evaluate": True}
+    assert same_run(run_to_end(config, run), expected) == []
+    assert same_run(run_to_end(config, run), expected) == []  # started once more
+
+
 @pytest.mark.ddp
 @pytest.mark.parametrize("step", soak([3, 5, 7], [5]))
 def test_two_ranks_killed_and_resumed(demo_data, tmp_path, whole, step):

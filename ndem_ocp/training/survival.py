@@ -154,7 +154,7 @@ class SurvivingTrainer(OCPTrainer):
             "position": Position.of(self.step, self.train_loader, self._seed()).as_dict(),
             "rng": generators,
             "tail": tail,
-            "running_metrics": getattr(self, "metrics", {}),
+            "running_metrics": self._running_metrics or getattr(self, "metrics", {}),
         }
         return str(self.store.save(state))
 
@@ -346,7 +346,7 @@ class SurvivingTrainer(OCPTrainer):
                 self.scheduler.step()
             elif metrics is not None:
                 self.scheduler.step(metrics=metrics[self._primary_metric()]["metric"])
-            self._ended = None
+            # The step is over now; between_steps() saves it if it was the last one.
         if self._rng is not None and self.step % len(self.train_loader):
             self._rng = rng_state(self.device)  # once more when the loader has drawn its seed
         else:
