@@ -167,7 +167,8 @@ def trained(first: dict[str, Done]) -> Done:
 def after(workspace: Workspace, trained: Done) -> dict[str, Done]:
     """What follows a training."""
     best = ("--checkpoint", trained.only("checkpoints/*/best_checkpoint.pt"))
-    latest = ("--checkpoint", trained.only("checkpoints/*/checkpoint.pt"))
+    within = f"checkpoints/*/checkpoint-{CHECKPOINT_EVERY:08d}.pt"
+    earlier = ("--checkpoint", trained.only(within))
     noise = {"coefficient": 7, "sigma_max": 0.3, "corrupt_ratio": 1.0, "fraction": 0.5}
     other_noise = [f"--task.ndem.{key}={value}" for key, value in noise.items()]
     ood = workspace.data / "val_ood"
@@ -177,7 +178,7 @@ def after(workspace: Workspace, trained: Done) -> dict[str, Done]:
         "val_id_other_noise": ("validate", *best, *other_noise),
         "val_ood": ("validate", *best, f"--dataset.val.src={ood}"),
         "predict": ("predict", *best, *predict),
-        "resume": ("train", *latest, "--task.ndem.coefficient=0.5"),
+        "resume": ("train", *earlier, "--task.ndem.coefficient=0.5"),
     }
     return two_at_a_time(
         {name: partial(workspace.fairchem, name, *rest) for name, rest in commands.items()}
@@ -224,7 +225,7 @@ def test_training_writes_checkpoints_history_and_an_offline_run(trained):
     check_training(trained, STEPS)
     latest = load(trained.only("checkpoints/*/checkpoint.pt"))
     best = load(trained.only("checkpoints/*/best_checkpoint.pt"))
-    assert latest["step"] == CHECKPOINT_EVERY
+    assert latest["step"] == STEPS  # also where the last step is none of checkpoint_every
     assert any("noisy_forces" in name for name in latest["state_dict"])
     assert all(torch.isfinite(value).all() for value in best["state_dict"].values())
     lowest = min(record["forces_mae"] for record in trained.history("val"))
