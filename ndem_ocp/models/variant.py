@@ -1,0 +1,39 @@
+"""Upstream's EquiformerV2 and ours are one network under two names; this is the dictionary.
+
+Ours computes the same function with the same parameters (names and shapes), faster; a checkpoint of
+either loads into the other.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+# fairchem's registered name: our class
+OURS = {
+    "equiformer_v2_backbone": "ndem_ocp.EquiformerV2Backbone",
+    "equiformer_v2_energy_head": "ndem_ocp.EquiformerV2EnergyHead",
+    "equiformer_v2_force_head": "ndem_ocp.EquiformerV2ForceHead",
+}
+UPSTREAM = {ours: upstream for upstream, ours in OURS.items()}
+
+
+def to_ours(model: dict[str, Any]) -> dict[str, Any]:
+    """A hydra ``model`` section with our EquiformerV2 in place of fairchem's (a new dict)."""
+    return _renamed(model, OURS)
+
+
+def to_upstream(model: dict[str, Any]) -> dict[str, Any]:
+    """A hydra ``model`` section with fairchem's EquiformerV2 in place of ours (a new dict)."""
+    return _renamed(model, UPSTREAM)
+
+
+def _renamed(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    model = copy.deepcopy(model)
+    backbone = model.get("backbone") or {}
+    if "model" in backbone:
+        backbone["model"] = names.get(backbone["model"], backbone["model"])
+    for head in (model.get("heads") or {}).values():
+        if "module" in head:
+            head["module"] = names.get(head["module"], head["module"])
+    return model
