@@ -39,7 +39,7 @@ def _renamed(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     backbone = model.get("backbone") or {}
     if "model" in backbone:
         backbone["model"] = names.get(backbone["model"], backbone["model"])
-    for head in (model.get("heads") or {}).values():
+    for head in (*(model.get("heads") or {}).values(), model.get("auxiliary_head") or {}):
         if "module" in head:
             head["module"] = names.get(head["module"], head["module"])
     return model

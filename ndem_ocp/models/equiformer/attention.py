@@ -131,7 +131,7 @@ def _gated(module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, lay: L
 
 
 def grid_matrices(grid: nn.Module, lay: Layout | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """To the grid, (P, R), and back, (R, P), with rows as in the layout or, without one, by degree."""
+    """To the grid, (P, R), and back, (R, P); rows as in the layout, by degree without one."""
     to_grid, from_grid = grid.to_grid_mat.flatten(0, 1), grid.from_grid_mat.flatten(0, 1)
     if lay is not None:
         to_grid, from_grid = to_grid[:, lay.by_degree], from_grid[:, lay.by_degree]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from fairchem.core.common.registry import registry
 from fairchem.core.models.equiformer_v2.equiformer_v2 import (
     EquiformerV2Backbone as UpstreamBackbone,
 )
-from fairchem.core.models.equiformer_v2.so3 import SO3_Embedding
+from fairchem.core.models.equiformer_v2.so3 import SO3_Embedding, SO3_Rotation
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Batch
@@ -22,6 +23,19 @@ from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
 
 EDGES = "ndem_edges"  # key of the Edges among a backbone's outputs
+
+
+class _NoRotation(SO3_Rotation):
+    """Frames are an argument here; a module that looks for them in the backbone is upstream's."""
+
+    def rotate(self, *_: Any) -> Tensor:
+        raise ValueError(
+            "A head of fairchem that rotates features, such as equiformerV2_vector_head, does not "
+            "run on ndem_ocp.EquiformerV2Backbone: use ndem_ocp.EquiformerV2ForceHead, or "
+            "fairchem's backbone (model: equiformer_v2_backbone)."
+        )
+
+    rotate_inv = rotate
 
 
 @registry.register_model("ndem_equiformer_v2_backbone")
@@ -37,14 +51,17 @@ class EquiformerV2Backbone(UpstreamBackbone):
         ValueError: for several resolutions (lists of more than one lmax), or graph parallelism.
     """
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    @wraps(UpstreamBackbone.__init__)  # its signature: what a configuration may say
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         if len(self.lmax_list) != 1:
             raise ValueError(
                 f"lmax_list = {self.lmax_list}: this EquiformerV2 has one resolution. Upstream's "
                 "(model: equiformer_v2_backbone) takes several."
             )
         self.layout = layout(self.lmax_list[0], self.mmax_list[0])
+        for rotation in self.SO3_rotation:  # shared with all layers, and with heads
+            rotation.__class__ = _NoRotation
 
     def forward(self, data: Batch) -> dict[str, Any]:
         """{node_embedding: SO3_Embedding (N, K, C), graph: GraphData, ndem_edges: Edges}."""

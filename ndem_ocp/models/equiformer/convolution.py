@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ndem_ocp.models.equiformer.layout import Layout
-from ndem_ocp.models.equiformer.pieces import grad, pieces
+from ndem_ocp.models.equiformer.pieces import grad, in_given_types, pieces
 
 
 class Ends(NamedTuple):
@@ -75,6 +75,7 @@ def message(
 
 class _Message(torch.autograd.Function):
     @staticmethod
+    @in_given_types
     def forward(ctx, x, hidden, weight, radial_bias, extra, extra_bias, bias, where, *mats):
         ends, layout, _ = where
         ctx.save_for_backward(x, hidden, weight, radial_bias, extra, *mats)
@@ -100,11 +101,12 @@ class _Message(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_given_types
     def backward(ctx, g, g_more):
         x, hidden, weight, radial_bias, extra, *mats = ctx.saved_tensors
         ends, layout, _ = ctx.where
         edges, heads, wide = len(g), g.shape[2], 2 * x.shape[2]
-        g = g.reshape(edges, -1)
+        g = g.flatten(1)
         need = ctx.needs_input_grad
         d_x = grad(ctx, 0, x)
         d_hidden = torch.empty_like(hidden) if need[1] else None
@@ -213,6 +215,7 @@ def sum_messages(
 
 class _SumMessages(torch.autograd.Function):
     @staticmethod
+    @in_given_types
     def forward(ctx, y, attention, bias, where, *mats):
         ends, num_nodes, inputs = where
         rows, width = ends.frames.shape[1], sum(matrix.shape[1] for matrix in mats)
@@ -220,7 +223,7 @@ class _SumMessages(torch.autograd.Function):
         # What the attention weighs is kept: its matrix product costs more than its memory.
         keep = attention is not None and ctx.needs_input_grad[1]
         kept = y.new_empty(len(y), width) if keep else None
-        for piece in pieces(len(y), y, width + out[0].numel()):
+        for piece in pieces(len(y), y, width + out.shape[1] * out.shape[2]):
             n = piece.stop - piece.start
             value = kept[piece] if keep else y.new_empty(n, width)
             start = 0
@@ -238,17 +241,18 @@ class _SumMessages(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_given_types
     def backward(ctx, g):
         y, attention, bias, kept, *mats = ctx.saved_tensors
         ends, _, inputs = ctx.where
-        rows, width = ends.frames.shape[1], sum(matrix.shape[1] for matrix in mats)
+        width = sum(matrix.shape[1] for matrix in mats)
         d_y = torch.empty_like(y) if ctx.needs_input_grad[0] else None
         if d_y is not None and sum(c.stop - c.start for c in inputs) < y.shape[1]:
             d_y.zero_()
         d_attention = torch.empty_like(attention) if kept is not None else None
         d_bias = grad(ctx, 2, bias)
         d_mats = [grad(ctx, 4 + number, matrix) for number, matrix in enumerate(mats)]
-        for piece in pieces(len(y), y, width + g[0].numel()):
+        for piece in pieces(len(y), y, width + g.shape[1] * g.shape[2]):
             n = piece.stop - piece.start
             value = torch.bmm(ends.frames[piece], g[ends.target[piece]])
             if d_attention is not None:

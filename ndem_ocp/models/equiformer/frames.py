@@ -21,7 +21,11 @@ def edge_frames(distance_vec: Tensor, layout: Layout) -> Tensor:
     Args:
         distance_vec: (E, 3) source minus target, Angstrom.
     """
-    rotation = init_edge_rot_mat(distance_vec)
+    with torch.autocast(distance_vec.device.type, enabled=False):  # angles need all digits
+        return _frames(init_edge_rot_mat(distance_vec), layout)
+
+
+def _frames(rotation: Tensor, layout: Layout) -> Tensor:
     alpha, beta, gamma = _angles(rotation)
     frames = rotation.new_zeros(len(rotation), len(layout.rows), (layout.lmax + 1) ** 2)
     for degree in range(layout.lmax + 1):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from ndem_ocp.models.equiformer.pieces import grad, pieces
+from ndem_ocp.models.equiformer.pieces import grad, in_given_types, pieces
 
 _silu_backward = torch.ops.aten.silu_backward
 
@@ -30,6 +30,7 @@ def s2_activation(x: Tensor, gate: Tensor | None, to_grid: Tensor, from_grid: Te
 
 class _S2Activation(torch.autograd.Function):
     @staticmethod
+    @in_given_types
     def forward(ctx, x, gate, to_grid, from_grid):
         ctx.save_for_backward(x, gate, to_grid, from_grid)
         channels = x.shape[2]
@@ -44,6 +45,7 @@ class _S2Activation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_given_types
     def backward(ctx, g):
         x, gate, to_grid, from_grid = ctx.saved_tensors
         d_x = torch.empty_like(x)
@@ -91,6 +93,7 @@ def grid_mlp(
 
 class _GridMLP(torch.autograd.Function):
     @staticmethod
+    @in_given_types
     def forward(ctx, x, gate, first, bias, middle, last, to_grid, from_grid):
         ctx.save_for_backward(x, gate, first, bias, middle, last, to_grid, from_grid)
         out = x.new_empty(len(x), x.shape[1], last.shape[2])
@@ -105,6 +108,7 @@ class _GridMLP(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @in_given_types
     def backward(ctx, g):
         x, gate, first, bias, middle, last, to_grid, from_grid = ctx.saved_tensors
         hidden = first.shape[2]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Layout:
         ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def layout(lmax: int, mmax: int, degrees: tuple[int, int] | None = None) -> Layout:
     """The one Layout of these sizes."""
     return Layout(lmax, mmax, degrees)

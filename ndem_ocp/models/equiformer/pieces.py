@@ -6,7 +6,9 @@ written. In pieces they never leave the cache of a CPU core, and on a GPU their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,3 +33,17 @@ def compute_dtype(like: Tensor) -> torch.dtype:
 def grad(ctx, number: int, like: Tensor | None) -> Tensor | None:
     """Zeros to add up the gradient of input ``number`` in, None if nobody asks for it."""
     return torch.zeros_like(like) if like is not None and ctx.needs_input_grad[number] else None
+
+
+def in_given_types(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For the two methods of an autograd function: no autocast inside, the caller has cast.
+
+    A backward may run under another autocast than its forward.
+    """
+
+    @wraps(function)
+    def run(ctx: Any, first: Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(ctx, first, *rest)
+
+    return run
