@@ -51,17 +51,13 @@ def graph_attention(
     split = module.num_heads * module.attn_alpha_channels
     attention = _attention_weights(module, extra[:, :split], edges, len(x))
     inputs = layout(whole.lmax, max(kept.orders))  # orders that the second convolution reads
-    y = _activate(module, y, extra[:, split:], whole, inputs)
+    y = _activate(module, y, extra[:, split:], edges, inputs)
     out = _second_convolution(module, y, attention.to(dtype), edges, inputs, kept, len(x))
-    weight = module.proj.weight[[degree for degree, m in _node_rows(kept)]]
+    weight = module.proj.weight[module.proj.expand_index[kept.node_rows]]
     out = torch.bmm(out.transpose(0, 1), weight.to(dtype).transpose(1, 2))
     if kept.of_order(0)[0] == 0:
         out = torch.cat([out[:1] + module.proj.bias, out[1:]])
     return out.transpose(0, 1)
-
-
-def _node_rows(kept: Layout) -> list[tuple[int, int]]:
-    return [(degree, m) for degree in kept.of_order(0) for m in range(-degree, degree + 1)]
 
 
 def _first_convolution(
@@ -110,23 +106,32 @@ def _attention_weights(
 
 
 def _activate(
-    module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, whole: Layout, inputs: Layout
+    module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, edges: Edges, inputs: Layout
 ) -> Tensor:
     """The pointwise function between the convolutions, (E, R, H) -> (E, R', H)."""
+    whole, rows = edges.layout, len(inputs.rows)  # orders come one after the other
     if module.use_gate_act:
-        return _gated(module, y, gate, whole)[:, : len(inputs.rows)]
-    grid = module.SO3_grid[whole.lmax][whole.mmax]
-    to_grid, from_grid = grid_matrices(grid, whole, y.dtype)
-    from_grid = from_grid[: len(inputs.rows)]  # orders come one after the other
-    if not module.use_sep_s2_act:
-        return s2_activation(y, None, to_grid, from_grid)
-    return s2_activation(y, gate.contiguous(), to_grid, _without_first_row(from_grid))
+        return _gated(y, gate, edges)[:, :rows]
+    gated = module.use_sep_s2_act
+
+    def make() -> tuple[Tensor, Tensor]:
+        grid = module.SO3_grid[whole.lmax][whole.mmax]
+        to_grid, from_grid = grid_matrices(grid, whole, y.dtype)
+        if gated:
+            from_grid[0] = 0  # degree 0 is the gate's
+        return to_grid, from_grid
+
+    to_grid, from_grid = edges.once(("grid", y.dtype, gated), make)
+    return s2_activation(y, gate.contiguous() if gated else None, to_grid, from_grid[:rows])
 
 
-def _gated(module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, lay: Layout) -> Tensor:
+def _gated(y: Tensor, gate: Tensor, edges: Edges) -> Tensor:
     """silu on degree 0, sigmoid gates, one for each degree and channel, on the others."""
+    lay = edges.layout
+    degree = edges.once(
+        "degree", lambda: torch.tensor([degree - 1 for degree, _ in lay.rows[1:]], device=y.device)
+    )
     gates = torch.sigmoid(gate).view(len(y), lay.lmax, -1)
-    degree = torch.tensor([degree - 1 for degree, _ in lay.rows[1:]], device=y.device)
     return torch.cat([silu(y[:, :1]), y[:, 1:] * gates[:, degree]], dim=1)
 
 
@@ -138,12 +143,6 @@ def grid_matrices(grid: nn.Module, lay: Layout | None, dtype: torch.dtype) -> tu
     return to_grid.to(dtype).contiguous(), from_grid.t().to(dtype).contiguous()
 
 
-def _without_first_row(from_grid: Tensor) -> Tensor:
-    from_grid = from_grid.clone()
-    from_grid[0] = 0
-    return from_grid
-
-
 def _second_convolution(
     module: SO2EquivariantGraphAttention, y: Tensor, attention: Tensor, edges: Edges,
     inputs: Layout, kept: Layout, num_nodes: int,
@@ -153,8 +152,7 @@ def _second_convolution(
     channels, hidden = convolution.m_output_channels, y.shape[2]
     weights = [convolution.fc_m0.weight, *(part.fc.weight for part in convolution.so2_m_conv)]
     mats, columns = [], []
-    factor = torch.tensor(kept.rescale, dtype=y.dtype, device=y.device)
-    factor = factor.repeat_interleave(channels)
+    factor = rescale(edges, kept, y).repeat_interleave(channels)
     for order, block in zip(kept.orders, kept.blocks):
         weight, degrees = weights[order].to(y.dtype), kept.of_order(order)
         # of the degrees order ... L that the weights are for
@@ -172,6 +170,14 @@ def _second_convolution(
         columns.append(slice(rows.start * hidden, rows.stop * hidden))
     ends = edges.ends(y.dtype, kept)
     return sum_messages(y.flatten(1), attention, ends, num_nodes, columns, mats, bias)
+
+
+def rescale(edges: Edges, lay: Layout, like: Tensor) -> Tensor:
+    """(R,) factor of each row on the way back to the nodes, of the type of ``like``."""
+    return edges.once(
+        ("rescale", lay, like.dtype),
+        lambda: torch.tensor(lay.rescale, dtype=like.dtype, device=like.device),
+    )
 
 
 def radial_hidden(
@@ -202,7 +208,7 @@ def edge_degree(module: EdgeDegreeEmbedding, edges: Edges, num_nodes: int) -> Te
     hidden, last = radial_hidden(module.rad_func, edges, module)
     dtype = compute_dtype(hidden)
     lay = edges.layout
-    scale = torch.tensor(lay.rescale[: lay.lmax + 1], dtype=dtype, device=hidden.device)
+    scale = rescale(edges, lay, hidden.to(dtype))[: lay.lmax + 1]
     scale = scale.repeat_interleave(module.sphere_channels) / module.rescale_factor
     ends = edges.ends(dtype)
     ends = ends._replace(frames=ends.frames[:, : lay.lmax + 1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,19 +28,27 @@ class Edges:
     target_species: Tensor  # (E,)
     frames: Tensor  # (E, R, K) Wigner matrices, rows as in layout
     layout: Layout
-    _ends: dict[object, Ends] = field(default_factory=dict)
+    _made: dict[object, Any] = field(default_factory=dict)
+
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, made at the first call with this key: constants of all layers,
+        which would otherwise go to the device once in each."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def ends(self, dtype: torch.dtype, layout: Layout | None = None) -> Ends:
         """Ends with frames of a type, for a layout that keeps a part of the degrees; kept."""
         layout = layout or self.layout
-        key = (dtype, layout)
-        if key not in self._ends:
+
+        def make() -> Ends:
             frames = self.frames
             if layout is not self.layout:
                 rows = torch.tensor(layout.rows_within(self.layout), device=frames.device)
                 frames = frames[:, rows, layout.node_rows].contiguous()
-            self._ends[key] = Ends(self.source, self.target, frames.to(dtype))
-        return self._ends[key]
+            return Ends(self.source, self.target, frames.to(dtype))
+
+        return self.once(("ends", dtype, layout), make)
 
     def between(self, atoms: slice) -> Edges:
         """The edges among a run of atoms that has edges with no others, its first atom as 0."""
