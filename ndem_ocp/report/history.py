@@ -22,12 +22,15 @@ import wandb
 from fairchem.core.common.logger import Logger, WandBLogger
 from fairchem.core.common.registry import registry
 
+from ndem_ocp.report.run_record import add_summary, write_run_record
+
 FILE_NAME = "history.jsonl"
 
 
 @registry.register_logger("ndem_history")
 class HistoryLogger(Logger):
-    """Writes ``history.jsonl`` into the run's log directory and passes everything on.
+    """Writes ``history.jsonl`` into the run's log directory and passes everything on; ``run.json``
+    beside it says what ran.
 
     A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made),
     ``process_s`` (processor time of this process since its start, which other programs on a shared
@@ -43,6 +46,7 @@ class HistoryLogger(Logger):
         settings = config["logger"] if isinstance(config["logger"], dict) else {}
         self.path = Path(config["cmd"]["logs_dir"]) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_run_record(self.path.parent, config)
         before = _last_times(self.path)
         self._started = time.monotonic() - before["time_s"]
         self._busy_before = before["process_s"]
@@ -100,6 +104,7 @@ class HistoryLogger(Logger):
         self._pass_on("mark_preempting")
 
     def log_summary(self, summary_dict: dict[str, Any]) -> None:
+        add_summary(self.path.parent, summary_dict)
         self._pass_on("log_summary", summary_dict)
 
     def log_artifact(self, name: str, type: str, file_location: str) -> None:
