@@ -11,6 +11,8 @@ from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.launch import requeue, status, submit, train
 from ndem_ocp.launch.errors import LaunchError
+from ndem_ocp.report.dashboard import command as dashboard
+from ndem_ocp.report.dashboard.errors import DashboardError
 from ndem_ocp.report.page import command as report
 from ndem_ocp.report.page.errors import ReportError
 
@@ -28,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_parser(commands)
     requeue.add_parser(commands)
     report.add_parser(commands)
+    dashboard.add_parser(commands)
     return parser
 
 
@@ -50,7 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
         args.overrides = overrides
     try:
         return int(args.func(args) or 0)
-    except (DataError, LaunchError, ReportError, demo.DemoError, sweep.SweepError) as error:
+    except (
+        DataError,
+        LaunchError,
+        ReportError,
+        DashboardError,
+        demo.DemoError,
+        sweep.SweepError,
+    ) as error:
         print(f"ndem: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -26,6 +26,8 @@ def add_parser(subparsers: Any) -> None:
     add("--title", help="of the page; default: the names of the arms")
     add("--eval", nargs="+", type=Path, default=[], metavar="DIR",
         help="folders of ndem eval; those in RUN/eval* and ./eval are found without")  # fmt: skip
+    add("--wandb", action="store_true",
+        help="also log the evaluations into their W&B runs: page, tables, numbers")  # fmt: skip
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--compare", action="store_true", default=True,
@@ -59,4 +61,10 @@ def run(args: argparse.Namespace) -> int:
     for line in report.missing:
         print(f"not in the report: {line}")
     print(f"wrote {', '.join(map(str, written))}")
+    if args.wandb:
+        from ndem_ocp.report.page.to_wandb import log_evaluations
+
+        if not evaluations:
+            raise ReportError("--wandb logs evaluations, and there is none: run ndem eval first.")
+        print(f"logged to W&B: {', '.join(log_evaluations(evaluations))}")
     return 0
