@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
 
@@ -23,61 +22,80 @@ _SIGMA = (
     "Larger noise is easier to see against thermal displacements; a quarter of the range in which "
     "nothing is ever recovered trains the model on nothing."
 )
+_TABLE_NOTE = (
+    "Mean ± standard deviation over the runs of an arm, each at its best step (by its primary "
+    "metric on val). Validated with the moving average of the weights where the run has one. The "
+    "mean of splits is over the splits, not over their structures."
+)
 _TRAINING = (
     "Means since the last console line, as the model was while it trained: with dropout, without "
     "the moving average, each batch before its step."
 )
 
 
-@dataclass(frozen=True)
 class Report:
-    """What is written: the page, and the table of it for other programs."""
-
-    page: str
-    markdown: str
-    csv: str
-    missing: list[str]
-
-
-def build(
-    runs: Sequence[Run],
-    evaluations: Sequence[Evaluation],
-    notes: Sequence[str] = (),
-    title: str | None = None,
-    compare: bool = True,
-) -> Report:
-    """The report on some runs.
+    """What is written about some runs: a page, and the table of it for other programs.
 
     Args:
-        compare: join the runs of an arm; else every run stands for itself.
         notes: sentences for the list of what is missing.
+        title: of the page; the arms' names without one.
+        compare: join the runs of an arm; else every run stands for itself.
     """
-    arms = arms_of(runs) if compare else _one_by_one(runs)
-    metrics = table.metrics_of(runs)
-    head, rows = table.header(metrics), table.rows(arms, metrics)
-    missing = [*notes, *about.missing(arms, evaluations)]
-    title = title or _title(arms)
-    several = len(runs) > 1
-    sections = [
-        ("Result", _result(head, rows)),
-        ("Not in this report", html.notes(missing)),
-        ("Validation", _with(_BANDS if several else "", curves.validation(arms, metrics))),
-        ("Over time", html.figures(curves.over_time(arms, metrics))),
-        ("Training", _with(_TRAINING, [("", curves.training(arms, metrics))])),
-        ("NDeM", html.figures(curves.terms(arms))),
-        ("Noise recovered", _with(_SIGMA, [("", curves.recovered(arms))])),
-        ("Errors by group", _judged(arms, evaluations)),
-        ("Cost", table.html(*about.cost_rows(arms)) + html.figures(curves.costs(arms))),
-        ("Runs", _runs(runs)),
-    ]
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    subtitle = f"{len(runs)} run(s), written {when} by ndem_ocp {ndem_ocp.__version__}"
-    return Report(
-        page=html.page(title, escape(subtitle), sections),
-        markdown=f"{table.markdown(head, rows)}\n{_table_note()}\n",
-        csv=table.as_csv(arms, metrics),
-        missing=missing,
-    )
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        evaluations: Sequence[Evaluation] = (),
+        notes: Sequence[str] = (),
+        title: str | None = None,
+        compare: bool = True,
+    ) -> None:
+        self.arms = arms_of(runs) if compare else _one_by_one(runs)
+        self.runs = [run for members in self.arms.values() for run in members]
+        self.evaluations = evaluations
+        self.metrics = table.metrics_of(runs)
+        self.head, self.rows = table.header(self.metrics), table.rows(self.arms, self.metrics)
+        self.paired = table.differences(self.arms, self.metrics)
+        self.missing = [*notes, *about.missing(self.arms, evaluations)]
+        self.title = title or _title(self.arms)
+
+    def markdown(self) -> str:
+        """The table and, of several arms, their differences."""
+        text = f"{table.markdown(self.head, self.rows)}\n{_TABLE_NOTE}\n"
+        return text + (f"\n{table.markdown(*self.paired)}" if self.paired[1] else "")
+
+    def csv(self) -> str:
+        """Every run and split, in full precision."""
+        return table.as_csv(self.arms, self.metrics)
+
+    def page(self) -> str:
+        """The HTML file; draws all figures."""
+        arms, metrics = self.arms, self.metrics
+        bands = _BANDS if len(self.runs) > 1 else ""
+        sections = [
+            ("Result", self._result()),
+            ("Not in this report", html.notes(self.missing)),
+            ("Validation", _with(bands, curves.validation(arms, metrics))),
+            ("Over time", html.figures(curves.over_time(arms, metrics))),
+            ("Training", _with(_TRAINING, [("", curves.training(arms, metrics))])),
+            ("NDeM", html.figures(curves.terms(arms))),
+            ("Noise recovered", _with(_SIGMA, [("", curves.recovered(arms))])),
+            ("Errors by group", _judged(arms, self.evaluations)),
+            ("Cost", table.html(*about.cost_rows(arms)) + html.figures(curves.costs(arms))),
+            ("Runs", _runs(self.runs)),
+        ]
+        when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        runs = f"{len(self.runs)} runs" if len(self.runs) > 1 else "1 run"
+        subtitle = f"{runs}, written {when} by ndem_ocp {ndem_ocp.__version__}"
+        return html.page(self.title, escape(subtitle), sections)
+
+    def _result(self) -> str:
+        if not self.rows:
+            return html.paragraph("No validation yet.")
+        text = table.html(self.head, self.rows) + html.paragraph(_TABLE_NOTE)
+        if not self.paired[1]:
+            return text
+        return f"{text}<h3>Differences, seed by seed</h3>{table.html(*self.paired)}"
 
 
 def _one_by_one(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -91,20 +109,6 @@ def _one_by_one(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def _title(arms: dict[str, list[Run]]) -> str:
     names = list(arms)
     return " against ".join(names) if len(names) < 4 else f"{len(names)} arms: {', '.join(names)}"
-
-
-def _table_note() -> str:
-    return (
-        "Mean ± standard deviation over the runs of an arm, each at its best step (by its primary "
-        "metric on val). Validated with the moving average of the weights where the run has one. "
-        "The mean of splits is over the splits, not over their structures."
-    )
-
-
-def _result(head: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return html.paragraph("No validation yet.")
-    return table.html(head, rows) + html.paragraph(_table_note())
 
 
 def _with(text: str, groups: Sequence[tuple[str, Sequence[html.Figure]]]) -> str:

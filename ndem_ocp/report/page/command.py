@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and both tables; print the table and what is missing."""
-    from ndem_ocp.report.page.build import build
+    from ndem_ocp.report.page.build import Report
     from ndem_ocp.report.page.errors import ReportError
     from ndem_ocp.report.page.evaluations import find_evaluations
     from ndem_ocp.report.page.runs import find_runs
@@ -51,20 +51,20 @@ def run(args: argparse.Namespace) -> int:
         raise ReportError(f"--out {out}: the page is an HTML file; name it {out.name}.html.")
     runs = find_runs(args.runs)
     evaluations, notes = find_evaluations(runs, args.eval)
-    report = build(runs, evaluations, notes, args.title, args.compare)
+    if args.wandb and not evaluations:
+        raise ReportError("--wandb logs evaluations, and there is none: run ndem eval first.")
+    report = Report(runs, evaluations, notes, args.title, args.compare)
     out.parent.mkdir(parents=True, exist_ok=True)
-    written = {out: report.page, out.with_suffix(".md"): report.markdown}
-    written[out.with_suffix(".csv")] = report.csv
+    written = {out: report.page(), out.with_suffix(".md"): report.markdown()}
+    written[out.with_suffix(".csv")] = report.csv()
     for path, text in written.items():
         path.write_text(text, encoding="utf-8")
-    print(report.markdown)
+    print(report.markdown())
     for line in report.missing:
         print(f"not in the report: {line}")
     print(f"wrote {', '.join(map(str, written))}")
     if args.wandb:
         from ndem_ocp.report.page.to_wandb import log_evaluations
 
-        if not evaluations:
-            raise ReportError("--wandb logs evaluations, and there is none: run ndem eval first.")
         print(f"logged to W&B: {', '.join(log_evaluations(evaluations))}")
     return 0

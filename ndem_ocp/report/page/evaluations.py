@@ -42,7 +42,8 @@ class Evaluation:
         return str(self.about["checkpoint"].get("weights"))
 
     def unit(self, output: str) -> str:
-        return str((self.about.get("units") or {}).get(output) or "unit of the data")
+        unit = str((self.about.get("units") or {}).get(output) or "unit of the data")
+        return unit.removesuffix("/A") + "/Å" if unit.endswith("/A") else unit
 
     def samples(self, split: str) -> Samples:
         return read_samples(self.folder, split)

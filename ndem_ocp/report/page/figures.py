@@ -67,8 +67,8 @@ def colour(index: int) -> str:
 
 
 def style(index: int) -> str:
-    """Beyond the colours, another dash."""
-    return STYLES[index // len(COLOURS) % len(STYLES)]
+    """Another dash for each, so that lines which coincide are both seen, in black and white too."""
+    return STYLES[index % len(STYLES)]
 
 
 def line_figure(
@@ -169,6 +169,10 @@ def bar_figure(
             )  # fmt: skip
         for name, value in (levels or {}).items():
             axis.axhline(value, color=MUTED, ls="--", lw=1, label=name)
+        heights = [v for b in bars.values() for v in b if np.isfinite(v)]
+        if min(heights) > 0 and max(heights) > 40 * min(heights):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         long = sum(map(len, groups)) > 38
         axis.set_xticks(place, groups, rotation=60 if long else 0, ha="right" if long else "center")
         if long:

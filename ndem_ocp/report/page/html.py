@@ -28,6 +28,7 @@ figure { margin: 0; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; max-height: 24rem; }
 figcaption { font-size: 0.82rem; color: #333; }
 .wide { overflow-x: auto; }
+.wide + .figures { margin-top: 1.2rem; }
 table { border-collapse: collapse; font-size: 0.9rem; overflow-wrap: normal; }
 th, td { padding: 0.28rem 0.7rem; border-bottom: 1px solid #ccc; text-align: left;
   vertical-align: top; }

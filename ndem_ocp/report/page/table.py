@@ -65,19 +65,44 @@ def rows(arms: dict[str, list[Run]], metrics: Sequence[Metric]) -> list[list[str
     return table
 
 
+def differences(
+    arms: dict[str, list[Run]], metrics: Sequence[Metric]
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: each arm less the first one, seed by seed, which cancels what a seed does to
+    both. Of the mean of splits where there is one; no rows without common seeds."""
+    first, *others = arms
+    runs = [run for members in arms.values() for run in members]
+    split = "val_mean" if "val_mean" in splits_of(runs) else "val"
+    chosen = metrics[:MOST_METRICS]
+    base = {run.seed: run for run in arms[first] if run.seed is not None}
+    body = []
+    for arm in others:
+        pairs = [(base[run.seed], run) for run in arms[arm] if run.seed in base]
+        if not pairs:
+            continue
+        cells = []
+        for metric in chosen:
+            both = [(shown(a, split, metric), shown(b, split, metric)) for a, b in pairs]
+            cells.append(
+                number(summary([b - a for a, b in both if a is not None and b is not None]), "+")
+            )
+        body.append([f"{arm} less {first}", str(len(pairs)), split_title(split), *cells])
+    return ["arms", "seeds", "split", *(metric.label for metric in chosen)], body
+
+
 def shown(run: Run, split: str, metric: Metric) -> float | None:
     """A metric of a split at the run's best step, in the unit of its column."""
     value = value_at(run, split, metric.name, run.best_step)
     return None if value is None else value * metric.factor
 
 
-def number(value: Summary | None) -> str:
-    """0.123 ± 0.004; a dash for what is not known."""
+def number(value: Summary | None, sign: str = "") -> str:
+    """0.123 ± 0.004; a dash for what is not known. ``sign`` "+": of positive numbers too."""
     if value is None:
         return "-"
     if value.stdev is None:
-        return f"{value.mean:.4g}"
-    return f"{value.mean:.4g} ± {value.stdev:.2g}"
+        return f"{value.mean:{sign}.4g}"
+    return f"{value.mean:{sign}.4g} ± {value.stdev:.2g}"
 
 
 def _range(steps: list[int]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ndem_ocp.report.page.build import build
+from ndem_ocp.report.page.build import Report
 from ndem_ocp.report.page.evaluations import (
     Evaluation,
     Groups,
@@ -33,7 +33,7 @@ def _log(evaluation: Evaluation) -> str:
     run = evaluation.run
     logger = run.config.get("logger") or {}
     settings = logger if isinstance(logger, dict) else {}
-    page = build([run], [evaluation]).page
+    page = Report([run], [evaluation]).page()
     here = wandb.init(
         id=run.run_id,
         name=run.command.get("identifier"),
