@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,21 @@ def records(path: Path) -> Iterator[Any]:
             yield record
 
 
+def complete(path: Path, seconds: float = 60) -> list[Any]:
+    """All records of a run that has ended; W&B's service may write the last ones a moment later."""
+    until = time.monotonic() + seconds
+    while True:
+        found = list(records(path))
+        if found and found[-1].WhichOneof("record_type") in ("exit", "final"):
+            return found
+        assert time.monotonic() < until, f"{path} has no end"
+        time.sleep(0.1)
+
+
 def history(path: Path) -> list[dict[str, Any]]:
     """Rows of the run's history, in order, with ``_step``."""
     rows = []
-    for record in records(path):
+    for record in complete(path):
         if record.WhichOneof("record_type") == "history":
             row = {
                 ".".join(item.nested_key) or item.key: json.loads(item.value_json)
