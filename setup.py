@@ -72,6 +72,7 @@ setup(
         # needs a newer torch than fairchem-core's metadata allows: docs/install.md
         "molecules": ["torchmd-net>=3.1,<3.2"],
         "qm9": ["qm9pack"],
+        "dashboard": ["wandb-workspaces>=0.4.13,<0.5"],  # ndem dashboard
         "test": ["pytest", "pytest-timeout"],
     },
     entry_points={"console_scripts": ["ndem = ndem_ocp.cli:main"]},

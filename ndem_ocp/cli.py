@@ -11,6 +11,10 @@ from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.launch import requeue, status, submit, train
 from ndem_ocp.launch.errors import LaunchError
+from ndem_ocp.report.dashboard import command as dashboard
+from ndem_ocp.report.dashboard.errors import DashboardError
+from ndem_ocp.report.page import command as report
+from ndem_ocp.report.page.errors import ReportError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     submit.add_parser(commands)
     status.add_parser(commands)
     requeue.add_parser(commands)
+    report.add_parser(commands)
+    dashboard.add_parser(commands)
     return parser
 
 
@@ -47,7 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
         args.overrides = overrides
     try:
         return int(args.func(args) or 0)
-    except (DataError, LaunchError, demo.DemoError, sweep.SweepError) as error:
+    except (
+        DataError,
+        LaunchError,
+        ReportError,
+        DashboardError,
+        demo.DemoError,
+        sweep.SweepError,
+    ) as error:
         print(f"ndem: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -211,7 +211,7 @@ HEADER_SOURCE = re.compile(r"All values: \S+|not in the paper|Table \d")
 # Paths, names and wiring: nothing that a paper would state.
 PLUMBING = re.compile(
     r"includes|trainer|logger|evaluation_metrics"
-    r"|dataset\.\w+\.(format|src|key_mapping)|outputs\.\w+\.(property|level)"
+    r"|dataset\.\w+\.(format|src|key_mapping)|outputs\.\w+\.(property|level|unit|report_unit)"
     r"|model\.(name|otf_graph|backbone\.model)|model\.heads\.\w+\.module"
 )
 

@@ -480,7 +480,7 @@ def test_without_force_labels(new_trainer, ndem):
     assert trainer.evaluation_metrics["primary_metric"] == "energy_mae"
     assert all(map(math.isfinite, steps(trainer, 3)))
     metrics = trainer.validate(split="val", disable_tqdm=True)
-    assert metrics.keys() == {"energy_mae", "loss"}
+    assert metrics.keys() == {"energy_mae", "energy_mae_meV", "loss"}
     batch, out = one_step(trainer)
     auxiliary = out["noisy_forces"].clone()
     trainer._compute_loss(out, batch)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+QUARTERS = 4  # of the range of sigma
+
 
 class Tally(NamedTuple):
     """A mean kept as its two sums: mean = total / weight."""
@@ -28,6 +30,7 @@ def noise_diagnostics(
     moved: Tensor,
     force_rms: float = 1.0,
     energy_unit: str | None = None,
+    sigma_range: tuple[float, float] = (0.0, 0.0),
 ) -> dict[str, Tally]:
     """Diagnostics over the n atoms that the loss counts.
 
@@ -40,6 +43,7 @@ def noise_diagnostics(
         moved: (n,) bool, atoms that carry noise.
         force_rms: rms_F in energy unit per Angstrom.
         energy_unit: for the name of the curvature; None if the difference is not one of forces.
+        sigma_range: [sigma_min, sigma_max] in Angstrom.
 
     Returns:
         ``ndem_noise_error_A``: | eps_hat - eps | over moved atoms, eps_hat = difference / scale;
@@ -47,15 +51,19 @@ def noise_diagnostics(
         ``ndem_noise_cosine``: cosine of eps_hat and eps over moved atoms;
         ``ndem_curvature_<unit>_per_A2``: least-squares c of F(X) - F'(X~) = c eps (Eq. 16), with
         an ``energy_unit``;
-        ``ndem_sigma_A``: the sampled sigma.
+        ``ndem_sigma_A``: the sampled sigma;
+        ``ndem_unrecovered_sigma_1of4`` to ``4of4``: sum of | eps_hat - eps | over sum of | eps | of
+        the moved atoms whose sigma lies in that quarter of ``sigma_range``: 0 when all of their
+        noise is recovered, 1 when none is predicted.
     """
     mask = moved.to(eps.dtype)  # multiplied instead of indexed: one transfer from the device
     recovered = difference / scale
     size = eps.norm(dim=-1)
     cosine = (recovered * eps).sum(-1) / (recovered.norm(dim=-1) * size).clamp_min(1e-12)
     ones = torch.ones_like(sigma)
+    error = (recovered - eps).norm(dim=-1) * mask
     sums = {
-        "ndem_noise_error_A": ((recovered - eps).norm(dim=-1) * mask, mask),
+        "ndem_noise_error_A": (error, mask),
         "ndem_noise_size_A": (size * mask, mask),
         "ndem_noise_cosine": (cosine * mask, mask),
         "ndem_sigma_A": (sigma, ones),
@@ -64,5 +72,16 @@ def noise_diagnostics(
         change = difference * eps * force_rms
         unit = energy_unit.replace("/", "_per_")  # a slash would open a group in W&B
         sums[f"ndem_curvature_{unit}_per_A2"] = (change, eps.square())
+    for number, here in enumerate(_quarters(sigma, *sigma_range), start=1):
+        name = f"ndem_unrecovered_sigma_{number}of{QUARTERS}"
+        sums[name] = (error * here, size * mask * here)
     flat = torch.stack([part.sum() for pair in sums.values() for part in pair]).tolist()
     return {name: Tally(*flat[2 * i : 2 * i + 2]) for i, name in enumerate(sums)}
+
+
+def _quarters(sigma: Tensor, low: float, high: float) -> list[Tensor]:
+    """(n,) 1 where sigma lies in each quarter of [low, high], 0 elsewhere; none for one value."""
+    if high <= low:
+        return []
+    place = ((sigma - low) / (high - low) * QUARTERS).floor().clamp(0, QUARTERS - 1)
+    return [(place == number).to(sigma.dtype) for number in range(QUARTERS)]

@@ -129,6 +129,7 @@ def ndem_loss(
             moved=noise.moved[keep],
             force_rms=force_rms,
             energy_unit=settings.energy_unit,
+            sigma_range=(settings.sigma_min, settings.sigma_max),
         )
     return NDeMLoss(loss, log)
 

@@ -18,20 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairchem.core.common.logger import Logger
+import wandb
+from fairchem.core.common.logger import Logger, WandBLogger
 from fairchem.core.common.registry import registry
+
+from ndem_ocp.report.run_record import add_summary, write_run_record
 
 FILE_NAME = "history.jsonl"
 
 
 @registry.register_logger("ndem_history")
 class HistoryLogger(Logger):
-    """Writes ``history.jsonl`` into the run's log directory and passes everything on.
+    """Writes ``history.jsonl`` into the run's log directory and passes everything on; ``run.json``
+    beside it says what ran.
 
     A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made),
     ``process_s`` (processor time of this process since its start, which other programs on a shared
     machine do not stretch) and the metrics of that call. A run that is resumed appends to its file:
     the times go on, and a line ``{"resumed": step, ...}`` says which earlier lines are superseded.
+
+    The inner logger's curves never go back: what an earlier start of the run has passed on to it is
+    not passed on again, and W&B, which refuses a step below its last one, is not given any.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -39,11 +46,18 @@ class HistoryLogger(Logger):
         settings = config["logger"] if isinstance(config["logger"], dict) else {}
         self.path = Path(config["cmd"]["logs_dir"]) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_run_record(self.path.parent, config)
         before = _last_times(self.path)
         self._started = time.monotonic() - before["time_s"]
         self._busy_before = before["process_s"]
         inner = settings.get("inner")
+        self._passed_on = _last_steps(self.path) if inner else {}
         self._inner = registry.get_logger_class(inner)(config) if inner else None
+        self._first_step = 0
+        if isinstance(self._inner, WandBLogger):
+            # W&B itself says 0 in a new run, and in every run that goes on offline.
+            last = max(self._passed_on.values(), default=-1)
+            self._first_step = max(last + 1, wandb.run.starting_step)
 
     def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
         plain = {key: _plain(value) for key, value in update_dict.items()}
@@ -59,7 +73,11 @@ class HistoryLogger(Logger):
         }
         self._append(record)
         if self._inner is not None:
-            self._inner.log(update_dict, step, split)
+            passed_on = self._passed_on
+            new = {k: v for k, v in update_dict.items() if step > passed_on.get((split, k), -1)}
+            if new:
+                # A validation that a kill cut off is done again at a step that W&B has closed.
+                self._inner.log(new, max(int(step), self._first_step), split)
 
     def resumed(self, step: int, evaluates: bool) -> None:
         """Say that the run goes on after ``step``, and whether it evaluates that step again.
@@ -86,6 +104,7 @@ class HistoryLogger(Logger):
         self._pass_on("mark_preempting")
 
     def log_summary(self, summary_dict: dict[str, Any]) -> None:
+        add_summary(self.path.parent, summary_dict)
         self._pass_on("log_summary", summary_dict)
 
     def log_artifact(self, name: str, type: str, file_location: str) -> None:
@@ -127,6 +146,24 @@ def _last_times(path: Path) -> dict[str, float]:
         if times.keys() <= record.keys():
             return {key: record[key] for key in times}
     return times
+
+
+def _last_steps(path: Path) -> dict[tuple[str, str], int]:
+    """{(split, metric): last step it was logged at}, those that a resume takes back included."""
+    last: dict[tuple[str, str], int] = {}
+    if not path.exists():
+        return last
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict) and {"step", "split"} <= record.keys():
+                for name in record.keys() - {"split", "time_s", "process_s"}:
+                    key, step = (record["split"], name), int(record["step"])
+                    last[key] = max(step, last.get(key, -1))
+    return last
 
 
 def _plain(value: Any) -> Any:

@@ -25,6 +25,8 @@ from ndem_ocp.training.checks.sections import (
     output_problems,
     task_problems,
 )
+from ndem_ocp.training.checks.splits import KEY as VALIDATION_SPLITS
+from ndem_ocp.training.checks.splits import split_problems
 from ndem_ocp.training.checks.values import optim_value_problems
 
 __all__ = [
@@ -152,6 +154,7 @@ def key_problems(config: Mapping[str, Any], old_layout: bool = False) -> Iterato
     """
     yield from task_problems(config.get("task"), old_layout)
     yield from switch_problems(config.get("task"))
+    yield from split_problems(config)
     yield from output_problems(config)
     yield from loss_problems(config)
     yield from metric_problems(config)
@@ -180,13 +183,15 @@ def _trains() -> bool:
 
 def _source_problems(config: Mapping[str, Any], command: Mapping[str, Any] | None) -> Iterator[str]:
     """Data paths that are not there."""
-    for section, key in SPLITS.items():
-        given = _mapping(config.get(section)).get("src")
-        for source in given if isinstance(given, (list, tuple)) else [given]:
+    given = {f"dataset.{key}.src": _mapping(config.get(name)) for name, key in SPLITS.items()}
+    for name, value in _mapping(_mapping(config.get("task")).get(VALIDATION_SPLITS)).items():
+        given[f"task.{VALIDATION_SPLITS}.{name}"] = {"src": _mapping(value).get("src", value)}
+    for key, section in given.items():
+        sources = section.get("src")
+        for source in sources if isinstance(sources, (list, tuple)) else [sources]:
             if isinstance(source, str) and not Path(source).exists() and "*" not in source:
                 yield (
-                    f"dataset.{key}.src = {source!r}: there is no such file or directory "
-                    f"(from {Path.cwd()})."
+                    f"{key} = {source!r}: there is no such file or directory (from {Path.cwd()})."
                 )
     trains = command is not None and command.get("mode") == "train"
     if trains and "src" not in _mapping(config.get("dataset")):

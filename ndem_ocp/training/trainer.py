@@ -8,7 +8,8 @@ What NDeM adds to a training step, in full:
 4. its diagnostics join fairchem's metrics                                  ``_compute_metrics``
 
 What an objective shows the model and how its loss is made is in ``objectives.py``, one class for
-each. Checkpoints, resuming and steps that are not finite are in ``survival.py``. Everything else,
+each. Checkpoints, resuming and steps that are not finite are in ``survival.py``, several validation
+splits in ``validation_splits.py``, what a step costs in ``step_costs.py``. Everything else,
 ``train`` and ``predict`` included, is fairchem's.
 """
 
@@ -44,12 +45,13 @@ from ndem_ocp.training.normalizers import resolve_normalizers
 from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
 from ndem_ocp.training.precision import read_precision, set_precision
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
-from ndem_ocp.training.survival import SurvivingTrainer
+from ndem_ocp.training.step_costs import StepCosts
 from ndem_ocp.training.units import add_unit_metrics, unit_metrics
+from ndem_ocp.training.validation_splits import ValidationSplits
 
 
 @registry.register_trainer("ndem")
-class NDeMTrainer(NoFreeAtoms, SurvivingTrainer):
+class NDeMTrainer(NoFreeAtoms, StepCosts, ValidationSplits):
     """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
 
     ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps
@@ -159,8 +161,10 @@ class NDeMTrainer(NoFreeAtoms, SurvivingTrainer):
             self.ndem,
             step_generator(self.config["cmd"]["seed"] or 0, distutils.get_rank(), self.step),
         )
+        view = self.objective.view(batch, self._noise)
+        self.measure_second_view(batch, view)
         with self._with_target(NOISY_FORCES, {"level": "atom", "property": NOISY_FORCES}):
-            return super()._forward(self.objective.view(batch, self._noise))
+            return super()._forward(view)
 
     def _coefficient_now(self) -> float:
         """lambda_NDeM of this step: a function of the step and of the length of training."""

@@ -16,6 +16,8 @@ from torch_geometric.data import Data
 from ndem_ocp.training.checks.labels import label_problems
 from ndem_ocp.training.checks.names import shown, warn
 from ndem_ocp.training.checks.sections import SPLITS
+from ndem_ocp.training.checks.splits import KEY as VALIDATION_SPLITS
+from ndem_ocp.training.checks.splits import extra_validation_splits
 
 RECORDS = 64  # read from the training split
 SHARDS = 8  # of a split in more files than ALL_SHARDS, only so many are opened
@@ -33,13 +35,14 @@ def balancing_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if paths and not any(path.is_file() for path in paths):
             yield (
                 f"optim.load_balancing: {mode} needs the number of atoms of every structure of "
-                f"dataset.{split}, and {paths[0]} does not exist. `ndem data` writes it with the "
+                f"{split}, and {paths[0]} does not exist. `ndem data` writes it with the "
                 "LMDBs; without it set optim.load_balancing: null."
             )
 
 
 def splits(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, the section that its reader gets) of every split with data, as fairchem joins them."""
+    """(where it is written, the section that its reader gets) of every split with data, as
+    fairchem joins them."""
     train = config.get("dataset") or {}
     for key, split in SPLITS.items():
         section = config.get(key) or {}
@@ -48,7 +51,10 @@ def splits(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if split != "train" and section.get("use_train_settings", True):
             section = {**train, **section}
         own = (section.get("splits") or {}).get(split) or section.get(f"{split}_split_settings")
-        yield split, {**section, **(own or {})}
+        yield f"dataset.{split}", {**section, **(own or {})}
+    more = (config.get("task") or {}).get(VALIDATION_SPLITS) or {}
+    for name, section in zip(more, extra_validation_splits(config).values()):
+        yield f"task.{VALIDATION_SPLITS}.{name}", section
 
 
 def _sources(section: Mapping[str, Any]) -> list[Path]:
@@ -76,7 +82,7 @@ def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
             problems += _split_problems(config, split, section, train)
         except Exception as error:
             problems.append(
-                f"dataset.{split}.src = {shown(section['src'])} cannot be read as format: "
+                f"{split}.src = {shown(section['src'])} cannot be read as format: "
                 f"{section.get('format', 'lmdb')} ({type(error).__name__}: {error})."
             )
     return problems
@@ -87,8 +93,8 @@ def _split_problems(
 ) -> list[str]:
     # An LMDB can be open once in a process: what is opened here is gone when this returns.
     parts = _open(section)
-    problems = list(_metadata_problems(section, parts, f"dataset.{split}"))
-    if split == "train" and train:
+    problems = list(_metadata_problems(section, parts, split))
+    if split == "dataset.train" and train:
         problems += label_problems(config, list(_spread_records(parts, section)))
         _warn_about_length(config, section, parts)
     return problems

@@ -24,6 +24,7 @@ TASK = (
     # ndem_ocp: training/config.py, pretrained/load.py, training/normalizers.py, training/trainer.py
     *("ndem", "init_from", "normalizer_check", "resume", "keep_checkpoints", "max_bad_steps"),
     *("matmul_precision", "matmul_tolerance"),  # training/precision.py
+    "validation_splits",  # training/validation_splits.py
     "strict_load",  # trainers/base_trainer.py, load_checkpoint
     *("eval_relaxations", "relax_dataset"),  # trainers/ocp_trainer.py, train
     "prediction_dtype",  # predict

@@ -1,0 +1,130 @@
+"""``ndem dashboard``: the W&B panels that a user would build by hand, made by one command.
+
+    ndem dashboard --project ndem-oc20                    # for all runs of the project
+    ndem dashboard RUN...                                 # for these, in their project
+    ndem dashboard RUN... --out dashboard.json            # without a network: to a file
+    ndem dashboard --from dashboard.json                  # and from it, where there is one
+
+RUN is a run directory or a folder of them. Its history tells which splits and metrics it logs;
+without one the panels are those of OC20. Panels name metrics, not data, so they may be made before
+or after an offline run is synced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.report.dashboard.errors import DashboardError
+
+_CURVATURE = "ndem_curvature_"
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "dashboard",
+        help="make the W&B panels of a project, or their specification as a file",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("runs", nargs="*", type=Path, metavar="RUN", help="show only these")
+    add("--project", help="default: logger.project of the runs")
+    add("--entity", help="user or team; default: logger.entity of the runs, or your own")
+    add("--name", default="NDeM", help="of the saved view (default: NDeM)")
+    add("--out", type=Path, metavar="FILE", help="write the specification there; no network")
+    add("--dry-run", action="store_true", help="list the panels; no network")
+    add("--from", dest="source", type=Path, metavar="FILE", help="make what --out wrote")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the workspace, or write or list what would be made."""
+    from ndem_ocp.report.dashboard import workspace as made
+
+    if args.source is not None:
+        if args.runs:
+            raise DashboardError("--from has its own runs: leave RUN out.")
+        workspace = made.read_specification(args.source)
+        workspace.project = args.project or workspace.project
+        workspace.entity = args.entity or workspace.entity
+    else:
+        workspace = _from_runs(args)
+    if args.dry_run:
+        print(listing(workspace))
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(made.specification(workspace), indent=1)
+        args.out.write_text(text + "\n", encoding="utf-8")
+        print(f"wrote {args.out}; `ndem dashboard --from {args.out}` makes it in W&B.")
+    if args.dry_run or args.out is not None:
+        return 0
+    print(f"made {made.save(workspace)}")
+    return 0
+
+
+def _from_runs(args: argparse.Namespace) -> Any:
+    from ndem_ocp.report.dashboard.panels import sections
+    from ndem_ocp.report.dashboard.workspace import make_workspace
+    from ndem_ocp.report.page.runs import find_runs
+
+    runs = find_runs(args.runs) if args.runs else []
+    project = args.project or _setting(runs, "project")
+    if not project:
+        raise DashboardError(
+            "no project: give --project, or runs whose configuration has logger.project."
+        )
+    entity = args.entity or _setting(runs, "entity") or ""
+    chosen = sections(**_what_they_log(runs)) if runs else sections()
+    ids = [run.command.get("timestamp_id") or run.run_id for run in runs]
+    return make_workspace(args.name, chosen, project, entity, ids)
+
+
+def _setting(runs: Sequence[Any], key: str) -> str | None:
+    """``logger.KEY`` that all runs share.
+
+    Raises:
+        DashboardError: if they have different ones: a workspace is of one project.
+    """
+    loggers = [run.config.get("logger") for run in runs]
+    found = {(one or {}).get(key) if isinstance(one, dict) else None for one in loggers} - {None}
+    if len(found) > 1:
+        raise DashboardError(
+            f"the runs have different values of logger.{key} ({', '.join(sorted(found))}): give "
+            f"--{key}, or runs of one."
+        )
+    return found.pop() if found else None
+
+
+def _what_they_log(runs: Sequence[Any]) -> dict[str, Any]:
+    """Splits, metrics and the curvature's name, as the runs' histories have them."""
+    from ndem_ocp.report.page.evaluations import find_evaluations
+    from ndem_ocp.report.page.table import MOST_METRICS, metrics_of, splits_of
+
+    found: dict[str, Any] = {}
+    if splits_of(runs):
+        found["splits"] = splits_of(runs)
+        found["metrics"] = [metric.name for metric in metrics_of(runs)[:MOST_METRICS]]
+    names = dict.fromkeys(key for run in runs for line in run.lines("train")[-9:] for key in line)
+    curvature = [name for name in names if name.startswith(_CURVATURE)]
+    if curvature:
+        found["curvature"] = curvature[0]
+    evaluations, _ = find_evaluations(runs, [])
+    found["evaluated"] = list(dict.fromkeys(s for e in evaluations for s in e.splits))
+    return found
+
+
+def listing(workspace: Any) -> str:
+    """Sections and panels as text."""
+    lines = [f"{workspace.name}: {workspace.entity or '(your own)'}/{workspace.project}"]
+    for section in workspace.sections:
+        lines.append(f"  {section.name}")
+        for panel in section.panels:
+            keys = getattr(panel, "y", None) or getattr(panel, "media_keys", None)
+            keys = keys if isinstance(keys, list) else [keys or panel.table_name]
+            shown = ", ".join(str(getattr(key, "name", key)) for key in keys)
+            lines.append(f"    {getattr(panel, 'title', None) or 'table'}: {shown}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""``ndem report``: runs as one page that needs no network, and their table."""

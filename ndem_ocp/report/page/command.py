@@ -1,0 +1,70 @@
+"""``ndem report``: runs as one HTML page, with their table as Markdown and CSV beside it.
+
+    ndem report RUN... --out report.html
+
+RUN is a run directory, a folder of them (of ndem sweep or ndem submit), or a history.jsonl. Runs
+named ARM-seedN, or with one identifier, are one arm: mean and confidence band over their seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "report",
+        help="runs as one self-contained HTML page, with their table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a folder of them")
+    add("--out", type=Path, default=Path("report.html"), help="default: report.html")
+    add("--title", help="of the page; default: the names of the arms")
+    add("--eval", nargs="+", type=Path, default=[], metavar="DIR",
+        help="folders of ndem eval; those in RUN/eval* and ./eval are found without")  # fmt: skip
+    add("--wandb", action="store_true",
+        help="also log the evaluations into their W&B runs: page, tables, numbers")  # fmt: skip
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--compare", action="store_true", default=True,
+        help="runs of one arm are one line with a band over their seeds (the default)",
+    )  # fmt: skip
+    group.add_argument(
+        "--each", dest="compare", action="store_false", help="every run is a line of its own"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and both tables; print the table and what is missing."""
+    from ndem_ocp.report.page.build import Report
+    from ndem_ocp.report.page.errors import ReportError
+    from ndem_ocp.report.page.evaluations import find_evaluations
+    from ndem_ocp.report.page.runs import find_runs
+
+    out = args.out / "report.html" if args.out.is_dir() else args.out
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ReportError(f"--out {out}: the page is an HTML file; name it {out.name}.html.")
+    runs = find_runs(args.runs)
+    evaluations, notes = find_evaluations(runs, args.eval)
+    if args.wandb and not evaluations:
+        raise ReportError("--wandb logs evaluations, and there is none: run ndem eval first.")
+    report = Report(runs, evaluations, notes, args.title, args.compare)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = {out: report.page(), out.with_suffix(".md"): report.markdown()}
+    written[out.with_suffix(".csv")] = report.csv()
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
+    print(report.markdown())
+    for line in report.missing:
+        print(f"not in the report: {line}")
+    print(f"wrote {', '.join(map(str, written))}")
+    if args.wandb:
+        from ndem_ocp.report.page.to_wandb import log_evaluations
+
+        print(f"logged to W&B: {', '.join(log_evaluations(evaluations))}")
+    return 0

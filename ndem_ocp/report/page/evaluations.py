@@ -1,0 +1,176 @@
+"""The files of ``ndem eval`` beside the runs that they judge, and errors by group."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from ndem_ocp.evaluation import Samples, read_samples
+from ndem_ocp.launch.files import read_json
+from ndem_ocp.report.page.errors import ReportError
+from ndem_ocp.report.page.runs import Run
+
+METRICS = "metrics.json"
+FEWEST = 10  # atoms in a bin that is shown
+MOST_GROUPS = 18  # adsorbates or elements in a figure
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run's checkpoint.
+
+    Attributes:
+        run: that was judged. folder: of the files. about: its metrics.json.
+    """
+
+    run: Run
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def splits(self) -> list[str]:
+        return [n for n in self.about["splits"] if (self.folder / f"{n}.samples.csv").exists()]
+
+    @property
+    def weights(self) -> str:
+        return str(self.about["checkpoint"].get("weights"))
+
+    def unit(self, output: str) -> str:
+        unit = str((self.about.get("units") or {}).get(output) or "unit of the data")
+        return unit.removesuffix("/A") + "/Å" if unit.endswith("/A") else unit
+
+    def samples(self, split: str) -> Samples:
+        return read_samples(self.folder, split)
+
+
+def find_evaluations(
+    runs: Sequence[Run], given: Sequence[Path]
+) -> tuple[list[Evaluation], list[str]]:
+    """The newest evaluation of each run, and a sentence for each folder that is of none of them.
+
+    They are looked for in the given folders, in the run directories and in ``./eval``.
+
+    Raises:
+        ReportError: for a given folder without an evaluation.
+    """
+    found: dict[Path, Evaluation] = {}
+    notes = []
+    for folder in given:
+        files = sorted(folder.rglob(METRICS))
+        if not files:
+            raise ReportError(f"{folder}: no {METRICS} of ndem eval in it or below it.")
+        here = {path: _evaluation(path, runs) for path in files}
+        found.update({path.resolve(): e for path, e in here.items() if e is not None})
+        notes += [
+            f"{path.parent} is an evaluation of a checkpoint of another run, and is left out."
+            for path, e in here.items()
+            if e is None
+        ]
+    nearby = [*Path("eval").glob(f"*/{METRICS}")]
+    for run in runs:
+        nearby += [*run.run_dir.glob(METRICS), *run.run_dir.glob(f"eval*/**/{METRICS}")]
+    for path in nearby:
+        evaluation = _evaluation(path, runs)
+        if evaluation is not None:
+            found.setdefault(path.resolve(), evaluation)
+    newest: dict[Path, Evaluation] = {}
+    for path in sorted(found, key=lambda path: path.stat().st_mtime):
+        newest[found[path].run.logs] = found[path]
+    return list(newest.values()), notes
+
+
+def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
+    """The evaluation of a metrics.json; None if it is another file, or of none of the runs."""
+    about = read_json(path) or {}
+    checkpoint = about.get("checkpoint")
+    if not isinstance(checkpoint, dict) or not isinstance(about.get("splits"), dict):
+        return None
+    judged = Path(str(checkpoint.get("path"))).resolve()
+    for run in runs:
+        if judged.is_relative_to((run.run_dir / "checkpoints" / run.run_id).resolve()):
+            return Evaluation(run, path.parent, about)
+    # A run that was moved or copied: by its id and name, if only one has them.
+    named = [
+        run
+        for run in runs
+        if checkpoint.get("run") == run.run_id
+        and checkpoint.get("identifier") == run.command.get("identifier")
+    ]
+    return (
+        Evaluation(named[0], path.parent, about)
+        if len(named) == 1 and not judged.exists()
+        else None
+    )
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A mean error by group.
+
+    Attributes:
+        names: of the groups, in order. values: (n,) means. counts: (n,) what they are over.
+        nothing: (n,) the error of predicting no force, None where that means nothing.
+    """
+
+    names: list[str]
+    values: np.ndarray
+    counts: np.ndarray
+    nothing: np.ndarray | None = None
+
+
+def by_element(samples: Samples) -> Groups:
+    """Mean |component of the force error| of the free atoms of each element, by atomic number."""
+    free = samples.atoms["free"]
+    numbers = samples.atoms["atomic_numbers"][free]
+    label = np.abs(samples.atoms["force_label"][free]).mean(axis=1)
+    names, place, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return Groups(
+        [chemical_symbols[number] for number in names],
+        _means(place, samples.force_error[free], len(names)),
+        counts,
+        _means(place, label, len(names)),
+    )
+
+
+def by_force(samples: Samples) -> Groups:
+    """The same by the size of the true force, in steps of 1, 2, 5, 10, ..."""
+    free = samples.atoms["free"]
+    size = samples.force_magnitude[free]
+    edges = np.array([c * 10.0**e for e in range(-3, 3) for c in (1, 2, 5)])
+    place = np.searchsorted(edges, size, side="right")
+    label = np.abs(samples.atoms["force_label"][free]).mean(axis=1)
+    counts = np.bincount(place, minlength=len(edges) + 1)
+    shown = [index for index in range(len(edges) + 1) if counts[index] >= FEWEST]
+    names = [f"< {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges))]
+    names.append(f"> {edges[-1]:g}")
+    values = _means(place, samples.force_error[free], len(edges) + 1)
+    nothing = _means(place, label, len(edges) + 1)
+    return Groups([names[i] for i in shown], values[shown], counts[shown], nothing[shown])
+
+
+def by_adsorbate(samples: Samples, column: str) -> Groups:
+    """A column's mean over the structures of each adsorbate, the most frequent ones."""
+    formulas = samples.columns["adsorbate"]
+    known = np.array([bool(formula) for formula in formulas], dtype=bool)
+    values = np.abs(samples.columns[column].astype(float))
+    known &= np.isfinite(values)
+    if not known.any():
+        return Groups([], np.zeros(0), np.zeros(0, dtype=int))
+    names, place, counts = np.unique(
+        formulas[known].astype(str), return_inverse=True, return_counts=True
+    )
+    order = np.sort(np.argsort(-counts, kind="stable")[:MOST_GROUPS])
+    means = _means(place, values[known], len(names))
+    return Groups([str(names[i]) for i in order], means[order], counts[order])
+
+
+def _means(place: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    counts = np.bincount(place, minlength=groups)
+    sums = np.bincount(place, weights=values.astype(float), minlength=groups)
+    return np.divide(sums, counts, out=np.full(groups, np.nan), where=counts > 0)

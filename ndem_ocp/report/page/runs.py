@@ -1,0 +1,182 @@
+"""Finding runs below the paths that a user gives, and what each of them left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ndem_ocp.launch.files import read_json
+from ndem_ocp.report.history import FILE_NAME, read_history
+from ndem_ocp.report.page.errors import ReportError
+from ndem_ocp.report.run_record import read_run_record
+
+_SEED = re.compile(r"^(?P<arm>.+)-seed(?P<seed>\d+)$")  # a run directory of ndem sweep and submit
+_CHECKPOINTS = ("best_checkpoint.pt", "checkpoint.pt")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        run_dir: fairchem's ``--run-dir``. run_id: its ``--timestamp-id``. logs: of the history.
+        history: its lines, steps that a resumed run did again only once.
+    """
+
+    run_dir: Path
+    run_id: str
+    logs: Path
+    history: list[dict[str, Any]] = field(repr=False)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``run.json``; {} for a run of another logger or an older version."""
+        return read_run_record(self.logs)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's configuration, from run.json or else from a checkpoint; {} without either."""
+        if self.record.get("config"):
+            return self.record["config"]
+        for name in _CHECKPOINTS:
+            path = self.run_dir / "checkpoints" / self.run_id / name
+            if path.exists():
+                try:
+                    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                except Exception:
+                    continue  # a damaged file; the page says that there is no configuration
+                return saved.get("config") or {}
+        return {}
+
+    @property
+    def command(self) -> dict[str, Any]:
+        return self.config.get("cmd") or {}
+
+    @property
+    def arm(self) -> str:
+        """What it shares with the same training on other seeds."""
+        found = _SEED.match(self.run_dir.name)
+        return found["arm"] if found else self.command.get("identifier") or self.run_dir.name
+
+    @property
+    def seed(self) -> int | None:
+        found = _SEED.match(self.run_dir.name)
+        return int(found["seed"]) if found else self.command.get("seed")
+
+    @property
+    def name(self) -> str:
+        """For people: the arm and the seed, as its directory says them."""
+        return self.run_dir.name if _SEED.match(self.run_dir.name) else self.arm
+
+    @property
+    def ndem(self) -> dict[str, Any]:
+        """``task.ndem`` with all defaults; {} in fairchem's plain trainers."""
+        return (self.config.get("task") or {}).get("ndem") or {}
+
+    @property
+    def is_plain(self) -> bool | None:
+        """Whether it has no second view; None if no configuration tells."""
+        if not self.config:
+            return None
+        return not self.ndem.get("coefficient")
+
+    @property
+    def checkpoints(self) -> dict[str, Any]:
+        """What ``checkpoints.json`` says of the newest one."""
+        folder = self.run_dir / "checkpoints" / self.run_id
+        return (read_json(folder / "checkpoints.json") or {}).get("newest") or {}
+
+    @property
+    def state(self) -> str:
+        """finished, running, stopped, failed: of ``ndem train``; else unknown."""
+        told = read_json(self.run_dir / "status" / f"{self.run_id}.json") or {}
+        return str(told.get("state") or "not recorded")
+
+    def lines(self, split: str) -> list[dict[str, Any]]:
+        return [line for line in self.history if line["split"] == split]
+
+    @cached_property
+    def validation_splits(self) -> list[str]:
+        """Names of the splits it was validated on, the main one first, their mean last."""
+        seen = dict.fromkeys(line["split"] for line in self.history if line["split"] != "train")
+        middle = [name for name in seen if name not in ("val", "val_mean")]
+        ends = [name for name in ("val", "val_mean") if name in seen]
+        return [*ends[:1], *middle, *ends[1:]] if "val" in seen else [*middle, *ends]
+
+    @property
+    def primary_metric(self) -> str:
+        """What the best checkpoint is chosen by, on ``val``."""
+        named = (self.config.get("evaluation_metrics") or {}).get("primary_metric")
+        return named or self.checkpoints.get("primary_metric") or "forces_mae"
+
+    @cached_property
+    def best_step(self) -> int | None:
+        """Step of the best validation so far, as fairchem chooses it; None without any."""
+        name = self.primary_metric
+        lines = [line for line in self.lines("val") if name in line]
+        if not lines:
+            return self.lines("val")[-1]["step"] if self.lines("val") else None
+        sign = 1 if "mae" in name else -1
+        return min(lines, key=lambda line: sign * line[name])["step"]
+
+
+def find_runs(paths: Sequence[Path]) -> list[Run]:
+    """Every training below the paths: run directories, folders of them, log folders, histories.
+
+    Raises:
+        ReportError: for a path without any, saying what would make one.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        here = [run for run in map(_read, _histories(path)) if run is not None]
+        if not here:
+            raise ReportError(_nothing(path))
+        found.update({run.logs.resolve(): run for run in here})
+    return list(found.values())
+
+
+def _histories(path: Path) -> Iterable[Path]:
+    if not path.exists():
+        raise ReportError(f"{path}: there is no such file or directory (from {Path.cwd()}).")
+    if path.is_file():
+        return [path] if path.name == FILE_NAME else []
+    return sorted(path.rglob(FILE_NAME))
+
+
+def _nothing(path: Path) -> str:
+    return (
+        f"{path}: no {FILE_NAME} of a training in it or below it. Runs whose configuration has "
+        "logger.name: ndem_ocp.HistoryLogger write one; logger.inner passes on to W&B or "
+        "TensorBoard."
+    )
+
+
+def _read(path: Path) -> Run | None:
+    """The run of a history; None if it is one of a validation or prediction alone."""
+    try:
+        history = read_history(path)
+    except ValueError as error:
+        raise ReportError(f"{error}. Mend or remove the line.") from error
+    if not any(line["split"] == "train" for line in history):
+        return None
+    logs = path.parent
+    # RUN_DIR/logs/LOGGER/ID/history.jsonl, or a history that was copied elsewhere
+    inside = len(logs.parts) > 3 and logs.parents[1].name == "logs"
+    return Run(logs.parents[2] if inside else logs, logs.name, logs, history)
+
+
+def arms_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by arm, plain training first, else in the order given; seeds in order."""
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        arms.setdefault(run.arm, []).append(run)
+    for name, members in arms.items():
+        arms[name] = sorted(members, key=lambda run: (run.seed is None, run.seed, run.run_id))
+    plain = [name for name in arms if all(run.is_plain for run in arms[name])]
+    return {name: arms[name] for name in [*plain, *(n for n in arms if n not in plain)]}

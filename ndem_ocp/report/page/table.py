@@ -1,0 +1,149 @@
+"""The table of a report: arms and splits in rows, as HTML, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from html import escape
+
+from ndem_ocp.report.metrics import Metric, validation_metrics
+from ndem_ocp.report.page.runs import Run
+from ndem_ocp.report.page.series import Summary, cost, summary, value_at
+
+MOST_METRICS = 4  # columns for people; the CSV has all
+
+
+def metrics_of(runs: Sequence[Run]) -> list[Metric]:
+    """What the runs were validated by."""
+    names = (
+        key
+        for run in runs
+        for line in run.history
+        if line["split"] not in ("train", "val_mean")
+        for key in line
+    )
+    return validation_metrics(names)
+
+
+def splits_of(runs: Sequence[Run]) -> list[str]:
+    """Every validation split of any run; the mean last."""
+    names = dict.fromkeys(name for run in runs for name in run.validation_splits)
+    return sorted(names, key=lambda name: name == "val_mean")
+
+
+def split_title(name: str) -> str:
+    return {"val": "val (main)", "val_mean": "mean of splits"}.get(name, name)
+
+
+def header(metrics: Sequence[Metric]) -> list[str]:
+    shown = [metric.label for metric in metrics[:MOST_METRICS]]
+    return ["arm", "runs", "best step", "split", *shown, "s/step"]
+
+
+def rows(arms: dict[str, list[Run]], metrics: Sequence[Metric]) -> list[list[str]]:
+    """One row per arm and split: mean ± standard deviation over the runs, each at its best step."""
+    table = []
+    for arm, runs in arms.items():
+        steps = sorted({run.best_step for run in runs if run.best_step is not None})
+        seconds = summary([cost(run, "s_per_step") for run in runs])
+        for index, split in enumerate(splits_of(runs)):
+            values = [
+                summary([shown(run, split, metric) for run in runs])
+                for metric in metrics[:MOST_METRICS]
+            ]
+            table.append(
+                [
+                    arm if index == 0 else "",
+                    str(len(runs)) if index == 0 else "",
+                    _range(steps) if index == 0 else "",
+                    split_title(split),
+                    *(number(value) for value in values),
+                    number(seconds) if index == 0 else "",
+                ]
+            )
+    return table
+
+
+def differences(
+    arms: dict[str, list[Run]], metrics: Sequence[Metric]
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: each arm less the first one, seed by seed, which cancels what a seed does to
+    both. Of the mean of splits where there is one; no rows without common seeds."""
+    first, *others = arms
+    runs = [run for members in arms.values() for run in members]
+    split = "val_mean" if "val_mean" in splits_of(runs) else "val"
+    chosen = metrics[:MOST_METRICS]
+    base = {run.seed: run for run in arms[first] if run.seed is not None}
+    body = []
+    for arm in others:
+        pairs = [(base[run.seed], run) for run in arms[arm] if run.seed in base]
+        if not pairs:
+            continue
+        cells = []
+        for metric in chosen:
+            both = [(shown(a, split, metric), shown(b, split, metric)) for a, b in pairs]
+            cells.append(
+                number(summary([b - a for a, b in both if a is not None and b is not None]), "+")
+            )
+        body.append([f"{arm} less {first}", str(len(pairs)), split_title(split), *cells])
+    return ["arms", "seeds", "split", *(metric.label for metric in chosen)], body
+
+
+def shown(run: Run, split: str, metric: Metric) -> float | None:
+    """A metric of a split at the run's best step, in the unit of its column."""
+    value = value_at(run, split, metric.name, run.best_step)
+    return None if value is None else value * metric.factor
+
+
+def number(value: Summary | None, sign: str = "") -> str:
+    """0.123 ± 0.004; a dash for what is not known. ``sign`` "+": of positive numbers too."""
+    if value is None:
+        return "-"
+    if value.stdev is None:
+        return f"{value.mean:{sign}.4g}"
+    return f"{value.mean:{sign}.4g} ± {value.stdev:.2g}"
+
+
+def _range(steps: list[int]) -> str:
+    return " to ".join(map(str, steps if len(steps) < 3 else (steps[0], steps[-1]))) or "-"
+
+
+def html(head: Sequence[str], body: Sequence[Sequence[str]], numeric_from: int = 1) -> str:
+    """A table that scrolls sideways where it does not fit."""
+
+    def cell(tag: str, index: int, text: str) -> str:
+        kind = "" if index < numeric_from else ' class="n"'
+        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+
+    lines = ["".join(cell("th", i, text) for i, text in enumerate(head))]
+    lines += ["".join(cell("td", i, text) for i, text in enumerate(row)) for row in body]
+    first, *rest = [f"<tr>{line}</tr>" for line in lines]
+    return (
+        f'<div class="wide"><table><thead>{first}</thead><tbody>{"".join(rest)}</tbody></table>'
+        "</div>"
+    )
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def as_csv(arms: dict[str, list[Run]], metrics: Sequence[Metric]) -> str:
+    """One row per run and split, logged values in full precision, names with their units."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [metric.name for metric in metrics]
+    costs = ("s_per_step", "atoms_per_s", "memory_GB", "ndem_share_of_time")
+    writer.writerow(["arm", "run", "seed", "split", "step", *names, *costs])
+    for arm, runs in arms.items():
+        for run in runs:
+            for split in run.validation_splits:
+                values = [value_at(run, split, name, run.best_step) for name in names]
+                cells = [*values, *(cost(run, name) for name in costs)]
+                writer.writerow(
+                    [arm, run.run_dir.name, run.seed, split, run.best_step]
+                    + ["" if value is None else value for value in cells]
+                )
+    return text.getvalue()

@@ -1,0 +1,52 @@
+"""``run.json`` beside a run's history: its configuration, and where and when each start of it ran.
+
+A report on a run needs no checkpoint with it, which may be large or gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.launch.files import read_json, write_atomically
+from ndem_ocp.report.provenance import provenance
+
+FILE_NAME = "run.json"
+
+
+def write_run_record(folder: Path, config: Mapping[str, Any]) -> None:
+    """Note this start of the run whose log directory is ``folder``.
+
+    Keys of the file: ``config`` as of this start; ``starts``, one mapping each with ``version``,
+    ``commit``, ``command``, ``date`` (UTC), ``hardware`` and ``ranks``; ``summary``, what fairchem
+    logs once (``num_params``).
+    """
+    from ndem_ocp import __version__
+
+    root = Path(__file__).resolve().parents[2]
+    start = {"version": __version__, **provenance(root)}
+    if not (root / ".git").exists():  # an installed package: not the commit of what lies around it
+        start["commit"] = "unknown"
+    start["ranks"] = int(os.environ.get("WORLD_SIZE") or 1)
+    before = read_run_record(folder)
+    _write(folder, {**before, "config": config, "starts": [*before.get("starts", []), start]})
+
+
+def add_summary(folder: Path, values: Mapping[str, Any]) -> None:
+    """Note values that belong to the run as a whole."""
+    record = read_run_record(folder)
+    _write(folder, {**record, "summary": {**record.get("summary", {}), **values}})
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # no reason not to train
+        write_atomically(folder / FILE_NAME, json.dumps(record, indent=1, default=str) + "\n")
+
+
+def read_run_record(folder: Path) -> dict[str, Any]:
+    """The record in a log directory, {} without one."""
+    return read_json(folder / FILE_NAME) or {}
