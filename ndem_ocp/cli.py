@@ -1,4 +1,4 @@
-"""The ``ndem`` command: data, training here and on SLURM, sweeps, doctor, reports."""
+"""The ``ndem`` command: data, training here and on SLURM, evaluation, sweeps, doctor, reports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import ndem_ocp
 from ndem_ocp import demo, doctor, sweep
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
+from ndem_ocp.evaluation import command as evaluation
+from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.launch import requeue, status, submit, train
 from ndem_ocp.launch.errors import LaunchError
 
@@ -25,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     submit.add_parser(commands)
     status.add_parser(commands)
     requeue.add_parser(commands)
+    evaluation.add_parser(commands)
     return parser
 
 
@@ -37,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "--" in given:
         head, overrides = given[: given.index("--")], given[given.index("--") + 1 :]
     args, unknown = parser.parse_known_args(head)
+    args.given = given  # for commands that start themselves in several processes
     if unknown and not hasattr(args, "unknown"):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if unknown:
@@ -47,7 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
         args.overrides = overrides
     try:
         return int(args.func(args) or 0)
-    except (DataError, LaunchError, demo.DemoError, sweep.SweepError) as error:
+    except (
+        DataError,
+        LaunchError,
+        EvaluationError,
+        demo.DemoError,
+        sweep.SweepError,
+    ) as error:
         print(f"ndem: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,0 +1,173 @@
+"""The per-sample files of an evaluation: what was predicted for every structure and every atom.
+
+    DIR/SPLIT.samples.csv    one row a structure, for pandas.read_csv
+    DIR/SPLIT.atoms.npz      one entry an atom, for views by element, force or kind of atom
+
+Columns of the CSV, in this order. X stands for the name of each scalar output of the model (energy;
+a target of QM9). Values are in the data's own units (OC20: eV, eV/A; MD17: kcal/mol), not
+normalised; ``metrics.json`` beside the files names the units. An empty cell is a value that is
+not defined.
+
+    index              number of the record in its split, from 0
+    sid, fid           of the record: system, and frame in it (empty where the data has none)
+    natoms, free_atoms atoms in all; atoms that are not fixed
+    formula            Hill formula of all atoms
+    adsorbate          Hill formula of the atoms with tag 2 (empty without a surface)
+    X_label, X_prediction, X_error       error = prediction - label
+    force_mae          mean |component of the force error| over the atoms that count
+    force_cosine       mean over these atoms of the cosine of predicted and true force
+    force_max_error    largest |component of the force error|
+    force_rms          root mean square of the components of the true force
+    efwt               1 if the energy error is below 0.02 eV and force_max_error below 0.03 eV/A
+
+The atoms that count are the free ones where the configuration has ``eval_on_free_atoms``.
+
+Arrays of the npz, one entry per atom, in the order of the CSV's rows:
+
+    structure          (A,) int64, the row of the atom's structure
+    atomic_numbers     (A,) uint8
+    tags               (A,) int8: 0 fixed below, 1 surface, 2 adsorbate; -1 where the data has none
+    free               (A,) bool
+    force_label, force_prediction        (A, 3) float32
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndem_ocp.evaluation.errors import EvaluationError
+
+SAMPLES, ATOMS = ".samples.csv", ".atoms.npz"
+ATOM_FIELDS = (
+    *("structure", "atomic_numbers", "tags", "free"),
+    *("force_label", "force_prediction"),
+)
+#: columns that are text or whole numbers; all others are numbers that may be missing (NaN)
+TEXT = ("sid", "fid", "formula", "adsorbate")
+WHOLE = ("index", "natoms", "free_atoms")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split, structure by structure.
+
+    Attributes:
+        columns: name -> (structures,) array; the columns of the CSV.
+        atoms: name -> (atoms, ...) array; the arrays of the npz, {} without forces.
+    """
+
+    columns: dict[str, np.ndarray]
+    atoms: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
+
+    @property
+    def force_error(self) -> np.ndarray:
+        """(A,) mean |component of the error| of each atom's force."""
+        difference = self.atoms["force_prediction"] - self.atoms["force_label"]
+        return np.abs(difference).mean(axis=1)
+
+    @property
+    def force_magnitude(self) -> np.ndarray:
+        """(A,) norm of each atom's true force."""
+        return np.linalg.norm(self.atoms["force_label"], axis=1)
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Parts of one split, in order, as one; ``structure`` counts rows of the whole."""
+    columns = {
+        name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns
+    }
+    if not parts[0].atoms:
+        return Samples(columns, {})
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    shifted = [
+        {**part.atoms, "structure": part.atoms["structure"] + start}
+        for part, start in zip(parts, starts)
+    ]
+    return Samples(
+        columns, {name: np.concatenate([a[name] for a in shifted]) for name in shifted[0]}
+    )
+
+
+def write_samples(folder: Path, split: str, samples: Samples, atoms: bool = True) -> list[Path]:
+    """Write the files of one split; returns their paths."""
+    path = folder / f"{split}{SAMPLES}"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(samples.columns)
+        writer.writerows(zip(*(_cells(values) for values in samples.columns.values())))
+    if not (atoms and samples.atoms):
+        return [path]
+    np.savez_compressed(folder / f"{split}{ATOMS}", **samples.atoms)
+    return [path, folder / f"{split}{ATOMS}"]
+
+
+def read_samples(folder: str | Path, split: str) -> Samples:
+    """Read the files of one split; without the npz, ``atoms`` is empty.
+
+    Raises:
+        EvaluationError: naming the file that is missing or is none of this package's.
+    """
+    folder = Path(folder)
+    path = folder / f"{split}{SAMPLES}"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            names, *rows = csv.reader(file)
+    except (OSError, ValueError) as error:
+        known = ", ".join(splits_in(folder)) or "none"
+        raise EvaluationError(
+            f"{path}: cannot be read ({error}). Splits in {folder}: {known}."
+        ) from error
+    if "index" not in names:
+        raise EvaluationError(f"{path}: no file of ndem eval: it has no column 'index'.")
+    cells = zip(*rows) if rows else ((),) * len(names)
+    columns = {name: _array(name, values) for name, values in zip(names, cells)}
+    atoms: dict[str, np.ndarray] = {}
+    if (folder / f"{split}{ATOMS}").exists():
+        with np.load(folder / f"{split}{ATOMS}") as stored:
+            atoms = {name: stored[name] for name in ATOM_FIELDS}
+    return Samples(columns, atoms)
+
+
+def splits_in(folder: str | Path) -> list[str]:
+    """Names of the splits that have files in ``folder``."""
+    return sorted(path.name.removesuffix(SAMPLES) for path in Path(folder).glob(f"*{SAMPLES}"))
+
+
+def hill(numbers: Iterable[int]) -> str:
+    """Hill formula of atomic numbers: C and H first, then by the alphabet."""
+    found, counts = np.unique(np.asarray(numbers, dtype=np.int64), return_counts=True)
+    return _hill(tuple(zip(found.tolist(), counts.tolist())))
+
+
+@functools.lru_cache(maxsize=65536)
+def _hill(composition: tuple[tuple[int, int], ...]) -> str:
+    from ase.data import chemical_symbols
+
+    counts = {chemical_symbols[number]: count for number, count in composition}
+    first = [symbol for symbol in ("C", "H") if symbol in counts] if "C" in counts else []
+    order = [*first, *sorted(symbol for symbol in counts if symbol not in first)]
+    return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)
+
+
+def _cells(values: np.ndarray) -> list[Any]:
+    if values.dtype.kind != "f":
+        return values.tolist()
+    return ["" if np.isnan(value) else f"{value:.9g}" for value in values]
+
+
+def _array(name: str, values: Sequence[str]) -> np.ndarray:
+    if name in TEXT:
+        return np.array(values, dtype=object)
+    if name in WHOLE:
+        return np.array(values, dtype=np.int64)
+    return np.array([float(value) if value else np.nan for value in values])
