@@ -36,15 +36,15 @@ def add_parser(subparsers: Any) -> None:
         "--data", nargs="+", required=True, metavar="DIR",
         help="splits: directories of LMDBs, or NAME=DIR",
     )  # fmt: skip
-    add_common(parser, "eval/RUN-CHECKPOINT")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: eval/RUN-CHECKPOINT")
+    add_common(parser)
     parser.add_argument("--no-atoms", action="store_true", help="leave SPLIT.atoms.npz out")
     parser.set_defaults(func=run)
 
 
-def add_common(parser: argparse.ArgumentParser, out: str) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
     """Options of all commands that predict with a checkpoint."""
     add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", help=f"default: {out}")
     add("--weights", choices=("ema", "last"), help="default: ema where the checkpoint has it")
     add("--batch-size", type=int, metavar="N", help="default: the run's optim.eval_batch_size")
     add("--ranks", type=int, default=1, metavar="N", help="processes on this machine, one a GPU")

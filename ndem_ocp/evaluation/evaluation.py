@@ -37,9 +37,7 @@ def evaluate_splits(
         device_number=rank.device_number,
         amp=args.amp,
     )
-    batch_size = args.batch_size or int(
-        model.config["optim"].get("eval_batch_size") or model.config["optim"].get("batch_size", 1)
-    )
+    batch_size = batch_size_of(model, args.batch_size)
     columns = columns_of(model.outputs)
     opened = [(split, open_split(model.config, split, list(model.outputs))) for split in splits]
     if rank.first:
@@ -80,6 +78,12 @@ def evaluate_splits(
     written = sorted({f"*.{f.split('.', 1)[1]}" for s in found.values() for f in s["files"]})
     print(f"\nwrote {out}/: metrics.json, table.md, table.csv, {', '.join(written)}")
     return 0
+
+
+def batch_size_of(model: LoadedModel, asked: int | None) -> int:
+    """Structures in a batch: as asked, or as the run validated with."""
+    optim = model.config["optim"]
+    return asked or int(optim.get("eval_batch_size") or optim.get("batch_size", 1))
 
 
 def about_model(model: LoadedModel) -> dict[str, Any]:
