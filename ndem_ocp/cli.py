@@ -10,6 +10,7 @@ from ndem_ocp import demo, doctor, sweep
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.evaluation import command as evaluation
+from ndem_ocp.evaluation import relax_command as relaxation
 from ndem_ocp.evaluation import submission_command as submission
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.launch import requeue, status, submit, train
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_parser(commands)
     requeue.add_parser(commands)
     evaluation.add_parser(commands)
+    relaxation.add_parser(commands)
     submission.add_parser(commands)
     return parser
 

@@ -13,6 +13,7 @@ import torch
 
 from conftest import tiny_config, trainer_of
 from ndem_ocp import cli
+from ndem_ocp.data.reader import LmdbReader
 from ndem_ocp.evaluation import EvaluationError, Samples, read_samples, splits_in
 from ndem_ocp.evaluation.batches import BatchResult, evaluate, merge, metrics_of, numbers_of_batches
 from ndem_ocp.evaluation.model import load_model
@@ -111,16 +112,11 @@ def test_the_samples_add_up_to_the_metrics(evaluated, demo_data):
     of_third = free & (atoms["structure"] == 3)
     assert samples.force_error[of_third].mean() == pytest.approx(columns["force_mae"][3])
     assert set(atoms["atomic_numbers"][atoms["tags"] == 2]) == {6, 8}
-    # The labels are the data's own.
-    record = open_split(load_config_of(demo_data), Split("x", demo_data / "val_ood"))[3]
-    assert columns["energy_label"][3] == pytest.approx(float(record.energy))
-    assert columns["sid"][3] == str(record.sid)
-    np.testing.assert_array_equal(atoms["force_label"][atoms["structure"] == 3], record.forces)
-
-
-def load_config_of(data):
-    config = tiny_config(data)
-    return {"dataset": config["dataset"]["train"], "val_dataset": config["dataset"]["val"]}
+    # The rows are the file's, in its order.
+    record = LmdbReader({"src": str(demo_data / "val_ood")})[3]
+    assert columns["energy_label"][3] == pytest.approx(record.y)
+    assert (columns["sid"][3], columns["fid"][3]) == (str(record.sid), str(record.fid))
+    np.testing.assert_array_equal(atoms["force_label"][atoms["structure"] == 3], record.force)
 
 
 @pytest.mark.ddp
@@ -261,12 +257,14 @@ def test_a_split_is_read_as_the_runs_validation_was():
     assert dataset_section(config, "c") == {
         "format": "ndem_lmdb",
         "src": "c",
+        "no_shuffle": True,
         "key_mapping": {"y": "energy"},
         "on_bad_record": "raise",
     }
     config["val_dataset"]["use_train_settings"] = False
     assert dataset_section(config, "c") == {
         "src": "c",
+        "no_shuffle": True,
         "use_train_settings": False,
         "on_bad_record": "skip",  # a key that only our reader knows
     }

@@ -19,7 +19,7 @@ from fairchem.core.datasets import data_list_collater
 from fairchem.core.modules.evaluator import Evaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 
 from ndem_ocp.data.reader import loader_options
 from ndem_ocp.evaluation.errors import EvaluationError
@@ -103,24 +103,35 @@ def evaluate(
 
 
 def load_batches(
-    model: LoadedModel, dataset: Any, batch_size: int, numbers: Iterable[int], workers: int = 0
+    model: LoadedModel,
+    dataset: Any,
+    batch_size: int,
+    numbers: Iterable[int],
+    workers: int = 0,
+    prepare: Callable[[list[Data]], list[Data]] | None = None,
 ) -> Iterator[tuple[int, Batch]]:
-    """The batches with these numbers, in order."""
+    """The batches with these numbers, in order; ``prepare`` sees a batch's records first."""
     numbers = list(numbers)
     records = [
         list(range(number * batch_size, min((number + 1) * batch_size, len(dataset))))
         for number in numbers
     ]
-    collate = partial(data_list_collater, otf_graph=model.config["model"].get("otf_graph", False))
+    otf_graph = model.config["model"].get("otf_graph", False)
     loader = DataLoader(
         dataset,
         batch_sampler=records,
-        collate_fn=collate,
+        collate_fn=partial(_collate, prepare, otf_graph),
         num_workers=workers,
         pin_memory=model.trainer.device.type == "cuda",
         **loader_options(workers),
     )
     yield from zip(numbers, loader)
+
+
+def _collate(
+    prepare: Callable[[list[Data]], list[Data]] | None, otf_graph: bool, records: list[Data]
+) -> Batch:
+    return data_list_collater(prepare(records) if prepare else records, otf_graph=otf_graph)
 
 
 def merge(results: list[BatchResult], records: int) -> tuple[dict[str, float], Samples]:
@@ -161,8 +172,8 @@ def _samples(model: LoadedModel, batch: Batch, raw: dict[str, Tensor], first: in
     tags = _tags(batch, len(numbers))
     columns: dict[str, np.ndarray] = {
         "index": np.arange(first, first + count),
-        "sid": _ids(batch, "sid", count),
-        "fid": _ids(batch, "fid", count),
+        "sid": ids_of(batch, "sid", count),
+        "fid": ids_of(batch, "fid", count),
         "natoms": natoms,
         "free_atoms": np.bincount(structure, weights=free, minlength=count).astype(np.int64),
         **_formulas(numbers, tags, natoms),
@@ -248,7 +259,7 @@ def _tags(batch: Batch, count: int) -> np.ndarray:
     return _array(batch.tags).reshape(-1).astype(np.int8)
 
 
-def _ids(batch: Batch, key: str, count: int) -> np.ndarray:
+def ids_of(batch: Batch, key: str, count: int) -> np.ndarray:
     """sid or fid as text."""
     if key not in batch:
         return np.full(count, "", dtype=object)

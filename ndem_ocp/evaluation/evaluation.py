@@ -65,7 +65,7 @@ def evaluate_splits(
     if not rank.first:
         return 0
     about = {
-        **provenance(Path(__file__).resolve().parents[2]),
+        **origin(),
         **about_model(model),
         "batch_size": batch_size,
         "ranks": rank.count,
@@ -78,6 +78,11 @@ def evaluate_splits(
     written = sorted({f"*.{f.split('.', 1)[1]}" for s in found.values() for f in s["files"]})
     print(f"\nwrote {out}/: metrics.json, table.md, table.csv, {', '.join(written)}")
     return 0
+
+
+def origin() -> dict[str, Any]:
+    """Commit, command, date and hardware."""
+    return provenance(Path(__file__).resolve().parents[2])
 
 
 def batch_size_of(model: LoadedModel, asked: int | None) -> int:

@@ -104,7 +104,7 @@ def write_samples(folder: Path, split: str, samples: Samples, atoms: bool = True
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(samples.columns)
-        writer.writerows(zip(*(_cells(values) for values in samples.columns.values())))
+        writer.writerows(zip(*(cells(values) for values in samples.columns.values())))
     if not (atoms and samples.atoms):
         return [path]
     np.savez_compressed(folder / f"{split}{ATOMS}", **samples.atoms)
@@ -159,7 +159,8 @@ def _hill(composition: tuple[tuple[int, int], ...]) -> str:
     return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)
 
 
-def _cells(values: np.ndarray) -> list[Any]:
+def cells(values: np.ndarray) -> list[Any]:
+    """A column as CSV cells: NaN is empty, numbers have the digits of float32."""
     if values.dtype.kind != "f":
         return values.tolist()
     return ["" if np.isnan(value) else f"{value:.9g}" for value in values]

@@ -11,12 +11,13 @@ from typing import Any
 
 from fairchem.core.datasets import create_dataset
 
+from ndem_ocp.data.is2re import KEY_MAPPING
 from ndem_ocp.evaluation.errors import EvaluationError
 
 # What decides which records a run saw, or where it noted something: not for an evaluation.
 _OF_THE_RUN = (
     *("src", "bad_records_log", "first_n", "sample_n", "max_atoms", "max_atom", "splits"),
-    *("shard", "total_shards", "no_shuffle"),
+    *("shard", "total_shards", "subset_to"),
     *(f"{split}_split_settings" for split in ("train", "val", "test")),
 )
 _READER = "ndem_lmdb"
@@ -72,7 +73,7 @@ def dataset_section(config: dict[str, Any], source: Path) -> dict[str, Any]:
     train, val = config.get("dataset") or {}, config.get("val_dataset") or {}
     section = {**train, **val} if val.get("use_train_settings", True) else dict(val)
     section = {key: value for key, value in section.items() if key not in _OF_THE_RUN}
-    section["src"] = str(source)
+    section |= {"src": str(source), "no_shuffle": True}  # fairchem shuffles, validation included
     if section.get("format") == _READER:
         section["on_bad_record"] = "raise"  # a stand-in would be counted twice
     return section
@@ -99,5 +100,26 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
         raise EvaluationError(
             f"{split.path}: its first record has no label {missing[0]!r}, which the checkpoint's "
             f"model predicts (it has: {has}). A test split without labels is for --submission."
+        )
+    return dataset
+
+
+def open_relaxations(config: dict[str, Any], split: Split) -> Any:
+    """The data set of a split of initial structures, in OC20's IS2RE layout.
+
+    Raises:
+        EvaluationError: no records, or records of single points.
+        DataError: a file that cannot be read.
+    """
+    section = dataset_section(config, split.path)
+    section["key_mapping"] = {**(section.get("key_mapping") or {}), **KEY_MAPPING}
+    dataset = create_dataset(section, "val")
+    if len(dataset) == 0:
+        raise EvaluationError(f"{split.path}: no records.")
+    first = dataset[0]
+    if "forces" in first and "pos_relaxed" not in first:
+        raise EvaluationError(
+            f"{split.path}: its records are single points with forces (S2EF), not initial "
+            "structures (IS2RE). `ndem data is2re` makes these from trajectories."
         )
     return dataset

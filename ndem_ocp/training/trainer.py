@@ -8,8 +8,8 @@ What NDeM adds to a training step, in full:
 4. its diagnostics join fairchem's metrics                                  ``_compute_metrics``
 
 What an objective shows the model and how its loss is made is in ``objectives.py``, one class for
-each. Checkpoints, resuming and steps that are not finite are in ``survival.py``. Everything else,
-``train`` and ``predict`` included, is fairchem's.
+each. Checkpoints, resuming and steps that are not finite are in ``survival.py``, what relaxations
+need is in ``relaxations.py``. Everything else, ``train`` and ``predict`` included, is fairchem's.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ from ndem_ocp.training.no_free_atoms import NoFreeAtoms, mean_over_ranks, sum_ov
 from ndem_ocp.training.normalizers import resolve_normalizers
 from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
 from ndem_ocp.training.precision import read_precision, set_precision
+from ndem_ocp.training.relaxations import Relaxations
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
 from ndem_ocp.training.survival import SurvivingTrainer
 from ndem_ocp.training.units import add_unit_metrics, unit_metrics
 
 
 @registry.register_trainer("ndem")
-class NDeMTrainer(NoFreeAtoms, SurvivingTrainer):
+class NDeMTrainer(NoFreeAtoms, Relaxations, SurvivingTrainer):
     """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
 
     ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps
