@@ -62,8 +62,8 @@ def test_the_metrics_are_those_of_fairchems_validation(
     ours = json.loads((evaluated / "metrics.json").read_text())["splits"][split]["metrics"]
     assert set(theirs) - {"loss"} == set(ours)
     for name, value in ours.items():
-        # EquiformerV2 draws its edges' frames at random: the last digits of float32.
-        assert value == pytest.approx(theirs[name], rel=2e-5, abs=2e-6), name
+        # EquiformerV2 draws its edges' frames at random: the last digits of float32 differ.
+        assert value == pytest.approx(theirs[name], rel=1e-4, abs=2e-5), name
 
 
 def test_the_table_has_the_units_of_table_3_and_the_mean_over_the_splits(evaluated):

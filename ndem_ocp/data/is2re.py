@@ -18,7 +18,7 @@ from .convert import package_version
 from .errors import DataError, FrameError
 from .frames import Frame, LabelOptions, read_frame
 from .reference import load_linear
-from .shards import write_records
+from .shards import write_metadata, write_records
 from .sources import Source, iter_frames
 from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_json
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 #: what the ``relax`` section of a configuration needs beside ``src``
 KEY_MAPPING = {"y_relaxed": "energy_relaxed"}
+_RELAXED = 0.05  # eV/A; OC20's relaxations end at 0.03
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ def convert_relaxations(
 
     Args:
         sources: one trajectory each. out: the directory.
-        energy_reference: ``none``, or an npz with ``coeff`` by atomic number (eV per atom): the
-            one whose training data the model has seen, ``linear_reference.npz`` beside them.
+        energy_reference: as the model's training data have it: ``none``; ``last-frame``, which
+            makes every relaxed energy 0; or an npz with ``coeff`` by atomic number (eV per atom),
+            the ``linear_reference.npz`` beside those data.
         options: where labels are found. overwrite: replace what this function wrote before.
 
     Raises:
@@ -127,6 +129,7 @@ def convert_relaxations(
         "task": "IS2RE",
         "records": len(records),
         "atoms": atoms,
+        "unconverged": sum(r.last.max_free_force() > _RELAXED for r in found),
         "energy_reference": energy_reference,
         "version": package_version(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -141,6 +144,8 @@ def convert_relaxations(
     }
     with staging(out, None) as folder:
         write_records(folder / "data.0000.lmdb", records, atoms, len(records))
+        natoms = np.array([int(record.natoms) for record in records])
+        write_metadata(folder, natoms, np.arange(len(records)), np.zeros(len(records), dtype=int))
         write_json(folder / DATASET_FILE, entry)
         write_json(folder / SYSTEMS_FILE, systems)
     return entry
@@ -148,8 +153,8 @@ def convert_relaxations(
 
 def _references(found: list[Relaxation], given: str) -> Iterator[float]:
     """The reference energy of each system, eV."""
-    if given == "none":
-        yield from (0.0 for _ in found)
+    if given in ("none", "last-frame"):
+        yield from (r.last.energy if given == "last-frame" else 0.0 for r in found)
         return
     from ase.data import chemical_symbols
 
