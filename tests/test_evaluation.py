@@ -14,6 +14,7 @@ import torch
 from conftest import tiny_config, trainer_of
 from ndem_ocp import cli
 from ndem_ocp.data.reader import LmdbReader
+from ndem_ocp.data.shards import write_records
 from ndem_ocp.evaluation import EvaluationError, Samples, read_samples, splits_in
 from ndem_ocp.evaluation.batches import BatchResult, evaluate, merge, metrics_of, numbers_of_batches
 from ndem_ocp.evaluation.model import load_model
@@ -21,6 +22,7 @@ from ndem_ocp.evaluation.samples import hill
 from ndem_ocp.evaluation.splits import Split, dataset_section, open_split, read_splits
 from ndem_ocp.evaluation.tables import table_of
 from ndem_ocp.evaluation.units import columns_of
+from ndem_ocp.testing.runs import PLAIN_TRAINER
 
 BATCH = 3  # of 10 structures: the last batch is ragged
 
@@ -208,6 +210,47 @@ def test_which_weights_are_used_is_chosen_and_stated(trained, tmp_path, capsys, 
     best_of_fairchem = {k: state[k] for k in ("state_dict", "normalizers", "elementrefs", "config")}
     torch.save({**best_of_fairchem, "amp": None}, tmp_path / "fairchem.pt")
     assert load_model(tmp_path / "fairchem.pt", cpu=True).weights == "ema"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "ndem"), [(PLAIN_TRAINER, None), (None, {"objective": "dens"})]
+)
+def test_other_trainers_checkpoints_give_their_own_validation(
+    demo_data, tmp_path, capsys, trainer, ndem
+):
+    config = tiny_config(demo_data, **(ndem or {}))
+    if ndem is None:  # fairchem's own trainer and its own checkpoint files
+        del config["task"]["ndem"]
+    config["optim"].update(max_epochs=1, eval_every=10, eval_batch_size=BATCH)
+    trainer_of(config, tmp_path, trainer, run_id="r").train(disable_eval_tqdm=True)
+    theirs = validated_by(tmp_path / "checkpoints" / "r" / "best_checkpoint.pt")
+    for name in ("best_checkpoint.pt", "checkpoint.pt"):
+        path, out = tmp_path / "checkpoints" / "r" / name, tmp_path / name
+        words = ["--data", str(demo_data / "val_id"), "--cpu", "--out", str(out)]
+        assert cli.main(["eval", str(path), *words]) == 0
+        assert "weights: moving average (EMA)" in capsys.readouterr().out
+        ours = json.loads((out / "metrics.json").read_text())["splits"]["val_id"]["metrics"]
+        for key, value in ours.items():
+            assert value == pytest.approx(theirs[key], rel=1e-4, abs=2e-5), key
+
+
+def validated_by(best):
+    """The validation that made a best checkpoint, from the file."""
+    found = torch.load(best, weights_only=False)["val_metrics"]  # fairchem's has NumPy numbers
+    return {key: value["metric"] for key, value in found.items()}
+
+
+def test_a_bad_record_is_named_and_nothing_stands_in_for_it(trained, demo_data, tmp_path, capsys):
+    records = [LmdbReader({"src": str(demo_data / "val_id")})[i] for i in range(10)]
+    records[4].pos[0, 0] = float("nan")
+    (tmp_path / "bad").mkdir()
+    write_records(tmp_path / "bad" / "data.0000.lmdb", records, 130, 10)
+    words = ["--data", str(tmp_path / "bad"), "--cpu", "--out", str(tmp_path / "out")]
+    assert cli.main(["eval", str(trained[0]), *words]) == 2
+    error = capsys.readouterr().err
+    assert "data.0000.lmdb: record 4: " in error
+    assert "Every record of a split counts" in error
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_mistakes_are_one_sentence_that_names_the_way_out(

@@ -115,11 +115,19 @@ def in_ranks(args: argparse.Namespace, work: Any, out: Path) -> int:
 def _known_errors() -> Iterator[None]:
     """Errors that other parts of the package explain in one sentence."""
     from ndem_ocp.checkpoints import CheckpointError
+    from ndem_ocp.data.reader import RecordError
     from ndem_ocp.method import SettingsError
     from ndem_ocp.training.config import ConfigError
 
     try:
         yield
+    except RecordError as error:
+        if not error.key:  # of a whole file
+            raise
+        raise EvaluationError(
+            f"{error.file}: record {error.key}: {error.reason}. Every record of a split counts: "
+            "`ndem data check` lists the bad ones; make the split without them."
+        ) from error
     except (CheckpointError, ConfigError, SettingsError) as error:
         raise EvaluationError(str(error)) from error
 

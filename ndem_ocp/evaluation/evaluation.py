@@ -112,7 +112,7 @@ def about_model(model: LoadedModel) -> dict[str, Any]:
 
 def caption(model: LoadedModel) -> str:
     """Which checkpoint and which of its weights, in a sentence."""
-    step = "a step that it does not say" if model.step is None else f"step {model.step}"
+    step = "which does not say its step" if model.step is None else f"step {model.step}"
     return f"{model.path}, {step}; weights: {_WEIGHTS[model.weights]}."
 
 
