@@ -1,4 +1,4 @@
-"""The ``ndem`` command: data, training here and on SLURM, sweeps, doctor, reports."""
+"""The ``ndem`` command: data, training here and on SLURM, evaluation, sweeps, doctor, reports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import ndem_ocp
 from ndem_ocp import demo, doctor, sweep
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
+from ndem_ocp.evaluation import command as evaluation
+from ndem_ocp.evaluation import relax_command as relaxation
+from ndem_ocp.evaluation import submission_command as submission
+from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.launch import requeue, status, submit, train
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.report.dashboard import command as dashboard
@@ -31,6 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     requeue.add_parser(commands)
     report.add_parser(commands)
     dashboard.add_parser(commands)
+    evaluation.add_parser(commands)
+    relaxation.add_parser(commands)
+    submission.add_parser(commands)
     return parser
 
 
@@ -43,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "--" in given:
         head, overrides = given[: given.index("--")], given[given.index("--") + 1 :]
     args, unknown = parser.parse_known_args(head)
+    args.given = given  # for commands that start themselves in several processes
     if unknown and not hasattr(args, "unknown"):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if unknown:
@@ -58,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         LaunchError,
         ReportError,
         DashboardError,
+        EvaluationError,
         demo.DemoError,
         sweep.SweepError,
     ) as error:

@@ -1,4 +1,4 @@
-"""The command line of the data tools: ``ndem data ase``, ``md17``, ``qm9``, ``check``, ``demo``."""
+"""The command line of the data tools: ``ndem data ase``, ``md17``, ``qm9``, ``is2re``, ..."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_common import add_common, guarded
+from .cli_is2re import add_is2re
 from .cli_molecules import add_md17, add_qm9
 from .errors import DataError
 
@@ -24,6 +25,7 @@ def add_parser(subparsers: Any) -> None:
     _add_ase(commands)
     add_md17(commands)
     add_qm9(commands)
+    add_is2re(commands)
     _add_check(commands)
     _add_demo(commands)
 
@@ -182,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_ase(commands)
     add_md17(commands)
     add_qm9(commands)
+    add_is2re(commands)
     _add_check(commands)
     _add_demo(commands)
     args = parser.parse_args(argv)

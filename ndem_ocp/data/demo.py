@@ -151,7 +151,7 @@ def plan_systems(size: Size, seed: int, folder: Path) -> list[SystemTask]:
     tasks = []
     for split, count in size.systems.items():
         pool = held_out if split == "val_ood" else known
-        rng = _generator(seed, split)
+        rng = system_generator(seed, split)
         order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-count // len(pool)))])
         for number, choice in enumerate(order[:count]):
             metal, adsorbate, facet = pool[choice]
@@ -164,7 +164,7 @@ def plan_systems(size: Size, seed: int, folder: Path) -> list[SystemTask]:
     return tasks
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
+def system_generator(seed: int, name: str) -> np.random.Generator:
     """A generator of its own for each name, so that the order of the work does not matter."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
@@ -199,7 +199,7 @@ def make_system(task: SystemTask) -> None:
     from ase.io.trajectory import Trajectory
     from ase.optimize import BFGS
 
-    rng = _generator(task.seed, task.name)
+    rng = system_generator(task.seed, task.name)
     slab = build_slab(task, rng)
     slab.calc = EMT()
     frames: list[Atoms] = []

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 from ndem_ocp.launch import exit_codes
@@ -24,16 +25,25 @@ GRACE_S = 20.0  # for the other ranks to notice that one is gone, before they ar
 
 
 class LocalRanks:
-    """``count`` processes of one run."""
+    """``count`` processes of one run.
 
-    def __init__(self, command: TrainCommand, count: int) -> None:
+    Args:
+        arguments: of the ``ndem`` command that each of them is.
+        count: how many.
+        on_interrupt: said at the first Ctrl-C, which is passed on to them.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], count: int, on_interrupt: bytes = FIRST_INTERRUPT
+    ) -> None:
         attempt = new_attempt()
+        self._on_interrupt = on_interrupt
         self._interrupts = 0
         # Signals wait until a rank has its handlers: it takes seconds to import torch.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "ndem_ocp.cli", "train", *command.words()],
+                [sys.executable, "-m", "ndem_ocp.cli", *arguments],
                 env={
                     "OMP_NUM_THREADS": "1",  # as torchrun does: ranks share the cores
                     **os.environ,
@@ -84,7 +94,7 @@ class LocalRanks:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
-            say(FIRST_INTERRUPT if self._interrupts == 1 else b"\nndem: stopped at once.\n")
+            say(self._on_interrupt if self._interrupts == 1 else b"\nndem: stopped at once.\n")
         for process in self.processes:
             if process.returncode is None:
                 with contextlib.suppress(OSError):
@@ -108,4 +118,4 @@ def verdict(codes: list[int]) -> int:
 
 def run_local(command: TrainCommand, ranks: int) -> int:
     """Train with ``ranks`` processes on this machine; the exit code of the run."""
-    return LocalRanks(command, ranks).wait()
+    return LocalRanks(["train", *command.words()], ranks).wait()

@@ -9,8 +9,8 @@ What NDeM adds to a training step, in full:
 
 What an objective shows the model and how its loss is made is in ``objectives.py``, one class for
 each. Checkpoints, resuming and steps that are not finite are in ``survival.py``, several validation
-splits in ``validation_splits.py``, what a step costs in ``step_costs.py``. Everything else,
-``train`` and ``predict`` included, is fairchem's.
+splits in ``validation_splits.py``, what a step costs in ``step_costs.py``, what relaxations need in
+``relaxations.py``. Everything else, ``train`` and ``predict`` included, is fairchem's.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from ndem_ocp.training.no_free_atoms import NoFreeAtoms, mean_over_ranks, sum_ov
 from ndem_ocp.training.normalizers import resolve_normalizers
 from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
 from ndem_ocp.training.precision import read_precision, set_precision
+from ndem_ocp.training.relaxations import Relaxations
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
 from ndem_ocp.training.step_costs import StepCosts
 from ndem_ocp.training.units import add_unit_metrics, unit_metrics
@@ -51,7 +52,7 @@ from ndem_ocp.training.validation_splits import ValidationSplits
 
 
 @registry.register_trainer("ndem")
-class NDeMTrainer(NoFreeAtoms, StepCosts, ValidationSplits):
+class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
     """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
 
     ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps

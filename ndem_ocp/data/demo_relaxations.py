@@ -1,0 +1,56 @@
+"""Relaxations of the demo's systems with EMT, from start to end, as ASE trajectories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .demo import SIZES, build_slab, plan_systems, system_generator
+from .errors import DataError
+from .sources import Source
+
+FMAX = 0.02  # eV/A
+_STEPS = 300
+
+
+def make_relaxations(out: str | Path, systems: int = 8, size: str = "default", seed: int = 1000):
+    """Relax new systems from the combinations of metal and adsorbate in the demo's ``train``.
+
+    Args:
+        out: directory for ``relaxation_0000_METAL_FACET_ADSORBATE.traj``, ...
+        systems: how many. size: of the demo: ``small`` or ``default``.
+        seed: another one than the demo data's, whose systems these would be otherwise.
+
+    Returns:
+        The trajectories as sources of ``convert_relaxations``.
+
+    Raises:
+        DataError: unknown size, or ``out`` is there and not empty.
+    """
+    from ase.calculators.emt import EMT
+    from ase.io.trajectory import Trajectory
+    from ase.optimize import BFGS
+
+    if size not in SIZES:
+        raise DataError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty; give another directory")
+    out.mkdir(parents=True, exist_ok=True)
+    tasks = [task for task in plan_systems(SIZES[size], seed, out) if task.split == "train"]
+    sources = []
+    for number in range(systems):
+        task = tasks[number % len(tasks)]
+        slab = build_slab(task, system_generator(seed, f"relaxation {number}"))
+        slab.calc = EMT()
+        name = f"relaxation_{number:04d}_{task.metal}_{task.facet}_{task.adsorbate}"
+        path = out / f"{name}.traj"
+        with Trajectory(str(path), "w", slab) as trajectory:
+            optimizer = BFGS(slab, logfile=None, maxstep=0.1)
+            optimizer.attach(trajectory.write)
+            optimizer.run(fmax=FMAX, steps=_STEPS)
+        if not np.isfinite(slab.get_potential_energy()):
+            raise DataError(f"{path}: EMT gave no finite energy")
+        sources.append(Source(str(path), name, "traj", f"demo:{name}"))
+    return sources

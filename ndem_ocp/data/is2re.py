@@ -1,0 +1,170 @@
+"""IS2RE data: initial structures with the relaxed structure and energy that belong to them.
+
+One record per relaxation, in the layout of OC20's IS2RE LMDBs. What fairchem's ``--mode
+run-relaxations`` and ``ndem eval --relax`` start from and compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .convert import package_version
+from .errors import DataError, FrameError
+from .frames import Frame, LabelOptions, read_frame
+from .reference import load_linear
+from .shards import write_metadata, write_records
+from .sources import Source, iter_frames
+from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_json
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+#: what the ``relax`` section of a configuration needs beside ``src``
+KEY_MAPPING = {"y_relaxed": "energy_relaxed"}
+_RELAXED = 0.05  # eV/A; OC20's relaxations end at 0.03
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """First and last frame of a trajectory, and how many frames it has."""
+
+    source: Source
+    first: Frame
+    last: Frame
+    frames: int
+
+
+def read_relaxation(source: Source, options: LabelOptions) -> Relaxation:
+    """The ends of a trajectory.
+
+    Raises:
+        DataError: a file that cannot be read, fewer than two frames, or ends that differ in
+            their atoms.
+    """
+    first = last = None
+    count = 0
+    for index, atoms in iter_frames(source):
+        if isinstance(atoms, Exception):
+            where = "" if index is None else f": frame {index}"
+            raise DataError(f"{source.shown}{where} cannot be read ({atoms})")
+        first = atoms if first is None else first
+        last, count = atoms, count + 1
+    if count < 2:
+        raise DataError(f"{source.shown}: {count} frame(s); a relaxation has a first and a last one")
+    try:
+        ends = [read_frame(atoms, options) for atoms in (first, last)]
+    except FrameError as error:
+        raise DataError(f"{source.shown}: its first or last frame: {error}") from None
+    if not np.array_equal(ends[0].numbers, ends[1].numbers):
+        raise DataError(f"{source.shown}: its first and its last frame have different atoms")
+    return Relaxation(source, ends[0], ends[1], count)
+
+
+def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
+    """The record of one relaxation.
+
+    Args:
+        relaxation: its ends. sid: its number. reference: eV, subtracted from the energies.
+
+    Returns:
+        ``Data`` with pos (N, 3) float32 A, the initial positions; pos_relaxed (N, 3) float32 A;
+        y_init and y_relaxed (float, eV); cell (1, 3, 3), pbc (1, 3), atomic_numbers, fixed and
+        tags (N,), natoms, sid.
+    """
+    import torch
+    from torch_geometric.data import Data
+
+    first, last = relaxation.first, relaxation.last
+    return Data(
+        pos=torch.tensor(first.positions, dtype=torch.float32),
+        pos_relaxed=torch.tensor(last.positions, dtype=torch.float32),
+        y_init=first.energy - reference,
+        y_relaxed=last.energy - reference,
+        cell=torch.tensor(first.cell, dtype=torch.float32).view(1, 3, 3),
+        pbc=torch.tensor(first.pbc, dtype=torch.bool).view(1, 3),
+        atomic_numbers=torch.tensor(first.numbers, dtype=torch.long),
+        natoms=len(first.numbers),
+        fixed=torch.tensor(first.fixed, dtype=torch.long),
+        tags=torch.tensor(first.tags, dtype=torch.long),
+        sid=int(sid),
+    )
+
+
+def convert_relaxations(
+    sources: Iterable[Source],
+    out: str | Path,
+    *,
+    energy_reference: str = "none",
+    options: LabelOptions | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the ends of relaxation trajectories as ``out/data.0000.lmdb``; returns dataset.json.
+
+    Args:
+        sources: one trajectory each. out: the directory.
+        energy_reference: as the model's training data have it: ``none``; ``last-frame``, which
+            makes every relaxed energy 0; or an npz with ``coeff`` by atomic number (eV per atom),
+            the ``linear_reference.npz`` beside those data.
+        options: where labels are found. overwrite: replace what this function wrote before.
+
+    Raises:
+        DataError: for a source that is no relaxation, an element without a reference, or a
+            directory that is there already.
+    """
+    out = Path(out)
+    check_target(out, None, overwrite)
+    found = [read_relaxation(source, options or LabelOptions()) for source in sources]
+    if not found:
+        raise DataError("no relaxations to convert")
+    references = list(_references(found, energy_reference))
+    records = [to_record(r, sid, e) for sid, (r, e) in enumerate(zip(found, references))]
+    atoms = sum(int(record.natoms) for record in records)
+    entry = {
+        "task": "IS2RE",
+        "records": len(records),
+        "atoms": atoms,
+        "unconverged": sum(r.last.max_free_force() > _RELAXED for r in found),
+        "energy_reference": energy_reference,
+        "version": package_version(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    systems = {
+        str(sid): {
+            "source": r.source.shown,
+            "frames": r.frames,
+            "max_free_force_of_last": round(r.last.max_free_force(), 4),
+        }
+        for sid, r in enumerate(found)
+    }
+    with staging(out, None) as folder:
+        write_records(folder / "data.0000.lmdb", records, atoms, len(records))
+        natoms = np.array([int(record.natoms) for record in records])
+        write_metadata(folder, natoms, np.arange(len(records)), np.zeros(len(records), dtype=int))
+        write_json(folder / DATASET_FILE, entry)
+        write_json(folder / SYSTEMS_FILE, systems)
+    return entry
+
+
+def _references(found: list[Relaxation], given: str) -> Iterator[float]:
+    """The reference energy of each system, eV."""
+    if given in ("none", "last-frame"):
+        yield from (r.last.energy if given == "last-frame" else 0.0 for r in found)
+        return
+    from ase.data import chemical_symbols
+
+    coefficients, seen = load_linear(given)
+    for relaxation in found:
+        numbers = relaxation.first.numbers
+        missing = sorted({int(z) for z in numbers[~seen[numbers]]})
+        if missing:
+            raise DataError(
+                f"{relaxation.source.shown}: {given} has no coefficient for "
+                f"{', '.join(chemical_symbols[z] for z in missing)}"
+            )
+        yield float(coefficients[numbers].sum())

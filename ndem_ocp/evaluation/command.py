@@ -1,0 +1,150 @@
+"""``ndem eval``: a checkpoint's errors on several splits, as the tables have them.
+
+The checkpoint holds its configuration: nothing else is needed. Errors are fairchem's own metrics,
+and equal what ``fairchem --mode validate`` gives. What is written to --out:
+
+    metrics.json         every number, with checkpoint, weights, data, command and hardware
+    table.md, table.csv  the table
+    SPLIT.samples.csv    one row a structure (ndem_ocp.evaluation.samples has the columns)
+    SPLIT.atoms.npz      one entry an atom: element, tag, true and predicted force
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.launch.signals import ALL
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "eval",
+        help="errors of a checkpoint on several splits, as the tables have them",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="DIR",
+        help="splits: directories of LMDBs, or NAME=DIR",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: eval/RUN-CHECKPOINT")
+    add_common(parser)
+    parser.add_argument("--no-atoms", action="store_true", help="leave SPLIT.atoms.npz out")
+    parser.set_defaults(func=run)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Options of all commands that predict with a checkpoint."""
+    add = parser.add_argument
+    add("--weights", choices=("ema", "last"), help="default: ema where the checkpoint has it")
+    add("--batch-size", type=int, metavar="N", help="default: the run's optim.eval_batch_size")
+    add("--ranks", type=int, default=1, metavar="N", help="processes on this machine, one a GPU")
+    add("--workers", type=int, metavar="N", help="reading processes per rank; default: the run's")
+    add("--cpu", action="store_true", help="use no GPU")
+    add("--amp", action="store_true", help="mixed precision, on a GPU")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; with --ranks, in processes of their own."""
+    from ndem_ocp.evaluation.evaluation import evaluate_splits
+    from ndem_ocp.evaluation.splits import read_splits
+
+    check_numbers(args)
+    splits = read_splits(args.data)
+    out = args.out or default_out(args.checkpoint)
+    return in_ranks(args, lambda rank: evaluate_splits(args, splits, out, rank), out)
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse a batch or a number of workers that cannot be, and a checkpoint that is not there."""
+    if args.batch_size is not None and args.batch_size < 1:
+        raise EvaluationError("--batch-size must be at least 1.")
+    if args.workers is not None and args.workers < 0:
+        raise EvaluationError("--workers must be at least 0.")
+    if not args.checkpoint.is_file():
+        raise EvaluationError(f"{args.checkpoint}: there is no such file (from {Path.cwd()}).")
+
+
+def default_out(checkpoint: Path) -> Path:
+    """``eval/RUN-CHECKPOINT`` below the present directory."""
+    path = checkpoint.absolute()
+    return Path("eval") / f"{path.parent.name}-{path.stem}"
+
+
+def in_ranks(args: argparse.Namespace, work: Any, out: Path) -> int:
+    """Do ``work(rank)`` here, or start --ranks processes that do.
+
+    Args:
+        args: of the command. work: called with this process's Rank. out: where ranks meet.
+    """
+    from ndem_ocp.evaluation import ranks
+    from ndem_ocp.launch import exit_codes
+    from ndem_ocp.launch.errors import first_line, lost_contact
+    from ndem_ocp.launch.local import LocalRanks
+
+    place = ranks.my_place(args.ranks)
+    if place is None:
+        return LocalRanks(args.given, args.ranks, ranks.INTERRUPTED).wait()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)  # as the launcher starts a rank
+    with _known_errors():
+        rank = ranks.rank_of(place, args.cpu)
+        try:
+            with ranks.together(place, out / ".ranks"):
+                return int(work(rank) or 0)
+        except Exception as error:
+            if rank.count > 1 and lost_contact(error):
+                print(f"ndem: rank {rank.number} lost the others: {first_line(error)}",
+                      file=sys.stderr)  # fmt: skip
+                return exit_codes.LOST_RANK
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                (out / ".ranks").rmdir()
+
+
+@contextlib.contextmanager
+def _known_errors() -> Iterator[None]:
+    """Errors that other parts of the package explain in one sentence."""
+    from ndem_ocp.checkpoints import CheckpointError
+    from ndem_ocp.data.reader import RecordError
+    from ndem_ocp.method import SettingsError
+    from ndem_ocp.training.config import ConfigError
+
+    try:
+        yield
+    except RecordError as error:
+        if not error.key:  # of a whole file
+            raise
+        raise EvaluationError(
+            f"{error.file}: record {error.key}: {error.reason}. Every record of a split counts: "
+            "`ndem data check` lists the bad ones; make the split without them."
+        ) from error
+    except (CheckpointError, ConfigError, SettingsError) as error:
+        raise EvaluationError(str(error)) from error
+
+
+def progress(name: str) -> Any:
+    """A bar on a terminal, nothing elsewhere."""
+
+    def watch(batches: Iterable[Any], count: int) -> Iterable[Any]:
+        from tqdm import tqdm
+
+        return tqdm(batches, total=count, desc=name, disable=not sys.stderr.isatty())
+
+    return watch
+
+
+def readers(config: dict[str, Any], asked: int | None, ranks: int) -> int:
+    """Reading processes of a rank: as the run had, but no more than there are processors."""
+    if asked is not None:
+        return asked
+    return min(int(config["optim"].get("num_workers") or 0), (os.cpu_count() or 1) // ranks)

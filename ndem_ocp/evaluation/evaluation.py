@@ -1,0 +1,158 @@
+"""The evaluation of a checkpoint on splits: one rank's part, and on rank 0 all that is written."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.evaluation import ranks
+from ndem_ocp.evaluation.batches import evaluate, merge
+from ndem_ocp.evaluation.command import progress, readers
+from ndem_ocp.evaluation.model import EMA, LoadedModel, load_model
+from ndem_ocp.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
+from ndem_ocp.evaluation.splits import Split, open_split
+from ndem_ocp.evaluation.tables import table_of, write_tables
+from ndem_ocp.evaluation.units import columns_of, data_unit
+from ndem_ocp.report.provenance import config_hash, files_hash, provenance
+
+_HASHED_WHOLE = 4 * 2**30  # bytes; of a larger split, names and sizes of the files are hashed
+_WEIGHTS = {EMA: "moving average (EMA)", "last": "last step's, no moving average"}
+
+
+def evaluate_splits(
+    args: argparse.Namespace, splits: list[Split], out: Path, rank: ranks.Rank
+) -> int:
+    """Evaluate this rank's batches of all splits; rank 0 writes ``out`` and prints the table.
+
+    Raises:
+        EvaluationError: before anything is computed, for a checkpoint or a split that cannot be.
+    """
+    model = load_model(
+        args.checkpoint,
+        args.weights,
+        cpu=rank.cpu,
+        device_number=rank.device_number,
+        amp=args.amp,
+    )
+    batch_size = batch_size_of(model, args.batch_size)
+    columns = columns_of(model.outputs)
+    opened = [(split, open_split(model.config, split, list(model.outputs))) for split in splits]
+    if rank.first:
+        _prepare(out)
+    found: dict[str, Any] = {}
+    for split, dataset in opened:
+        began = time.monotonic()
+        results = ranks.gather(
+            evaluate(
+                model,
+                dataset,
+                batch_size,
+                rank=rank.number,
+                ranks=rank.count,
+                workers=readers(model.config, args.workers, rank.count),
+                watch=progress(split.name) if rank.first else None,
+            )
+        )
+        if results is None:
+            continue
+        metrics, samples = merge(results, len(dataset))
+        seconds = time.monotonic() - began
+        files = write_samples(out, split.name, samples, not args.no_atoms)
+        found[split.name] = _about_split(split, samples, metrics, files, seconds)
+    if not rank.first:
+        return 0
+    about = {
+        **origin(),
+        **about_model(model),
+        "batch_size": batch_size,
+        "ranks": rank.count,
+        "units": {name: data_unit(name, o) for name, o in model.outputs.items()},
+        "columns": {c.key: {"heading": c.heading, "unit": c.unit} for c in columns},
+        "splits": found,
+        "table": table_of(columns, {name: split["metrics"] for name, split in found.items()}),
+    }
+    print(write_tables(out, about, caption(model), columns), end="")
+    written = sorted({f"*.{f.split('.', 1)[1]}" for s in found.values() for f in s["files"]})
+    print(f"\nwrote {out}/: metrics.json, table.md, table.csv, {', '.join(written)}")
+    return 0
+
+
+def origin() -> dict[str, Any]:
+    """Commit, command, date and hardware."""
+    return provenance(Path(__file__).resolve().parents[2])
+
+
+def batch_size_of(model: LoadedModel, asked: int | None) -> int:
+    """Structures in a batch: as asked, or as the run validated with."""
+    optim = model.config["optim"]
+    return asked or int(optim.get("eval_batch_size") or optim.get("batch_size", 1))
+
+
+def about_model(model: LoadedModel) -> dict[str, Any]:
+    """What identifies the model, for metrics.json."""
+    cmd = model.config.get("cmd") or {}
+    return {
+        "checkpoint": {
+            "path": str(model.path),
+            "sha256": file_hash(model.path),
+            "step": model.step,
+            "epoch": model.epoch,
+            "weights": model.weights,
+            "run": cmd.get("timestamp_id"),
+            "identifier": cmd.get("identifier"),
+            "config_hash": config_hash(model.config),
+        },
+        "device": str(model.trainer.device),
+        "amp": model.trainer.scaler is not None,
+    }
+
+
+def caption(model: LoadedModel) -> str:
+    """Which checkpoint and which of its weights, in a sentence."""
+    step = "which does not say its step" if model.step is None else f"step {model.step}"
+    return f"{model.path}, {step}; weights: {_WEIGHTS[model.weights]}."
+
+
+def file_hash(path: Path) -> str:
+    """First 12 hex digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _prepare(out: Path) -> None:
+    """The directory, without what an earlier evaluation left there."""
+    out.mkdir(parents=True, exist_ok=True)
+    for pattern in (f"*{SAMPLES}", f"*{ATOMS}"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+def _about_split(
+    split: Split, samples: Samples, metrics: dict[str, float], files: list[Path], seconds: float
+) -> dict[str, Any]:
+    return {
+        "path": str(split.path),
+        "data_hash": data_hash(split.path),
+        "structures": len(samples),
+        "atoms": int(samples.columns["natoms"].sum()),
+        "free_atoms": int(samples.columns["free_atoms"].sum()),
+        "seconds": round(seconds, 1),
+        "metrics": metrics,
+        "files": [path.name for path in files],
+    }
+
+
+def data_hash(path: Path) -> str:
+    """Of a split's files: their contents, or, where that is too much to read, names and sizes."""
+    folder, pattern = (path, "*.lmdb") if path.is_dir() else (path.parent, path.name)
+    files = sorted(folder.glob(pattern))
+    if sum(file.stat().st_size for file in files) <= _HASHED_WHOLE:
+        return files_hash(folder, pattern)
+    listed = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+    return f"names-and-sizes:{hashlib.sha256(listed.encode()).hexdigest()[:12]}"

@@ -1,0 +1,194 @@
+"""A checkpoint as a model that predicts: fairchem's trainer without data, and which weights it has.
+
+The checkpoint holds its configuration, so no other file is needed. Checkpoints of this package and
+of fairchem 1.10's own trainers are taken, with a model section of either layout.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common.utils import setup_imports, update_config
+from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
+from fairchem.core.modules.scaling.util import ensure_fitted
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
+from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.no_free_atoms import NoFreeAtoms
+from ndem_ocp.training.restore import ema_by_name, trained_names
+
+EMA, LAST = "ema", "last"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model, ready to predict.
+
+    Attributes:
+        trainer: fairchem's trainer around it; its metrics work where no atom is free, too.
+        config: the configuration in the checkpoint, in fairchem's present layout.
+        path: the checkpoint. step, epoch: of it; None where it does not say.
+        weights: ``ema`` or ``last``: which of its weights the model has.
+    """
+
+    trainer: NoFreeAtoms
+    config: dict[str, Any]
+    path: Path
+    step: int | None
+    epoch: float | None
+    weights: str
+
+    @property
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """The ``outputs`` section: name -> level, property, units."""
+        return self.config["outputs"]
+
+    def predict(self, batch: Batch, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs of a batch, which is moved to the model's device.
+
+        Args:
+            batch: of structures. seed: EquiformerV2 and eSCN draw each edge's frame at random,
+                which moves the last digits of what they predict.
+
+        Returns:
+            as the model gives them (normalised, for fairchem's metrics), and in the data's units.
+        """
+        trainer = self.trainer
+        gpus = [trainer.device] if trainer.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(seed)
+            with torch.autocast("cuda", enabled=trainer.scaler is not None):
+                out = trainer._forward(batch)
+            raw = {
+                name: trainer._denorm_preds(name, out[name].clone(), batch) for name in self.outputs
+            }
+        return out, raw
+
+
+def load_model(
+    path: str | Path,
+    weights: str | None = None,
+    *,
+    cpu: bool = False,
+    device_number: int = 0,
+    amp: bool = False,
+) -> LoadedModel:
+    """Build the model of a checkpoint.
+
+    Args:
+        path: a checkpoint of fairchem's trainers or of this package's.
+        weights: ``ema`` (moving average) or ``last``; by default EMA where the file has it, which
+            is what ``fairchem --mode validate`` does.
+        cpu: do not use a GPU. device_number: which GPU.
+        amp: mixed precision on the GPU.
+
+    Raises:
+        EvaluationError: if the file cannot be read, has no configuration, or lacks these weights.
+    """
+    path = Path(path)
+    try:
+        state = read_checkpoint(path)
+    except CheckpointError as error:
+        raise EvaluationError(str(error)) from error
+    config = _config_of(path, state)
+    used = choose_weights(path, state, config, weights)
+    setup_imports()
+    trainer = NoFreeAtoms(
+        task=config.get("task") or {},
+        model=copy.deepcopy(config["model"]),
+        outputs=config["outputs"],
+        dataset=[{k: v for k, v in (config.get("dataset") or {}).items() if k != "src"}],
+        optimizer=config["optim"],
+        loss_functions=config["loss_functions"],
+        evaluation_metrics=config["evaluation_metrics"],
+        identifier="evaluation",
+        timestamp_id="evaluation",
+        local_rank=device_number,
+        is_debug=True,  # nothing is logged or saved
+        cpu=cpu,
+        amp=amp,
+        name="ocp",
+        inference_only=True,
+    )
+    _load_weights(trainer, path, state, used)
+    ensure_fitted(trainer._unwrapped_model, warn=True)
+    trainer.model.eval()
+    return LoadedModel(trainer, config, path, state.get("step"), state.get("epoch"), used)
+
+
+def choose_weights(
+    path: Path, state: dict[str, Any], config: dict[str, Any], asked: str | None
+) -> str:
+    """``ema`` or ``last``, by what was asked for and what the checkpoint has.
+
+    Raises:
+        EvaluationError: if it lacks what was asked for.
+    """
+    # fairchem's best_checkpoint.pt has the moving average in place of the weights, without a word.
+    silent = (
+        "optimizer" not in state and state.get("ema") is None and config["optim"].get("ema_decay")
+    )
+    if state.get("weights") == EMA or silent:
+        if asked == LAST:
+            raise EvaluationError(
+                f"{path} holds the moving average (EMA) alone, as best checkpoints do: --weights "
+                "last needs a checkpoint.pt, which has both."
+            )
+        return EMA
+    if state.get("ema") is None:
+        if asked == EMA:
+            raise EvaluationError(
+                f"{path} has no moving average (EMA): its run had no optim.ema_decay. Leave "
+                "--weights ema out."
+            )
+        return LAST
+    return asked or EMA
+
+
+def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], used: str) -> None:
+    """Put one set of the checkpoint's weights, and its normalizers, into the trainer."""
+    state = {**state, "scheduler": None}
+    if used == EMA and state.get("ema") is not None:
+        model = trainer._unwrapped_model
+        trainer.ema = ExponentialMovingAverage(model.parameters(), 0.0)
+        try:
+            state["ema"] = ema_by_name(
+                state["ema"], trained_names(model), trainer.ema.shadow_params
+            )
+        except ConfigError as error:
+            raise EvaluationError(f"{path}: {error}") from error
+    try:
+        trainer.load_checkpoint(str(path), state, inference_only=True)
+    except RuntimeError as error:
+        raise EvaluationError(
+            f"{path}: its weights do not fit the model that its own configuration describes "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+    if trainer.ema is not None:
+        trainer.ema.copy_to()
+        trainer.ema = None
+
+
+def _config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    config = copy.deepcopy(state.get("config"))
+    if not isinstance(config, dict) or not config.get("model"):
+        raise EvaluationError(
+            f"{path} holds no configuration, so its model is not known. Checkpoints of fairchem's "
+            "trainers have one under `config`."
+        )
+    if "model_attributes" in config:  # before fairchem 1.0
+        config["model"] = {"name": config["model"], **config.pop("model_attributes")}
+    config.setdefault("trainer", "ocp")
+    config = update_config(config)
+    missing = [key for key in ("outputs", "optim", "loss_functions") if key not in config]
+    if missing:
+        raise EvaluationError(f"{path}: its configuration has no `{missing[0]}`.")
+    config.setdefault("evaluation_metrics", {})
+    return config

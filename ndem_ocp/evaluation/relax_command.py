@@ -1,0 +1,132 @@
+"""``ndem relax``: relax initial structures with a checkpoint, and judge where they end.
+
+IS2RE and IS2RS by relaxation: fairchem's optimizer and metrics on LMDBs in OC20's IS2RE layout
+(``ndem data is2re`` makes them from trajectories). What is written to --out:
+
+    metrics.json, table.md, table.csv   as ndem eval does
+    SPLIT.relaxations.csv               one row a structure
+    SPLIT.relaxed_positions.npz         where the atoms ended, as fairchem writes it
+    SPLIT.trajectories/SID.traj         with --trajectories
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.evaluation.command import add_common, check_numbers, in_ranks, progress
+from ndem_ocp.evaluation.errors import EvaluationError
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "relax",
+        help="relax initial structures with a checkpoint: IS2RE and IS2RS errors",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="DIR",
+        help="directories of IS2RE LMDBs, or NAME=DIR",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: relax/RUN-CHECKPOINT")
+    parser.add_argument("--steps", type=int, metavar="N", help="at most (default: 300)")
+    parser.add_argument("--fmax", type=float, metavar="F", help="eV/A, the end (default: 0.02)")
+    parser.add_argument("--trajectories", action="store_true", help="keep every step")
+    add_common(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Relax; with --ranks, in processes of their own."""
+    from ndem_ocp.evaluation.splits import read_splits
+
+    check_numbers(args)
+    if args.steps is not None and args.steps < 1:
+        raise EvaluationError("--steps must be at least 1.")
+    if args.fmax is not None and args.fmax <= 0:
+        raise EvaluationError("--fmax must be above 0 eV/A.")
+    splits = read_splits(args.data)
+    path = args.checkpoint.absolute()
+    out = args.out or Path("relax") / f"{path.parent.name}-{path.stem}"
+    return in_ranks(args, lambda rank: _relax(args, splits, out, rank), out)
+
+
+def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) -> int:
+    from ndem_ocp.evaluation import relaxation
+    from ndem_ocp.evaluation.evaluation import (
+        about_model,
+        batch_size_of,
+        caption,
+        data_hash,
+        origin,
+    )
+    from ndem_ocp.evaluation.model import load_model
+    from ndem_ocp.evaluation.ranks import gather
+    from ndem_ocp.evaluation.splits import open_relaxations
+    from ndem_ocp.evaluation.tables import table_of, write_tables
+
+    model = load_model(
+        args.checkpoint, args.weights, cpu=rank.cpu, device_number=rank.device_number, amp=args.amp
+    )
+    if not {"energy", "forces"} <= set(model.outputs):
+        raise EvaluationError(
+            f"{args.checkpoint} predicts {', '.join(model.outputs)}: a relaxation needs energy and "
+            "forces."
+        )
+    settings = settings_of(args, model.config.get("task") or {})
+    opened = [(split, open_relaxations(model.config, split)) for split in splits]
+    out.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for split, dataset in opened:
+        folder = out / f"{split.name}.trajectories" if args.trajectories else None
+        results = gather(
+            relaxation.relax(
+                model,
+                dataset,
+                batch_size_of(model, args.batch_size),
+                relaxation.Settings(*settings, folder),
+                rank=rank.number,
+                ranks=rank.count,
+                watch=progress(split.name) if rank.first else None,
+            )
+        )
+        if results is not None:
+            metrics, columns, positions = relaxation.merge(results, len(dataset))
+            found[split.name] = {
+                "path": str(split.path),
+                "data_hash": data_hash(split.path),
+                "structures": len(dataset),
+                "metrics": metrics,
+                "files": relaxation.write(out, split.name, columns, positions),
+            }
+    if not rank.first:
+        return 0
+    table = table_of(relaxation.COLUMNS, {name: s["metrics"] for name, s in found.items()})
+    columns = [c for c in relaxation.COLUMNS if any(c.key in row for row in table.values())]
+    about = {
+        **origin(),
+        **about_model(model),
+        "relaxation": dict(zip(("steps", "fmax_eV_per_A", "lbfgs"), settings)),
+        "columns": {c.key: {"heading": c.heading, "unit": c.unit} for c in columns},
+        "splits": found,
+        "table": table,
+    }
+    print(write_tables(out, about, caption(model), columns), end="")
+    written = ", ".join(f for split in found.values() for f in split["files"])
+    print(f"\nwrote {out}/: metrics.json, table.md, table.csv, {written}")
+    return 0
+
+
+def settings_of(args: argparse.Namespace, task: dict[str, Any]) -> tuple[int, float, dict]:
+    """Steps, fmax and L-BFGS's options: of the command, of the run's task section, or OC20's."""
+    from ndem_ocp.evaluation import relaxation
+
+    options = {k: v for k, v in (task.get("relax_opt") or {}).items() if k in relaxation.LBFGS}
+    return (
+        args.steps or int(task.get("relaxation_steps", relaxation.STEPS)),
+        args.fmax or float(task.get("relaxation_fmax", relaxation.FMAX)),
+        {**relaxation.LBFGS, **options},
+    )

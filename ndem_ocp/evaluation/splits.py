@@ -1,0 +1,125 @@
+"""The splits of an evaluation: directories of LMDBs, read as the checkpoint's run read its data."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairchem.core.datasets import create_dataset
+
+from ndem_ocp.data.is2re import KEY_MAPPING
+from ndem_ocp.evaluation.errors import EvaluationError
+
+# What decides which records a run saw, or where it noted something: not for an evaluation.
+_OF_THE_RUN = (
+    *("src", "bad_records_log", "first_n", "sample_n", "max_atoms", "max_atom", "splits"),
+    *("shard", "total_shards", "subset_to"),
+    *(f"{split}_split_settings" for split in ("train", "val", "test")),
+)
+_READER = "ndem_lmdb"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A name, which files and tables use, and a directory of LMDBs or one LMDB file."""
+
+    name: str
+    path: Path
+
+
+def read_splits(given: Sequence[str]) -> list[Split]:
+    """Splits from ``DIR`` or ``NAME=DIR`` words, named after their directories.
+
+    Raises:
+        EvaluationError: a path that is not there, or two splits of one name.
+    """
+    splits = []
+    for word in given:
+        name, equals, rest = word.partition("=")
+        path = Path(rest if equals else word)
+        if not path.exists():
+            raise EvaluationError(f"{path}: no such file or directory (from {Path.cwd()}).")
+        splits.append(Split(name if equals else "", path))
+    return _named(splits)
+
+
+def _named(splits: list[Split]) -> list[Split]:
+    short = [split.name or split.path.resolve().stem for split in splits]
+    counts = Counter(short)
+    named = []
+    for split, name in zip(splits, short):
+        if counts[name] > 1 and not split.name:  # aspirin/test and ethanol/test
+            name = f"{split.path.resolve().parent.name}-{name}"
+        named.append(Split(re.sub(r"[^A-Za-z0-9._-]+", "-", name), split.path))
+    twice = [name for name, count in Counter(split.name for split in named).items() if count > 1]
+    if twice:
+        raise EvaluationError(
+            f"two splits are called {twice[0]!r}: give them names, --data NAME=DIR NAME2=DIR2."
+        )
+    return named
+
+
+def dataset_section(config: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The section that fairchem's validation would read ``source`` with.
+
+    Args:
+        config: of the checkpoint; its validation section counts over that of the training data.
+        source: directory or file.
+    """
+    train, val = config.get("dataset") or {}, config.get("val_dataset") or {}
+    section = {**train, **val} if val.get("use_train_settings", True) else dict(val)
+    section = {key: value for key, value in section.items() if key not in _OF_THE_RUN}
+    section |= {"src": str(source), "no_shuffle": True}  # fairchem shuffles, validation included
+    if section.get("format") == _READER:
+        section["on_bad_record"] = "raise"  # a stand-in would be counted twice
+    return section
+
+
+def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) -> Any:
+    """The data set of a split, after a look at its first record.
+
+    Args:
+        config: of the checkpoint. split: what to open.
+        needs: labels that the records must have.
+
+    Raises:
+        EvaluationError: no records, or records without these labels.
+        DataError: a file that cannot be read.
+    """
+    dataset = create_dataset(dataset_section(config, split.path), "val")
+    if len(dataset) == 0:
+        raise EvaluationError(f"{split.path}: no records.")
+    first = dataset[0]
+    missing = [name for name in needs if name not in first]
+    if missing:
+        has = ", ".join(sorted(map(str, first.keys())))
+        raise EvaluationError(
+            f"{split.path}: its first record has no label {missing[0]!r}, which the checkpoint's "
+            f"model predicts (it has: {has}). A test split without labels is for --submission."
+        )
+    return dataset
+
+
+def open_relaxations(config: dict[str, Any], split: Split) -> Any:
+    """The data set of a split of initial structures, in OC20's IS2RE layout.
+
+    Raises:
+        EvaluationError: no records, or records of single points.
+        DataError: a file that cannot be read.
+    """
+    section = dataset_section(config, split.path)
+    section["key_mapping"] = {**(section.get("key_mapping") or {}), **KEY_MAPPING}
+    dataset = create_dataset(section, "val")
+    if len(dataset) == 0:
+        raise EvaluationError(f"{split.path}: no records.")
+    first = dataset[0]
+    if "forces" in first and "pos_relaxed" not in first:
+        raise EvaluationError(
+            f"{split.path}: its records are single points with forces (S2EF), not initial "
+            "structures (IS2RE). `ndem data is2re` makes these from trajectories."
+        )
+    return dataset

@@ -1,0 +1,95 @@
+"""What an evaluation says: a table on the screen, metrics.json, table.md, table.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.evaluation.units import Column
+
+MEAN = "mean"
+METRICS_FILE, MARKDOWN_FILE, CSV_FILE = "metrics.json", "table.md", "table.csv"
+
+
+def table_of(
+    columns: Sequence[Column], splits: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Split -> column key -> value in the column's unit; with several splits, their plain mean.
+
+    Args:
+        columns: of the tables. splits: split -> fairchem's metric -> value in the data's unit.
+    """
+    rows = {
+        name: {c.key: metrics[c.metric] * c.factor for c in columns if c.metric in metrics}
+        for name, metrics in splits.items()
+    }
+    if len(rows) > 1:
+        # Over the splits, not over the structures: as OC20's tables average their four.
+        rows[MEAN] = {
+            c.key: math.fsum(row[c.key] for row in rows.values()) / len(rows)
+            for c in columns
+            if all(c.key in row for row in rows.values())
+        }
+    return rows
+
+
+def markdown(
+    columns: Sequence[Column], rows: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]
+) -> str:
+    """The table, one row a split."""
+    head = ["split", "structures", *(c.heading for c in columns)]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for name, row in rows.items():
+        count = str(counts[name]) if name in counts else ""
+        cells = [name, count, *(_cell(row.get(c.key), c.digits) for c in columns)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(
+    columns: Sequence[Column], rows: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]
+) -> str:
+    """The same for programs: full precision, keys with their units as header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["split", "structures", *(c.key for c in columns)])
+    for name, row in rows.items():
+        writer.writerow([name, counts.get(name, ""), *(row.get(c.key, "") for c in columns)])
+    return text.getvalue()
+
+
+def write_tables(
+    folder: Path, about: Mapping[str, Any], caption: str, columns: Sequence[Column]
+) -> str:
+    """Write metrics.json, table.md and table.csv; returns the Markdown.
+
+    Args:
+        folder: exists. about: all of metrics.json, with ``splits`` and ``table`` in it.
+        caption: one sentence below the table. columns: of the table.
+    """
+    counts = {name: split["structures"] for name, split in about["splits"].items()}
+    text = f"{markdown(columns, about['table'], counts)}\n{caption}\n"
+    (folder / METRICS_FILE).write_text(json.dumps(_plain(about), indent=1) + "\n")
+    (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
+    (folder / CSV_FILE).write_text(as_csv(columns, about["table"], counts))
+    return text
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: a metric over nothing is null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
