@@ -1,4 +1,4 @@
-"""The ``ndem`` command: data, training here and on SLURM, sweeps, doctor, reports."""
+"""The ``ndem`` command: data, training here and on SLURM, sweeps, export, doctor, reports."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 
 import ndem_ocp
 from ndem_ocp import demo, doctor, sweep
+from ndem_ocp.checkpoints import CheckpointError
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
+from ndem_ocp.inference import export
 from ndem_ocp.launch import requeue, status, submit, train
 from ndem_ocp.launch.errors import LaunchError
 
@@ -25,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     submit.add_parser(commands)
     status.add_parser(commands)
     requeue.add_parser(commands)
+    export.add_parser(commands)
     return parser
 
 
@@ -47,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.overrides = overrides
     try:
         return int(args.func(args) or 0)
-    except (DataError, LaunchError, demo.DemoError, sweep.SweepError) as error:
+    except (CheckpointError, DataError, LaunchError, demo.DemoError, sweep.SweepError) as error:
         print(f"ndem: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
