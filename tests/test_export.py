@@ -16,6 +16,7 @@ from ase.io import write
 from fairchem.core.modules.loss import DDPLoss
 
 import ndem_ocp
+import published_files
 from conftest import tiny_config
 from ndem_ocp.checkpoints import CheckpointError
 from ndem_ocp.cli import main
@@ -90,12 +91,17 @@ def test_plain_fairchem_loads_it_with_this_package_absent(slabs, tmp_path, capsy
     assert "weights: the moving average (EMA)" in printed
     assert "left out: output_heads.noisy_forces" in printed
     assert "model.name ndem_ocp.TwoViewHydra -> hydra" in printed
-    exported, own = plain_fairchem(tmp_path, slab(), out, slabs.last)
+    old, old_out = tmp_path / "old.pt", tmp_path / "old_plain.pt"
+    published_files.single_class(old, slabs.config["model"]["backbone"])
+    export_checkpoint(old, old_out)
+    exported, single_class, own = plain_fairchem(tmp_path, slab(), out, old_out, slabs.last)
     atoms = slab()
     atoms.calc = ndem_ocp.calculator(slabs.last, device="cpu")
     forces = atoms.get_forces()
     assert exported["energy"] == pytest.approx(atoms.get_potential_energy(), rel=FRAMES)
     np.testing.assert_allclose(exported["forces"], forces, atol=FRAMES * np.abs(forces).max())
+    atoms.calc = ndem_ocp.calculator(old, device="cpu")
+    assert single_class["energy"] == pytest.approx(atoms.get_potential_energy(), rel=FRAMES)
     assert "ndem_ocp" in own["error"]  # the checkpoint itself cannot be loaded there
 
 

@@ -26,7 +26,7 @@ from fairchem.core.common.utils import update_config
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
 from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.structures import CalculatorError, StructureLimits
-from ndem_ocp.inference.weights import AUTO, chosen_weights
+from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.units import conversion
 
@@ -104,7 +104,8 @@ class NDeMCalculator(OCPCalculator):
         """fairchem's, with the weights that were asked for and float64 denormalisation."""
         model = self.trainer._unwrapped_model
         state, self.weights = chosen_weights(self._content, model, self._asked, self._path)
-        content = {**self._content, "state_dict": state, "ema": None}
+        normalizers = plain_normalizers(self._content)
+        content = {**self._content, "state_dict": state, "ema": None, "normalizers": normalizers}
         super().load_checkpoint(checkpoint_path, content)
         for normalizer in self.trainer.normalizers.values():
             normalizer.double()

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ndem_ocp.inference.process import unchanged_process
-from ndem_ocp.inference.weights import AUTO, KINDS, chosen_weights
+from ndem_ocp.inference.weights import AUTO, KINDS, chosen_weights, plain_normalizers
 from ndem_ocp.inference.words import plain_config, plain_model
 
-KEPT = ("normalizers", "elementrefs", "val_metrics", "scale_dict")
+KEPT = ("elementrefs", "val_metrics", "scale_dict")
 
 
 @dataclass
@@ -118,13 +118,13 @@ def export_checkpoint(
     config, changed = plain_config(config, model)
     saved = {
         "state_dict": exported,
+        "normalizers": plain_normalizers(content),
         **{key: content[key] for key in KEPT if content.get(key) is not None},
         "config": config,
         "amp": None,
         "exported_from": {"file": source.name, "step": content.get("step"), "weights": kind},
         "weights": kind,
     }
-    saved.setdefault("normalizers", {})
     if content.get("elements") is not None:
         saved["elements"] = content["elements"]
     write_checkpoint(saved, out)

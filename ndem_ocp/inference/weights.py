@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ndem_ocp.checkpoints import CheckpointError
+from ndem_ocp.pretrained.compare import OLD_TARGETS
 from ndem_ocp.pretrained.ema import averaged
 
 AUTO, EMA, RAW = "auto", "ema", "raw"
@@ -19,6 +21,15 @@ _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # DDP, torch.compile
 def plain_names(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """A state dict without the prefixes of DDP, in its order."""
     return {_PREFIXES.sub("", str(name)): value for name, value in state.items()}
+
+
+def plain_normalizers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The normalizers of a checkpoint of any age under today's names, as fairchem loads them."""
+    found = {}
+    for name, state in (content.get("normalizers") or {}).items():
+        state = {"rmsd" if key == "std" else key: value for key, value in state.items()}
+        found[OLD_TARGETS.get(name, name)] = {k: torch.as_tensor(v) for k, v in state.items()}
+    return found
 
 
 def chosen_weights(
