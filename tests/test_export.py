@@ -22,7 +22,7 @@ from ndem_ocp.checkpoints import CheckpointError
 from ndem_ocp.cli import main
 from ndem_ocp.inference import export_checkpoint
 from ndem_ocp.inference.words import plain_config, plain_model
-from ndem_ocp.models.variant import to_ours
+from ndem_ocp.models.variant import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER
 from test_calculator import FRAMES, molecules, saved, slab, slabs  # noqa: F401 (fixtures)
@@ -116,7 +116,7 @@ def test_what_is_in_the_file(slabs, tmp_path):  # noqa: F811
     assert all(torch.equal(value, state[name]) for name, value in content["state_dict"].items())
     config, data = content["config"], Path(slabs.config["dataset"]["src"]).parent
     assert config["trainer"] == "equiformerv2_forces"
-    assert config["model"] == tiny_config(data)["model"]
+    assert config["model"] == to_upstream(tiny_config(data)["model"])
     assert config["dataset"]["format"] == config["val_dataset"]["format"] == "lmdb"
     assert config["dataset"]["src"] == str(data / "train")
     assert config["logger"] == {"name": "tensorboard"}
@@ -171,13 +171,15 @@ def test_other_objectives_become_plain(demo_data, tmp_path):
 
 
 def test_our_equiformer_v2_gets_its_upstream_name(slabs):  # noqa: F811
-    config = copy.deepcopy(slabs.config)
-    config["model"]["heads"]["energy"]["module"] = "equiformer_v2_energy_head"
-    config["model"] = to_ours(config["model"])
-    assert config["model"]["backbone"]["model"].startswith("ndem_ocp.")
-    model = plain_model(config, "model.pt")
-    assert model["backbone"]["model"] == "equiformer_v2_backbone"
-    assert model["heads"]["energy"]["module"] == "equiformer_v2_energy_head"
+    """Also where the run itself was written with fairchem's names."""
+    for rename in (to_ours, to_upstream):
+        config = copy.deepcopy(slabs.config)
+        config["model"] = rename(config["model"])
+        model = plain_model(config, "model.pt")
+        assert model["name"] == "hydra"
+        assert model["backbone"]["model"] == "equiformer_v2_backbone"
+        modules = [head["module"] for head in model["heads"].values()]
+        assert modules == ["equiformerV2_scalar_head", "equiformerV2_vector_head"]
 
 
 def test_a_network_that_fairchem_does_not_have_is_refused(molecules, tmp_path, capsys):  # noqa: F811

@@ -13,6 +13,7 @@ import published_files
 from conftest import TINY_BACKBONE, tiny_config
 from helpers import state_of
 from ndem_ocp.inference import export_checkpoint
+from ndem_ocp.models.variant import to_upstream
 from ndem_ocp.pretrained import PretrainedError
 from ndem_ocp.testing import steps, trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER
@@ -27,7 +28,7 @@ AUXILIARY = "output_heads.noisy_forces."
 def published(request, demo_data, tmp_path_factory):
     """(path, content) of a file in each layout, for the network of ``tiny_config``."""
     path = tmp_path_factory.mktemp("published") / "eq2_31M_ec4_allmd.pt"
-    model = tiny_config(demo_data)["model"]
+    model = to_upstream(tiny_config(demo_data)["model"])
     if request.param == "hydra":
         return path, published_files.hydra(path, model)
     return path, published_files.single_class(path, model["backbone"])
