@@ -16,6 +16,7 @@ if importlib.util.find_spec("fairchem") is not None:
     ndem_ocp_standins.install()  # before fairchem, which imports torch_scatter and torch_sparse
 
     from ndem_ocp.data.reader import LmdbReader
+    from ndem_ocp.inference import calculator
     from ndem_ocp.models import (
         EnergyGradientHead,
         EquiformerV2AuxiliaryHead,
@@ -51,4 +52,5 @@ if importlib.util.find_spec("fairchem") is not None:
         "TorchMDVectorHead",
         "TwoViewHydra",
         "__version__",
+        "calculator",
     ]

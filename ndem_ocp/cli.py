@@ -1,4 +1,4 @@
-"""The ``ndem`` command: data, training here and on SLURM, evaluation, sweeps, doctor, reports."""
+"""The ``ndem`` command: data, training here and on SLURM, evaluation, export, reports."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import sys
 
 import ndem_ocp
 from ndem_ocp import demo, doctor, sweep
+from ndem_ocp.checkpoints import CheckpointError
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.evaluation import command as evaluation
 from ndem_ocp.evaluation import relax_command as relaxation
 from ndem_ocp.evaluation import submission_command as submission
 from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.inference import export
 from ndem_ocp.launch import requeue, status, submit, train
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.report.dashboard import command as dashboard
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation.add_parser(commands)
     relaxation.add_parser(commands)
     submission.add_parser(commands)
+    export.add_parser(commands)
     return parser
 
 
@@ -62,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(args.func(args) or 0)
     except (
+        CheckpointError,
         DataError,
         LaunchError,
         ReportError,

@@ -1,7 +1,8 @@
-"""Start from weights of other codes: Frad, SliDe, DP-TorchMD-NET, TorchMD-NET (section 5.4.3)."""
+"""Start from a checkpoint: fairchem's, or of Frad, DP-TorchMD-NET, TorchMD-NET (section 5.4.3)."""
 
 from ndem_ocp.pretrained.file import PretrainedError
 from ndem_ocp.pretrained.load import init_from, load_pretrained
+from ndem_ocp.pretrained.normalizers import take_normalizers
 from ndem_ocp.pretrained.report import LoadReport
 
-__all__ = ["LoadReport", "PretrainedError", "init_from", "load_pretrained"]
+__all__ = ["LoadReport", "PretrainedError", "init_from", "load_pretrained", "take_normalizers"]

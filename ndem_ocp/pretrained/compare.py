@@ -11,7 +11,7 @@ from fairchem.core.common.registry import registry
 from torch import nn
 
 CLOSE = 0.03  # relative difference of normalizers that is no difference
-_OLD_TARGETS = {"target": "energy", "grad_target": "forces"}  # names before fairchem 1.0
+OLD_TARGETS = {"target": "energy", "grad_target": "forces"}  # names before fairchem 1.0
 # Settings of a backbone that change no weight's meaning, and those that change it a little.
 _HARMLESS = re.compile(r"drop|otf_graph|weight_init|regress_|direct_forces|checkpointing|^model$")
 _MINOR = re.compile(r"max_neighbors|avg_|use_pbc|num_elements|^enforce_")
@@ -48,7 +48,7 @@ def normalizer_differences(
     Args:
         given: states of the checkpoint's normalizers by output. normalizers: the run's.
     """
-    theirs = {_OLD_TARGETS.get(name, name): _numbers(value) for name, value in given.items()}
+    theirs = normalizer_numbers(given)
     found = []
     for name, normalizer in normalizers.items():
         ours, other = _numbers(normalizer.state_dict()), theirs.get(name)
@@ -59,9 +59,16 @@ def normalizer_differences(
             f"{ours[1]:.5g} here, mean {other[0]:.5g} and stdev {other[1]:.5g} there. The "
             "loaded heads answer in the checkpoint's units, so the first steps only repair the "
             f"scale. Unless that is meant, write dataset.train.transforms.normalizer.{name}: "
-            f"{{mean: {other[0]:.8g}, stdev: {other[1]:.8g}}}, or take heads: none."
+            f"{{mean: {other[0]:.8g}, stdev: {other[1]:.8g}}}, or task.init_from.normalizers: "
+            "checkpoint for all of them, or take heads: none."
         )
     return found
+
+
+def normalizer_numbers(given: Mapping[str, Any]) -> dict[str, tuple[float, float] | None]:
+    """{output: (mean, stdev), or None if these are no two numbers} of a checkpoint's normalizers,
+    under today's names of the outputs."""
+    return {OLD_TARGETS.get(name, name): _numbers(value) for name, value in given.items()}
 
 
 def _backbone(config: Any) -> dict[str, Any]:

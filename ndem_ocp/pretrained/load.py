@@ -24,11 +24,13 @@ from ndem_ocp.pretrained.file import PretrainedError, existing, read_content, so
 from ndem_ocp.pretrained.plan import NONE, Plan
 from ndem_ocp.pretrained.report import LoadReport
 
+RUN, CHECKPOINT = "run", "checkpoint"  # whose normalizers: normalizers.py
 SECTION: dict[str, Any] = {
     "checkpoint": None,
     "kind": AUTO,
     "heads": AUTO,
     "weights": AUTO,
+    "normalizers": RUN,
     "noise_head": False,
     "strict": True,
     "unsafe": False,
@@ -60,8 +62,9 @@ def init_from(
     """
     if section is None:
         return None
-    settings = _settings(section)
+    settings = init_settings(section)
     path = settings.pop("checkpoint")
+    del settings["normalizers"]  # taken when the run was set up
     run = Run(config or {}, normalizers or {})
     report = load_pretrained(model, path, noise_gain=noise_gain, run=run, **settings)
     if ema is not None:
@@ -79,7 +82,7 @@ def check_section(section: Mapping[str, Any] | str) -> None:
     Raises:
         PretrainedError: naming the key, or the path.
     """
-    existing(_settings(section)["checkpoint"])
+    existing(init_settings(section)["checkpoint"])
 
 
 def load_pretrained(
@@ -163,7 +166,7 @@ def _network_of(model: nn.Module) -> nn.Module:
     return network
 
 
-def _settings(section: Mapping[str, Any] | str) -> dict[str, Any]:
+def init_settings(section: Mapping[str, Any] | str) -> dict[str, Any]:
     """``task.init_from`` with its defaults.
 
     Raises:
@@ -188,7 +191,11 @@ def _settings(section: Mapping[str, Any] | str) -> dict[str, Any]:
         if not isinstance(settings[key], kind) or settings[key] == "":
             wanted = "True or False" if kind is bool else "a text"
             raise PretrainedError(f"task.init_from.{key} = {settings[key]!r}: must be {wanted}.")
-    for key, valid in (("kind", (*layout.KINDS, fairchem.KIND)), ("weights", fairchem.WEIGHTS)):
+    for key, valid in (
+        ("kind", (*layout.KINDS, fairchem.KIND)),
+        ("weights", fairchem.WEIGHTS),
+        ("normalizers", (RUN, CHECKPOINT)),
+    ):
         if settings[key] not in valid:
             close = difflib.get_close_matches(settings[key], valid, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -38,6 +38,7 @@ __all__ = [
     "check_records",
     "key_problems",
     "read_task",
+    "trains",
 ]
 FORCES = "forces"
 AUXILIARY_HEAD = "auxiliary_head"  # the key of task.ndem that is not a setting of the method
@@ -141,7 +142,7 @@ def check_data(config: dict[str, Any], settings: NDeMSettings) -> None:
         ]
     )
     raise_if_any(balancing_problems(config))
-    if _trains() and config["task"].get("init_from") is not None:
+    if trains() and config["task"].get("init_from") is not None:
         check_section(config["task"]["init_from"])
 
 
@@ -173,10 +174,11 @@ def check_records(config: dict[str, Any]) -> None:
     Raises:
         ConfigError: naming the key, both values, and what to write.
     """
-    raise_if_any(rank_zero_finds(lambda: record_problems(config, _trains())))
+    raise_if_any(rank_zero_finds(lambda: record_problems(config, trains())))
 
 
-def _trains() -> bool:
+def trains() -> bool:
+    """Whether this process is to train: not a ``fairchem`` command of another mode."""
     command = command_config()
     return command is None or command.get("mode", "train") == "train"
 

@@ -30,7 +30,7 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.method import Noise, Tally, draw_noise, step_generator, typical_scale
 from ndem_ocp.models import NOISY_FORCES
-from ndem_ocp.pretrained import init_from
+from ndem_ocp.pretrained import init_from, take_normalizers
 from ndem_ocp.training.config import (
     FORCES,
     ConfigError,
@@ -38,8 +38,10 @@ from ndem_ocp.training.config import (
     check_config,
     check_data,
     read_task,
+    trains,
 )
 from ndem_ocp.training.distributed import auxiliary_parameters, rewrap
+from ndem_ocp.training.freeze import freeze, leave_out_frozen
 from ndem_ocp.training.no_free_atoms import NoFreeAtoms, mean_over_ranks, sum_over_ranks
 from ndem_ocp.training.normalizers import resolve_normalizers
 from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
@@ -66,6 +68,8 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
         read_precision(self.config["task"])
         if not inference_only:
             check_data(self.config, self.ndem)
+            if trains():
+                take_normalizers(self.config)
             resolve_normalizers(self.config)
         self._unit_metrics = unit_metrics(self.config.get("outputs") or {})
         self.objective = OBJECTIVES[self.ndem.objective](self.ndem)
@@ -79,11 +83,19 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
 
     def load_model(self) -> None:
         super().load_model()
+        self._frozen = freeze(self._unwrapped_model, self.config["task"].get("freeze"))
         self._waiting: list[torch.nn.Parameter] = []  # auxiliary ones that DDP does not know yet
         if self.ndem.active and self.ndem.start > 0:
             modules = self.objective.auxiliary_modules
-            self._waiting = auxiliary_parameters(self._unwrapped_model, modules)
+            auxiliary = auxiliary_parameters(self._unwrapped_model, modules)
+            self._waiting = [parameter for parameter in auxiliary if parameter.requires_grad]
+        if self._waiting or self._frozen:
             self.model = rewrap(self.model, leave_out=self._waiting)
+
+    def load_optimizer(self) -> None:
+        super().load_optimizer()
+        if self._frozen:
+            leave_out_frozen(self.optimizer)
 
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False

@@ -106,7 +106,8 @@ def limits_from_model(model: Mapping[str, Any]) -> dict[str, Any]:
         for key in ("max_radius", "cutoff"):
             if type(section.get(key)) in (int, float) and section[key] > 0:
                 found["cutoff"] = float(section[key])
-        elements = section.get("max_num_elements", section.get("num_elements"))
+        names = ("max_num_elements", "num_elements", "max_z")  # max_z: torchmd-net's
+        elements = next((section[name] for name in names if name in section), None)
         if type(elements) is int and elements > 1:
             found["max_atomic_number"] = elements - 1  # element 0 has an embedding, too
     return found

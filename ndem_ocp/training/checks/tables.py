@@ -21,8 +21,10 @@ TOP = (
 DATASETS = ("train", "val", "test", "relax")  # BaseTrainer.__init__
 
 TASK = (
-    # ndem_ocp: training/config.py, pretrained/load.py, training/normalizers.py, training/trainer.py
-    *("ndem", "init_from", "normalizer_check", "resume", "keep_checkpoints", "max_bad_steps"),
+    # ndem_ocp: training/config.py, pretrained/load.py, training/normalizers.py, training/freeze.py,
+    # training/resume.py
+    *("ndem", "init_from", "freeze", "normalizer_check", "resume"),
+    *("keep_checkpoints", "max_bad_steps"),
     *("matmul_precision", "matmul_tolerance"),  # training/precision.py
     "validation_splits",  # training/validation_splits.py
     "strict_load",  # trainers/base_trainer.py, load_checkpoint

@@ -1,0 +1,166 @@
+"""``ndem export``: a checkpoint that plain fairchem loads, with this package absent.
+
+What training needed is left out (auxiliary head, optimizer, schedule, generators), and the
+configuration is turned back into fairchem's words. The weights are the moving average by default,
+as validation uses them: a plain file has no place that fairchem's calculator would look in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import setup_imports
+from torch import Tensor, nn
+
+from ndem_ocp.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from ndem_ocp.inference.process import unchanged_process
+from ndem_ocp.inference.weights import AUTO, KINDS, chosen_weights, plain_normalizers
+from ndem_ocp.inference.words import plain_config, plain_model
+
+KEPT = ("elementrefs", "val_metrics", "scale_dict")
+
+
+@dataclass
+class ExportReport:
+    """What went into the file; ``str()`` is a printout.
+
+    Attributes:
+        source, out: the files. weights: "ema" or "raw". step: of the run, None if unknown.
+        parameters: numbers in the exported weights. dropped: weights left out, by module.
+        changed: sentences about the configuration.
+    """
+
+    source: Path
+    out: Path
+    weights: str
+    step: int | None
+    parameters: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kind = {"ema": "the moving average (EMA)", "raw": "those of the last step (no EMA)"}
+        lines = [
+            f"{self.out}: {self.parameters:,} parameters from {self.source}"
+            + (f" at step {self.step}" if self.step is not None else ""),
+            f"  weights: {kind[self.weights]}",
+            *(f"  left out: {name} ({count:,} parameters)" for name, count in self.dropped.items()),
+            *(f"  configuration: {change}" for change in self.changed),
+        ]
+        return "\n".join(lines)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``export`` to the subparsers of the main command line."""
+    parser = subparsers.add_parser(
+        "export",
+        help="a checkpoint without NDeM that plain fairchem loads, this package absent",
+        description="Writes the model's weights without auxiliary head, optimizer and moving "
+        "average, and the configuration in fairchem's own words.",
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="such as checkpoints/RUN/best_checkpoint.pt")
+    add("out", metavar="OUT", help="the file to write, such as model.pt")
+    add(
+        "--weights",
+        choices=KINDS,
+        default=AUTO,
+        help="ema: the moving average, raw: the last step's; auto (default): ema where there is "
+        "one. What was taken is printed",
+    )
+    add("--overwrite", action="store_true", help="replace OUT")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and print what went into the file."""
+    print(export_checkpoint(args.checkpoint, args.out, args.weights, args.overwrite))
+    return 0
+
+
+def export_checkpoint(
+    checkpoint: str | Path, out: str | Path, weights: str = AUTO, overwrite: bool = False
+) -> ExportReport:
+    """Write a plain checkpoint.
+
+    Args:
+        checkpoint: of this package or of fairchem. out: the file to write.
+        weights: see :func:`ndem_ocp.inference.weights.chosen_weights`.
+        overwrite: replace ``out``.
+
+    Raises:
+        CheckpointError: if the file cannot be read, plain fairchem has no such network, or ``out``
+            is there already.
+    """
+    source, out = Path(checkpoint), Path(out)
+    if out.exists() and (not overwrite or (source.exists() and out.samefile(source))):
+        raise CheckpointError(f"{out} exists: give another name, or --overwrite to replace it.")
+    if not out.resolve().parent.is_dir():
+        raise CheckpointError(f"{out}: its folder does not exist; make it first.")
+    content = read_checkpoint(source)
+    config = content.get("config")
+    if not isinstance(config, Mapping) or not isinstance(config.get("model"), (Mapping, str)):
+        raise CheckpointError(f"{source} has no configuration: which model are its weights of?")
+    with unchanged_process(torch.device("cpu")):
+        setup_imports()
+        model = plain_model(config, source)
+        trained = _built(config["model"], config)
+        state, kind = chosen_weights(content, trained, weights, source)
+        plain = _built(model, config)
+        exported, dropped = _fitting(state, plain.state_dict(), source)
+    config, changed = plain_config(config, model)
+    saved = {
+        "state_dict": exported,
+        "normalizers": plain_normalizers(content),
+        **{key: content[key] for key in KEPT if content.get(key) is not None},
+        "config": config,
+        "amp": None,
+        "exported_from": {"file": source.name, "step": content.get("step"), "weights": kind},
+        "weights": kind,
+    }
+    if content.get("elements") is not None:
+        saved["elements"] = content["elements"]
+    write_checkpoint(saved, out)
+    numbers = sum(parameter.numel() for parameter in plain.parameters())
+    return ExportReport(source, out, kind, content.get("step"), numbers, dropped, changed)
+
+
+def _built(model: Any, config: Mapping[str, Any]) -> nn.Module:
+    """The network of a model section, with random weights."""
+    if isinstance(model, str):  # fairchem's layout before 1.0
+        model = {"name": model, **(config.get("model_attributes") or {})}
+    arguments = copy.deepcopy(dict(model))
+    return registry.get_model_class(arguments.pop("name"))(**arguments)
+
+
+def _fitting(
+    state: Mapping[str, Tensor], target: Mapping[str, Tensor], source: Path
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Weights of the plain network, and how many numbers of each other module are left out.
+
+    Raises:
+        CheckpointError: if a weight of the plain network is not there in its shape.
+    """
+    wrong = [n for n, v in target.items() if n not in state or state[n].shape != v.shape]
+    if wrong:
+        raise CheckpointError(
+            f"{source}: its weights are not those of the network in its configuration; "
+            f"{len(wrong)} do not fit, the first is {wrong[0]}."
+        )
+    dropped: dict[str, int] = {}
+    for name in _left(state, target):
+        parts = name.split(".")
+        module = ".".join(parts[: 2 if len(parts) > 2 else 1])
+        dropped[module] = dropped.get(module, 0) + state[name].numel()
+    return {name: state[name].detach().clone() for name in target}, dropped
+
+
+def _left(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Iterator[str]:
+    return (name for name, value in state.items() if name not in target and value.numel())

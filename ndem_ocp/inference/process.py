@@ -1,0 +1,35 @@
+"""fairchem's set-up without its traces in the user's process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import torch
+
+from ndem_ocp.training.rng import rng_state, set_rng_state
+
+
+@contextlib.contextmanager
+def unchanged_process(device: torch.device) -> Iterator[None]:
+    """Undo what building a trainer of fairchem does beside building it.
+
+    It seeds Python, numpy, torch and CUDA, sets cudnn's flags, gives the root logger a level and
+    handlers, and logs the whole configuration. Warnings pass.
+    """
+    root, cudnn = logging.getLogger(), torch.backends.cudnn
+    generators = rng_state(device)
+    flags = cudnn.deterministic, cudnn.benchmark
+    level, handlers, disabled = root.level, list(root.handlers), root.manager.disable
+    logging.disable(max(disabled, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.setLevel(level)
+        for handler in root.handlers[:]:
+            if handler not in handlers:
+                root.removeHandler(handler)
+        cudnn.deterministic, cudnn.benchmark = flags
+        set_rng_state(generators, device)

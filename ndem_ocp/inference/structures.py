@@ -1,0 +1,118 @@
+"""Which structures a model can take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from fairchem.core.common.registry import registry
+from torch import nn
+
+from ndem_ocp.data.reader import limits_from_model
+
+
+class CalculatorError(ValueError):
+    """A calculator that cannot be made, or a structure that it cannot take."""
+
+
+@dataclass(frozen=True)
+class StructureLimits:
+    """What a model can take.
+
+    Attributes:
+        max_atomic_number: the largest element that has an embedding.
+        seen: atomic numbers of the training data, None where the checkpoint does not say.
+        periodic: whether the model looks for neighbours across cell boundaries.
+    """
+
+    max_atomic_number: int = 118
+    seen: frozenset[int] | None = None
+    periodic: bool = True
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, config: Mapping[str, Any], seen: Iterable[int] | None
+    ) -> StructureLimits:
+        """Read them off a network and its ``model`` section."""
+        limits = limits_from_model(_with_defaults(config))
+        backbone = getattr(model, "backbone", model)
+        return cls(
+            limits.get("max_atomic_number", 118),
+            None if seen is None else frozenset(int(z) for z in seen),
+            bool(getattr(backbone, "use_pbc", True)),
+        )
+
+    def check(self, atoms: Atoms) -> None:
+        """Raises CalculatorError with the first reason not to calculate ``atoms``."""
+        if len(atoms) == 0:
+            raise CalculatorError("The structure has no atoms.")
+        bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
+        if len(bad):
+            raise CalculatorError(
+                f"The positions of {len(bad)} atoms are NaN or infinite, first atom {bad[0]}. An "
+                "earlier step went wrong: a smaller time step or maxstep, or other start positions."
+            )
+        self._check_elements(atoms)
+        self._check_cell(atoms)
+        if len(atoms) == 1 and not atoms.pbc.any():
+            raise CalculatorError(
+                "A single atom without periodicity has no neighbours, and the model works on pairs."
+            )
+
+    def _check_elements(self, atoms: Atoms) -> None:
+        numbers = np.unique(atoms.numbers)
+        outside = [z for z in numbers if not 0 < z <= self.max_atomic_number]
+        if outside:
+            raise CalculatorError(
+                f"The model has no embedding for {_named(outside)}: its elements go from H to "
+                f"{chemical_symbols[self.max_atomic_number]} (1 to {self.max_atomic_number})."
+            )
+        unseen = [] if self.seen is None else [z for z in numbers if z not in self.seen]
+        if unseen:
+            raise CalculatorError(
+                f"The model was not trained on {_named(unseen)}: its answer would come from an "
+                f"embedding that is still random. It was trained on {_named(sorted(self.seen))}."
+            )
+
+    def _check_cell(self, atoms: Atoms) -> None:
+        cell = np.asarray(atoms.cell[:], dtype=float)
+        if not np.isfinite(cell).all():
+            raise CalculatorError("The cell has entries that are NaN or infinite.")
+        if not atoms.pbc.any():
+            return
+        if not self.periodic:
+            raise CalculatorError(
+                "The structure is periodic and the model is not (model.backbone.use_pbc: False): "
+                "set atoms.pbc = False if a cluster is meant."
+            )
+        empty = atoms.pbc & (np.linalg.norm(cell, axis=1) < 1e-6)
+        if empty.any():
+            raise CalculatorError(
+                f"The structure is periodic along lattice vector {int(np.argmax(empty)) + 1}, "
+                "which has length 0: set atoms.cell, or atoms.pbc = False for a molecule."
+            )
+        if abs(np.linalg.det(atoms.get_cell(complete=True))) < 1e-6:
+            raise CalculatorError("The structure is periodic and its cell has volume 0.")
+
+
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model section with the numbers that its class takes where it says nothing."""
+    backbone = config.get("backbone") or config
+    cls = registry.get_model_class(backbone.get("model") or backbone["name"])
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if type(parameter.default) in (int, float)
+    }
+    return {"backbone": {**defaults, **backbone}}
+
+
+def _named(numbers: Iterable[int]) -> str:
+    return ", ".join(
+        chemical_symbols[z] if 0 < z < len(chemical_symbols) else f"number {z}" for z in numbers
+    )
