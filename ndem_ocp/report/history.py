@@ -21,6 +21,8 @@ import torch
 from fairchem.core.common.logger import Logger
 from fairchem.core.common.registry import registry
 
+from ndem_ocp.report.losable import Losable
+
 FILE_NAME = "history.jsonl"
 
 
@@ -32,6 +34,7 @@ class HistoryLogger(Logger):
     ``process_s`` (processor time of this process since its start, which other programs on a shared
     machine do not stretch) and the metrics of that call. A run that is resumed appends to its file:
     the times go on, and a line ``{"resumed": step, ...}`` says which earlier lines are superseded.
+    If the inner logger fails, its service was killed say, the run goes on without it.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -43,7 +46,7 @@ class HistoryLogger(Logger):
         self._started = time.monotonic() - before["time_s"]
         self._busy_before = before["process_s"]
         inner = settings.get("inner")
-        self._inner = registry.get_logger_class(inner)(config) if inner else None
+        self._inner = Losable(registry.get_logger_class(inner)(config)) if inner else None
 
     def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
         plain = {key: _plain(value) for key, value in update_dict.items()}
@@ -58,8 +61,7 @@ class HistoryLogger(Logger):
             **numbers,
         }
         self._append(record)
-        if self._inner is not None:
-            self._inner.log(update_dict, step, split)
+        self._pass_on("log", update_dict, step, split)
 
     def resumed(self, step: int, evaluates: bool) -> None:
         """Say that the run goes on after ``step``, and whether it evaluates that step again.
