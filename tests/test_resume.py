@@ -204,7 +204,7 @@ def test_killed_again_and_again_at_random(demo_data, tmp_path, whole):
         times,
         "every time a good checkpoint was found; the finished run equals the undisturbed one to "
         "the bit",
-        f"at most {max(lost)} step{'s'[: max(lost) - 1]} (mean {statistics.mean(lost):.2f}), done again",
+        f"steps done again: at most {max(lost)}, {statistics.mean(lost):.2f} on average",
     )
 
 
