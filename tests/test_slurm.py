@@ -22,7 +22,7 @@ from ndem_ocp.launch.tasks import Manifest, read_manifest
 from reliability import observed
 from slurm_cluster import Cluster, Unavailable, cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(4000)]
 
 EPOCHS = 6  # of 10 steps with two ranks
 STEPS = 60
@@ -101,11 +101,11 @@ def runs(slurm: Cluster, demo_data, tmp_path_factory) -> Runs:
         submit(config, folder / "node", "--sbatch", "nodelist=n2", *GPUS),
     )
     faults = {"requeued": requeue, "killed": kill, "timed-out": time_out, "run": cut_power}
-    wait_for(lambda: disturb(slurm, found, faults), 600, lambda: story(slurm, found))
+    wait_for(lambda: disturb(slurm, found, faults), 1800, lambda: story(slurm, found))
     names = (*ARMS, "misspelt", "run")
     wait_for(
         lambda: all(found.said(name).get("state") in ("finished", "failed") for name in names),
-        600,
+        1800,
         lambda: story(slurm, found),
     )
     return found
