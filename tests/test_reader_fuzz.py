@@ -17,6 +17,7 @@ import pickle
 import pickletools
 import random
 import resource
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -230,6 +231,7 @@ def read_in_child(path: Path) -> str:
     child = os.fork()
     if child == 0:
         faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CPU, (2, 2))  # s; going round and round ends here
         try:
             env = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
             with env, env.begin() as transaction:
@@ -239,10 +241,12 @@ def read_in_child(path: Path) -> str:
         except BaseException:
             os._exit(1)
         os._exit(0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
+            if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+                return "hung"
             if os.WIFSIGNALED(status):
                 return f"killed by signal {os.WTERMSIG(status)}"
             return "read" if status == 0 else "an exception"
