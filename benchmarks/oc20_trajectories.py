@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}
 KEYS = {"y": "energy", "force": "forces"}
 WHERE = ("new_systems", "new_frames")
+CURVE_POINTS = 8  # validations of a run
 METRICS = {"forces_mae": "eV/A", "energy_mae": "eV", "forces_cosine_similarity": "1"}
 
 
@@ -62,7 +63,7 @@ def overrides(args: argparse.Namespace, labels: Statistics, epochs: int) -> dict
         f"{prefix}.forces.stdev": labels.force_rms,
         "optim.batch_size": args.batch_size,
         "optim.max_epochs": epochs,
-        "optim.eval_every": steps * epochs // 4,
+        "optim.eval_every": steps * epochs // CURVE_POINTS,
         "hide_eval_progressbar": True,
     }
 
@@ -193,6 +194,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
                     "seed": seed,
                     "steps": last["step"],
                     "train_time_s": wall,
+                    "curve": _curve(history),
                     "new_systems": {name: last[name] for name in METRICS},
                     "new_frames": evaluate(
                         args.runs / f"{arm}-seed{seed}", frames, args.batch_size
@@ -201,6 +203,15 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
             )
         arms[arm] = {"runs": runs, "summary": {w: _summary(runs, w) for w in WHERE}}
     return arms
+
+
+def _curve(history: Path) -> list[dict[str, float]]:
+    """Force error on new systems (eV/A) after so many steps and seconds of processor time, that of
+    the validations included."""
+    return [
+        {"step": r["step"], "process_s": r["process_s"], "forces_mae": r["forces_mae"]}
+        for r in read_history(history, "val")
+    ]
 
 
 def _summary(runs: list[dict[str, Any]], where: str) -> dict[str, Any]:

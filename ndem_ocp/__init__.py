@@ -19,6 +19,9 @@ if importlib.util.find_spec("fairchem") is not None:
     from ndem_ocp.models import (
         EnergyGradientHead,
         EquiformerV2AuxiliaryHead,
+        EquiformerV2Backbone,
+        EquiformerV2EnergyHead,
+        EquiformerV2ForceHead,
         TorchMDDipoleHead,
         TorchMDETBackbone,
         TorchMDScalarHead,
@@ -33,6 +36,9 @@ if importlib.util.find_spec("fairchem") is not None:
     __all__ = [
         "EnergyGradientHead",
         "EquiformerV2AuxiliaryHead",
+        "EquiformerV2Backbone",
+        "EquiformerV2EnergyHead",
+        "EquiformerV2ForceHead",
         "HistoryLogger",
         "LmdbReader",
         "NDeMTrainer",

@@ -184,6 +184,13 @@ class TestEquiformerV2(BackboneContract):
     )
 
 
+class TestOwnEquiformerV2(BackboneContract):
+    name, config = "EquiformerV2 (ndem_ocp)", "equiformer_v2_own"
+    model = model_of(config, **EQUIFORMER)
+    tolerance64 = 1e-4
+    note = "fairchem's EquiformerV2 with its parameters and its outputs, faster (docs/cost.md)."
+
+
 @needs_torchmd
 class TestTorchMDET(BackboneContract):
     name, config = "TorchMD-NET ET", "torchmd_et"

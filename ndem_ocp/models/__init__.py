@@ -2,6 +2,11 @@
 
 from ndem_ocp.models.build import ModelConfigError, default_auxiliary_head, two_view_config
 from ndem_ocp.models.edge_vector import DimeNetVectorHead, EdgeVectorHead, GemNetVectorHead
+from ndem_ocp.models.equiformer import (
+    EquiformerV2Backbone,
+    EquiformerV2EnergyHead,
+    EquiformerV2ForceHead,
+)
 from ndem_ocp.models.equiformer_v2 import EquiformerV2AuxiliaryHead
 from ndem_ocp.models.heads import EnergyGradientHead, OutputHead, calls_of
 from ndem_ocp.models.painn import PaiNNVectorHead
@@ -25,6 +30,9 @@ __all__ = [
     "EdgeVectorHead",
     "EnergyGradientHead",
     "EquiformerV2AuxiliaryHead",
+    "EquiformerV2Backbone",
+    "EquiformerV2EnergyHead",
+    "EquiformerV2ForceHead",
     "GemNetVectorHead",
     "ModelConfigError",
     "OutputHead",

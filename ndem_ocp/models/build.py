@@ -10,6 +10,7 @@ from fairchem.core.common.registry import registry
 
 from ndem_ocp.method import NDeMSettings
 from ndem_ocp.models.two_view import SHARED
+from ndem_ocp.models.variant import BACKBONE, to_ours
 
 # Written into configurations and checkpoints: the dotted name resolves in every process and in
 # stock fairchem, where a short name would need this package to be imported first. The model in
@@ -21,6 +22,7 @@ GENERIC_HEAD = "ndem_edge_vector_head"
 # in its attribute ``ndem_auxiliary_head``: a head's name, or {"module": name, ...arguments}.
 AUXILIARY_HEADS: dict[str, str] = {
     "equiformer_v2_backbone": "ndem_ocp.EquiformerV2AuxiliaryHead",
+    "ndem_ocp.EquiformerV2Backbone": "ndem_ocp.EquiformerV2AuxiliaryHead",
     "escn_backbone": "escn_force_head",
     "esen_backbone": "esen_linear_force_head",
     "painn_backbone": "ndem_painn_vector_head",
@@ -90,7 +92,8 @@ def two_view_config(
     if "module" not in given:
         given = {**default_auxiliary_head(config, force_head), **given}
     config["auxiliary_head"] = given
-    return config
+    # a head of fairchem named for our backbone is ours of the same parameters
+    return to_ours(config) if config["backbone"].get("model") == BACKBONE else config
 
 
 def default_auxiliary_head(model: dict[str, Any], force_head: str = "forces") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ndem_ocp.method import NDeMSettings
+from ndem_ocp.models import equiformer
 from ndem_ocp.models.build import TWO_VIEW_NAMES, ModelConfigError, two_view_config
 from ndem_ocp.models.two_view import TwoViewHydra
 from ndem_ocp.models.views import JOINT
@@ -30,7 +31,10 @@ FORCE_EMBEDDING = "force_embedding"  # attribute of a backbone that can be told 
 
 DENS_MODEL = "ndem_ocp.models.dens.DeNSHydra"
 DENS_NAMES = (DENS_MODEL, "ndem_dens_hydra")
-DENS_BACKBONES = {"equiformer_v2_backbone": "ndem_ocp.models.dens.DeNSEquiformerV2Backbone"}
+DENS_BACKBONES = {
+    "equiformer_v2_backbone": "ndem_ocp.models.dens.DeNSEquiformerV2Backbone",
+    "ndem_ocp.EquiformerV2Backbone": "ndem_ocp.models.dens.DeNSOwnEquiformerV2Backbone",
+}
 
 
 class ForceEmbedding(nn.Module):
@@ -66,9 +70,8 @@ class ForceEmbedding(nn.Module):
         return (harmonics * size)[:, :, None] * per_component
 
 
-@registry.register_model("ndem_equiformer_v2_dens_backbone")
-class DeNSEquiformerV2Backbone(EquiformerV2Backbone):
-    """fairchem's EquiformerV2 backbone, which adds told forces to its first node embedding.
+class _Told:
+    """An EquiformerV2 backbone with an embedding for told forces.
 
     Parameter names are the plain backbone's, plus ``force_embedding.weight``. A batch without
     told forces takes the plain backbone's way, to the bit.
@@ -83,10 +86,19 @@ class DeNSEquiformerV2Backbone(EquiformerV2Backbone):
             embedding = ForceEmbedding(self.lmax_list[0], self.sphere_channels, self.weight_init)
         setattr(self, FORCE_EMBEDDING, embedding)
 
+    def told(self, data: Batch) -> Tensor:
+        """(N, K, C) embedding of the told forces."""
+        return getattr(self, FORCE_EMBEDDING)(data[TOLD_FORCES])
+
+
+@registry.register_model("ndem_equiformer_v2_dens_backbone")
+class DeNSEquiformerV2Backbone(_Told, EquiformerV2Backbone):
+    """fairchem's EquiformerV2 backbone, which adds told forces to its first node embedding."""
+
     def forward(self, data: Batch) -> dict[str, Any]:
         if TOLD_FORCES not in data:
             return super().forward(data)
-        told = getattr(self, FORCE_EMBEDDING)(data[TOLD_FORCES])
+        told = self.told(data)
 
         # The first node embedding is a sum of two, species and edge degree; neither runs under
         # activation checkpointing. The told forces join the second.
@@ -98,6 +110,15 @@ class DeNSEquiformerV2Backbone(EquiformerV2Backbone):
             return super().forward(data)
         finally:
             handle.remove()
+
+
+@registry.register_model("ndem_own_equiformer_v2_dens_backbone")
+class DeNSOwnEquiformerV2Backbone(_Told, equiformer.EquiformerV2Backbone):
+    """Our EquiformerV2 backbone, which adds told forces to its first node embedding."""
+
+    def first_embedding(self, data: Batch, species: Tensor, edges: equiformer.Edges) -> Tensor:
+        x = super().first_embedding(data, species, edges)
+        return x + self.told(data).to(x.dtype) if TOLD_FORCES in data else x
 
 
 @registry.register_model("ndem_dens_hydra")

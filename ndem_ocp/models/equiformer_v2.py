@@ -1,12 +1,13 @@
-"""EquiformerV2's auxiliary vector head."""
+"""EquiformerV2's auxiliary vector head, on fairchem's backbone and on ours."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fairchem.core.common.registry import registry
-from fairchem.core.models.equiformer_v2.heads import EqV2VectorHead
 from torch import nn
+
+from ndem_ocp.models.equiformer import EquiformerV2ForceHead
 
 
 class _Narrowed:
@@ -23,7 +24,7 @@ class _Narrowed:
 
 
 @registry.register_model("ndem_equiformer_v2_head")
-class EquiformerV2AuxiliaryHead(EqV2VectorHead):
+class EquiformerV2AuxiliaryHead(EquiformerV2ForceHead):
     """fairchem's EquiformerV2 force head at a fraction of its attention width.
 
     At half width the 153M configuration (20 layers, L = 6, M = 3) grows by 3.89M parameters to

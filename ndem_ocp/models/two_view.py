@@ -137,7 +137,32 @@ class TwoViewHydra(HydraModel):
             out.pop(NOISY_FORCES, None)
             return out
         views = join_views(data)
+        if self._heads_take_one_view():
+            return self._each_its_view(data, views)
         return self._part(super().forward(views.joint), views)
+
+    def _heads_take_one_view(self) -> bool:
+        """Whether backbone and heads can work on one of two views that the backbone has seen."""
+        heads = (getattr(head, "head", head) for head in self.output_heads.values())
+        return (
+            not self.shared
+            and hasattr(self.backbone, "of_atoms")
+            and all(getattr(head, "by_view", False) for head in heads)
+        )
+
+    def _each_its_view(self, data: Batch, views: Views) -> dict[str, Any]:
+        """One forward of the backbone over both views; each head on the view that it is for."""
+        emb = self.backbone(views.joint)
+        clean = self.backbone.of_atoms(emb, slice(0, views.num_atoms))
+        second = self.backbone.of_atoms(emb, slice(views.num_atoms, len(views.joint.pos)))
+        out: dict[str, Any] = {}
+        for name, head in self.output_heads.items():
+            auxiliary = name == NOISY_FORCES
+            with torch.autocast(data.pos.device.type, enabled=head.use_amp):
+                found = head(views.joint, second) if auxiliary else head(data, clean)
+            out.update(found if self.pass_through_head_outputs or auxiliary else {name: found})
+        out[NOISY_FORCES] = _spread(out[NOISY_FORCES], views)
+        return out
 
     def _part(self, out: dict[str, Any], views: Views) -> dict[str, Any]:
         """Clean part of every output of the main heads, plus f'(X~) spread over the N atoms."""
@@ -151,8 +176,7 @@ class TwoViewHydra(HydraModel):
             else {key: split_output(part, views)[0] for key, part in value.items()}
             for name, value in out.items()
         }
-        spread = noisy.new_zeros(views.num_atoms, 3)
-        clean[NOISY_FORCES] = spread.index_copy(0, views.second_atoms, noisy.view(-1, 3))
+        clean[NOISY_FORCES] = _spread(noisy, views)
         return clean
 
     def _main_forces(self, out: dict[str, Any]) -> Tensor:
@@ -167,3 +191,9 @@ class TwoViewHydra(HydraModel):
                 "gradient force head needs regress_forces: True and direct_forces: False."
             )
         return forces
+
+
+def _spread(noisy: Tensor, views: Views) -> Tensor:
+    """f'(X~) of the M atoms of the second view among the N atoms, zero for the others."""
+    spread = noisy.new_zeros(views.num_atoms, 3)
+    return spread.index_copy(0, views.second_atoms, noisy.view(-1, 3))

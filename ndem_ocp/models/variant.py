@@ -9,13 +9,19 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-# fairchem's registered name: our class
-OURS = {
-    "equiformer_v2_backbone": "ndem_ocp.EquiformerV2Backbone",
-    "equiformer_v2_energy_head": "ndem_ocp.EquiformerV2EnergyHead",
-    "equiformer_v2_force_head": "ndem_ocp.EquiformerV2ForceHead",
+BACKBONE = "ndem_ocp.EquiformerV2Backbone"
+ENERGY_HEAD = "ndem_ocp.EquiformerV2EnergyHead"
+FORCE_HEAD = "ndem_ocp.EquiformerV2ForceHead"
+# ours: fairchem's registered name
+UPSTREAM = {
+    BACKBONE: "equiformer_v2_backbone",
+    ENERGY_HEAD: "equiformerV2_scalar_head",
+    FORCE_HEAD: "equiformerV2_vector_head",
 }
-UPSTREAM = {ours: upstream for upstream, ours in OURS.items()}
+OURS = {upstream: ours for ours, upstream in UPSTREAM.items()} | {
+    "equiformer_v2_energy_head": ENERGY_HEAD,  # what fairchem called them before
+    "equiformer_v2_force_head": FORCE_HEAD,
+}
 
 
 def to_ours(model: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +39,7 @@ def _renamed(model: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     backbone = model.get("backbone") or {}
     if "model" in backbone:
         backbone["model"] = names.get(backbone["model"], backbone["model"])
-    for head in (model.get("heads") or {}).values():
+    for head in (*(model.get("heads") or {}).values(), model.get("auxiliary_head") or {}):
         if "module" in head:
             head["module"] = names.get(head["module"], head["module"])
     return model

@@ -23,6 +23,7 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.models.equiformer_v2.trainers.forces_trainer import EquiformerV2ForcesTrainer
+from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -41,6 +42,7 @@ from ndem_ocp.training.distributed import auxiliary_parameters, rewrap
 from ndem_ocp.training.no_free_atoms import NoFreeAtoms, mean_over_ranks, sum_over_ranks
 from ndem_ocp.training.normalizers import resolve_normalizers
 from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
+from ndem_ocp.training.precision import read_precision, set_precision
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
 from ndem_ocp.training.survival import SurvivingTrainer
 from ndem_ocp.training.units import add_unit_metrics, unit_metrics
@@ -58,6 +60,7 @@ class NDeMTrainer(NoFreeAtoms, SurvivingTrainer):
     def load(self, inference_only: bool) -> None:
         self.ndem, auxiliary_head = read_task(self.config)
         check_config(self.config, self.ndem)
+        read_precision(self.config["task"])
         if not inference_only:
             check_data(self.config, self.ndem)
             resolve_normalizers(self.config)
@@ -123,6 +126,22 @@ class NDeMTrainer(NoFreeAtoms, SurvivingTrainer):
                 config=self.config,
                 normalizers=self.normalizers,
             )
+        precision, tolerance = read_precision(self.config["task"])
+        if precision != "highest":
+            set_precision(precision, tolerance, self._some_forces)
+
+    @torch.no_grad()
+    def _some_forces(self) -> Tensor:
+        """Forces of the first structures of the training set, without a trace in the run."""
+        few = range(min(4, len(self.train_dataset)))
+        batch = self.collater([self.train_dataset[index] for index in few]).to(self.device)
+        training = self.model.training
+        self.model.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # frames of edges
+            forces = OCPTrainer._forward(self, batch)[FORCES]
+        self.model.train(training)
+        return forces
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         self._noise = None

@@ -23,6 +23,7 @@ DATASETS = ("train", "val", "test", "relax")  # BaseTrainer.__init__
 TASK = (
     # ndem_ocp: training/config.py, pretrained/load.py, training/normalizers.py, training/trainer.py
     *("ndem", "init_from", "normalizer_check", "resume", "keep_checkpoints", "max_bad_steps"),
+    *("matmul_precision", "matmul_tolerance"),  # training/precision.py
     "strict_load",  # trainers/base_trainer.py, load_checkpoint
     *("eval_relaxations", "relax_dataset"),  # trainers/ocp_trainer.py, train
     "prediction_dtype",  # predict

@@ -1,0 +1,116 @@
+"""What NDeM buys at equal cost: force errors over processor time, from the small comparisons.
+
+    python benchmarks/budgets.py      # docs/images/budgets.png; its table is of readme_tables.py
+
+Equal cost here is equal processor time. Each run has a learning-rate schedule of its own length, so
+a curve's middle is not what a run of that length would have reached; its end is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from molecule_tables import spread
+
+from ndem_ocp.report.plots import ARM_COLOURS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PICTURE = ROOT / "results", ROOT / "docs/images/budgets.png"
+# file, title, unit, and what the error of a curve is on
+SETS = (
+    ("oc20_trajectories", "OC20 trajectories, new systems", "eV/Å"),
+    ("md17_ethanol_small", "MD17 ethanol", "kcal/mol/Å"),
+    ("md17_aspirin_small", "MD17 aspirin", "kcal/mol/Å"),
+)
+ARMS = {
+    "plain": "plain",
+    "ndem": "NDeM, λ = 1",
+    "plain-long": "plain, about NDeM's time",
+}
+FRACTIONS = (0.25, 0.5, 1.0)
+
+
+def curves(found: dict[str, Any], arm: str) -> list[list[tuple[float, float]]]:
+    """(processor seconds, force MAE) of each seed's validations."""
+    runs = found["arms"][arm]["runs"]
+    points = [run.get("curve") or run.get("validation") or [] for run in runs]
+    return [
+        [(point["process_s"], point.get("forces_mae", point.get("value"))) for point in run]
+        for run in points
+    ]
+
+
+def at_budget(run: list[tuple[float, float]], seconds: float) -> float | None:
+    """Error at the last validation within a budget, None before the first."""
+    within = [error for spent, error in run if spent <= seconds * (1 + 1e-9)]
+    return within[-1] if within else None
+
+
+def budgets(results: Path) -> str:
+    """Table: mean error within parts of the time that NDeM took."""
+    head = ["data", "processor time", *(ARMS[arm] for arm in ("plain-long", "ndem"))]
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    for name, title, unit in SETS:
+        path = results / f"{name}.json"
+        found = json.loads(path.read_text()) if path.exists() else None
+        if found is None or not all(curves(found, "ndem")):
+            lines.append(f"| {title} | not run | | |")
+            continue
+        whole = float(np.mean([run[-1][0] for run in curves(found, "ndem")]))
+        for fraction in FRACTIONS:
+            cells = []
+            for arm in ("plain-long", "ndem"):
+                # the seeds of an arm may need a little more than the mean
+                errors = [at_budget(run, 1.02 * fraction * whole) for run in curves(found, arm)]
+                cells.append(_cell(errors, unit))
+            minutes = f"{fraction * whole / 60:.1f} min"
+            lines.append(f"| {title} | {minutes} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(errors: list[float | None], unit: str) -> str:
+    known = [error for error in errors if error is not None]
+    if len(known) < len(errors):
+        return "no validation yet"
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    digits = 4 if unit.startswith("eV") else 3
+    return f"{spread({'mean': float(np.mean(known)), 'stdev': deviation}, digits)} {unit}"
+
+
+def plot(results: Path, path: Path) -> Path:
+    """Mean over the seeds and the range between them, one panel for each data set."""
+    figure, axes = plt.subplots(1, len(SETS), figsize=(10.5, 3.1), layout="constrained")
+    for axis, (name, title, unit) in zip(axes, SETS):
+        axis.set(title=title, xlabel="processor time (min)", ylabel=f"force MAE ({unit})")
+        source = results / f"{name}.json"
+        found = json.loads(source.read_text()) if source.exists() else {"arms": {}}
+        for colour, (arm, label) in zip(ARM_COLOURS, ARMS.items()):
+            runs = curves(found, arm) if arm in found["arms"] else []
+            if not runs or not all(runs):
+                continue
+            length = min(map(len, runs))
+            values = np.array([run[:length] for run in runs])
+            minutes, error = values[:, :, 0].mean(0) / 60, values[:, :, 1]
+            axis.plot(minutes, error.mean(0), color=colour, lw=1.3, label=label)
+            axis.fill_between(minutes, error.min(0), error.max(0), color=colour, alpha=0.18, lw=0)
+        if not axis.lines:
+            axis.text(0.5, 0.5, "not run", ha="center", transform=axis.transAxes)
+        elif unit != "eV/Å":
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.yaxis.set_minor_formatter(
+                lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""
+            )
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].legend(loc="upper right", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    print(plot(RESULTS, PICTURE).relative_to(ROOT))

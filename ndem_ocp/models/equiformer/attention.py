@@ -1,0 +1,211 @@
+"""Graph attention and edge-degree embedding of EquiformerV2, on upstream's parameters.
+
+Each function takes one of fairchem's modules for its parameters and computes what the module's own
+forward computes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch_geometric
+from fairchem.core.models.equiformer_v2.input_block import EdgeDegreeEmbedding
+from fairchem.core.models.equiformer_v2.radial_function import RadialFunction
+from fairchem.core.models.equiformer_v2.so2_ops import SO2_Convolution
+from fairchem.core.models.equiformer_v2.transformer_block import SO2EquivariantGraphAttention
+from torch import Tensor, nn
+from torch.nn.functional import embedding, linear, silu
+
+from ndem_ocp.models.equiformer.convolution import (
+    Radial,
+    message,
+    order_matrix,
+    sum_messages,
+)
+from ndem_ocp.models.equiformer.edges import Edges
+from ndem_ocp.models.equiformer.grid import s2_activation
+from ndem_ocp.models.equiformer.layout import Layout, layout
+from ndem_ocp.models.equiformer.pieces import compute_dtype
+
+
+def graph_attention(
+    module: SO2EquivariantGraphAttention,
+    x: Tensor,
+    edges: Edges,
+    degrees: tuple[int, int] | None = None,
+) -> Tensor:
+    """Attention of one layer.
+
+    Args:
+        module: holds the parameters.
+        x: (N, K, C)
+        edges: of the N atoms.
+        degrees: the degrees of the result, (first, last + 1); all by default.
+
+    Returns:
+        (N, K', output channels), K' coefficients of these degrees.
+    """
+    dtype = compute_dtype(x)
+    whole = edges.layout
+    kept = layout(whole.lmax, whole.mmax, degrees) if degrees else whole
+    y, extra = _first_convolution(module, x, edges, dtype)
+    split = module.num_heads * module.attn_alpha_channels
+    attention = _attention_weights(module, extra[:, :split], edges, len(x))
+    inputs = layout(whole.lmax, max(kept.orders))  # orders that the second convolution reads
+    y = _activate(module, y, extra[:, split:], whole, inputs)
+    out = _second_convolution(module, y, attention.to(dtype), edges, inputs, kept, len(x))
+    weight = module.proj.weight[[degree for degree, m in _node_rows(kept)]]
+    out = torch.bmm(out.transpose(0, 1), weight.to(dtype).transpose(1, 2))
+    if kept.of_order(0)[0] == 0:
+        out = torch.cat([out[:1] + module.proj.bias, out[1:]])
+    return out.transpose(0, 1)
+
+
+def _node_rows(kept: Layout) -> list[tuple[int, int]]:
+    return [(degree, m) for degree in kept.of_order(0) for m in range(-degree, degree + 1)]
+
+
+def _first_convolution(
+    module: SO2EquivariantGraphAttention, x: Tensor, edges: Edges, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(E, R, H) coefficients and (E, X) invariants: attention features, then gates."""
+    convolution: SO2_Convolution = module.so2_conv_1
+    lay = edges.layout
+    function = module.rad_func if module.use_m_share_rad else convolution.rad_func
+    hidden, last = radial_hidden(function, edges, module)
+    shared, start = [], 0
+    for order in lay.orders:
+        count = len(lay.of_order(order))
+        first = order if module.use_m_share_rad else start
+        shared.append(slice(first, first + count))
+        start += count
+    invariants = convolution.extra_m0_output_channels
+    weight, bias = convolution.fc_m0.weight.to(dtype).t(), convolution.fc_m0.bias.to(dtype)
+    mats = [weight[:, invariants:]]
+    mats += [order_matrix(part.fc.weight.to(dtype)) for part in convolution.so2_m_conv]
+    return message(
+        x.to(dtype),
+        Radial(hidden.to(dtype), last.weight.to(dtype), last.bias.to(dtype)),
+        edges.ends(dtype),
+        lay,
+        shared,
+        mats,
+        weight[:, :invariants],
+        bias[invariants:],
+        bias[:invariants],
+    )
+
+
+def _attention_weights(
+    module: SO2EquivariantGraphAttention, features: Tensor, edges: Edges, num_nodes: int
+) -> Tensor:
+    """(E, heads), summing to one over the edges of a target."""
+    features = module.alpha_norm(features.reshape(-1, module.num_heads, module.attn_alpha_channels))
+    # upstream's smooth leaky ReLU, a x + (1 - a) silu(x)
+    features = features.lerp(silu(features), 1 - module.alpha_act.alpha)
+    logits = torch.einsum("bik, ik -> bi", features, module.alpha_dot)
+    weights = torch_geometric.utils.softmax(logits, edges.target, num_nodes=num_nodes)
+    if module.alpha_dropout is not None:
+        weights = module.alpha_dropout(weights)
+    return weights
+
+
+def _activate(
+    module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, whole: Layout, inputs: Layout
+) -> Tensor:
+    """The pointwise function between the convolutions, (E, R, H) -> (E, R', H)."""
+    if module.use_gate_act:
+        return _gated(module, y, gate, whole)[:, : len(inputs.rows)]
+    grid = module.SO3_grid[whole.lmax][whole.mmax]
+    to_grid, from_grid = grid_matrices(grid, whole, y.dtype)
+    from_grid = from_grid[: len(inputs.rows)]  # orders come one after the other
+    if not module.use_sep_s2_act:
+        return s2_activation(y, None, to_grid, from_grid)
+    return s2_activation(y, gate.contiguous(), to_grid, _without_first_row(from_grid))
+
+
+def _gated(module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, lay: Layout) -> Tensor:
+    """silu on degree 0, sigmoid gates, one for each degree and channel, on the others."""
+    gates = torch.sigmoid(gate).view(len(y), lay.lmax, -1)
+    degree = torch.tensor([degree - 1 for degree, _ in lay.rows[1:]], device=y.device)
+    return torch.cat([silu(y[:, :1]), y[:, 1:] * gates[:, degree]], dim=1)
+
+
+def grid_matrices(grid: nn.Module, lay: Layout | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """To the grid, (P, R), and back, (R, P); rows as in the layout, by degree without one."""
+    to_grid, from_grid = grid.to_grid_mat.flatten(0, 1), grid.from_grid_mat.flatten(0, 1)
+    if lay is not None:
+        to_grid, from_grid = to_grid[:, lay.by_degree], from_grid[:, lay.by_degree]
+    return to_grid.to(dtype).contiguous(), from_grid.t().to(dtype).contiguous()
+
+
+def _without_first_row(from_grid: Tensor) -> Tensor:
+    from_grid = from_grid.clone()
+    from_grid[0] = 0
+    return from_grid
+
+
+def _second_convolution(
+    module: SO2EquivariantGraphAttention, y: Tensor, attention: Tensor, edges: Edges,
+    inputs: Layout, kept: Layout, num_nodes: int,
+) -> Tensor:  # fmt: skip
+    """(N, K', V): the second convolution, weighed, turned back and summed over the edges."""
+    convolution: SO2_Convolution = module.so2_conv_2
+    channels, hidden = convolution.m_output_channels, y.shape[2]
+    weights = [convolution.fc_m0.weight, *(part.fc.weight for part in convolution.so2_m_conv)]
+    mats, columns = [], []
+    factor = torch.tensor(kept.rescale, dtype=y.dtype, device=y.device)
+    factor = factor.repeat_interleave(channels)
+    for order, block in zip(kept.orders, kept.blocks):
+        weight, degrees = weights[order].to(y.dtype), kept.of_order(order)
+        # of the degrees order ... L that the weights are for
+        out = slice((degrees[0] - order) * channels, (degrees[-1] + 1 - order) * channels)
+        if order == 0:
+            matrix, bias = weight[out].t(), convolution.fc_m0.bias[out].to(y.dtype)
+        else:
+            halves = weight.chunk(2, dim=0)
+            matrix = order_matrix(torch.cat([half[out] for half in halves]))
+        scale = factor[block.start * channels : block.stop * channels]
+        mats.append(matrix * scale)
+        if order == 0:
+            bias = bias * scale
+        rows = inputs.blocks[order]
+        columns.append(slice(rows.start * hidden, rows.stop * hidden))
+    ends = edges.ends(y.dtype, kept)
+    return sum_messages(y.flatten(1), attention, ends, num_nodes, columns, mats, bias)
+
+
+def radial_hidden(
+    function: RadialFunction, edges: Edges, owner: nn.Module
+) -> tuple[Tensor, nn.Linear]:
+    """A radial function up to its last layer: (E, h), and that layer.
+
+    Where the first layer also reads the species of both ends, its part for them is a table with a
+    row for each species, in place of a product for each edge.
+    """
+    first, *rest, last = function.net
+    if owner.use_atom_edge_embedding:
+        distances = edges.distance.shape[1]
+        source, target = owner.source_embedding.weight, owner.target_embedding.weight
+        parts = first.weight.split([distances, source.shape[1], target.shape[1]], dim=1)
+        hidden = linear(edges.distance, parts[0], first.bias)
+        hidden = hidden + embedding(edges.source_species, source @ parts[1].t())
+        hidden = hidden + embedding(edges.target_species, target @ parts[2].t())
+    else:
+        hidden = first(edges.distance)
+    for layer in rest:
+        hidden = layer(hidden)
+    return hidden, last
+
+
+def edge_degree(module: EdgeDegreeEmbedding, edges: Edges, num_nodes: int) -> Tensor:
+    """The first node embedding's part from the edges, (N, K, C)."""
+    hidden, last = radial_hidden(module.rad_func, edges, module)
+    dtype = compute_dtype(hidden)
+    lay = edges.layout
+    scale = torch.tensor(lay.rescale[: lay.lmax + 1], dtype=dtype, device=hidden.device)
+    scale = scale.repeat_interleave(module.sphere_channels) / module.rescale_factor
+    ends = edges.ends(dtype)
+    ends = ends._replace(frames=ends.frames[:, : lay.lmax + 1])
+    matrix, bias = last.weight.to(dtype).t() * scale, last.bias.to(dtype) * scale
+    columns = [slice(0, hidden.shape[1])]
+    return sum_messages(hidden.to(dtype), None, ends, num_nodes, columns, [matrix], bias)

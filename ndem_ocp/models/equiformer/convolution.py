@@ -1,0 +1,281 @@
+"""SO(2) convolutions of EquiformerV2 between nodes and edges, with their gradients.
+
+    message        y = W (r o D [x_source, x_target])      nodes -> edges, first convolution
+    sum_messages   x_i = sum_(edges to i) D^T a o (W y)     edges -> nodes, second convolution
+
+D are the edges' Wigner matrices, r radial weights, a attention weights, W one matrix for each order
+m. Nothing of the size of a rotated message is kept for the gradient: rotations and radial weights
+are computed again, which is cheaper than writing them to memory and reading them back.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ndem_ocp.models.equiformer.layout import Layout
+from ndem_ocp.models.equiformer.pieces import grad, in_given_types, pieces
+
+
+class Ends(NamedTuple):
+    """Edges by their ends and their frames."""
+
+    source: Tensor  # (E,)
+    target: Tensor  # (E,)
+    frames: Tensor  # (E, R, K) Wigner matrices
+
+
+class Radial(NamedTuple):
+    """The last layer of a radial function, r = hidden weight^T + bias."""
+
+    hidden: Tensor  # (E, h)
+    weight: Tensor  # (Q * 2C, h)
+    bias: Tensor  # (Q * 2C,)
+
+
+def order_matrix(weight: Tensor) -> Tensor:
+    """(2O, I) weights (W_r, W_i) of one order -> (2I, 2O) matrix on rows (x_m, x_-m).
+
+    y_m = W_r x_m - W_i x_-m,  y_-m = W_r x_-m + W_i x_m
+    """
+    real, imaginary = weight.t().chunk(2, dim=1)
+    return torch.cat(
+        [torch.cat([real, imaginary], dim=1), torch.cat([-imaginary, real], dim=1)], dim=0
+    )
+
+
+def message(
+    x: Tensor, radial: Radial, ends: Ends, layout: Layout, shared: list[slice], mats: list[Tensor],
+    extra: Tensor | None, bias: Tensor, extra_bias: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """First convolution.
+
+    Args:
+        x: (N, K, C) node features.
+        radial: its weights are for 2C channels of Q (degree, order) pairs.
+        ends: E edges.
+        layout: of the edges.
+        shared: for each order, which of the Q pairs weigh its degrees (+m and -m alike).
+        mats: for each order, (rows * 2C, rows * H).
+        extra: (rows of m = 0 * 2C, X) further invariant outputs.
+        bias: (rows of m = 0 * H,)
+        extra_bias: (X,)
+
+    Returns:
+        (E, R, H) edge coefficients and (E, X) or None.
+    """
+    out, more = _Message.apply(
+        x, *radial, extra, extra_bias, bias, (ends, layout, tuple(shared)), *mats
+    )
+    return out, more if extra is not None else None
+
+
+class _Message(torch.autograd.Function):
+    @staticmethod
+    @in_given_types
+    def forward(ctx, x, hidden, weight, radial_bias, extra, extra_bias, bias, where, *mats):
+        ends, layout, _ = where
+        ctx.save_for_backward(x, hidden, weight, radial_bias, extra, *mats)
+        ctx.where = where
+        edges, rows = len(ends.source), len(layout.rows)
+        heads = mats[0].shape[1] // (layout.blocks[0].stop)
+        out = x.new_empty(edges, rows * heads)
+        more = x.new_empty(edges, 0 if extra is None else extra.shape[1])
+        wide = 2 * x.shape[2]
+        for piece in pieces(edges, x, x.shape[1] * wide):
+            turned = _turn(x, ends, piece)
+            _weigh(turned, torch.addmm(radial_bias, hidden[piece], weight.t()), where)
+            flat = turned.flatten(1)
+            for block, matrix in zip(layout.blocks, mats):
+                columns = slice(block.start * heads, block.stop * heads)
+                left = flat[:, block.start * wide : block.stop * wide]
+                torch.mm(left, matrix, out=out[piece, columns])
+            if extra is not None:
+                left = flat[:, : layout.blocks[0].stop * wide]
+                torch.addmm(extra_bias, left, extra, out=more[piece])
+        out[:, : len(bias)] += bias
+        return out.view(edges, rows, heads), more
+
+    @staticmethod
+    @once_differentiable
+    @in_given_types
+    def backward(ctx, g, g_more):
+        x, hidden, weight, radial_bias, extra, *mats = ctx.saved_tensors
+        ends, layout, _ = ctx.where
+        edges, heads, wide = len(g), g.shape[2], 2 * x.shape[2]
+        g = g.flatten(1)
+        need = ctx.needs_input_grad
+        d_x = grad(ctx, 0, x)
+        d_hidden = torch.empty_like(hidden) if need[1] else None
+        d_weight, d_radial_bias = grad(ctx, 2, weight), grad(ctx, 3, radial_bias)
+        d_extra = grad(ctx, 4, extra)
+        d_mats = [grad(ctx, 8 + number, matrix) for number, matrix in enumerate(mats)]
+        for piece in pieces(edges, x, x.shape[1] * wide):
+            turned = _turn(x, ends, piece)
+            radial = torch.addmm(radial_bias, hidden[piece], weight.t())
+            weighed = turned.clone()
+            _weigh(weighed, radial, ctx.where)
+            flat, back = weighed.flatten(1), torch.empty_like(turned).flatten(1)
+            for number, (block, matrix) in enumerate(zip(layout.blocks, mats)):
+                inner = slice(block.start * wide, block.stop * wide)
+                outer = g[piece, block.start * heads : block.stop * heads]
+                torch.mm(outer, matrix.t(), out=back[:, inner])
+                if d_mats[number] is not None:
+                    d_mats[number].addmm_(flat[:, inner].t(), outer)
+            if extra is not None:
+                inner = slice(0, layout.blocks[0].stop * wide)
+                back[:, inner].addmm_(g_more[piece], extra.t())
+                if d_extra is not None:
+                    d_extra.addmm_(flat[:, inner].t(), g_more[piece])
+            back = back.view_as(turned)
+            d_radial = _weigh_back(back, turned, radial, ctx.where)
+            if d_hidden is not None:
+                torch.mm(d_radial, weight, out=d_hidden[piece])
+            if d_weight is not None:
+                d_weight.addmm_(d_radial.t(), hidden[piece])
+                d_radial_bias += d_radial.sum(0)
+            if d_x is not None:
+                _turn_back(back, ends, piece, d_x)
+        d_bias = g[:, : layout.blocks[0].stop * heads].sum(0) if need[6] else None
+        d_extra_bias = g_more.sum(0) if need[5] and extra is not None else None
+        return (
+            d_x, d_hidden, d_weight, d_radial_bias, d_extra, d_extra_bias, d_bias, None, *d_mats
+        )  # fmt: skip
+
+
+def _turn(x: Tensor, ends: Ends, piece: slice) -> Tensor:
+    """D [x_source, x_target] of a piece of the edges, (n, R, 2C)."""
+    channels = x.shape[2]
+    both = x.new_empty(piece.stop - piece.start, x.shape[1], 2 * channels)
+    both[..., :channels] = x[ends.source[piece]]
+    both[..., channels:] = x[ends.target[piece]]
+    return torch.bmm(ends.frames[piece], both)
+
+
+def _turn_back(back: Tensor, ends: Ends, piece: slice, d_x: Tensor) -> None:
+    """Add D^T back to the ends of a piece of the edges."""
+    inverse, channels = ends.frames[piece].transpose(1, 2), d_x.shape[2]
+    # two products: what index_add_ adds must lie together, or it takes ten times as long
+    d_x.index_add_(0, ends.source[piece], torch.bmm(inverse, back[..., :channels]))
+    d_x.index_add_(0, ends.target[piece], torch.bmm(inverse, back[..., channels:]))
+
+
+def _parts(turned: Tensor, radial: Tensor, where: Any) -> list[tuple[Tensor, Tensor]]:
+    """Views of rows (n, rows, 2C) with the radial weights (n, rows, 2C) that belong to them."""
+    _, layout, shared = where
+    radial = radial.view(len(radial), -1, turned.shape[2])
+    found = []
+    for order, block, pairs in zip(layout.orders, layout.blocks, shared):
+        rows = turned[:, block]
+        halves = (rows,) if order == 0 else rows.chunk(2, dim=1)
+        found += [(half, radial[:, pairs]) for half in halves]
+    return found
+
+
+def _weigh(turned: Tensor, radial: Tensor, where: Any) -> None:
+    """turned := r o turned."""
+    for rows, weights in _parts(turned, radial, where):
+        rows *= weights
+
+
+def _weigh_back(back: Tensor, turned: Tensor, radial: Tensor, where: Any) -> Tensor:
+    """Gradient of the radial weights, (n, Q * 2C); back := r o back."""
+    d_radial = torch.zeros_like(radial)
+    parts = zip(_parts(back, radial, where), _parts(turned, d_radial, where))
+    for (rows, weights), (before, d_weights) in parts:
+        d_weights.addcmul_(rows, before)
+        rows *= weights
+    return d_radial
+
+
+def sum_messages(
+    y: Tensor, attention: Tensor | None, ends: Ends, num_nodes: int, inputs: list[slice],
+    mats: list[Tensor], bias: Tensor,
+) -> Tensor:  # fmt: skip
+    """Second convolution and the sum over the edges of each target.
+
+    Args:
+        y: (E, I) flat edge coefficients.
+        attention: (E, heads) weights, or None for one.
+        ends: E edges; the frames have the rows (E, R, K') that the matrices give.
+        num_nodes: N.
+        inputs: for each matrix the columns of y that it multiplies.
+        mats: (inputs, rows * V), one for each order.
+        bias: of the first.
+
+    Returns:
+        (N, K', V)
+    """
+    where = (ends, num_nodes, tuple(inputs))
+    return _SumMessages.apply(y, attention, bias, where, *mats)
+
+
+class _SumMessages(torch.autograd.Function):
+    @staticmethod
+    @in_given_types
+    def forward(ctx, y, attention, bias, where, *mats):
+        ends, num_nodes, inputs = where
+        rows, width = ends.frames.shape[1], sum(matrix.shape[1] for matrix in mats)
+        out = y.new_zeros(num_nodes, ends.frames.shape[2], width // rows)
+        # What the attention weighs is kept: its matrix product costs more than its memory.
+        keep = attention is not None and ctx.needs_input_grad[1]
+        kept = y.new_empty(len(y), width) if keep else None
+        for piece in pieces(len(y), y, width + out.shape[1] * out.shape[2]):
+            n = piece.stop - piece.start
+            value = kept[piece] if keep else y.new_empty(n, width)
+            start = 0
+            for columns, matrix in zip(inputs, mats):
+                stop = start + matrix.shape[1]
+                torch.mm(y[piece, columns], matrix, out=value[:, start:stop])
+                start = stop
+            value[:, : len(bias)] += bias
+            value = _attended(value.view(n, rows, -1), attention, piece)
+            back = torch.bmm(ends.frames[piece].transpose(1, 2), value)
+            out.index_add_(0, ends.target[piece], back)
+        ctx.save_for_backward(y, attention, bias, kept, *mats)
+        ctx.where = where
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @in_given_types
+    def backward(ctx, g):
+        y, attention, bias, kept, *mats = ctx.saved_tensors
+        ends, _, inputs = ctx.where
+        width = sum(matrix.shape[1] for matrix in mats)
+        d_y = torch.empty_like(y) if ctx.needs_input_grad[0] else None
+        if d_y is not None and sum(c.stop - c.start for c in inputs) < y.shape[1]:
+            d_y.zero_()
+        d_attention = torch.empty_like(attention) if kept is not None else None
+        d_bias = grad(ctx, 2, bias)
+        d_mats = [grad(ctx, 4 + number, matrix) for number, matrix in enumerate(mats)]
+        for piece in pieces(len(y), y, width + g.shape[1] * g.shape[2]):
+            n = piece.stop - piece.start
+            value = torch.bmm(ends.frames[piece], g[ends.target[piece]])
+            if d_attention is not None:
+                product = (kept[piece].view_as(value) * value).sum(1)
+                d_attention[piece] = product.view(n, attention.shape[1], -1).sum(2)
+            value = _attended(value, attention, piece).view(n, width)
+            start = 0
+            for number, (columns, matrix) in enumerate(zip(inputs, mats)):
+                stop = start + matrix.shape[1]
+                if d_y is not None:
+                    torch.mm(value[:, start:stop], matrix.t(), out=d_y[piece, columns])
+                if d_mats[number] is not None:
+                    d_mats[number].addmm_(y[piece, columns].t(), value[:, start:stop])
+                start = stop
+            if d_bias is not None:
+                d_bias += value[:, : len(bias)].sum(0)
+        return d_y, d_attention, d_bias, None, *d_mats
+
+
+def _attended(value: Tensor, attention: Tensor | None, piece: slice) -> Tensor:
+    """a o value, (n, rows, V), each head weighing its V / heads channels."""
+    if attention is None:
+        return value
+    heads = attention.shape[1]
+    weights = attention[piece].repeat_interleave(value.shape[2] // heads, dim=1)
+    return value * weights[:, None]

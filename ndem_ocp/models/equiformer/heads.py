@@ -1,0 +1,93 @@
+"""Heads for our EquiformerV2: upstream's parameters and outputs, and only the work they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.models.equiformer_v2.heads import EqV2ScalarHead, EqV2VectorHead
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+from torch_geometric.data import Batch
+
+from ndem_ocp.models.equiformer.attention import graph_attention
+from ndem_ocp.models.equiformer.backbone import EDGES
+from ndem_ocp.models.equiformer.block import feed_forward, scalar_gate
+
+
+class _ZeroGradient(torch.autograd.Function):
+    """The identity, with a gradient of zero for parameters that it does not depend on."""
+
+    @staticmethod
+    def forward(ctx, x, *parameters):
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return (g, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors))
+
+
+@registry.register_model("ndem_equiformer_v2_energy_head")
+class EquiformerV2EnergyHead(EqV2ScalarHead):
+    """fairchem's scalar head: same parameters, same output.
+
+    Of its feed-forward network only degree 0 is read, and with the separable grid MLP degree 0
+    never passes through the grid: two small layers are left. The other parameters get the gradient
+    that they have upstream, zero.
+    """
+
+    by_view = True  # works on a part of a batch: TwoViewHydra
+
+    def forward(self, data: Batch, emb: dict[str, Any]) -> dict[str, Tensor]:
+        """{output_name: (B,)} normalised."""
+        x = emb["node_embedding"].embedding
+        per_atom = self._per_atom(x).view(-1)
+        total = torch.zeros(len(data.natoms), device=x.device, dtype=per_atom.dtype)
+        total.index_add_(0, data.batch, per_atom)
+        if self.reduce == "sum":
+            return {self.output_name: total / self.avg_num_nodes}
+        if self.reduce == "mean":
+            return {self.output_name: total / data.natoms}
+        raise ValueError(f"reduce is {self.reduce!r}: sum or mean.")
+
+    def _per_atom(self, x: Tensor) -> Tensor:
+        network = self.energy_block
+        gate = scalar_gate(network, x) if network.use_grid_mlp else None
+        if gate is None:
+            return feed_forward(network, x)[:, 0]
+        out = linear(gate, network.so3_linear_2.weight[0], network.so3_linear_2.bias)
+        if not torch.is_grad_enabled():
+            return out
+        idle = [*network.so3_linear_1.parameters(), *network.grid_mlp.parameters()]
+        return _ZeroGradient.apply(out, *idle)
+
+
+@registry.register_model("ndem_equiformer_v2_force_head")
+class EquiformerV2ForceHead(EqV2VectorHead):
+    """fairchem's vector head: same parameters, same output; computes degree 1 only.
+
+    On fairchem's own backbone it is fairchem's head.
+    """
+
+    by_view = True
+
+    def forward(self, data: Batch, emb: dict[str, Any]) -> dict[str, Tensor]:
+        """{output_name: (N, 3)} normalised."""
+        if EDGES not in emb:
+            return super().forward(data, emb)
+        x = emb["node_embedding"].embedding
+        arguments = (self.force_block, x, emb[EDGES], (1, 2))
+        if self.activation_checkpoint and torch.is_grad_enabled():
+            out = checkpoint(graph_attention, *arguments, use_reentrant=False)
+        else:
+            out = graph_attention(*arguments)
+        out = out.reshape(-1, 3)
+        if torch.is_grad_enabled():
+            # not read: orders above 1 of the second convolution, and the bias of degree 0
+            orders = self.force_block.so2_conv_2.so2_m_conv[1:]
+            idle = [part.fc.weight for part in orders]
+            out = _ZeroGradient.apply(out, *idle, self.force_block.proj.bias)
+        return {self.output_name: out}
