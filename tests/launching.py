@@ -60,7 +60,7 @@ def ndem(*words: str | Path, **kwargs: Any) -> subprocess.Popen[str]:
     )
 
 
-def finished(process: subprocess.Popen[str], limit_s: float = 240) -> tuple[int, str]:
+def finished(process: subprocess.Popen[str], limit_s: float = 900) -> tuple[int, str]:
     """Exit code and output; a process that does not end is a failure, and killed."""
     try:
         out, _ = process.communicate(timeout=limit_s)

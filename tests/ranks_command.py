@@ -14,6 +14,22 @@ import yaml
 
 FAIRCHEM = Path(sys.executable).with_name("fairchem")
 FINISHED = "Total time taken"  # fairchem's last line of a run
+ISOLATE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+
+
+def _own_network() -> tuple[str, ...]:
+    """Words before a command that give it a network of its own; none where that is not allowed.
+
+    The stock command meets at torch's default port, which another run on the machine may have.
+    """
+    try:
+        done = subprocess.run([*ISOLATE, "true"], capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return ISOLATE if done.returncode == 0 else ()
+
+
+OWN_NETWORK = _own_network()
 
 
 class Command:
@@ -33,7 +49,7 @@ class Command:
         # A file and no pipe: a process that outlives the command must not keep us waiting.
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
-                [str(part) for part in (FAIRCHEM, *arguments)],
+                [*OWN_NETWORK, *(str(part) for part in (FAIRCHEM, *arguments))],
                 cwd=run_dir,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -60,6 +76,17 @@ class Command:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
+
+    def ended_after(self, line: str, seconds: float, soon: float) -> int | None:
+        """Exit status; None if the command still runs ``soon`` seconds after it wrote ``line``."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            status = self.ended(1)
+            if status is not None:
+                return status
+            if line in self.output:
+                return self.ended(soon)
+        raise AssertionError(f"no end after {seconds} s: {self.output[-4000:]}")
 
     def wait_for(self, files: str, lines: int, seconds: float) -> None:
         """Until a file that matches the pattern below the run's folder has so many lines."""

@@ -93,7 +93,7 @@ def _rank(rank: int, ranks: int, port: int, config: dict, run_dir: Path, hook: A
     os._exit(status)  # no exit handlers of the process that was forked
 
 
-def finish(processes: list[Any], run_dir: Path, seconds: float = 120) -> int:
+def finish(processes: list[Any], run_dir: Path, seconds: float = 400) -> int:
     """Wait for all ranks; the exit status that they share. A negative one is a signal."""
     until = time.monotonic() + seconds
     for process in processes:

@@ -148,6 +148,26 @@ def test_bad_steps_that_are_not_in_a_row_do_not_stop_the_run(demo_data, tmp_path
         train(config, tmp_path / "other", lambda t: spoil(t, {2, 4, 5}, "label"))
 
 
+def test_mixed_precision_stops_when_no_scale_makes_the_gradient_finite(demo_data, tmp_path):
+    """Its scaler leaves steps out and halves its scale: 4, 2, 1 as usual, then they count."""
+    config = short_run(demo_data)
+    config["task"]["max_bad_steps"] = 2
+
+    def hook(trainer):
+        trainer.scaler = torch.GradScaler("cpu", init_scale=4.0)  # fairchem has it on GPUs only
+        parameter = next(trainer.model.parameters())
+        parameter.register_hook(
+            lambda grad: torch.full_like(grad, NAN) if trainer.step >= 3 else grad
+        )
+
+    with (
+        pytest.warns(UserWarning, match="CUDA is not available"),
+        pytest.raises(BadStepsError, match=r"2 steps in a row, up to step 6, .*\(gradient\)"),
+    ):
+        train(config, tmp_path, hook)
+    assert [line["step"] for line in lines_of(tmp_path)] == [5, 6]
+
+
 def test_a_label_is_named_by_its_own_structure(demo_data, tmp_path):
     """Not the whole batch: the one structure whose label or output is bad."""
     trainer = trainer_of(short_run(demo_data), tmp_path, run_id=RUN)

@@ -62,6 +62,21 @@ def test_history_passes_everything_on_to_the_inner_logger(tmp_path):
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
+def test_a_lost_inner_logger_does_not_end_the_run(tmp_path, monkeypatch, caplog):
+    log = logger_in(tmp_path, "tensorboard")
+
+    def gone(*args):
+        raise BrokenPipeError("the service is gone")
+
+    monkeypatch.setattr(log._inner._logger, "log", gone)
+    for step in (1, 2):
+        log.log({"loss": 1.0}, step=step, split="train")
+    log.mark_preempting()
+    assert [r["step"] for r in read_history(tmp_path)] == [1, 2]
+    (said,) = [r.message for r in caplog.records if "is lost" in r.message]
+    assert "TensorboardLogger is lost (BrokenPipeError: the service is gone)" in said
+
+
 def test_a_missing_history_says_what_writes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ndem_ocp\.HistoryLogger"):
         find_history(tmp_path)

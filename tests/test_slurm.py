@@ -7,12 +7,14 @@ import json
 import os
 import re
 import signal
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from wandb.proto.wandb_internal_pb2 import Record, RunRecord
 
 from launching import LOGGER, assert_same_run, environment, record, wait_for, write_config
 from ndem_ocp.cli import main
@@ -20,13 +22,16 @@ from ndem_ocp.launch.tasks import Manifest, read_manifest
 from reliability import observed
 from slurm_cluster import Cluster, Unavailable, cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(4000)]
 
-EPOCHS = 10  # of 10 steps with two ranks
-STEPS = 100
+EPOCHS = 6  # of 10 steps with two ranks
+STEPS = 60
 EVERY = 5  # steps between checkpoints
 DISTURB_AT = 12
-ARMS = ("undisturbed", "requeued", "killed", "timed-out")
+WANDB = {"logger.inner": "wandb", "logger.project": "ndem-test"}  # offline
+# files stand for them (gres.conf); the ranks compute on the CPU
+GPUS = ("--sbatch", "gres=gpu:2", "--setup", "echo CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES")
+ARMS = {"undisturbed": {}, "requeued": WANDB, "killed": {}, "timed-out": WANDB}
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +93,19 @@ def runs(slurm: Cluster, demo_data, tmp_path_factory) -> Runs:
         "config": "run.yml",
         "test": "none",
         "metrics": ["forces_mae"],
-        "arms": {**{arm: {} for arm in ARMS}, "misspelt": {"task.ndem.sigma_maximum": 1}},
+        "arms": {**ARMS, "misspelt": {"task.ndem.sigma_maximum": 1}},
     }
     (folder / "faults.yml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     found = Runs(
         submit(folder / "faults.yml", folder / "sweep", "--sbatch", "nodelist=n1"),
-        submit(config, folder / "node", "--sbatch", "nodelist=n2"),
+        submit(config, folder / "node", "--sbatch", "nodelist=n2", *GPUS),
     )
     faults = {"requeued": requeue, "killed": kill, "timed-out": time_out, "run": cut_power}
-    wait_for(lambda: disturb(slurm, found, faults), 600, lambda: story(slurm, found))
+    wait_for(lambda: disturb(slurm, found, faults), 1800, lambda: story(slurm, found))
     names = (*ARMS, "misspelt", "run")
     wait_for(
         lambda: all(found.said(name).get("state") in ("finished", "failed") for name in names),
-        600,
+        1800,
         lambda: story(slurm, found),
     )
     return found
@@ -200,7 +205,7 @@ def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint(runs):
         1,
         "the other rank ended, the batch script requeued the task; curve and weights equal an "
         "undisturbed run's to the bit",
-        f"{lost} steps were computed twice (a checkpoint every {EVERY})",
+        f"steps computed twice: {lost} (a checkpoint every {EVERY})",
     )
 
 
@@ -238,7 +243,7 @@ def test_a_failed_node_costs_the_steps_since_the_last_checkpoint(runs):
         1,
         "SLURM started the job again, it went on from the newest checkpoint; curve and weights "
         "equal an undisturbed run's to the bit",
-        f"{lost} steps were computed twice (a checkpoint every {EVERY})",
+        f"steps computed twice: {lost} (a checkpoint every {EVERY})",
     )
 
 
@@ -281,11 +286,43 @@ def test_every_task_has_its_own_run_in_one_group(runs):
     assert len({config["cmd"]["timestamp_id"] for config in configs}) == len(ARMS)  # W&B's ids
     assert {config["logger"]["group"] for config in configs} == {"faults"}
     assert [config["cmd"]["identifier"] for config in configs] == list(ARMS)
+    offline = {arm: wandb_runs(runs.of(arm)[0]) for arm in ("requeued", "timed-out")}
+    for arm, starts in offline.items():
+        assert [(run.run_id, run.run_group) for run in starts] == 2 * [(runs.of(arm)[1], "faults")]
+    assert offline["requeued"][0].run_id != offline["timed-out"][0].run_id
+    observed(
+        "slurm",
+        "tasks of an array that are requeued, with W&B (what it writes offline)",
+        len(offline),
+        "each is one W&B run over both of its starts, and all are in the sweep's group",
+        "nothing",
+    )
+
+
+def wandb_runs(run_dir: Path) -> list[RunRecord]:
+    """What W&B would send about the run, start by start: its file is a log of checksum, length,
+    kind and message."""
+    found = []
+    for path in sorted(run_dir.glob("logs/*/*/wandb/offline-run-*/*.wandb")):
+        content, place = path.read_bytes(), 7
+        while place < len(content):
+            (length,) = struct.unpack_from("<H", content, place + 4)
+            record = Record.FromString(content[place + 7 : place + 7 + length])
+            if record.HasField("run"):
+                found.append(record.run)
+                break
+            place += 7 + length
+    return found
+
+
+def test_a_job_gets_the_gpus_that_it_asks_for(runs, slurm):
+    assert slurm.field(job_of(runs, "run"), "TresPerNode").endswith("gpu:2")
+    assert "CUDA_VISIBLE_DEVICES=0,1" in log_of(runs, "run")
 
 
 def test_what_is_finished_is_not_submitted_again(runs, slurm, capsys):
     path = runs.node.folder.parent / "run.yml"
-    submit(path, runs.node.folder, "--sbatch", "nodelist=n2")
+    submit(path, runs.node.folder, "--sbatch", "nodelist=n2", *GPUS)
     assert "All 1 tasks are finished" in capsys.readouterr().out
     with pytest.raises(AssertionError):  # ndem's exit status is 2
         submit(path, runs.node.folder, "--seeds", "7")

@@ -21,7 +21,7 @@ from test_molecules import TINY, springs
 from test_slurm import slurm  # noqa: F401 (a fixture)
 
 FILES = sorted(path.name for path in (ROOT / "slurm").glob("*.sbatch"))
-ON_SLURM = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
+ON_SLURM = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(4000)]
 
 
 def on_slurm(test: Callable) -> Callable:
@@ -98,7 +98,7 @@ def finished_runs(folder: Path, runs: str, count: int) -> list[dict]:
     def logs() -> str:
         return "\n".join(f"{p.name}: {p.read_text()[-1500:]}" for p in folder.glob("*.out"))
 
-    return wait_for(found, 400, logs)
+    return wait_for(found, 1800, logs)
 
 
 @on_slurm
@@ -158,7 +158,7 @@ def test_a_preemption_with_grace_is_a_pause(slurm, folder, monkeypatch):  # noqa
         "optim.checkpoint_every=1000",
     )
     run = (folder / "runs/preemptible", f"ndem-spare-{job}")
-    wait_for(lambda: record(*run).get("step", 0) >= 5, 300, "the job did not start")
+    wait_for(lambda: record(*run).get("step", 0) >= 5, 1800, "the job did not start")
     slurm.run("sbatch", "-p", "urgent", "--exclusive", "--nodes=2", "--wrap", "sleep 5", cwd=folder)
     (said,) = finished_runs(folder, "runs/preemptible", 1)
     assert (said["starts"], said["step"]) == (2, 40)

@@ -169,5 +169,6 @@ def leave(code: int, place: Place) -> NoReturn:
         late = threading.Timer(_CLOSING_S, os._exit, [code])
         late.daemon = True
         late.start()
-        atexit._run_exitfuncs()
+        with contextlib.suppress(Exception):  # a logger that is lost cannot be closed
+            atexit._run_exitfuncs()
     os._exit(code)

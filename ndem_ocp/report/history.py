@@ -22,6 +22,7 @@ import wandb
 from fairchem.core.common.logger import Logger, WandBLogger
 from fairchem.core.common.registry import registry
 
+from ndem_ocp.report.losable import Losable
 from ndem_ocp.report.run_record import add_summary, write_run_record
 
 FILE_NAME = "history.jsonl"
@@ -39,6 +40,7 @@ class HistoryLogger(Logger):
 
     The inner logger's curves never go back: what an earlier start of the run has passed on to it is
     not passed on again, and W&B, which refuses a step below its last one, is not given any.
+    If the inner logger fails, its service was killed say, the run goes on without it.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -52,12 +54,14 @@ class HistoryLogger(Logger):
         self._busy_before = before["process_s"]
         inner = settings.get("inner")
         self._passed_on = _last_steps(self.path) if inner else {}
-        self._inner = registry.get_logger_class(inner)(config) if inner else None
-        self._first_step = 0
-        if isinstance(self._inner, WandBLogger):
-            # W&B itself says 0 in a new run, and in every run that goes on offline.
-            last = max(self._passed_on.values(), default=-1)
-            self._first_step = max(last + 1, wandb.run.starting_step)
+        self._inner, self._first_step = None, 0
+        if inner:
+            logger = registry.get_logger_class(inner)(config)
+            if isinstance(logger, WandBLogger):
+                # W&B itself says 0 in a new run, and in every run that goes on offline.
+                last = max(self._passed_on.values(), default=-1)
+                self._first_step = max(last + 1, wandb.run.starting_step)
+            self._inner = Losable(logger)
 
     def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
         plain = {key: _plain(value) for key, value in update_dict.items()}
@@ -72,12 +76,11 @@ class HistoryLogger(Logger):
             **numbers,
         }
         self._append(record)
-        if self._inner is not None:
-            passed_on = self._passed_on
-            new = {k: v for k, v in update_dict.items() if step > passed_on.get((split, k), -1)}
-            if new:
-                # A validation that a kill cut off is done again at a step that W&B has closed.
-                self._inner.log(new, max(int(step), self._first_step), split)
+        passed_on = self._passed_on
+        new = {k: v for k, v in update_dict.items() if step > passed_on.get((split, k), -1)}
+        if new:
+            # A validation that a kill cut off is done again at a step that W&B has closed.
+            self._pass_on("log", new, max(int(step), self._first_step), split)
 
     def resumed(self, step: int, evaluates: bool) -> None:
         """Say that the run goes on after ``step``, and whether it evaluates that step again.

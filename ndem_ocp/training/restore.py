@@ -21,6 +21,7 @@ _MOVING = (
     *("T_cur", "T_i", "_get_lr_called_within_step", "_is_initial"),
 )
 _GROUP_STATE = ("params", "lr")
+_MOMENTUM = ("betas", "momentum")
 
 
 def trained_names(model: nn.Module) -> list[str]:
@@ -118,10 +119,18 @@ def restore_schedule(schedule: Any, saved: Mapping[str, Any] | None, last_epoch:
     return False
 
 
-def keep_configured(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
-    """Give each group the settings it had before a state was loaded, all but the current rate."""
+def keep_configured(
+    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], schedule: Any = None
+) -> None:
+    """Give each group the settings it had before a state was loaded.
+
+    All but those that move: the current rate, and the momentum where ``schedule`` (of torch) cycles
+    it, as OneCycleLR does.
+    """
+    cycles = getattr(schedule, "cycle_momentum", False)
+    moving = (*_GROUP_STATE, *(_MOMENTUM if cycles else ()))
     for group, configured in zip(optimizer.param_groups, groups):
-        group.update({key: value for key, value in configured.items() if key not in _GROUP_STATE})
+        group.update({key: value for key, value in configured.items() if key not in moving})
 
 
 def _rates(schedule: Any) -> list[float] | None:

@@ -26,6 +26,8 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, read_checkpoint
 from ndem_ocp.data.reader import limits_from_model, loader_options
+from ndem_ocp.report.history import HistoryLogger
+from ndem_ocp.report.losable import Losable
 from ndem_ocp.training.bad_steps import BadSteps, skip_infinite_gradients
 from ndem_ocp.training.position import Position
 from ndem_ocp.training.restore import (
@@ -66,6 +68,11 @@ class SurvivingTrainer(OCPTrainer):
         self._validating = False
         self._before_validation: dict[str, Any] | None = None
         super().load(inference_only)
+
+    def load_logger(self) -> None:
+        super().load_logger()
+        if self.logger is not None and not isinstance(self.logger, HistoryLogger):
+            self.logger = Losable(self.logger)
 
     def load_datasets(self) -> None:
         self._complete_datasets()
@@ -224,7 +231,8 @@ class SurvivingTrainer(OCPTrainer):
             state["ema"] = ema_by_name(state["ema"], names, self.ema.shadow_params, strict)
         super().load_checkpoint(checkpoint_path, state, inference_only)
         if groups is not None:
-            keep_configured(self.optimizer, groups)
+            schedule = getattr(self.scheduler, "scheduler", None)  # "Null" has none
+            keep_configured(self.optimizer, groups, schedule)
             self._go_on(Path(checkpoint_path), checkpoint)
 
     def _read(self, path: str) -> tuple[str, dict[str, Any]]:
@@ -418,7 +426,11 @@ class SurvivingTrainer(OCPTrainer):
             self.metrics = {}  # the means since the last print hold the bad values
             self.bad_steps.skip(self.step, not good, self.store.directory, self.logger)
             return
+        scale = self.scaler.get_scale() if self.scaler else 0.0
         super()._backward(loss)
+        # AMP's scaler leaves steps out too, while it looks for its scale; below 1 it finds none.
+        if self.scaler and self.scaler.get_scale() < min(scale, 1.0):
+            self.bad_steps.gradient(self.step)
         self.bad_steps.passed(self.store.directory, self.logger)
 
     def _vote(self, bad: bool) -> tuple[int, str | None]:
