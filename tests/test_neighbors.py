@@ -18,7 +18,7 @@ from fairchem.core.models.base import GraphModelMixin
 from torch_geometric.data import Data
 
 from ndem_ocp.models import join_views, with_second_view
-from ndem_ocp.models.neighbors import NearestNeighbors, pairs, periodic_edges, structures
+from ndem_ocp.models.neighbors import NearestNeighbors, edges, pairs, periodic_edges, structures
 
 KEYS = {"y": "energy", "force": "forces"}
 REAL = Path(os.environ.get("NDEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -119,9 +119,9 @@ def test_perfect_crystals(name):
 def test_there_are_ties_among_them():
     """Without ties at the last neighbour these tests would not see how they are broken."""
     batch = batch_of(CRYSTALS["fcc111"])
-    edges = [periodic_edges(batch, 6.0, 20, strictly)[0] for strictly in (True, False)]
-    assert edges[0].shape[1] == 20 * len(batch.pos)
-    assert edges[1].shape[1] > 24 * len(batch.pos)
+    found = [periodic_edges(batch, 6.0, 20, strictly)[0] for strictly in (True, False)]
+    assert found[0].shape[1] == 20 * len(batch.pos)
+    assert found[1].shape[1] > 24 * len(batch.pos)
 
 
 def test_a_mixed_batch_of_crystals():
@@ -209,6 +209,18 @@ def test_a_first_radius_that_is_too_small_or_too_large(monkeypatch):
         assert_same_in_all_ways(batch, 6.0, (12, 20))
 
 
+def test_equally_far_on_both_sides_of_the_first_radius(monkeypatch):
+    """fairchem keeps what is 0.01 A^2 beyond the last neighbour, in the first radius or not."""
+    found = edges.structures_of
+    monkeypatch.setattr(
+        edges, "structures_of", lambda *a: found(*a)._replace(radius=torch.tensor([2.0005]))
+    )
+    places = [[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 2.00125]]
+    batch = batch_of(Atoms("H4", positions=places, cell=[20] * 3, pbc=True))
+    theirs = assert_same(batch, 6.0, 1, False)
+    assert (theirs[0][1] == 0).sum() == 3
+
+
 @pytest.mark.parametrize("at_a_time", [1, 3000, 1 << 24])
 def test_structures_measured_together(at_a_time, monkeypatch):
     monkeypatch.setattr(pairs, "CPU_PAIRS", at_a_time)
@@ -227,9 +239,9 @@ def test_autocast():
 # --- two views -----------------------------------------------------------------------------------
 
 
-def part_of(batch, edges, graph):
+def part_of(batch, found, graph):
     """Edges of one structure of a batch, its first atom as 0."""
-    index, cells, _ = edges
+    index, cells, _ = found
     inside = batch.batch[index[1]] == graph
     return index[:, inside] - int(batch.ptr[graph]), cells[inside]
 
@@ -248,8 +260,8 @@ def test_two_views_are_two_searches(viewed):
         alone = [periodic_edges(view, 6.0, 20, strictly) for view in (clean, second)]
         expected = [part_of(clean, alone[0], g) for g in range(3)]
         expected += [part_of(second, alone[1], g) for g in viewed]
-        for graph, edges in enumerate(expected):
-            for a, b in zip(part_of(views.joint, joint, graph), edges):
+        for graph, part in enumerate(expected):
+            for a, b in zip(part_of(views.joint, joint, graph), part):
                 assert torch.equal(a, b)
 
 
