@@ -21,6 +21,7 @@ from ndem_ocp.models.equiformer.block import transformer_block
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
+from ndem_ocp.models.neighbors import NearestNeighbors
 
 EDGES = "ndem_edges"  # key of the Edges among a backbone's outputs
 
@@ -39,13 +40,13 @@ class _NoRotation(SO3_Rotation):
 
 
 @registry.register_model("ndem_equiformer_v2_backbone")
-class EquiformerV2Backbone(UpstreamBackbone):
+class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
     """fairchem's EquiformerV2 backbone: its arguments, parameter names, shapes and outputs.
 
     A checkpoint of either loads into the other, and with the same seed both give the same outputs
-    and gradients to rounding. The forward is ours (this package): nothing is reordered, rotations
-    and S2 grids are made piece by piece and not kept, and linear maps that commute with the grid
-    are taken out of it.
+    and gradients to rounding. The edges are upstream's to the bit, found faster (models/neighbors).
+    The forward is ours (this package): nothing is reordered, rotations and S2 grids are made piece
+    by piece and not kept, and linear maps that commute with the grid are taken out of it.
 
     Raises:
         ValueError: for several resolutions (lists of more than one lmax), or graph parallelism.
