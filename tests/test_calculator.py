@@ -95,7 +95,7 @@ def validated(trainer, record):
 def test_numbers_are_those_of_validation_with_the_average(slabs):
     calculator = ndem_ocp.calculator(slabs.last, device="cpu")
     assert calculator.weights == "ema"
-    raw = ndem_ocp.calculator(slabs.last, device="cpu", weights="raw")
+    raw = ndem_ocp.calculator(slabs.last, device="cpu", weights="last")
     for index in (0, 3):
         record = slabs.val_dataset[index]
         energy, forces = validated(slabs, record)
@@ -118,7 +118,7 @@ def test_fairchems_calculator_gives_the_same_on_a_best_checkpoint(slabs):
     # a trap of fairchem's: of checkpoint.pt it takes the last step's weights
     atoms.calc = OCPCalculator(checkpoint_path=slabs.last, cpu=True, seed=0)
     of_last = atoms.get_forces()
-    atoms.calc = ndem_ocp.calculator(slabs.last, device="cpu", weights="raw")
+    atoms.calc = ndem_ocp.calculator(slabs.last, device="cpu", weights="last")
     np.testing.assert_allclose(atoms.get_forces(), of_last, atol=FRAMES * np.abs(of_last).max())
     assert np.abs(of_last - forces).max() > 0.01 * np.abs(forces).max()
 
@@ -135,15 +135,15 @@ def test_a_checkpoint_of_fairchems_own_trainer(demo_data, tmp_path):
     assert atoms.calc.weights == "ema"  # by position in fairchem's files
     assert atoms.get_potential_energy() == pytest.approx(energy.item(), rel=FRAMES, abs=FRAMES)
     best = ndem_ocp.calculator(trainer.best, device="cpu")
-    assert best.weights == "raw"  # the average, and nothing says so
+    assert best.weights == "last"  # the average, and nothing says so
     with pytest.raises(CheckpointError, match="says of no weights that they are a moving average"):
         ndem_ocp.calculator(trainer.best, device="cpu", weights="ema")
 
 
 def test_a_best_checkpoint_has_no_last_step(slabs):
     with pytest.raises(CheckpointError, match="holds the moving average only"):
-        ndem_ocp.calculator(slabs.best, weights="raw")
-    with pytest.raises(CheckpointError, match="choose one of auto, ema, raw"):
+        ndem_ocp.calculator(slabs.best, weights="last")
+    with pytest.raises(CheckpointError, match="choose one of auto, ema, last"):
         ndem_ocp.calculator(slabs.best, weights="average")
 
 

@@ -333,8 +333,13 @@ def test_docs_name_every_logged_quantity():
         moved=ones[:, 0] > 0,
         force_rms=1.0,
         energy_unit=NDeMSettings().energy_unit,
+        sigma_range=(0.0, 1.0),
     )
-    assert set(rows) == {"ndem_loss", "ndem_share_of_loss", "ndem_coefficient", *logged}
+    quarters = {name for name in logged if "_sigma_" in name and name.endswith("of4")}
+    assert len(quarters) == 4
+    shown = "ndem_unrecovered_sigma_1of4` ... `4of4"
+    alone = {"ndem_loss", "ndem_share_of_loss", "ndem_coefficient", *logged} - quarters
+    assert set(rows) == {*alone, shown}
 
 
 def test_docs_show_the_difference_between_twins_as_it_is():

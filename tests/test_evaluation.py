@@ -230,8 +230,10 @@ def test_other_trainers_checkpoints_give_their_own_validation(
         assert cli.main(["eval", str(path), *words]) == 0
         assert "weights: moving average (EMA)" in capsys.readouterr().out
         ours = json.loads((out / "metrics.json").read_text())["splits"]["val_id"]["metrics"]
-        for key, value in ours.items():
-            assert value == pytest.approx(theirs[key], rel=1e-4, abs=2e-5), key
+        shared = ours.keys() & theirs.keys()  # fairchem's own has no metrics with units
+        assert shared >= {"energy_mae", "forces_mae", "forces_cosine_similarity"}
+        for key in shared:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=2e-5), key
 
 
 def validated_by(best):

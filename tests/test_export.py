@@ -140,12 +140,12 @@ def test_fairchems_trainer_validates_it_with_the_same_numbers(slabs, tmp_path): 
 
 
 def test_weights_of_the_last_step(slabs, tmp_path):  # noqa: F811
-    report = export_checkpoint(slabs.last, tmp_path / "raw.pt", weights="raw")
+    report = export_checkpoint(slabs.last, tmp_path / "raw.pt", weights="last")
     assert "those of the last step (no EMA)" in str(report)
     saved_raw = torch.load(slabs.last, weights_only=True)["state_dict"]
     for name, value in torch.load(tmp_path / "raw.pt", weights_only=True)["state_dict"].items():
         assert torch.equal(value, saved_raw[name])
-    assert ndem_ocp.calculator(tmp_path / "raw.pt", device="cpu").weights == "raw"
+    assert ndem_ocp.calculator(tmp_path / "raw.pt", device="cpu").weights == "last"
 
 
 def test_an_export_is_exported_again_to_the_same(slabs, tmp_path):  # noqa: F811
@@ -193,7 +193,7 @@ def test_a_network_that_fairchem_does_not_have_is_refused(molecules, tmp_path, c
 def test_losses_and_metrics_get_fairchems_names(slabs):  # noqa: F811
     config = copy.deepcopy(slabs.config)
     config["loss_functions"] = [{"forces": {"fn": "squared_l2", "coefficient": 10}}]
-    config["outputs"]["forces"]["unit"] = "kcal/mol/A"
+    config["outputs"]["forces"] |= {"unit": "kcal/mol/A", "report_unit": "kcal/mol/A"}
     config["evaluation_metrics"]["primary_metric"] = "forces_mae_kcal_per_mol_A"
     plain, changed = plain_config(config, plain_model(config, "model.pt"))
     assert plain["loss_functions"] == [{"forces": {"fn": "mse", "coefficient": 30}}]
@@ -225,4 +225,4 @@ def test_a_file_is_not_overwritten_and_must_be_a_checkpoint(slabs, tmp_path, cap
     content["config"]["model"]["backbone"]["sphere_channels"] = 16
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not those of the network in its configuration"):
-        export_checkpoint(tmp_path / "other.pt", tmp_path / "c.pt", weights="raw")
+        export_checkpoint(tmp_path / "other.pt", tmp_path / "c.pt", weights="last")

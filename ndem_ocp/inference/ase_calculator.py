@@ -48,7 +48,7 @@ def calculator(
     Args:
         checkpoint: a file such as ``checkpoints/RUN/best_checkpoint.pt``.
         device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
-        weights: "ema", the moving average, which validation uses; "raw", those of the last step;
+        weights: "ema", the moving average, which validation uses; "last", those of the last step;
             "auto": the average where the file has one.
         units: {"energy": ..., "forces": ...} of the model where the checkpoint's ``outputs.*.unit``
             does not say it; energies in eV, meV, kcal/mol, kJ/mol, Ha, forces the same per A.
@@ -67,7 +67,7 @@ class NDeMCalculator(OCPCalculator):
     Forces are of all atoms; ASE applies constraints. The auxiliary head does not run.
 
     Attributes:
-        weights: "ema" or "raw", what is in use.
+        weights: "ema" or "last", what is in use.
         implemented_properties: energy, free_energy (the same), forces if the model has them.
     """
 

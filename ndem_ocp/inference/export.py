@@ -32,7 +32,7 @@ class ExportReport:
     """What went into the file; ``str()`` is a printout.
 
     Attributes:
-        source, out: the files. weights: "ema" or "raw". step: of the run, None if unknown.
+        source, out: the files. weights: "ema" or "last". step: of the run, None if unknown.
         parameters: numbers in the exported weights. dropped: weights left out, by module.
         changed: sentences about the configuration.
     """
@@ -46,7 +46,7 @@ class ExportReport:
     changed: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        kind = {"ema": "the moving average (EMA)", "raw": "those of the last step (no EMA)"}
+        kind = {"ema": "the moving average (EMA)", "last": "those of the last step (no EMA)"}
         lines = [
             f"{self.out}: {self.parameters:,} parameters from {self.source}"
             + (f" at step {self.step}" if self.step is not None else ""),
@@ -72,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
         "--weights",
         choices=KINDS,
         default=AUTO,
-        help="ema: the moving average, raw: the last step's; auto (default): ema where there is "
+        help="ema: the moving average, last: the last step's; auto (default): ema where there is "
         "one. What was taken is printed",
     )
     add("--overwrite", action="store_true", help="replace OUT")

@@ -13,8 +13,8 @@ from ndem_ocp.checkpoints import CheckpointError
 from ndem_ocp.pretrained.compare import OLD_TARGETS
 from ndem_ocp.pretrained.ema import averaged
 
-AUTO, EMA, RAW = "auto", "ema", "raw"
-KINDS = (AUTO, EMA, RAW)
+AUTO, EMA, LAST = "auto", "ema", "last"
+KINDS = (AUTO, EMA, LAST)
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # DDP, torch.compile
 
 
@@ -43,11 +43,11 @@ def chosen_weights(
 
     Args:
         content: of a checkpoint. model: its network, which tells trained weights from buffers.
-        weights: "auto" (the average where there is one), "ema" or "raw".
+        weights: "auto" (the average where there is one), "ema" or "last".
         path: the file, for messages.
 
     Returns:
-        (state dict without wrappers' prefixes, "ema" or "raw").
+        (state dict without wrappers' prefixes, "ema" or "last").
 
     Raises:
         CheckpointError: if these weights are not in the file.
@@ -56,26 +56,26 @@ def chosen_weights(
         raise CheckpointError(f"weights = {weights!r}: choose one of {', '.join(KINDS)}.")
     state, ema = plain_names(content["state_dict"]), content.get("ema")
     if content.get("weights") == EMA:  # a best checkpoint of this package
-        if weights == RAW:
+        if weights == LAST:
             raise CheckpointError(
                 f"{path} (a best checkpoint) holds the moving average only: take weights ema, or "
                 "a checkpoint of the run's last steps (checkpoint.pt)."
             )
         return state, EMA
     has_average = isinstance(ema, Mapping) and "shadow_params" in ema
-    if weights == RAW or (weights == AUTO and not has_average):
-        return state, RAW
+    if weights == LAST or (weights == AUTO and not has_average):
+        return state, LAST
     if not has_average:
         raise CheckpointError(
             f"{path} says of no weights that they are a moving average. A best checkpoint of "
             "fairchem's own trainer is one without saying so, and a run with optim.ema_decay: 0 "
-            "has none: take weights raw for what the file holds."
+            "has none: take weights last for what the file holds."
         )
     ours = {name: name for name in model.state_dict() if name in state}
     found = averaged(content, state, ours, model)
     if isinstance(found, str):
         raise CheckpointError(
-            f"The moving average in {path} cannot be used: {found}. Take weights raw for the "
+            f"The moving average in {path} cannot be used: {found}. Take weights last for the "
             "weights of the last step."
         )
     return {**state, **{name: value for name, value in found.items() if name in state}}, EMA

@@ -10,6 +10,8 @@ import torch
 from fairchem.core.common.registry import registry
 from torch import nn
 
+from ndem_ocp.models.variant import UPSTREAM
+
 CLOSE = 0.03  # relative difference of normalizers that is no difference
 OLD_TARGETS = {"target": "energy", "grad_target": "forces"}  # names before fairchem 1.0
 # Settings of a backbone that change no weight's meaning, and those that change it a little.
@@ -83,6 +85,7 @@ def _backbone(config: Any) -> dict[str, Any]:
 
 
 def _same_class(one: str, other: str) -> bool:
+    one, other = (UPSTREAM.get(name, name) for name in (one, other))  # one network, two names
     try:
         return registry.get_model_class(one) is registry.get_model_class(other)
     except RuntimeError:
