@@ -164,17 +164,23 @@ def build_arm(
     name: str, config: dict[str, Any], device: torch.device, amp: bool = False, seed: int = 0
 ) -> Arm:
     """The trainer of one arm from :func:`arm_config`'s configuration."""
+    with quiet(), tempfile.TemporaryDirectory(prefix="ndem-bench-") as folder:
+        trainer = trainer_of(
+            config, Path(folder), seed=seed, run_id="bench", cpu=device.type == "cpu", amp=amp,
+            is_debug=True,
+        )  # fmt: skip
+    return Arm(name, trainer, device)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without fairchem's notes on each model it builds, the whole configuration among them."""
     before = logging.root.manager.disable
-    logging.disable(logging.INFO)  # the whole configuration, once per arm
+    logging.disable(logging.WARNING)
     try:
-        with tempfile.TemporaryDirectory(prefix="ndem-bench-") as folder:
-            trainer = trainer_of(
-                config, Path(folder), seed=seed, run_id="bench", cpu=device.type == "cpu", amp=amp,
-                is_debug=True,
-            )  # fmt: skip
+        yield
     finally:
         logging.disable(before)
-    return Arm(name, trainer, device)
 
 
 def share_weights(arms: list[Arm]) -> None:

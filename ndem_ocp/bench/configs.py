@@ -80,16 +80,25 @@ def read_config(
             f"{name}: model.name is {model.get('name')!r}; what can be compared are models written "
             "as name: hydra (docs/configs.md)."
         )
-    _resize(model["backbone"], name, layers, lmax, mmax)
+    resize(model["backbone"], name, layers, lmax, mmax)
     task = config["task"] = config.get("task") or {}
     if not task.get("ndem"):
         task["ndem"] = load_config(str(_shipped(NDEM)))[0]["task"]["ndem"]
     return config
 
 
-def _resize(
-    backbone: dict[str, Any], name: str, layers: int | None, lmax: int | None, mmax: int | None
+def resize(
+    backbone: dict[str, Any],
+    name: str,
+    layers: int | None = None,
+    lmax: int | None = None,
+    mmax: int | None = None,
 ) -> None:
+    """Set sizes of a backbone section; what is None stays.
+
+    Raises:
+        BenchError: if the backbone, of the model ``name``, has no such size or not this one.
+    """
     given = {"--layers": layers, "--lmax": lmax, "--mmax": mmax}
     keys = {"--layers": "num_layers", "--lmax": "lmax_list", "--mmax": "mmax_list"}
     for option, value in given.items():

@@ -10,9 +10,17 @@ from typing import Any
 
 import torch
 
-from ndem_ocp.bench.configs import DEFAULT_LAYERS, DEFAULT_MODEL, MODELS, read_config
+from ndem_ocp.bench.batches import data_hash
+from ndem_ocp.bench.configs import (
+    DEFAULT_LAYERS,
+    DEFAULT_MODEL,
+    MODELS,
+    describe,
+    read_config,
+    without_paths,
+)
 from ndem_ocp.bench.errors import BenchError
-from ndem_ocp.report.provenance import provenance
+from ndem_ocp.report.provenance import config_hash, provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX = "max"
@@ -30,6 +38,26 @@ class Common:
     seed: int
     ours: list[str]
     progress: bool
+
+    def described(self, config: dict[str, Any], data: Path) -> dict[str, Any]:
+        """Model, data and machine settings of a result.
+
+        Args:
+            config: what was run by the reference arm.
+            data: the LMDBs that were read.
+        """
+        return {
+            "model": describe(config["model"]),
+            "model_name": self.name,
+            "config_hash": config_hash(without_paths(config)),
+            "data": {"path": str(data), "hash": data_hash(data)},
+            "seed": self.seed,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "amp": self.amp,
+            "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+            "ours": self.ours,
+        }
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -130,10 +158,11 @@ def at_least(option: str, value: int, least: int) -> int:
     return value
 
 
-def write_result(path: Path | None, result: dict[str, Any]) -> None:
+def write_result(path: Path | None, result: dict[str, Any], say: bool = True) -> None:
     """The result with its provenance, as JSON."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**provenance(ROOT), **result}, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+    if say:
+        print(f"wrote {path}")

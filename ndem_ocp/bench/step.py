@@ -7,23 +7,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ndem_ocp.bench.arms import (
-    arm_config,
-    build_arm,
-    possible_arms,
-    share_weights,
-)
-from ndem_ocp.bench.batches import READERS, data_hash, find_data, open_data, read_batches
-from ndem_ocp.bench.clock import Stopwatch, Timing, parameters_of
-from ndem_ocp.bench.configs import describe, without_paths
+from ndem_ocp.bench.arms import arm_config, possible_arms
+from ndem_ocp.bench.batches import READERS, find_data, open_data, read_batches
 from ndem_ocp.bench.errors import BenchError
-from ndem_ocp.bench.measure import arm_results, interleave, summary
+from ndem_ocp.bench.measure import summary
 from ndem_ocp.bench.memory import Request, peak_memory
 from ndem_ocp.bench.options import Common
-from ndem_ocp.report.provenance import config_hash
+from ndem_ocp.bench.rounds import BATCHES, REFERENCE, measure_arms
 
-REFERENCE = "upstream"
-BATCHES = 4  # different batches that the rounds go through
 LARGEST = 4096  # where doubling a batch ends at the latest
 UNITS = {
     "wall_s": "s per step",
@@ -106,70 +97,32 @@ class StepBench:
         return found
 
     def _measure(self, batch_size: int, repeats: int, warmup: int, peaks: dict[str, Any]) -> None:
-        common = self.common
-        batches = read_batches(self.dataset, batch_size, BATCHES, common.seed)
-        arms = {
-            name: build_arm(name, config, common.device, common.amp, common.seed)
-            for name, config in self.configs(batch_size).items()
-        }
-        share_weights(list(arms.values()))
-        first = {
-            name: arm.evaluate(batches.on(0, common.device), common.seed)
-            for name, arm in arms.items()
-        }
-        watch = Stopwatch(common.device)
-
-        def step(name: str, number: int) -> Timing:
-            return arms[name].step(batches.on(number, common.device), number, watch)
-
-        def progress(numbers: Any) -> Any:
-            text = f"batch {batch_size}, {len(arms)} arms"
-            return tqdm(numbers, desc=text, disable=not common.progress, leave=False)
-
-        measured = interleave(list(arms), step, repeats, warmup, progress)
-        self.interrupted = measured.interrupted
-        rounds = len(next(iter(measured.values())))
-        if not rounds:
-            return
-        seen = [batches.atoms[(warmup + i) % BATCHES] for i in range(rounds)]
-        results = arm_results(measured, REFERENCE, seen)
-        for name, arm in arms.items():
-            results[name]["parameters"] = parameters_of(arm.trainer._unwrapped_model)
-            results[name]["evaluation_loss"] = first[name]
-            results[name]["edges"] = arm.edges
-        _add_memory(results, peaks)
-        self.settings.append(
-            {
-                "batch_size": batch_size,
-                "atoms": summary(batches.atoms),
-                "rounds": rounds,
-                "loading_s": self._loading(batch_size, batches.loading_s),
-                "arms": results,
-            }
+        batches = read_batches(self.dataset, batch_size, BATCHES, self.common.seed)
+        found = measure_arms(
+            self.configs(batch_size), batches, self.common, repeats, warmup, f"batch {batch_size}"
         )
+        self.interrupted = found is None or found.pop("interrupted")
+        if found is None:
+            return
+        _add_memory(found["arms"], peaks)
+        loading = self._loading(batch_size)
+        self.settings.append({"batch_size": batch_size, **found, "loading_s": loading})
 
-    def _loading(self, batch_size: int, ours: list[float]) -> dict[str, Any]:
-        """Reading the same batches with both readers, in this process."""
-        theirs = open_data(self.data, "upstream", self._keys())
-        other = read_batches(theirs, batch_size, BATCHES, self.common.seed)
-        return {READERS["ours"]: summary(ours), READERS["upstream"]: summary(other.loading_s)}
+    def _loading(self, batch_size: int) -> dict[str, Any]:
+        """Reading the same batches with both readers, in this process, files in the page cache."""
+        found = {}
+        for reader in READERS:
+            dataset = open_data(self.data, reader, self._keys())
+            read = [read_batches(dataset, batch_size, BATCHES, self.common.seed) for _ in range(2)]
+            found[READERS[reader]] = summary(read[1].loading_s)
+        return found
 
     def result(self) -> dict[str, Any]:
         """What goes to the JSON file, provenance apart."""
-        common = self.common
-        upstream = arm_config(REFERENCE, common.config, self.data, 1)
+        upstream = arm_config(REFERENCE, self.common.config, self.data, 1)
         return {
             "what": "seconds and memory of one training step",
-            "model": describe(upstream["model"]),
-            "model_name": common.name,
-            "config_hash": config_hash(without_paths(upstream)),
-            "data": {"path": str(self.data), "hash": data_hash(self.data)},
-            "seed": common.seed,
-            "device": str(common.device),
-            "threads": torch.get_num_threads(),
-            "amp": common.amp,
-            "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-            "ours": common.ours,
+            **self.common.described(upstream, self.data),
             "units": UNITS,
             "notes": self.notes,
             "interrupted": self.interrupted,
