@@ -27,10 +27,14 @@ from ndem_ocp.bench.clock import Stopwatch, Timing, timed_calls
 from ndem_ocp.bench.configs import set_key
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.naive import NaiveTrainer  # noqa: F401 (registers its model)
+from ndem_ocp.method import SettingsError
 from ndem_ocp.method.settings import APPLIES
+from ndem_ocp.models import ModelConfigError
 from ndem_ocp.models.dens import DENS_BACKBONES
 from ndem_ocp.models.variant import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
+from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.schedule import ScheduleError
 
 ARMS = ("upstream", "naive", "joint", "plain", "ndem", "dens")
 DEFAULT_ARMS = ("upstream", "naive", "plain", "ndem", "dens")
@@ -163,12 +167,19 @@ class Arm:
 def build_arm(
     name: str, config: dict[str, Any], device: torch.device, amp: bool = False, seed: int = 0
 ) -> Arm:
-    """The trainer of one arm from :func:`arm_config`'s configuration."""
+    """The trainer of one arm from :func:`arm_config`'s configuration.
+
+    Raises:
+        BenchError: if the configuration is refused.
+    """
     with quiet(), tempfile.TemporaryDirectory(prefix="ndem-bench-") as folder:
-        trainer = trainer_of(
-            config, Path(folder), seed=seed, run_id="bench", cpu=device.type == "cpu", amp=amp,
-            is_debug=True,
-        )  # fmt: skip
+        try:
+            trainer = trainer_of(
+                config, Path(folder), seed=seed, run_id="bench", cpu=device.type == "cpu", amp=amp,
+                is_debug=True,
+            )  # fmt: skip
+        except (ConfigError, ModelConfigError, SettingsError, ScheduleError) as error:
+            raise BenchError(f"{name}: {error}") from error
     return Arm(name, trainer, device)
 
 

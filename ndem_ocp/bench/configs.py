@@ -111,6 +111,9 @@ def resize(
     if lmax is not None:
         backbone["lmax_list"] = [lmax]
         backbone["mmax_list"] = [min(backbone["mmax_list"][0], lmax)]
+        if backbone.get("grid_resolution"):  # e3nn's grids need two points per degree
+            least = 2 * (lmax + 1)
+            backbone["grid_resolution"] = max(backbone["grid_resolution"], least)
     if mmax is not None:
         if mmax > backbone["lmax_list"][0]:
             raise BenchError(f"--mmax {mmax} is above the L of the model.")

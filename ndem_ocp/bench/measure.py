@@ -43,11 +43,10 @@ def interleave(
         for number in rounds(range(warmup + repeats)):
             shift = number % len(arms)
             this_round = {}
+            gc.collect()
+            gc.disable()  # a collection costs as much as a small step, and hits any arm
             for arm in (*arms[shift:], *arms[:shift]):
-                gc.collect()
-                gc.disable()
                 this_round[arm] = step(arm, number)
-                gc.enable()
             if number >= warmup:
                 for arm, timing in this_round.items():
                     measured[arm].append(timing)
