@@ -14,7 +14,6 @@ import pytest
 import torch
 import yaml
 
-import ndem_ocp
 from conftest import ROOT, tiny_config
 from ndem_ocp import cli
 from ndem_ocp.bench import arms as arms_module
@@ -31,9 +30,6 @@ from ndem_ocp.bench.tables import ratios_line
 
 CPU = torch.device("cpu")
 LAST_LINE = re.compile(r"ratios: plain=(\S+) naive=(\S+) ndem=(\S+) memory=(\S+)")
-needs_variant = pytest.mark.skipif(
-    not hasattr(ndem_ocp, "EquiformerV2Backbone"), reason="our EquiformerV2 is not here yet"
-)
 UPSTREAM_ARMS = ["upstream", "naive", "joint", "dens"]
 
 
@@ -79,7 +75,6 @@ def test_arms_on_upstreams_model_are_one_function_in_evaluation(built):
     assert losses == {name: pytest.approx(losses["upstream"], rel=1e-6) for name in arms}
 
 
-@needs_variant
 @pytest.mark.parametrize("training", [False, True])
 def test_ours_and_upstream_have_the_same_first_loss(built, training):
     make, batches = built
@@ -317,6 +312,7 @@ def test_supercell_leaves_its_source(demo_data):
 # --- memory --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_the_batch(tiny, demo_data):
     config = arm_config("upstream", read_config(str(tiny)), demo_data / "train", 2)
     small, large = (peak_memory(Request("upstream", config, "cpu", (n,)))[0] for n in (2, 32))
@@ -334,9 +330,6 @@ def test_a_failing_memory_process_is_explained(tiny, demo_data):
 
 # --- the commands --------------------------------------------------------------------------------
 
-ARMS_HERE = ["naive", "joint", "dens"] + (
-    ["plain", "ndem"] if hasattr(ndem_ocp, "EquiformerV2Backbone") else []
-)
 PROVENANCE = (
     "commit",
     "command",
@@ -354,10 +347,9 @@ def test_bench_step_prints_a_table_and_the_ratios_and_writes_json(
     tiny, demo_data, tmp_path, capsys
 ):
     out = tmp_path / "step.json"
-    fractions = ["--fractions", "0.5"] if "ndem" in ARMS_HERE else []
     code, printed, _ = bench(
         capsys, "step", "--model", tiny, "--data", demo_data, "--batch-sizes", 2, 3,
-        "--arms", *ARMS_HERE, *fractions, "--repeats", 2, "--warmup", 1, "--device", "cpu",
+        "--arms", *ARMS[1:], "--fractions", 0.5, "--repeats", 2, "--warmup", 1, "--device", "cpu",
         "--no-memory", "--no-progress", "--out", out,
     )  # fmt: skip
     assert code == 0
@@ -372,7 +364,7 @@ def test_bench_step_prints_a_table_and_the_ratios_and_writes_json(
     assert not result["interrupted"]
     assert [setting["batch_size"] for setting in result["settings"]] == [2, 3]
     for setting in result["settings"]:
-        assert set(ARMS_HERE) < set(setting["arms"])
+        assert {*ARMS, "ndem@0.5"} == set(setting["arms"])
         assert set(setting["loading_s"]) == {"ndem_lmdb", "lmdb"}
         losses = [arm["evaluation_loss"] for arm in setting["arms"].values()]
         assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-4)
@@ -386,6 +378,7 @@ def test_bench_step_prints_a_table_and_the_ratios_and_writes_json(
     assert naive["parameters"] > plain["parameters"]
 
 
+@pytest.mark.slow
 def test_bench_step_measures_memory_and_draws(tiny, demo_data, tmp_path, capsys):
     from ndem_ocp.bench.plots import plot_step
 
@@ -424,7 +417,6 @@ def test_ctrl_c_leaves_a_table_and_a_file(tiny, demo_data, tmp_path, capsys, mon
     assert result["settings"][0]["rounds"] == 1
 
 
-@needs_variant
 def test_bench_inference_compares_outputs_as_well(tiny, demo_data, tmp_path, capsys):
     out = tmp_path / "inference.json"
     code, printed, _ = bench(
@@ -442,7 +434,6 @@ def test_bench_inference_compares_outputs_as_well(tiny, demo_data, tmp_path, cap
     assert "ours" in printed
 
 
-@needs_variant
 def test_bench_inference_of_a_trained_checkpoint(new_trainer, tiny, demo_data, tmp_path, capsys):
     trainer = new_trainer()
     path = trainer.save()

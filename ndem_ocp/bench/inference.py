@@ -165,7 +165,7 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:
     """Upstream's model section behind one of any objective: without what only training needs."""
-    model = to_upstream(model)
+    model = copy.deepcopy(model)
     if model["name"] in (*TWO_VIEW_NAMES, *DENS_NAMES):
         model["name"] = "hydra"
         for key in ("auxiliary_head", "learned_curvature", "force_head"):
@@ -173,7 +173,7 @@ def plain_model(model: dict[str, Any]) -> dict[str, Any]:
     told = {dens: plain for plain, dens in DENS_BACKBONES.items()}
     backbone = model["backbone"]
     backbone["model"] = told.get(backbone["model"], backbone["model"])
-    return model
+    return to_upstream(model)
 
 
 def build_models(
