@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cost_tables import sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -56,9 +57,7 @@ SCALING = {
 }
 DATA = {"cpu": ["--workers", "0", "1", "2"], "cuda": ["--workers", "0", "1", "2", "4", "8"]}
 QUICK = ["--model", "demo", "--layers", "1", "--repeats", "2", "--warmup", "1"]
-# models in the picture, left to right
-SHOWN = {"": "83M's channels,\nL = 6, M = 2, 2 layers", "demo": "demo", "31M": "31M",
-         "153M": "153M's channels,\nL = 6, M = 3"}  # fmt: skip
+SHOWN = ("", "demo", "31M", "153M")  # in the picture, left to right
 
 
 def commands(device: str, data: list[str], only: list[str], quick: bool) -> list[list[str]]:
@@ -95,11 +94,11 @@ def draw() -> None:
     from ndem_ocp.bench.plots import plot_scaling, plot_step
 
     for device in ("cuda", "cpu"):
+        found = [_read(result_file("step", device, name)) for name in SHOWN]
         settings = [
-            (f"{label}\nbatch {setting['batch_size']}", setting)
-            for name, label in SHOWN.items()
-            # of several batch sizes, the largest
-            for setting in _read(result_file("step", device, name)).get("settings", [])[-1:]
+            (f"{one['model_name']}: {sizes(one['model'])},\nbatch {setting['batch_size']}", setting)
+            for one in found
+            for setting in one.get("settings", [])[-1:]  # of several batch sizes, the largest
         ]
         if settings:
             print("wrote", plot_step(settings, IMAGES / "bench_step.png"))

@@ -26,7 +26,10 @@ def step(results: Path) -> str:
         "| atoms/s | peak memory (MB) | time | processor time | memory |\n"
         "| --- |" + " --- |" * 12
     )
-    return _tables(results, "step", head, _step_rows, without="fractions")
+    return _with_picture(
+        "![Time and memory of a step by arm](images/bench_step.png)",
+        _tables(results, "step", head, _step_rows, without="fractions"),
+    )
 
 
 def _step_rows(found: dict[str, Any]) -> list[str]:
@@ -81,10 +84,11 @@ def fractions(results: Path) -> str:
         lines = []
         for setting in found["settings"]:
             plain = setting["arms"].get("plain")
-            for arm, one in setting["arms"].items():
+            for arm in sorted(setting["arms"], key=_fraction):
                 kind, _, fraction = arm.partition("@")
                 if kind not in ("plain", "ndem"):
                     continue
+                one = setting["arms"][arm]
                 to_plain = (
                     one["wall_s"]["median"] / plain["wall_s"]["median"] if plain else float("nan")
                 )
@@ -175,7 +179,15 @@ def scaling(results: Path) -> str:
                 )
         return lines
 
-    return _tables(results, "scaling", head, rows)
+    return _with_picture(
+        "![Cost against atoms, edges, degree, layers and batch](images/bench_scaling.png)",
+        _tables(results, "scaling", head, rows),
+    )
+
+
+def _with_picture(picture: str, table: str) -> str:
+    """benchmarks/cost.py draws it from the results of the table, as docs/cost.md sees it."""
+    return table if table == NOT_RUN else f"{picture}\n\n{table}"
 
 
 def _tables(
@@ -194,9 +206,23 @@ def _tables(
         if not paths:
             continue
         found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        if what == "step":  # from small to large
+            order = sorted(range(len(found)), key=lambda i: _parameters(found[i]))
+            found, paths = [found[i] for i in order], [paths[i] for i in order]
         lines = [line for one in found for line in rows(one)]
         out.append("\n".join([head, *lines, "", _origin(found, paths)]))
     return "\n\n".join(out) or NOT_RUN
+
+
+def _fraction(arm: str) -> float:
+    """Part of a batch that an arm gives a second view."""
+    kind, _, fraction = arm.partition("@")
+    return float(fraction or kind == "ndem")
+
+
+def _parameters(found: dict[str, Any]) -> int:
+    arms = [setting["arms"]["upstream"] for setting in found["settings"]]
+    return max((arm["parameters"] for arm in arms), default=0)
 
 
 def _origin(found: list[dict[str, Any]], paths: list[Path]) -> str:
@@ -217,10 +243,10 @@ def _origin(found: list[dict[str, Any]], paths: list[Path]) -> str:
 def _where(found: dict[str, Any], setting: dict[str, Any]) -> str:
     edges = next(iter(setting["arms"].values())).get("edges")
     size = f"{setting['atoms']['median']:.0f} atoms" + (f", {edges:,} edges" if edges else "")
-    return f"{found['model_name']} ({_sizes(found['model'])}), {setting['batch_size']}: {size}"
+    return f"{found['model_name']} ({sizes(found['model'])}), batch {setting['batch_size']}: {size}"
 
 
-def _sizes(model: str) -> str:
+def sizes(model: str) -> str:
     """Layers and degrees out of the words for a model."""
     parts = model.split(", ")
     return ", ".join(part for part in parts[1:] if "channels" not in part) or model

@@ -34,13 +34,11 @@ from ndem_ocp.models.dens import DENS_BACKBONES
 from ndem_ocp.models.variant import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
 from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.schedule import ScheduleError
+from ndem_ocp.training.schedule import ScheduleError, uses_epochs
 
 ARMS = ("upstream", "naive", "joint", "plain", "ndem", "dens")
 DEFAULT_ARMS = ("upstream", "naive", "plain", "ndem", "dens")
 OURS = ("plain", "ndem")
-TRAINERS = {"upstream": "equiformerv2_forces", "naive": "ndem_ocp.bench.naive.NaiveTrainer"}
-NDEM_TRAINER = "ndem_ocp.NDeMTrainer"
 # what a backbone calls to find the edges of a batch
 GRAPH_METHOD = "generate_graph"
 
@@ -64,7 +62,7 @@ def arm_config(
     if kind not in ARMS or (fraction and kind != "ndem"):
         raise BenchError(f"--arms {arm}: choose from {', '.join(ARMS)}, ndem@FRACTION.")
     config = copy.deepcopy(config)
-    config["trainer"] = TRAINERS.get(kind, NDEM_TRAINER)
+    config["trainer"] = _trainer(kind, config["optim"])
     config["model"] = (to_ours if kind in OURS else to_upstream)(config["model"])
     if kind in OURS:
         for setting in ours or ():
@@ -81,6 +79,12 @@ def arm_config(
         batch_size=batch_size, eval_batch_size=batch_size, load_balancing=None, num_workers=0
     )
     return config
+
+
+def _trainer(kind: str, optim: dict[str, Any]) -> str:
+    if kind == "upstream":  # fairchem's, for EquiformerV2's schedule or for its own
+        return "equiformerv2_forces" if uses_epochs(optim) else "forces"
+    return "ndem_ocp.bench.naive.NaiveTrainer" if kind == "naive" else "ndem_ocp.NDeMTrainer"
 
 
 def _settings(kind: str, settings: dict[str, Any], fraction: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _measure(request: Request) -> list[dict[str, int]]:
             break
         try:
             answer.append(_peak_of_steps(arm, dataset, batch_size, request.seed))
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             break
     return answer
 

@@ -40,7 +40,7 @@ def measure_arms(
 
     Raises:
         BenchError: if an arm fails.
-        torch.OutOfMemoryError: on CUDA.
+        torch.cuda.OutOfMemoryError: on CUDA.
     """
     device, seed = common.device, common.seed
     arms = {

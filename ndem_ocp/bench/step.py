@@ -66,7 +66,8 @@ class StepBench:
                 peaks = {arm: found.get(batch_size) for arm, found in memory.items()}
                 try:
                     self._measure(batch_size, repeats, warmup, peaks)
-                except torch.OutOfMemoryError:
+                except torch.cuda.OutOfMemoryError:
+                    torch.cuda.empty_cache()
                     self.notes.append(
                         f"A batch of {batch_size} fits alone, but not with all arms in one process."
                     )
