@@ -338,7 +338,7 @@ PROVENANCE = (
     "what",
     "config_hash",
     "data",
-    "seed",
+    "seeds",
     "units",
 )
 
@@ -470,6 +470,7 @@ def test_bench_data_counts_workers(demo_data, tmp_path, capsys):
         for reader in ("ndem_lmdb", "ndem_lmdb, checks: none", "lmdb")
         for workers in (0, 1)
     }
+    assert [key for key in PROVENANCE if key not in result] == []
     assert result["needed"]["upstream"]["workers"] == 1
     assert result["needed"]["ndem"]["workers"] > 100
     assert "upstream, 10 atoms/s: 1 worker(s)" in printed

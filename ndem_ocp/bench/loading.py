@@ -18,6 +18,7 @@ from ndem_ocp.bench.batches import KEYS, data_hash
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.measure import summary
 from ndem_ocp.data.reader import loader_options
+from ndem_ocp.report.provenance import config_hash
 
 READERS: dict[str, dict[str, Any]] = {
     "ndem_lmdb": {"format": "ndem_lmdb"},
@@ -113,10 +114,11 @@ class LoadingBench:
             )
         return {
             "what": "reading and collating structures",
+            "config_hash": config_hash(READERS),
             "data": {"path": str(self.data), "hash": data_hash(self.data)},
             "batch_size": self.batch_size,
             "batches": self.batches,
-            "seed": self.seed,
+            "seeds": [self.seed],
             "units": UNITS,
             "interrupted": self.interrupted,
             "rows": rows,

@@ -21,6 +21,7 @@ from ndem_ocp.bench.configs import (
 )
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.report.provenance import config_hash, provenance
+from ndem_ocp.training.precision import PRECISIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX = "max"
@@ -51,11 +52,12 @@ class Common:
             "model_name": self.name,
             "config_hash": config_hash(without_paths(config)),
             "data": {"path": str(data), "hash": data_hash(data)},
-            "seed": self.seed,
+            "seeds": [self.seed],
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "amp": self.amp,
             "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+            "matmul_precision": torch.get_float32_matmul_precision(),
             "ours": self.ours,
         }
 
@@ -77,6 +79,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_machine(parser)
     parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
+    parser.add_argument(
+        "--matmul-precision", choices=PRECISIONS, default=PRECISIONS[0],
+        help="of float32 products, in all arms: high is TF32 (task.matmul_precision)",
+    )  # fmt: skip
     parser.epilog = "After --, --key=value overrides of the configuration, as fairchem has them."
     parser.set_defaults(overrides=[])
 
@@ -102,6 +108,7 @@ def common_of(args: argparse.Namespace) -> Common:
         raise BenchError(
             "--amp is CUDA's mixed precision, as in fairchem: leave it out on the CPU."
         )
+    torch.set_float32_matmul_precision(args.matmul_precision)
     layers = args.layers
     if args.model is None and layers is None:
         layers = DEFAULT_LAYERS

@@ -29,6 +29,8 @@ def head_lines(result: dict[str, Any]) -> str:
     else:
         machine = f"{found['cpu']}, {result['threads']} thread(s)"
     precision = f"{result['dtype']}{', amp' if result['amp'] else ''}"
+    if result["matmul_precision"] != "highest":
+        precision += f", matrix products {result['matmul_precision']}"
     return f"{result['model']}; {result['data']['path']}; {precision}; {machine}"
 
 
