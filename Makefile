@@ -7,10 +7,11 @@ STAMP := $(VENV)/.ready
 REQUIREMENTS := $(wildcard requirements/*)
 PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/.include)
 
-.PHONY: help env demo md17 qm9 test test-fast test-pinned lint types lock results clean
+.PHONY: help env demo bench bench-results md17 qm9 test test-fast test-pinned lint types lock results clean
 
 help:
 	@echo "make demo         train EquiformerV2 + NDeM on generated data (minutes, CPU)"
+	@echo "make bench        what an NDeM step costs here, against upstream's plain step (minutes)"
 	@echo "make md17 FILE=.. one MD17 molecule, plain and NDeM, small (minutes, CPU); FILE is its npz"
 	@echo "make qm9          one QM9 target, plain and NDeM, small; downloads qm9pack (100 MB)"
 	@echo "make test         all tests"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-pinned  fast tests in a second environment with fairchem's own pins (torch 2.4)"
 	@echo "make env          only the environment (.venv)"
 	@echo "make lint types   ruff, mypy"
+	@echo "make bench-results  docs/cost.md's measurements, tables and pictures (an hour on a CPU)"
 	@echo "make results      tables of the README and docs from results/*.json"
 
 env: $(STAMP)
@@ -35,6 +37,13 @@ $(STAMP): $(REQUIREMENTS) $(PACKAGING)
 
 demo: $(STAMP)
 	$(BIN)/ndem demo
+
+bench: $(STAMP)
+	$(BIN)/ndem bench step
+
+# All of docs/cost.md anew: step, inference, data and scaling, then tables and pictures.
+bench-results: $(STAMP)
+	$(BIN)/python benchmarks/cost.py
 
 # Ethanol's or another molecule's npz from sgdml.org or the rMD17 archive.
 FILE ?= md17_ethanol.npz

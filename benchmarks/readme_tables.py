@@ -1,4 +1,4 @@
-"""Write the tables of the README and docs/molecules.md from results/*.json:
+"""Write the tables of the README and of docs/*.md from results/*.json:
 
     python benchmarks/readme_tables.py [--check]
 
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cost_tables import COST_TABLES
 from molecule_tables import MOLECULE_TABLES, spread
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,7 @@ PAGES = {
     ROOT / "README.md": "results/",
     ROOT / "docs" / "molecules.md": "../results/",
     ROOT / "docs" / "reliability.md": "../results/",
+    ROOT / "docs" / "cost.md": "../results/",
 }
 NAMES = {
     "plain": "plain, S steps",
@@ -141,6 +143,7 @@ TABLES = {
     "oc20_trajectories": oc20_trajectories,
     "paper_table_3": paper_table_3,
     **MOLECULE_TABLES,
+    **COST_TABLES,
 }
 
 

@@ -1,4 +1,4 @@
-"""The ``ndem`` command: data, training here and on SLURM, evaluation, export, reports."""
+"""The ``ndem`` command: data, training here and on SLURM, benchmarks, evaluation, reports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 
 import ndem_ocp
 from ndem_ocp import demo, doctor, sweep
+from ndem_ocp.bench import cli as bench_cli
+from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.checkpoints import CheckpointError
 from ndem_ocp.data import cli as data_cli
 from ndem_ocp.data.errors import DataError
@@ -30,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     data_cli.add_parser(commands)
     doctor.add_parser(commands)
     demo.add_parser(commands)
+    bench_cli.add_parser(commands)
     sweep.add_parser(commands)
     train.add_parser(commands)
     submit.add_parser(commands)
@@ -65,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(args.func(args) or 0)
     except (
+        BenchError,
         CheckpointError,
         DataError,
         LaunchError,

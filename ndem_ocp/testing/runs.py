@@ -104,8 +104,9 @@ def trainer_of(
     name: str | None = None,
     seed: int = 0,
     run_id: str | None = None,
+    **options: Any,
 ) -> Any:
-    """A trainer as fairchem's command line builds it, in this process, on the CPU, without ranks.
+    """A trainer as fairchem's command line builds it, in this process, without ranks.
 
     Args:
         config: a complete configuration.
@@ -113,6 +114,7 @@ def trainer_of(
         name: a trainer other than the configuration's.
         seed: of the run.
         run_id: fairchem's ``--timestamp-id``, the run's name below ``run_dir``.
+        **options: further arguments of the trainer: cpu (True by default), amp, is_debug.
     """
     config = copy.deepcopy(config)
     cls = registry.get_trainer_class(name or config["trainer"])
@@ -131,8 +133,8 @@ def trainer_of(
         print_every=1000,
         seed=seed,
         logger=config["logger"],
-        cpu=True,
         name="ocp",
+        **{"cpu": True, **options},
     )
 
 

@@ -1,0 +1,7 @@
+"""What things cost: a training step, an evaluation, reading data, and how the cost grows.
+
+``ndem bench step``       upstream, naive NDeM, ours plain, ours with NDeM, DeNS; interleaved
+``ndem bench inference``  energies and forces, upstream's EquiformerV2 against ours
+``ndem bench data``       this package's reader against fairchem's, by number of workers
+``ndem bench scaling``    the step's cost against atoms, edges, degree, layers and batch
+"""

@@ -1,0 +1,218 @@
+"""``ndem bench``: what things cost on this machine.
+
+What the commands do is imported when one runs, so that `ndem --help` need not.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.bench.errors import BenchError
+from ndem_ocp.bench.options import (
+    add_common,
+    add_machine,
+    at_least,
+    batch_sizes_of,
+    common_of,
+    device_of,
+    write_result,
+)
+
+INTERRUPTED = 130
+# (rounds that count, rounds before them) where --repeats and --warmup are not given
+ROUNDS = {"cpu": (9, 1), "cuda": (30, 5)}
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "bench", help="what a training step, an evaluation, reading data cost on this machine"
+    )
+    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="WHAT")
+    _add_step(commands)
+    _add_inference(commands)
+    _add_data(commands)
+    _add_scaling(commands)
+
+
+def _add_step(commands: Any) -> None:
+    from ndem_ocp.bench.arms import ARMS, DEFAULT_ARMS
+
+    parser = commands.add_parser(
+        "step", help="a training step: upstream, naive NDeM, ours, ours with NDeM, DeNS"
+    )
+    add_common(parser)
+    _add_batch_sizes(parser, ["4"])
+    parser.add_argument(
+        "--arms", nargs="+", default=list(DEFAULT_ARMS), metavar="ARM",
+        help=f"of {', '.join(ARMS)} (default: {' '.join(DEFAULT_ARMS)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fractions", nargs="+", type=float, default=[], metavar="F",
+        help="also NDeM with a second view of so much of each batch (task.ndem.fraction)",
+    )  # fmt: skip
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.set_defaults(func=run_step)
+
+
+def _add_inference(commands: Any) -> None:
+    parser = commands.add_parser("inference", help="energies and forces: upstream and ours")
+    add_common(parser)
+    _add_batch_sizes(parser, ["1", "8"])
+    parser.add_argument(
+        "--checkpoint", type=Path, help="its model and weights, not those of --model"
+    )
+    parser.set_defaults(func=run_inference)
+
+
+def _add_data(commands: Any) -> None:
+    parser = commands.add_parser("data", help="reading and collating: our reader and fairchem's")
+    add_machine(parser)
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--batch-size", type=int, default=8, help="structures (default: 8)")
+    parser.add_argument("--batches", type=int, default=150, help="in a pass (default: 150)")
+    parser.add_argument("--repeats", type=int, default=5, help="passes (default: 5)")
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument("--atoms-per-second", type=float, metavar="X", help="of the model to feed")
+    speed.add_argument("--step", type=Path, metavar="FILE", help="JSON of ndem bench step, instead")
+    parser.set_defaults(func=run_data)
+
+
+def _add_scaling(commands: Any) -> None:
+    from ndem_ocp.bench.scaling import AXES, DEFAULT_ARMS
+
+    parser = commands.add_parser("scaling", help="a step against atoms, edges, L, layers, batch")
+    add_common(parser)
+    parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
+    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS), metavar="ARM")
+    parser.add_argument("--batch-size", type=int, default=2, help="where it does not grow")
+    _add_rounds(parser)
+    parser.set_defaults(func=run_scaling)
+
+
+def _add_batch_sizes(parser: argparse.ArgumentParser, default: list[str]) -> None:
+    parser.add_argument(
+        "--batch-sizes", nargs="+", default=default, metavar="N",
+        help=f"structures, or max (CUDA): 1, 2, 4, ... (default: {' '.join(default)})",
+    )  # fmt: skip
+    _add_rounds(parser)
+
+
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
+    usual = "; ".join(f"{device} {pair[0]} and {pair[1]}" for device, pair in ROUNDS.items())
+    parser.add_argument("--repeats", type=int, help="rounds that count")
+    parser.add_argument("--warmup", type=int, help=f"rounds before them (defaults: {usual})")
+
+
+def _rounds(args: argparse.Namespace, device: Any) -> tuple[int, int]:
+    repeats, warmup = ROUNDS[device.type]
+    repeats = repeats if args.repeats is None else at_least("--repeats", args.repeats, 1)
+    return repeats, warmup if args.warmup is None else at_least("--warmup", args.warmup, 0)
+
+
+def run_step(args: argparse.Namespace) -> int:
+    """Measure, print a table per batch size, write JSON; last comes the line of ratios."""
+    from ndem_ocp.bench.step import StepBench
+    from ndem_ocp.bench.tables import head_lines, ratios_line, step_table
+
+    arms = arms_of(args.arms, args.fractions)
+    common = common_of(args)
+    sizes = batch_sizes_of(args.batch_sizes, common.device)
+    bench = StepBench(common, arms, memory=not args.no_memory)
+    print(head_lines(bench.result()), flush=True)
+    bench.run(sizes, *_rounds(args, common.device))
+    for setting in bench.settings:
+        print(f"\n{step_table(setting)}")
+    for note in bench.notes:
+        print(note)
+    print()
+    code = _finish(args, bench)
+    print(ratios_line(bench.settings), flush=True)
+    return code
+
+
+def run_inference(args: argparse.Namespace) -> int:
+    """Measure, print a table, write JSON."""
+    from ndem_ocp.bench.inference import InferenceBench
+    from ndem_ocp.bench.tables import head_lines, inference_table
+
+    common = common_of(args)
+    sizes = batch_sizes_of(args.batch_sizes, common.device)
+    if sizes is None:
+        raise BenchError("--batch-sizes max is for ndem bench step: name sizes here.")
+    bench = InferenceBench(common, args.checkpoint)
+    print(head_lines(bench.result()), flush=True)
+    bench.run(sizes, *_rounds(args, common.device))
+    print(f"\n{inference_table(bench.settings)}\n")
+    return _finish(args, bench)
+
+
+def run_data(args: argparse.Namespace) -> int:
+    """Measure, print a table and the workers that models need, write JSON."""
+    from ndem_ocp.bench.batches import find_data
+    from ndem_ocp.bench.loading import LoadingBench, model_speeds, workers_needed
+    from ndem_ocp.bench.tables import data_table
+
+    device_of(args)
+    for workers in args.workers:
+        at_least("--workers", workers, 0)
+    at_least("--repeats", args.repeats, 1)
+    at_least("--batch-size", args.batch_size, 1)
+    at_least("--batches", args.batches, 2)
+    speeds = {} if args.step is None else model_speeds(args.step)
+    if args.atoms_per_second is not None:
+        speeds = {"the model": args.atoms_per_second}
+    progress = not args.no_progress
+    bench = LoadingBench(find_data(args.data, progress), args.batch_size, args.batches, args.seed)
+    bench.run(sorted(set(args.workers)), args.repeats, progress)
+    result = bench.result()
+    needed = {
+        name: {"atoms_per_s": speed, "workers": workers_needed(result["rows"], speed)}
+        for name, speed in speeds.items()
+    }
+    print(data_table(result, needed))
+    return _finish(args, bench, needed=needed)
+
+
+def run_scaling(args: argparse.Namespace) -> int:
+    """Measure axis by axis, print each table, write JSON after each."""
+    from ndem_ocp.bench.scaling import ScalingBench
+    from ndem_ocp.bench.tables import head_lines, scaling_table
+
+    arms = arms_of(args.arms, [])
+    common = common_of(args)
+    batch_size = at_least("--batch-size", args.batch_size, 1)
+    bench = ScalingBench(common, arms, batch_size)
+    print(head_lines(bench.result()), flush=True)
+    for axis in bench.run(args.axes, *_rounds(args, common.device)):
+        result = bench.result()
+        if axis in result["axes"]:
+            print(f"\n{scaling_table(axis, result['axes'][axis])}", flush=True)
+        write_result(args.out, result, say=False)
+    return _finish(args, bench)
+
+
+def _finish(args: argparse.Namespace, bench: Any, **more: Any) -> int:
+    """Write what was measured, and say so if it is not all."""
+    if bench.interrupted:
+        print("Interrupted: this is what was measured until then.")
+    write_result(args.out, {**bench.result(), **more})
+    return INTERRUPTED if bench.interrupted else 0
+
+
+def arms_of(arms: list[str], fractions: list[float]) -> list[str]:
+    """Arms in the order given, upstream first, then those of the fractions.
+
+    Raises:
+        BenchError: for an arm that there is not, or a fraction outside (0, 1].
+    """
+    from ndem_ocp.bench.arms import ARMS
+
+    for arm in arms:
+        if arm not in ARMS:
+            raise BenchError(f"--arms {arm}: choose from {', '.join(ARMS)}.")
+    for fraction in fractions:
+        if not 0 < fraction <= 1:
+            raise BenchError(f"--fractions {fraction:g}: more than 0, at most 1.")
+    return list(dict.fromkeys(["upstream", *arms, *(f"ndem@{f:g}" for f in fractions)]))

@@ -1,0 +1,175 @@
+"""Options that the commands of ``ndem bench`` share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ndem_ocp.bench.batches import data_hash
+from ndem_ocp.bench.configs import (
+    DEFAULT_LAYERS,
+    DEFAULT_MODEL,
+    MODELS,
+    describe,
+    read_config,
+    without_paths,
+)
+from ndem_ocp.bench.errors import BenchError
+from ndem_ocp.report.provenance import config_hash, provenance
+from ndem_ocp.training.precision import PRECISIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX = "max"
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every benchmark of a model needs to know."""
+
+    name: str  # of the model, as given
+    config: dict[str, Any]  # a complete configuration
+    data: Path | None
+    device: torch.device
+    amp: bool
+    seed: int
+    ours: list[str]
+    progress: bool
+
+    def described(self, config: dict[str, Any], data: Path) -> dict[str, Any]:
+        """Model, data and machine settings of a result.
+
+        Args:
+            config: what was run by the reference arm.
+            data: the LMDBs that were read.
+        """
+        return {
+            "model": describe(config["model"]),
+            "model_name": self.name,
+            "config_hash": config_hash(without_paths(config)),
+            "data": {"path": str(data), "hash": data_hash(data)},
+            "seeds": [self.seed],
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "amp": self.amp,
+            "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "ours": self.ours,
+        }
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`common_of` reads."""
+    parser.add_argument(
+        "--model",
+        help=f"{', '.join(MODELS)}, or the path of a configuration (default: {DEFAULT_MODEL} with "
+        f"--layers {DEFAULT_LAYERS})",
+    )
+    parser.add_argument("--layers", type=int, metavar="N", help="so many layers instead")
+    parser.add_argument("--lmax", type=int, metavar="L", help="another largest degree")
+    parser.add_argument("--mmax", type=int, metavar="M", help="another largest order")
+    parser.add_argument(
+        "--ours", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the model section for our EquiformerV2 alone, such as "
+        "backbone.KEY=VALUE; may be repeated",
+    )  # fmt: skip
+    add_machine(parser)
+    parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
+    parser.add_argument(
+        "--matmul-precision", choices=PRECISIONS, default=PRECISIONS[0],
+        help="of float32 products, in all arms: high is TF32 (task.matmul_precision)",
+    )  # fmt: skip
+    parser.epilog = "After --, --key=value overrides of the configuration, as fairchem has them."
+    parser.set_defaults(overrides=[])
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Data, device and where the result goes."""
+    parser.add_argument("--data", type=Path, help="LMDBs (default: the demo's, made if absent)")
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+
+def common_of(args: argparse.Namespace) -> Common:
+    """Read and check the options of :func:`add_common`.
+
+    Raises:
+        BenchError: naming the option and the way out.
+    """
+    device = device_of(args)
+    if args.amp and device.type != "cuda":
+        raise BenchError(
+            "--amp is CUDA's mixed precision, as in fairchem: leave it out on the CPU."
+        )
+    torch.set_float32_matmul_precision(args.matmul_precision)
+    layers = args.layers
+    if args.model is None and layers is None:
+        layers = DEFAULT_LAYERS
+    name = args.model or DEFAULT_MODEL
+    config = read_config(name, layers, args.lmax, args.mmax, args.overrides)
+    return Common(
+        name, config, args.data, device, args.amp, args.seed, args.ours, not args.no_progress
+    )
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """The device of ``--device``, with ``--threads`` set.
+
+    Raises:
+        BenchError: for a device that is not here.
+    """
+    if args.threads is not None:
+        if args.threads < 1:
+            raise BenchError("--threads must be at least 1.")
+        torch.set_num_threads(args.threads)
+    name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda", "cuda:0"):
+        raise BenchError(f"--device {name}: cuda or cpu; CUDA_VISIBLE_DEVICES chooses the GPU.")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise BenchError("--device cuda: torch sees no GPU here (`ndem doctor` says why).")
+    return torch.device("cpu" if name == "cpu" else "cuda:0")
+
+
+def batch_sizes_of(given: list[str], device: torch.device) -> list[int] | None:
+    """Structures per step, ascending; None for ``max``.
+
+    Raises:
+        BenchError: for anything else.
+    """
+    if given == [MAX]:
+        if device.type != "cuda":
+            raise BenchError(
+                "--batch-sizes max doubles until the GPU is full: name sizes on the CPU."
+            )
+        return None
+    if not all(size.isdecimal() and int(size) > 0 for size in given):
+        raise BenchError(f"--batch-sizes {' '.join(given)}: numbers of structures, or max alone.")
+    return sorted({int(size) for size in given})
+
+
+def at_least(option: str, value: int, least: int) -> int:
+    """``value``, or an error that names the option.
+
+    Raises:
+        BenchError: if it is too small.
+    """
+    if value < least:
+        raise BenchError(f"{option} must be at least {least}, not {value}.")
+    return value
+
+
+def write_result(path: Path | None, result: dict[str, Any], say: bool = True) -> None:
+    """The result with its provenance, as JSON."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**provenance(ROOT), **result}, indent=1) + "\n", encoding="utf-8")
+    if say:
+        print(f"wrote {path}")
