@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from budgets import budgets
 from cost_tables import COST_TABLES
 from molecule_tables import MOLECULE_TABLES, spread
 
@@ -141,6 +142,7 @@ def _cell(value: Any) -> str:
 TABLES = {
     "reliability": reliability,
     "oc20_trajectories": oc20_trajectories,
+    "budgets": budgets,
     "paper_table_3": paper_table_3,
     **MOLECULE_TABLES,
     **COST_TABLES,
