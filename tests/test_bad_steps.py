@@ -15,6 +15,7 @@ from reliability import observed
 from resuming import RUN, finish, launch, result, short_run, train
 
 NAN = float("nan")
+WITH_ARTICLE = {"label": "a label", "output": "an output", "gradient": "a gradient"}
 
 
 def spoil(trainer, steps, what: str, value: float = NAN) -> None:
@@ -80,7 +81,7 @@ def test_a_step_that_is_not_finite_is_not_taken(demo_data, tmp_path, what, value
     assert named[0] in caplog.text
     observed(
         "ranks",
-        f"{value} in a {what}",
+        f"{value} in {WITH_ARTICLE[what]}",
         1,
         "the step was not taken, its samples are in the log; weights and EMA stay finite",
         "the step",
@@ -103,7 +104,7 @@ def test_all_ranks_skip_a_step_that_is_bad_on_one(demo_data, tmp_path, what):
     assert all(torch.isfinite(v).all() for v in newest["state_dict"].values())
     observed(
         "ranks",
-        f"NaN in a {what} on one of two ranks, two steps in a row",
+        f"NaN in {WITH_ARTICLE[what]} on one of two ranks, two steps in a row",
         1,
         "both ranks skipped both steps and went on; the samples of that rank are in the log",
         "the steps",

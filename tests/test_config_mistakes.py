@@ -152,7 +152,7 @@ VALUES = [
 
 
 def at_most(seconds):
-    return f"(at most {seconds:.1f} s of processor time)"
+    return f"(at most {seconds:.2f} s of processor time)"
 
 
 def stop_each(refused, cases):
