@@ -29,8 +29,8 @@ STEP: dict[str, dict[str, list[str]]] = {
     "cpu": {
         "": [],
         "demo": ["--model", "demo", "--batch-sizes", "4", "32", "--repeats", "15"],
-        "31M": ["--model", "31M", "--batch-sizes", "2", "--repeats", "7"],
-        "153M": ["--model", "153M", "--layers", "2", "--batch-sizes", "2", "--repeats", "7"],
+        "31M": ["--model", "31M", "--batch-sizes", "4", "--repeats", "5"],
+        "153M": ["--model", "153M", "--layers", "2", "--batch-sizes", "4", "--repeats", "5"],
         "fractions": [
             *("--model", "31M", "--layers", "2", "--batch-sizes", "8", "--no-memory"),
             *("--arms", "plain", "--fractions", "0.125", "0.25", "0.5", "1"),

@@ -32,7 +32,7 @@ from ndem_ocp.models import join_views, with_second_view
 from ndem_ocp.models.neighbors import periodic_edges
 from ndem_ocp.models.neighbors.pairs import SAME_ATOM, Pairs, pairs_of, surroundings
 from ndem_ocp.models.neighbors.structures import structures_of
-from ndem_ocp.report.provenance import files_hash, provenance
+from ndem_ocp.report.provenance import config_hash, files_hash, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results/neighbors.json", ROOT / "docs/neighbors.md"
@@ -270,6 +270,11 @@ def main() -> int:
         found = {
             **provenance(ROOT),
             "data": {"trajectories": len(frames), "hash": files_hash(args.data, "**/*.traj")},
+            "config_hash": config_hash(
+                {"cutoff": CUTOFF, "neighbors": NEIGHBORS, "batch": BATCH, "repeats": args.repeats}
+            ),
+            "seeds": [0],
+            "units": {"times": "s of processor time per batch, minimum of the repeats"},
             "packages": {
                 package: version_of(package)
                 for package, _ in LIBRARIES.values() if version_of(package)

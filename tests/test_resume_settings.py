@@ -135,8 +135,10 @@ def children(name: str) -> list[int]:
     return found
 
 
-def test_a_run_outlives_the_service_of_wandb(demo_data, tmp_path):
+def test_a_run_outlives_the_service_of_wandb(demo_data, tmp_path, monkeypatch):
     """SLURM sends SIGTERM to every process of a job; the run finishes its step and saves."""
+    # set where an earlier test has used W&B in this process: its service is not the run's own
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)
 
     def wandb_alone(config):
         config["logger"] = {"name": "wandb", "project": "ndem-test"}

@@ -43,7 +43,7 @@ def _add_step(commands: Any) -> None:
         "step", help="a training step: upstream, naive NDeM, ours, ours with NDeM, DeNS"
     )
     add_common(parser)
-    _add_batch_sizes(parser, ["4"])
+    _add_batch_sizes(parser, ["8"])
     parser.add_argument(
         "--arms", nargs="+", default=list(DEFAULT_ARMS), metavar="ARM",
         help=f"of {', '.join(ARMS)} (default: {' '.join(DEFAULT_ARMS)})",

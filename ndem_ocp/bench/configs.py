@@ -20,8 +20,8 @@ MODELS = {
     "83M": "83M_2M.yml",
     "153M": "153M.yml",
 }
-# The channels of all of OC20's models, L = 6, M = 2, and few enough layers for minutes on a laptop.
-DEFAULT_MODEL, DEFAULT_LAYERS = "83M", 2
+# The channels of all of OC20's models, and few enough layers for minutes on a laptop.
+DEFAULT_MODEL, DEFAULT_LAYERS = "31M", 2
 NDEM = "ndem.yml"  # settings of task.ndem for configurations without any
 
 

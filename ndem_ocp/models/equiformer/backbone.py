@@ -77,9 +77,11 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
                 f"Atomic number {int(species.max())} in a batch, and the model has "
                 f"max_num_elements: {self.max_num_elements}."
             )
-        graph = self.generate_graph(
-            data, enforce_max_neighbors_strictly=self.enforce_max_neighbors_strictly
-        )
+        # fairchem computes image offsets and distances in autocast's type, 0.02 A off in float16
+        with torch.autocast(data.pos.device.type, enabled=False):
+            graph = self.generate_graph(
+                data, enforce_max_neighbors_strictly=self.enforce_max_neighbors_strictly
+            )
         edges = self._edges(graph, species)
         x = self.first_embedding(data, species, edges)
         for block in self.blocks:
