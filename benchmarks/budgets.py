@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE = ROOT / "results", ROOT / "docs/images/budgets.png"
 # file, title, unit, and what the error of a curve is on
 SETS = (
-    ("oc20_trajectories", "OC20 trajectories, new systems", "eV/Å"),
+    ("oc20_trajectories_own", "OC20 trajectories, new systems", "eV/Å"),
     ("md17_ethanol_small", "MD17 ethanol", "kcal/mol/Å"),
     ("md17_aspirin_small", "MD17 aspirin", "kcal/mol/Å"),
 )
@@ -52,13 +52,13 @@ def at_budget(run: list[tuple[float, float]], seconds: float) -> float | None:
 
 def budgets(results: Path) -> str:
     """Table: mean error within parts of the time that NDeM took."""
-    head = ["data", "processor time", *(ARMS[arm] for arm in ("plain-long", "ndem"))]
+    head = ["data", "seeds", "processor time", *(ARMS[arm] for arm in ("plain-long", "ndem"))]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for name, title, unit in SETS:
         path = results / f"{name}.json"
         found = json.loads(path.read_text()) if path.exists() else None
         if found is None or not all(curves(found, "ndem")):
-            lines.append(f"| {title} | not run | | |")
+            lines.append(f"| {title} | | not run | | |")
             continue
         whole = float(np.mean([run[-1][0] for run in curves(found, "ndem")]))
         for fraction in FRACTIONS:
@@ -68,7 +68,8 @@ def budgets(results: Path) -> str:
                 errors = [at_budget(run, 1.02 * fraction * whole) for run in curves(found, arm)]
                 cells.append(_cell(errors, unit))
             minutes = f"{fraction * whole / 60:.1f} min"
-            lines.append(f"| {title} | {minutes} | {' | '.join(cells)} |")
+            seeds = len(curves(found, "ndem"))
+            lines.append(f"| {title} | {seeds} | {minutes} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
