@@ -58,14 +58,12 @@ qm9: $(STAMP)
 	test -d data/qm9_small || $(BIN)/ndem data qm9 qm9pack --train 4000 --val 500 --test 500 --out data/qm9_small
 	$(BIN)/ndem sweep configs/qm9/sweeps/small.yml --out runs/qm9 --jobs 2
 
-# What starts no further processes runs side by side, each file in one worker. SLURM's tests, which
-# mostly wait, run beside the other slow ones; their output comes at the end.
+# What starts no further processes runs side by side, each file in one worker; the rest, which has
+# limits of time, alone.
 JOBS ?= 2
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not ddp and not slurm and not gpu"
-	@log=$$(mktemp); $(BIN)/python -m pytest -m slurm > $$log 2>&1 & slurm=$$!; \
-	$(BIN)/python -m pytest -m "(slow or ddp or gpu) and not slurm"; others=$$?; \
-	wait $$slurm; slurm=$$?; cat $$log; rm $$log; exit $$((others + slurm))
+	$(BIN)/python -m pytest -m "slow or ddp or slurm or gpu"
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ddp and not slurm and not gpu"

@@ -35,7 +35,7 @@ from ndem_ocp.report.history import find_history, read_history
 pytestmark = pytest.mark.slow
 
 FAIRCHEM = Path(sys.executable).with_name("fairchem")
-TIMEOUT = 120  # seconds for one command; a quiet machine needs 10 to 25
+TIMEOUT = 400  # seconds for one command; a quiet machine needs 10 to 25
 FINISHED = "Total time taken"  # fairchem's last line of a run
 STEPS = 10  # 40 structures in batches of four
 EVAL_EVERY = 5
