@@ -91,10 +91,16 @@ def record(run_dir: Path, run_id: str) -> dict[str, Any]:
     return {}
 
 
+# What no two runs share: times, and what is made of them.
+CLOCKS = {"time_s", "process_s", "s_per_step", "atoms_per_s", "structures_per_s"}
+CLOCKS |= {"data_share_of_time", "ndem_share_of_time", "memory_GB"}
+
+
 def curve(run_dir: Path, run_id: str) -> list[dict[str, Any]]:
-    """Every logged line without its times."""
+    """Every logged line without its times; those of nothing else are left out."""
     lines = read_history(run_dir / "logs" / LOGGER / run_id)
-    return [{k: v for k, v in line.items() if k not in ("time_s", "process_s")} for line in lines]
+    kept = [{k: v for k, v in line.items() if k not in CLOCKS} for line in lines]
+    return [line for line in kept if line.keys() - {"step", "split"}]
 
 
 def weights(run_dir: Path, run_id: str) -> dict[str, torch.Tensor]:
