@@ -25,7 +25,7 @@ from slurm_cluster import Cluster, Unavailable, cluster
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(4000)]
 
 EPOCHS = 6  # of 10 steps with two ranks
-STEPS = 60
+STEPS = 100
 EVERY = 5  # steps between checkpoints
 DISTURB_AT = 12
 WANDB = {"logger.inner": "wandb", "logger.project": "ndem-test"}  # offline
