@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from molecule_tables import spread
+from molecule_tables import ARMS, spread
 
 from ndem_ocp.report.plots import ARM_COLOURS
 
@@ -26,11 +26,6 @@ SETS = (
     ("md17_ethanol_small", "MD17 ethanol", "kcal/mol/Å"),
     ("md17_aspirin_small", "MD17 aspirin", "kcal/mol/Å"),
 )
-ARMS = {
-    "plain": "plain",
-    "ndem": "NDeM, λ = 1",
-    "plain-long": "plain, about NDeM's time",
-}
 FRACTIONS = (0.25, 0.5, 1.0)
 
 

@@ -62,6 +62,14 @@ def tiny_config(data: Path, **ndem: Any) -> dict[str, Any]:
     return copy.deepcopy(config)
 
 
+def short_training(data: Path, folder: Path) -> Path:
+    """The checkpoints of a run of a few steps, with validations."""
+    config = tiny_config(data)
+    config["optim"].update(max_epochs=1, eval_every=10)
+    trainer_of(config, folder, run_id="first").train(disable_eval_tqdm=True)
+    return folder / "checkpoints" / "first"
+
+
 @pytest.fixture
 def new_trainer(demo_data, tmp_path):
     """Factory: ``new_trainer(name=..., seed=..., edit=function of the config, **ndem)``."""

@@ -15,7 +15,7 @@ from ase.io import read, write
 from fairchem.core.common.relaxation.ase_utils import batch_to_atoms
 from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
 
-from conftest import tiny_config, trainer_of
+from conftest import short_training, tiny_config, trainer_of
 from ndem_ocp import cli
 from ndem_ocp.data.demo_relaxations import make_relaxations
 from ndem_ocp.data.errors import DataError
@@ -49,11 +49,7 @@ def is2re(trajectories, demo_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(demo_data, tmp_path_factory):
     """The last checkpoint of a run of a few steps: weights and their moving average."""
-    folder = tmp_path_factory.mktemp("run")
-    config = tiny_config(demo_data)
-    config["optim"].update(max_epochs=1, eval_every=10)
-    trainer_of(config, folder, run_id="first").train(disable_eval_tqdm=True)
-    return folder / "checkpoints" / "first" / "checkpoint.pt"
+    return short_training(demo_data, tmp_path_factory.mktemp("run")) / "checkpoint.pt"
 
 
 # ---------------------------------------------------------------------------------------- the data

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fairchem.core.scripts import make_submission_file
 
-from conftest import tiny_config, trainer_of
+from conftest import short_training, tiny_config, trainer_of
 from ndem_ocp import cli
 from ndem_ocp.evaluation.submission import Expected, problems_of, problems_of_file
 
@@ -18,11 +18,7 @@ COUNTS = [5, 0, 3, 4]  # free atoms of the structures 1_10, 1_2, 2_0, 2_1
 
 @pytest.fixture(scope="module")
 def checkpoint(demo_data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    config = tiny_config(demo_data)
-    config["optim"].update(max_epochs=1, eval_every=10)
-    trainer_of(config, folder, run_id="first").train(disable_eval_tqdm=True)
-    return folder / "checkpoints" / "first" / "best_checkpoint.pt"
+    return short_training(demo_data, tmp_path_factory.mktemp("run")) / "best_checkpoint.pt"
 
 
 def splits_of(data):

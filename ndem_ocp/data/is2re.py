@@ -18,7 +18,7 @@ from .convert import package_version
 from .errors import DataError, FrameError
 from .frames import Frame, LabelOptions, read_frame
 from .reference import load_linear
-from .shards import write_metadata, write_records
+from .shards import structure_of, write_metadata, write_records
 from .sources import Source, iter_frames
 from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_json
 
@@ -82,16 +82,10 @@ def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
 
     first, last = relaxation.first, relaxation.last
     return Data(
-        pos=torch.tensor(first.positions, dtype=torch.float32),
         pos_relaxed=torch.tensor(last.positions, dtype=torch.float32),
         y_init=first.energy - reference,
         y_relaxed=last.energy - reference,
-        cell=torch.tensor(first.cell, dtype=torch.float32).view(1, 3, 3),
-        pbc=torch.tensor(first.pbc, dtype=torch.bool).view(1, 3),
-        atomic_numbers=torch.tensor(first.numbers, dtype=torch.long),
-        natoms=len(first.numbers),
-        fixed=torch.tensor(first.fixed, dtype=torch.long),
-        tags=torch.tensor(first.tags, dtype=torch.long),
+        **structure_of(first),
         sid=int(sid),
     )
 

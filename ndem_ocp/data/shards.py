@@ -55,6 +55,21 @@ class ShardTask:
         return sum(len(segment.frames) for segment in self.segments)
 
 
+def structure_of(frame: Frame) -> dict[str, Any]:
+    """The fields of a record that describe the structure; :func:`to_data` has shapes and units."""
+    import torch
+
+    return {
+        "pos": torch.tensor(frame.positions, dtype=torch.float32),
+        "cell": torch.tensor(frame.cell, dtype=torch.float32).view(1, 3, 3),
+        "pbc": torch.tensor(frame.pbc, dtype=torch.bool).view(1, 3),
+        "atomic_numbers": torch.tensor(frame.numbers, dtype=torch.long),
+        "natoms": len(frame.numbers),
+        "fixed": torch.tensor(frame.fixed, dtype=torch.long),
+        "tags": torch.tensor(frame.tags, dtype=torch.long),
+    }
+
+
 def to_data(frame: Frame, *, energy: float, sid: int, fid: int) -> Data:
     """The record of one frame.
 
@@ -74,13 +89,7 @@ def to_data(frame: Frame, *, energy: float, sid: int, fid: int) -> Data:
     return Data(
         y=float(energy),
         force=torch.tensor(frame.forces, dtype=torch.float32),
-        pos=torch.tensor(frame.positions, dtype=torch.float32),
-        cell=torch.tensor(frame.cell, dtype=torch.float32).view(1, 3, 3),
-        pbc=torch.tensor(frame.pbc, dtype=torch.bool).view(1, 3),
-        atomic_numbers=torch.tensor(frame.numbers, dtype=torch.long),
-        natoms=len(frame.numbers),
-        fixed=torch.tensor(frame.fixed, dtype=torch.long),
-        tags=torch.tensor(frame.tags, dtype=torch.long),
+        **structure_of(frame),
         sid=int(sid),
         fid=int(fid),
     )

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_numbers(args)
     splits = read_splits(args.data)
-    out = args.out or default_out(args.checkpoint)
+    out = args.out or default_out("eval", args.checkpoint)
     return in_ranks(args, lambda rank: evaluate_splits(args, splits, out, rank), out)
 
 
@@ -74,10 +74,10 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise EvaluationError(f"{args.checkpoint}: there is no such file (from {Path.cwd()}).")
 
 
-def default_out(checkpoint: Path) -> Path:
-    """``eval/RUN-CHECKPOINT`` below the present directory."""
+def default_out(folder: str, checkpoint: Path) -> Path:
+    """``FOLDER/RUN-CHECKPOINT`` below the present directory."""
     path = checkpoint.absolute()
-    return Path("eval") / f"{path.parent.name}-{path.stem}"
+    return Path(folder) / f"{path.parent.name}-{path.stem}"
 
 
 def in_ranks(args: argparse.Namespace, work: Any, out: Path) -> int:

@@ -15,7 +15,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.evaluation.command import add_common, check_numbers, in_ranks, progress
+from ndem_ocp.evaluation.command import (
+    add_common,
+    check_numbers,
+    default_out,
+    in_ranks,
+    progress,
+)
 from ndem_ocp.evaluation.errors import EvaluationError
 
 
@@ -49,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.fmax is not None and args.fmax <= 0:
         raise EvaluationError("--fmax must be above 0 eV/A.")
     splits = read_splits(args.data)
-    path = args.checkpoint.absolute()
-    out = args.out or Path("relax") / f"{path.parent.name}-{path.stem}"
+    out = args.out or default_out("relax", args.checkpoint)
     return in_ranks(args, lambda rank: _relax(args, splits, out, rank), out)
 
 

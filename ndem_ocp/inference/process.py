@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ndem_ocp.training.rng import rng_state, set_rng_state
+from ndem_ocp.training.rng import generators_kept
 
 
 @contextlib.contextmanager
@@ -19,12 +19,12 @@ def unchanged_process(device: torch.device) -> Iterator[None]:
     handlers, and logs the whole configuration. Warnings pass.
     """
     root, cudnn = logging.getLogger(), torch.backends.cudnn
-    generators = rng_state(device)
     flags = cudnn.deterministic, cudnn.benchmark
     level, handlers, disabled = root.level, list(root.handlers), root.manager.disable
     logging.disable(max(disabled, logging.INFO))
     try:
-        yield
+        with generators_kept(device):
+            yield
     finally:
         logging.disable(disabled)
         root.setLevel(level)
@@ -32,4 +32,3 @@ def unchanged_process(device: torch.device) -> Iterator[None]:
             if handler not in handlers:
                 root.removeHandler(handler)
         cudnn.deterministic, cudnn.benchmark = flags
-        set_rng_state(generators, device)

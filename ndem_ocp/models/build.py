@@ -22,7 +22,7 @@ GENERIC_HEAD = "ndem_edge_vector_head"
 # in its attribute ``ndem_auxiliary_head``: a head's name, or {"module": name, ...arguments}.
 AUXILIARY_HEADS: dict[str, str] = {
     "equiformer_v2_backbone": "ndem_ocp.EquiformerV2AuxiliaryHead",
-    "ndem_ocp.EquiformerV2Backbone": "ndem_ocp.EquiformerV2AuxiliaryHead",
+    BACKBONE: "ndem_ocp.EquiformerV2AuxiliaryHead",
     "escn_backbone": "escn_force_head",
     "esen_backbone": "esen_linear_force_head",
     "painn_backbone": "ndem_painn_vector_head",

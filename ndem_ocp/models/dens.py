@@ -24,6 +24,7 @@ from ndem_ocp.method import NDeMSettings
 from ndem_ocp.models import equiformer
 from ndem_ocp.models.build import TWO_VIEW_NAMES, ModelConfigError, two_view_config
 from ndem_ocp.models.two_view import TwoViewHydra
+from ndem_ocp.models.variant import BACKBONE
 from ndem_ocp.models.views import JOINT
 
 TOLD_FORCES = "ndem_told_forces"  # (N, 3) | F(X) in the data's unit, 0 on atoms not corrupted
@@ -33,7 +34,7 @@ DENS_MODEL = "ndem_ocp.models.dens.DeNSHydra"
 DENS_NAMES = (DENS_MODEL, "ndem_dens_hydra")
 DENS_BACKBONES = {
     "equiformer_v2_backbone": "ndem_ocp.models.dens.DeNSEquiformerV2Backbone",
-    "ndem_ocp.EquiformerV2Backbone": "ndem_ocp.models.dens.DeNSOwnEquiformerV2Backbone",
+    BACKBONE: "ndem_ocp.models.dens.DeNSOwnEquiformerV2Backbone",
 }
 
 

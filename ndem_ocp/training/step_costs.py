@@ -26,7 +26,7 @@ from fairchem.core.common import distutils
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ndem_ocp.training.rng import rng_state, set_rng_state
+from ndem_ocp.training.rng import generators_kept
 from ndem_ocp.training.survival import SurvivingTrainer
 
 _REPEATS = 2
@@ -89,9 +89,8 @@ class StepCosts(SurvivingTrainer):
         """Time both kinds of pass, in the first printed step of this start; no trace is left."""
         if self._second_view_share is not None or not self._is_printed():
             return
-        with self._clock.stopped():
+        with self._clock.stopped(), generators_kept(self.device):
             self.optimizer.zero_grad()  # fairchem does it next; their room is needed here
-            generators = rng_state(self.device)
             try:
                 self._second_view_share = second_view_share(
                     self._unwrapped_model, plain, both, amp=self.scaler is not None
@@ -99,8 +98,6 @@ class StepCosts(SurvivingTrainer):
             except torch.cuda.OutOfMemoryError:
                 logging.info("No memory to measure the second view's share of the time.")
                 self._second_view_share = float("nan")  # no logger shows it, and once is enough
-            finally:
-                set_rng_state(generators, self.device)
 
 
 class Clock:

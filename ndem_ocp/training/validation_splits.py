@@ -23,7 +23,7 @@ from fairchem.core.datasets import create_dataset
 from fairchem.core.trainers import OCPTrainer
 
 from ndem_ocp.training.checks.splits import extra_validation_splits
-from ndem_ocp.training.rng import rng_state, set_rng_state
+from ndem_ocp.training.rng import generators_kept
 
 MEAN = "val_mean"
 
@@ -53,15 +53,14 @@ class ValidationSplits(OCPTrainer):
         metrics = super().validate(split, disable_tqdm)
         if split != "val" or not getattr(self, "_training", False) or not self.more_val_loaders:
             return metrics
-        generators, test_loader = rng_state(self.device), self.test_loader
-        found = [metrics]
-        try:
-            for name, loader in self.more_val_loaders.items():
-                self.test_loader = loader  # what fairchem evaluates under any name but "val"
-                found.append(super().validate(name, disable_tqdm))
-        finally:
-            self.test_loader = test_loader
-            set_rng_state(generators, self.device)
+        test_loader, found = self.test_loader, [metrics]
+        with generators_kept(self.device):
+            try:
+                for name, loader in self.more_val_loaders.items():
+                    self.test_loader = loader  # what fairchem evaluates under any name but "val"
+                    found.append(super().validate(name, disable_tqdm))
+            finally:
+                self.test_loader = test_loader
         self._log_mean(found)
         return metrics
 
