@@ -24,8 +24,8 @@ from slurm_cluster import Cluster, Unavailable, cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(4000)]
 
-EPOCHS = 6  # of 10 steps with two ranks
-STEPS = 100
+EPOCHS = 10  # long enough for SLURM to look at the time limit before the end
+STEPS = 10 * EPOCHS  # with two ranks
 EVERY = 5  # steps between checkpoints
 DISTURB_AT = 12
 WANDB = {"logger.inner": "wandb", "logger.project": "ndem-test"}  # offline
