@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from fairchem.core.common import gp_utils
 from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import load_config
 from fairchem.core.datasets import LmdbDataset
@@ -280,6 +281,12 @@ def test_an_auxiliary_head_of_fairchem_becomes_ours():
     config = two_view_config(to_ours(model_config()), settings, head)
     assert config["auxiliary_head"]["module"] == "ndem_ocp.EquiformerV2ForceHead"
     assert two_view_config(model_config(), settings, head)["auxiliary_head"] == head
+
+
+def test_graph_parallelism_is_refused_with_the_way_out(records, monkeypatch):
+    monkeypatch.setattr(gp_utils, "initialized", lambda: True)
+    with pytest.raises(ValueError, match=r"graph-parallel.*equiformer_v2_backbone"):
+        build(to_ours(model_config()))(batch_of(records, torch.float32))
 
 
 def test_an_element_out_of_range_is_named(records):

@@ -15,6 +15,7 @@ import lmdb
 import pytest
 
 from conftest import tiny_config, trainer_of
+from ndem_ocp.models.variant import to_upstream
 from ndem_ocp.report.history import find_history, read_history
 from ranks import EXACT
 from ranks_command import FINISHED, OWN_NETWORK, Command
@@ -120,6 +121,7 @@ def test_graph_parallelism_without_ndem_trains_as_fairchem_does(config, tmp_path
     is fairchem's, with its own trainers too; Adam hides it, clip_grad_norm does not.
     """
     config["task"]["ndem"]["coefficient"] = 0
+    config["model"] = to_upstream(config["model"])  # ours refuses: tests/test_equiformer.py
     config["model"]["backbone"].update(EXACT)
     config["dataset"]["train"]["first_n"] = 10  # three steps
     trainer_of(config, tmp_path / "one").train(disable_eval_tqdm=True)
