@@ -135,13 +135,13 @@ def test_a_checkpoint_of_fairchems_own_trainer(demo_data, tmp_path):
     assert atoms.calc.weights == "ema"  # by position in fairchem's files
     assert atoms.get_potential_energy() == pytest.approx(energy.item(), rel=FRAMES, abs=FRAMES)
     best = ndem_ocp.calculator(trainer.best, device="cpu")
-    assert best.weights == "last"  # the average, and nothing says so
-    with pytest.raises(CheckpointError, match="says of no weights that they are a moving average"):
-        ndem_ocp.calculator(trainer.best, device="cpu", weights="ema")
+    assert best.weights == "ema"  # in place of the weights, and nothing in the file says so
+    with pytest.raises(CheckpointError, match=r"moving average \(EMA\) alone"):
+        ndem_ocp.calculator(trainer.best, device="cpu", weights="last")
 
 
 def test_a_best_checkpoint_has_no_last_step(slabs):
-    with pytest.raises(CheckpointError, match="holds the moving average only"):
+    with pytest.raises(CheckpointError, match=r"moving average \(EMA\) alone"):
         ndem_ocp.calculator(slabs.best, weights="last")
     with pytest.raises(CheckpointError, match="choose one of auto, ema, last"):
         ndem_ocp.calculator(slabs.best, weights="average")

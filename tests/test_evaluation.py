@@ -22,6 +22,7 @@ from ndem_ocp.evaluation.samples import hill
 from ndem_ocp.evaluation.splits import Split, dataset_section, open_split, read_splits
 from ndem_ocp.evaluation.tables import table_of
 from ndem_ocp.evaluation.units import columns_of
+from ndem_ocp.inference import export_checkpoint
 from ndem_ocp.testing.runs import PLAIN_TRAINER
 
 BATCH = 3  # of 10 structures: the last batch is ragged
@@ -210,6 +211,9 @@ def test_which_weights_are_used_is_chosen_and_stated(trained, tmp_path, capsys, 
     best_of_fairchem = {k: state[k] for k in ("state_dict", "normalizers", "elementrefs", "config")}
     torch.save({**best_of_fairchem, "amp": None}, tmp_path / "fairchem.pt")
     assert load_model(tmp_path / "fairchem.pt", cpu=True).weights == "ema"
+    # an exported file of the last step's weights says so
+    export_checkpoint(last, tmp_path / "raw.pt", weights="last")
+    assert load_model(tmp_path / "raw.pt", cpu=True).weights == "last"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.inference.weights import AUTO, KINDS
 from ndem_ocp.launch.signals import ALL
 
 
@@ -45,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Options of all commands that predict with a checkpoint."""
     add = parser.add_argument
-    add("--weights", choices=("ema", "last"), help="default: ema where the checkpoint has it")
+    add("--weights", choices=KINDS, default=AUTO, help="auto: ema where the checkpoint has it")
     add("--batch-size", type=int, metavar="N", help="default: the run's optim.eval_batch_size")
     add("--ranks", type=int, default=1, metavar="N", help="processes on this machine, one a GPU")
     add("--workers", type=int, metavar="N", help="reading processes per rank; default: the run's")

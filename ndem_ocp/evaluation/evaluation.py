@@ -11,15 +11,16 @@ from typing import Any
 from ndem_ocp.evaluation import ranks
 from ndem_ocp.evaluation.batches import evaluate, merge
 from ndem_ocp.evaluation.command import progress, readers
-from ndem_ocp.evaluation.model import EMA, LoadedModel, load_model
+from ndem_ocp.evaluation.model import LoadedModel, load_model
 from ndem_ocp.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
 from ndem_ocp.evaluation.splits import Split, open_split
 from ndem_ocp.evaluation.tables import table_of, write_tables
 from ndem_ocp.evaluation.units import columns_of, data_unit
+from ndem_ocp.inference.weights import EMA, LAST
 from ndem_ocp.report.provenance import config_hash, files_hash, provenance
 
 _HASHED_WHOLE = 4 * 2**30  # bytes; of a larger split, names and sizes of the files are hashed
-_WEIGHTS = {EMA: "moving average (EMA)", "last": "last step's, no moving average"}
+_WEIGHTS = {EMA: "moving average (EMA)", LAST: "last step's, no moving average"}
 
 
 def evaluate_splits(

@@ -13,18 +13,14 @@ from typing import Any
 
 import torch
 from fairchem.core.common.utils import setup_imports, update_config
-from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
 from fairchem.core.modules.scaling.util import ensure_fitted
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
 from ndem_ocp.evaluation.errors import EvaluationError
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.inference.weights import AUTO, chosen_weights
 from ndem_ocp.training.no_free_atoms import NoFreeAtoms
-from ndem_ocp.training.restore import ema_by_name, trained_names
-
-EMA, LAST = "ema", "last"
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class LoadedModel:
 
 def load_model(
     path: str | Path,
-    weights: str | None = None,
+    weights: str = AUTO,
     *,
     cpu: bool = False,
     device_number: int = 0,
@@ -84,8 +80,8 @@ def load_model(
 
     Args:
         path: a checkpoint of fairchem's trainers or of this package's.
-        weights: ``ema`` (moving average) or ``last``; by default EMA where the file has it, which
-            is what ``fairchem --mode validate`` does.
+        weights: ``ema`` (moving average), ``last``, or ``auto``: EMA where the file has it, which
+            is what ``fairchem --mode validate`` takes.
         cpu: do not use a GPU. device_number: which GPU.
         amp: mixed precision on the GPU.
 
@@ -98,7 +94,6 @@ def load_model(
     except CheckpointError as error:
         raise EvaluationError(str(error)) from error
     config = _config_of(path, state)
-    used = choose_weights(path, state, config, weights)
     setup_imports()
     trainer = NoFreeAtoms(
         task=config.get("task") or {},
@@ -117,53 +112,30 @@ def load_model(
         name="ocp",
         inference_only=True,
     )
-    _load_weights(trainer, path, state, used)
+    used = _load_weights(trainer, path, state, weights)
     ensure_fitted(trainer._unwrapped_model, warn=True)
     trainer.model.eval()
     return LoadedModel(trainer, config, path, state.get("step"), state.get("epoch"), used)
 
 
-def choose_weights(
-    path: Path, state: dict[str, Any], config: dict[str, Any], asked: str | None
-) -> str:
-    """``ema`` or ``last``, by what was asked for and what the checkpoint has.
-
-    Raises:
-        EvaluationError: if it lacks what was asked for.
+def needs_energy_and_forces(model: LoadedModel, what: str) -> None:
     """
-    # fairchem's best_checkpoint.pt has the moving average in place of the weights, without a word.
-    silent = (
-        "optimizer" not in state and state.get("ema") is None and config["optim"].get("ema_decay")
-    )
-    if state.get("weights") == EMA or silent:
-        if asked == LAST:
-            raise EvaluationError(
-                f"{path} holds the moving average (EMA) alone, as best checkpoints do: --weights "
-                "last needs a checkpoint.pt, which has both."
-            )
-        return EMA
-    if state.get("ema") is None:
-        if asked == EMA:
-            raise EvaluationError(
-                f"{path} has no moving average (EMA): its run had no optim.ema_decay. Leave "
-                "--weights ema out."
-            )
-        return LAST
-    return asked or EMA
+    Raises:
+        EvaluationError: if the model lacks one of them; ``what`` names what needs both.
+    """
+    if not {"energy", "forces"} <= set(model.outputs):
+        raise EvaluationError(
+            f"{model.path} predicts {', '.join(model.outputs)}: {what} needs energy and forces."
+        )
 
 
-def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], used: str) -> None:
-    """Put one set of the checkpoint's weights, and its normalizers, into the trainer."""
-    state = {**state, "scheduler": None}
-    if used == EMA and state.get("ema") is not None:
-        model = trainer._unwrapped_model
-        trainer.ema = ExponentialMovingAverage(model.parameters(), 0.0)
-        try:
-            state["ema"] = ema_by_name(
-                state["ema"], trained_names(model), trainer.ema.shadow_params
-            )
-        except ConfigError as error:
-            raise EvaluationError(f"{path}: {error}") from error
+def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], weights: str) -> str:
+    """Put one set of the checkpoint's weights, and its normalizers, into the trainer; which."""
+    try:
+        chosen, used = chosen_weights(state, trainer._unwrapped_model, weights, path)
+    except CheckpointError as error:
+        raise EvaluationError(str(error)) from error
+    state = {**state, "state_dict": chosen, "ema": None}
     try:
         trainer.load_checkpoint(str(path), state, inference_only=True)
     except RuntimeError as error:
@@ -171,9 +143,7 @@ def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], used:
             f"{path}: its weights do not fit the model that its own configuration describes "
             f"({str(error).splitlines()[0]})."
         ) from error
-    if trainer.ema is not None:
-        trainer.ema.copy_to()
-        trainer.ema = None
+    return used
 
 
 def _config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
         data_hash,
         origin,
     )
-    from ndem_ocp.evaluation.model import load_model
+    from ndem_ocp.evaluation.model import load_model, needs_energy_and_forces
     from ndem_ocp.evaluation.ranks import gather
     from ndem_ocp.evaluation.splits import open_relaxations
     from ndem_ocp.evaluation.tables import table_of, write_tables
@@ -76,11 +76,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
     model = load_model(
         args.checkpoint, args.weights, cpu=rank.cpu, device_number=rank.device_number, amp=args.amp
     )
-    if not {"energy", "forces"} <= set(model.outputs):
-        raise EvaluationError(
-            f"{args.checkpoint} predicts {', '.join(model.outputs)}: a relaxation needs energy and "
-            "forces."
-        )
+    needs_energy_and_forces(model, "a relaxation")
     settings = settings_of(args, model.config.get("task") or {})
     opened = [(split, open_relaxations(model.config, split)) for split in splits]
     out.mkdir(parents=True, exist_ok=True)

@@ -102,18 +102,14 @@ def _given(args: argparse.Namespace) -> dict[str, Path]:
 
 def _write(args: argparse.Namespace, rank: Any) -> int:
     from ndem_ocp.evaluation.evaluation import batch_size_of, caption
-    from ndem_ocp.evaluation.model import load_model
+    from ndem_ocp.evaluation.model import load_model, needs_energy_and_forces
     from ndem_ocp.evaluation.ranks import gather
     from ndem_ocp.evaluation.splits import Split, open_split
 
     model = load_model(
         args.checkpoint, args.weights, cpu=rank.cpu, device_number=rank.device_number, amp=args.amp
     )
-    if not {"energy", "forces"} <= set(model.outputs):
-        raise EvaluationError(
-            f"{args.checkpoint} predicts {', '.join(model.outputs)}: the leaderboard's task S2EF "
-            "needs energy and forces."
-        )
+    needs_energy_and_forces(model, "the leaderboard's task S2EF")
     arrays: dict[str, np.ndarray] = {}
     expected = {}
     opened = {n: open_split(model.config, Split(n, path)) for n, path in _given(args).items()}

@@ -32,45 +32,79 @@ def plain_normalizers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]
     return found
 
 
-def chosen_weights(
-    content: Mapping[str, Any], model: nn.Module, weights: str, path: Any
-) -> tuple[dict[str, Tensor], str]:
-    """Weights by name, and which they are.
+def which_weights(content: Mapping[str, Any], weights: str, path: Any) -> str:
+    """ "ema" or "last", by what was asked for and what a checkpoint has.
 
     ``fairchem --mode validate`` takes the moving average of a ``checkpoint.pt``; fairchem's
     OCPCalculator takes the weights of its last step. Both take the average of a best checkpoint,
     which holds nothing else.
 
     Args:
-        content: of a checkpoint. model: its network, which tells trained weights from buffers.
+        content: of a checkpoint.
         weights: "auto" (the average where there is one), "ema" or "last".
         path: the file, for messages.
-
-    Returns:
-        (state dict without wrappers' prefixes, "ema" or "last").
 
     Raises:
         CheckpointError: if these weights are not in the file.
     """
     if weights not in KINDS:
         raise CheckpointError(f"weights = {weights!r}: choose one of {', '.join(KINDS)}.")
-    state, ema = plain_names(content["state_dict"]), content.get("ema")
-    if content.get("weights") == EMA:  # a best checkpoint of this package
+    if _average_alone(content):
         if weights == LAST:
             raise CheckpointError(
-                f"{path} (a best checkpoint) holds the moving average only: take weights ema, or "
-                "a checkpoint of the run's last steps (checkpoint.pt)."
+                f"{path} holds the moving average (EMA) alone, as best checkpoints do: take "
+                "weights ema, or a checkpoint.pt of the run, which has both."
             )
-        return state, EMA
-    has_average = isinstance(ema, Mapping) and "shadow_params" in ema
-    if weights == LAST or (weights == AUTO and not has_average):
-        return state, LAST
-    if not has_average:
-        raise CheckpointError(
-            f"{path} says of no weights that they are a moving average. A best checkpoint of "
-            "fairchem's own trainer is one without saying so, and a run with optim.ema_decay: 0 "
-            "has none: take weights last for what the file holds."
-        )
+        return EMA
+    if not _has_average(content):
+        if weights == EMA:
+            raise CheckpointError(
+                f"{path} has no moving average (EMA): its run had no optim.ema_decay, or it was "
+                "left out. Take weights last or auto."
+            )
+        return LAST
+    return EMA if weights == AUTO else weights
+
+
+def _average_alone(content: Mapping[str, Any]) -> bool:
+    """Whether the average stands in place of the weights, as in best checkpoints."""
+    if "weights" in content:  # this package's say it
+        return content["weights"] == EMA
+    # fairchem's own do not, and an exported or otherwise reduced file looks the same
+    config = content.get("config")
+    optim = config.get("optim") if isinstance(config, Mapping) else None
+    return (
+        "optimizer" not in content
+        and not _has_average(content)
+        and isinstance(optim, Mapping)
+        and bool(optim.get("ema_decay"))
+    )
+
+
+def _has_average(content: Mapping[str, Any]) -> bool:
+    return isinstance(content.get("ema"), Mapping) and "shadow_params" in content["ema"]
+
+
+def chosen_weights(
+    content: Mapping[str, Any], model: nn.Module, weights: str, path: Any
+) -> tuple[dict[str, Tensor], str]:
+    """Weights by name, and which they are.
+
+    Args:
+        content: of a checkpoint. model: its network, which tells trained weights from buffers.
+        weights: see :func:`which_weights`.
+        path: the file, for messages.
+
+    Returns:
+        (state dict without wrappers' prefixes, "ema" or "last").
+
+    Raises:
+        CheckpointError: if these weights are not in the file, or its average is of another network.
+    """
+    which = which_weights(content, weights, path)
+    state = plain_names(content["state_dict"])
+    if which == LAST or _average_alone(content):
+        return state, which
     ours = {name: name for name in model.state_dict() if name in state}
     found = averaged(content, state, ours, model)
     if isinstance(found, str):

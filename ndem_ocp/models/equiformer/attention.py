@@ -113,15 +113,8 @@ def _activate(
     if module.use_gate_act:
         return _gated(y, gate, edges)[:, :rows]
     gated = module.use_sep_s2_act
-
-    def make() -> tuple[Tensor, Tensor]:
-        grid = module.SO3_grid[whole.lmax][whole.mmax]
-        to_grid, from_grid = grid_matrices(grid, whole, y.dtype)
-        if gated:
-            from_grid[0] = 0  # degree 0 is the gate's
-        return to_grid, from_grid
-
-    to_grid, from_grid = edges.once(("grid", y.dtype, gated), make)
+    grid = module.SO3_grid[whole.lmax][whole.mmax]
+    to_grid, from_grid = grid_matrices(grid, whole, y.dtype, gated, edges)
     return s2_activation(y, gate.contiguous() if gated else None, to_grid, from_grid[:rows])
 
 
@@ -135,12 +128,25 @@ def _gated(y: Tensor, gate: Tensor, edges: Edges) -> Tensor:
     return torch.cat([silu(y[:, :1]), y[:, 1:] * gates[:, degree]], dim=1)
 
 
-def grid_matrices(grid: nn.Module, lay: Layout | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """To the grid, (P, R), and back, (R, P); rows as in the layout, by degree without one."""
-    to_grid, from_grid = grid.to_grid_mat.flatten(0, 1), grid.from_grid_mat.flatten(0, 1)
-    if lay is not None:
-        to_grid, from_grid = to_grid[:, lay.by_degree], from_grid[:, lay.by_degree]
-    return to_grid.to(dtype).contiguous(), from_grid.t().to(dtype).contiguous()
+def grid_matrices(
+    grid: nn.Module, lay: Layout | None, dtype: torch.dtype, gated: bool, edges: Edges | None
+) -> tuple[Tensor, Tensor]:
+    """To the grid, (P, R), and back, (R, P); rows as in the layout, by degree without one.
+
+    They are the same in all layers, and kept in ``edges``. ``gated``: degree 0 does not come back.
+    """
+
+    def make() -> tuple[Tensor, Tensor]:
+        to_grid, from_grid = grid.to_grid_mat.flatten(0, 1), grid.from_grid_mat.flatten(0, 1)
+        if lay is not None:
+            to_grid, from_grid = to_grid[:, lay.by_degree], from_grid[:, lay.by_degree]
+        back = torch.empty(from_grid.shape[::-1], dtype=dtype, device=from_grid.device)
+        back.copy_(from_grid.t())  # not the module's own, of which a row is set
+        if gated:
+            back[0] = 0
+        return to_grid.to(dtype).contiguous(), back
+
+    return make() if edges is None else edges.once(("grid", lay, dtype, gated), make)
 
 
 def _second_convolution(

@@ -13,8 +13,8 @@ from ndem_ocp.models.equiformer.grid import grid_mlp
 from ndem_ocp.models.equiformer.pieces import compute_dtype
 
 
-def feed_forward(module: FeedForwardNetwork, x: Tensor) -> Tensor:
-    """The network after the attention, (N, K, C) -> (N, K, O)."""
+def feed_forward(module: FeedForwardNetwork, x: Tensor, edges: Edges | None) -> Tensor:
+    """The network after the attention, (N, K, C) -> (N, K, O); ``edges`` keep its constants."""
     dtype, lmax = compute_dtype(x), module.max_lmax
     x = x.to(dtype)
     first, second = module.so3_linear_1, module.so3_linear_2
@@ -33,9 +33,8 @@ def feed_forward(module: FeedForwardNetwork, x: Tensor) -> Tensor:
         return _gated(module, x, dtype)
     elif module.gating_linear is not None:
         gate = silu(module.gating_linear(x[:, 0]))
-    to_grid, from_grid = grid_matrices(module.SO3_grid[lmax][lmax], None, dtype)
-    if gate is not None:
-        from_grid[0] = 0
+    grid = module.SO3_grid[lmax][lmax]
+    to_grid, from_grid = grid_matrices(grid, None, dtype, gate is not None, edges)
     out = grid_mlp(
         x,
         gate,
@@ -81,7 +80,7 @@ def transformer_block(module: TransBlockV2, x: Tensor, edges: Edges, batch: Tens
         batch: (N,) structure of each atom, for what is dropped by structure.
     """
     x = x + _dropped(module, graph_attention(module.ga, module.norm_1(x), edges), batch)
-    out = _dropped(module, feed_forward(module.ffn, module.norm_2(x)), batch)
+    out = _dropped(module, feed_forward(module.ffn, module.norm_2(x), edges), batch)
     if module.ffn_shortcut is not None:
         shortcut = module.ffn_shortcut
         x = _with_bias(_by_degree(x, shortcut.weight[shortcut.expand_index]), shortcut.bias)

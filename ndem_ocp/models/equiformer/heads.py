@@ -15,6 +15,7 @@ from torch_geometric.data import Batch
 from ndem_ocp.models.equiformer.attention import graph_attention
 from ndem_ocp.models.equiformer.backbone import EDGES
 from ndem_ocp.models.equiformer.block import feed_forward, scalar_gate
+from ndem_ocp.models.equiformer.edges import Edges
 
 
 class _ZeroGradient(torch.autograd.Function):
@@ -44,7 +45,7 @@ class EquiformerV2EnergyHead(EqV2ScalarHead):
     def forward(self, data: Batch, emb: dict[str, Any]) -> dict[str, Tensor]:
         """{output_name: (B,)} normalised."""
         x = emb["node_embedding"].embedding
-        per_atom = self._per_atom(x).view(-1)
+        per_atom = self._per_atom(x, emb.get(EDGES)).view(-1)
         total = torch.zeros(len(data.natoms), device=x.device, dtype=per_atom.dtype)
         total.index_add_(0, data.batch, per_atom)
         if self.reduce == "sum":
@@ -53,11 +54,11 @@ class EquiformerV2EnergyHead(EqV2ScalarHead):
             return {self.output_name: total / data.natoms}
         raise ValueError(f"reduce is {self.reduce!r}: sum or mean.")
 
-    def _per_atom(self, x: Tensor) -> Tensor:
+    def _per_atom(self, x: Tensor, edges: Edges | None) -> Tensor:
         network = self.energy_block
         gate = scalar_gate(network, x) if network.use_grid_mlp else None
         if gate is None:
-            return feed_forward(network, x)[:, 0]
+            return feed_forward(network, x, edges)[:, 0]
         out = linear(gate, network.so3_linear_2.weight[0], network.so3_linear_2.bias)
         if not torch.is_grad_enabled():
             return out
