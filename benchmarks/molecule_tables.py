@@ -151,12 +151,7 @@ def md17_small(results: Path) -> str:
                     spread(errors["energy_mae_kcal_per_mol"]),
                 ]
             )
-        seeds = sorted({len(values["runs"]) for values in found["arms"].values()})
-        notes.append(
-            f"{molecule}: {' or '.join(map(str, seeds))} seeds, {found['hardware']['cpu']}, one "
-            f"thread per run, torch {found['hardware']['torch']}, commit {found['commit'][:10]}; "
-            f"[all numbers](results/{name})."
-        )
+        notes.append(f"{molecule}: {_source(found, name, found['arms'])}")
     head = ["molecule", "arm", "steps", "relative cost", "force MAE (kcal/mol/Å)"]
     table = _table([*head, "less plain, seed by seed", "energy MAE (kcal/mol)"], rows)
     return table + "\n\n" + "\n".join(notes) if notes else table
@@ -181,24 +176,43 @@ def _cost(arm: dict[str, Any]) -> float:
     return sum(run["process_s"] for run in arm["runs"]) / len(arm["runs"])
 
 
-def md17_settings(results: Path) -> str:
-    """One setting changed at a time, one seed."""
-    path = results / "md17_ethanol_settings.json"
-    if not path.exists():
-        return NOT_RUN
-    found = json.loads(path.read_text())
-    base = _cost(found["arms"]["plain"]) if "plain" in found["arms"] else None
-    rows = [
-        [
-            name,
-            f"{_cost(values) / base:.2f}" if base else "",
-            spread(values["summary"]["forces_mae_kcal_per_mol_A"]),
-            spread(values["summary"]["energy_mae_kcal_per_mol"]),
-        ]
-        for name, values in found["arms"].items()
-    ]
-    head = ["setting", "relative cost", "force MAE (kcal/mol/Å)", "energy MAE (kcal/mol)"]
-    return _table(head, rows)
+def _settings(name: str) -> Callable[[Path], str]:
+    """The arms of one sweep on one molecule, beside its plain arm."""
+
+    def make(results: Path) -> str:
+        path = results / name
+        if not path.exists():
+            return NOT_RUN
+        found = json.loads(path.read_text())
+        arms = found["arms"]
+        plain = arms.get("plain")
+        several = max(len(arm["runs"]) for arm in arms.values()) > 1
+        rows = []
+        for arm, values in arms.items():
+            row = [
+                ARMS.get(arm, arm),
+                f"{_cost(values) / _cost(plain):.2f}" if plain else "",
+                spread(values["summary"]["forces_mae_kcal_per_mol_A"]),
+                spread(values["summary"]["energy_mae_kcal_per_mol"]),
+            ]
+            if several:
+                row.insert(3, paired(values, plain) if plain and arm != "plain" else "")
+            rows.append(row)
+        head = ["setting", "relative cost", "force MAE (kcal/mol/Å)", "energy MAE (kcal/mol)"]
+        if several:
+            head.insert(3, "less plain, seed by seed")
+        return _table(head, rows) + f"\n\n{_source(found, name, arms)}"
+
+    return make
+
+
+def _source(found: dict[str, Any], name: str, arms: dict[str, Any]) -> str:
+    seeds = sorted({len(values["runs"]) for values in arms.values()})
+    return (
+        f"{' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}, "
+        f"{found['hardware']['cpu']}, one thread per run, torch {found['hardware']['torch']}, "
+        f"commit {found['commit'][:10]}; [all numbers](results/{name})."
+    )
 
 
 MOLECULE_TABLES = {
@@ -208,5 +222,7 @@ MOLECULE_TABLES = {
     "paper_table_5": _ablation("σ_max (Å)", "sigma_max", TABLE_5, "table5"),
     "paper_table_6": paper_table_6,
     "md17_small": md17_small,
-    "md17_settings": md17_settings,
+    "md17_settings": _settings("md17_ethanol_settings.json"),
+    "md17_frames": _settings("md17_ethanol_100.json"),
+    "md17_knobs": _settings("md17_ethanol_knobs.json"),
 }
