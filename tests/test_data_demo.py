@@ -53,6 +53,17 @@ def test_demo_is_the_same_for_any_number_of_workers(demo, tmp_path):
         assert str(tmp_path) not in (tmp_path / "demo" / name).read_text()
 
 
+def test_what_makes_data_leaves_torchs_threads_alone(tmp_path):
+    """`ndem bench` and `ndem demo` make data and then train in the same process."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        make_demo(tmp_path / "demo", size="small", workers=1, progress=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_demo_command(tmp_path, capsys):
     arguments = ["demo", "--out", str(tmp_path / "d"), "--size", "small", "--workers", "1"]
     assert cli.main([*arguments, "--no-progress"]) == 0

@@ -16,7 +16,7 @@ import numpy as np
 
 from .convert import package_version
 from .molecules import Molecules
-from .parallel import check_stop, run_tasks
+from .parallel import check_stop, one_thread, run_tasks
 from .shards import write_metadata, write_records
 from .staging import DATASET_FILE, SYSTEMS_FILE, write_json
 from .statistics import Accumulator, Statistics
@@ -89,9 +89,6 @@ def to_data(molecules: Molecules, row: int, double: bool = False) -> Data:
 
 def write_molecule_shard(task: MoleculeShard) -> Accumulator | None:
     """Write a shard; returns its sums if wanted. Runs in a worker process."""
-    import torch
-
-    torch.set_num_threads(1)
     total = Accumulator() if task.statistics else None
 
     def records() -> Iterator[Data]:
@@ -106,7 +103,8 @@ def write_molecule_shard(task: MoleculeShard) -> Accumulator | None:
             yield record
 
     atoms = int(task.molecules.natoms[task.rows].sum())
-    write_records(task.path, records(), atoms, len(task))
+    with one_thread():
+        write_records(task.path, records(), atoms, len(task))
     return total
 
 

@@ -40,6 +40,19 @@ def check_stop() -> None:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch for a task; put back, as a task may run in the caller's process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A process pool whose running tasks end soon after an exception in the parent."""
     # fork starts at once; elsewhere every worker imports torch and fairchem again (seconds)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
-from .parallel import check_stop
+from .parallel import check_stop, one_thread
 from .reader.errors import Refused
 from .reader.unpickle import load_fields, load_integer
 from .sources import Source, iter_frames
@@ -125,10 +125,8 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
 
 def write_shard(task: ShardTask) -> int:
     """Read the frames of a task again and write its shard. Runs in a worker process."""
-    import torch
-
-    torch.set_num_threads(1)
-    return write_records(task.path, _records(task), task.atoms, len(task))
+    with one_thread():
+        return write_records(task.path, _records(task), task.atoms, len(task))
 
 
 def _records(task: ShardTask) -> Iterator[Data]:
