@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -28,11 +31,20 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 GPU = torch.device("cuda:0")
 aten = torch.ops.aten
+_TORCH = os.path.dirname(torch.__file__)
 # What takes tensors of two devices on CUDA as well.
 _COPIES = {aten.copy_.default, aten._to_copy.default}
 _INDEXED = {
     *(aten.index.Tensor, aten.index_put.default, aten.index_put_.default),
     aten._index_put_impl_.default,
+}
+
+
+# Python waits for the GPU where it needs a shape or a value, and for what moves to the CPU.
+_WAITS = {
+    *(aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default),
+    *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
+    *(aten.equal.default, aten.bincount.default, aten.repeat_interleave.Tensor),
 }
 
 
@@ -47,10 +59,17 @@ class _Places:
         self._known: dict[int, StorageWeakRef] = {}  # a storage that is referred to keeps its key
         self._open: dict[int, StorageWeakRef] = {}
         self.in_backward = False
+        self.waits: Counter[str] = Counter()  # by the line of ours or of a library that waits
 
     def has(self, tensor: Tensor) -> bool:
         found = self._known.get(_key(tensor))
         return found is not None and not found.expired()
+
+    def wait(self) -> None:
+        """Python has to wait for the GPU here."""
+        frames = [f for f in traceback.extract_stack() if not f.filename.startswith(_TORCH)]
+        frame = next(f for f in reversed(frames) if f.filename != __file__)
+        self.waits[f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno}"] += 1
 
     def open(self, tensor: Tensor) -> None:
         """Autograd made zeros on the device of a gradient that cannot be seen from here."""
@@ -73,6 +92,8 @@ class _Places:
     def moved(self, tensor: Tensor, there: bool) -> Tensor:
         if self.has(tensor) == there:
             return tensor
+        if not there:
+            self.wait()
         with torch._C.DisableTorchFunction():
             copy = tensor.clone()
         self.put(copy, there)
@@ -104,6 +125,8 @@ class _Operations(TorchDispatchMode):
         if there and here and func not in _COPIES:
             shapes = [tuple(tensor.shape) for tensor in here]
             raise WrongDevice(f"{func}: cuda:0 and cpu; on the CPU are tensors of shape {shapes}")
+        if on_gpu and (func in _WAITS or (func in _INDEXED and _by_mask(args[1]))):
+            self.places.wait()
         out = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         if on_gpu and func is not aten.copy_.default:
@@ -113,6 +136,10 @@ class _Operations(TorchDispatchMode):
             for tensor in made:
                 self.places.open(tensor)
         return out
+
+
+def _by_mask(indices: list[Tensor | None]) -> bool:
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 class _Functions(TorchFunctionMode):

@@ -36,7 +36,6 @@ pytestmark = pytest.mark.slow
 
 FAIRCHEM = Path(sys.executable).with_name("fairchem")
 TIMEOUT = 400  # seconds for one command; a quiet machine needs 10 to 25
-FINISHED = "Total time taken"  # fairchem's last line of a run
 STEPS = 10  # 40 structures in batches of four
 EVAL_EVERY = 5
 CHECKPOINT_EVERY = 6
@@ -327,11 +326,6 @@ def test_two_ranks(workspace, fraction):
     name = f"two_ranks_{fraction}"
     settings = (f"--task.ndem.fraction={fraction}", f"--optim.checkpoint_every={EVAL_EVERY}")
     done = workspace.fairchem(name, "train", "--num-gpus", 2, *settings)
-    if done.status is None and FINISHED in done.output:
-        # Rarely a finished two-rank run does not exit (fairchem 1.10 on new torch, with the plain
-        # trainer as well). Everything was trained and written; one more run may exit.
-        name = f"{name}_again"
-        done = workspace.fairchem(name, "train", "--num-gpus", 2, *settings)
     check_training(done, STEPS // 2)
     for folder in ("checkpoints", "results", "logs/ndem_ocp.HistoryLogger"):
         assert done.only(f"{folder}/*").name.endswith(f"-{name}")

@@ -14,6 +14,10 @@ import ndem_ocp
 import test_backbones
 from conftest import short_training, steps, tiny_config, trainer_of
 from ndem_ocp import cli
+from ndem_ocp.bench.arms import arm_config, build_arm
+from ndem_ocp.bench.batches import open_data, read_batches
+from ndem_ocp.bench.clock import Stopwatch
+from ndem_ocp.bench.configs import read_config
 from ndem_ocp.data.demo_relaxations import make_relaxations
 from ndem_ocp.data.reader import LmdbReader
 from ndem_ocp.testing import BackboneContract
@@ -193,3 +197,27 @@ def test_bench(demo_data, tmp_path, capsys):
             assert cli.main(["bench", *words, *common, "--out", str(tmp_path / "out.json")]) == 0
             assert json.loads((tmp_path / "out.json").read_text())["device"] == "cuda:0"
     capsys.readouterr()
+
+
+def test_how_often_a_step_waits_for_the_gpu(demo_data, tmp_path):
+    path = tmp_path / "tiny.yml"
+    path.write_text(yaml.safe_dump(tiny_config(demo_data)))
+    config = read_config(str(path))
+    waits = {}
+    for name in ("upstream", "plain", "ndem"):
+        with pretend_gpu() as gpu:
+            arm = build_arm(name, arm_config(name, config, demo_data / "train", 2), GPU)
+            batches = read_batches(open_data(demo_data / "train"), 2, 1)
+            for step in range(2):  # the first one makes what is kept
+                batch = batches.on(0, GPU)
+                gpu.waits.clear()
+                arm.step(batch, step, Stopwatch(GPU))
+            waits[name] = gpu.waits
+    total = {name: found.total() for name, found in waits.items()}
+    print(total)
+    assert total["plain"] < total["upstream"], waits
+    assert total["ndem"] - total["plain"] < 10, waits
+    # layers and heads never wait: one line, the largest atomic number, before the first of them
+    ours = [line for line in waits["ndem"] if "models/equiformer/" in line]
+    assert ours == [line for line in ours if "backbone.py" in line], ours
+    assert sum(waits["ndem"][line] for line in ours) == 1

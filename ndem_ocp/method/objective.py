@@ -111,7 +111,7 @@ def ndem_loss(
             raise ValueError(
                 f"{name} forces have shape {tuple(field.shape)}, eps {tuple(noise.eps.shape)}"
             )
-    keep = counted & noise.viewed
+    keep = (counted & noise.viewed).nonzero().squeeze(-1)  # once: it waits for the GPU
     # Half precision would round f - f' away: the difference is taken in float32 at least.
     wide = torch.promote_types(forces.noisy.dtype, torch.float32)
     difference = clean_reference(forces, settings).to(wide) - forces.noisy.to(wide)

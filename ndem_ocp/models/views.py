@@ -73,7 +73,8 @@ def join_views(marked: Batch) -> Views:
     joint.pos = torch.cat([marked.pos, marked.pos[atoms] + marked[EPS][atoms]])
 
     counts = joint.natoms
-    joint.batch = torch.repeat_interleave(torch.arange(counts.numel(), device=device), counts)
+    graphs_of_joint = torch.arange(counts.numel(), device=device)
+    joint.batch = graphs_of_joint.repeat_interleave(counts, output_size=len(joint.pos))
     joint.ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     joint[JOINT] = True
     _describe_slices(joint, levels)
