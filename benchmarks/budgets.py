@@ -22,9 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE = ROOT / "results", ROOT / "docs/images/budgets.png"
 # file, title, unit, and what the error of a curve is on
 SETS = (
-    ("oc20_trajectories_own", "OC20 trajectories, new systems", "eV/Å"),
+    ("oc20_trajectories", "OC20 trajectories, new systems", "eV/Å"),
     ("md17_ethanol_small", "MD17 ethanol", "kcal/mol/Å"),
     ("md17_aspirin_small", "MD17 aspirin", "kcal/mol/Å"),
+    ("md17_ethanol_100", "MD17 ethanol, 100 frames", "kcal/mol/Å"),
 )
 FRACTIONS = (0.25, 0.5, 1.0)
 
@@ -79,7 +80,7 @@ def _cell(errors: list[float | None], unit: str) -> str:
 
 def plot(results: Path, path: Path) -> Path:
     """Mean over the seeds and the range between them, one panel for each data set."""
-    figure, axes = plt.subplots(1, len(SETS), figsize=(10.5, 3.1), layout="constrained")
+    figure, axes = plt.subplots(1, len(SETS), figsize=(3.5 * len(SETS), 3.1), layout="constrained")
     for axis, (name, title, unit) in zip(axes, SETS):
         axis.set(title=title, xlabel="processor time (min)", ylabel=f"force MAE ({unit})")
         source = results / f"{name}.json"

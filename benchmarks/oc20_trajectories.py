@@ -13,8 +13,8 @@ DIR holds ``train`` and ``val`` as `ndem data ase` writes them. Each run is a st
     plain-long   the plain model for the wall time of ndem: r S steps, where r is the ratio of
                  step times, measured here with alternating steps before anything is trained
 
-A run that is complete is not made again, so an interrupted comparison goes on where it was. The
-table goes to results/oc20_trajectories.json.
+A run that is complete is not made again, so an interrupted comparison goes on where it was; each
+run keeps the commit that it was made at. The table goes to results/oc20_trajectories.json.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from tqdm import tqdm
 
 from ndem_ocp.data.statistics import Statistics, dataset_statistics
 from ndem_ocp.report.history import find_history, read_history
-from ndem_ocp.report.provenance import config_hash, files_hash, provenance
+from ndem_ocp.report.provenance import config_hash, files_hash, git_commit, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}
 KEYS = {"y": "energy", "force": "forces"}
 WHERE = ("new_systems", "new_frames")
+COMMIT = "commit.txt"  # of a run, in its directory
 CURVE_POINTS = 8  # validations of a run
 METRICS = {"forces_mae": "eV/A", "energy_mae": "eV", "forces_cosine_similarity": "1"}
 
@@ -86,6 +87,7 @@ def train(args: argparse.Namespace, arm: str, seed: int, shared: dict[str, Any])
         done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"{arm}, seed {seed} failed with {done.returncode}: see {log.name}")
+    (run_dir / COMMIT).write_text(git_commit(ROOT) + "\n")
 
 
 def _last_step(run_dir: Path) -> int:
@@ -192,6 +194,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
             runs.append(
                 {
                     "seed": seed,
+                    "commit": (args.runs / f"{arm}-seed{seed}" / COMMIT).read_text().strip(),
                     "steps": last["step"],
                     "train_time_s": wall,
                     "curve": _curve(history),

@@ -19,7 +19,7 @@ from conftest import ROOT, steps
 from ndem_ocp.report.history import HistoryLogger, find_history, read_history
 from ndem_ocp.report.plots import plot_curves, plot_parity
 from ndem_ocp.report.predictions import Parity, load_parity
-from ndem_ocp.report.provenance import config_hash, files_hash, provenance
+from ndem_ocp.report.provenance import config_hash, files_hash, git_commit, provenance
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import readme_tables
@@ -221,3 +221,24 @@ def test_the_command_answers_bad_input_with_a_sentence(tmp_path):
     assert done.returncode == 2
     assert "nothing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_commit_is_dirty_by_code_and_not_by_results(tmp_path):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True)
+
+    assert git_commit(tmp_path / "nowhere") == "unknown"
+    git("init", "--quiet")
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/one.json"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    clean = git_commit(tmp_path)
+    assert len(clean) == 40
+    (tmp_path / "results/one.json").write_text("2")
+    (tmp_path / "results/two.json").write_text("2")
+    assert git_commit(tmp_path) == clean
+    (tmp_path / "code.py").write_text("2")
+    assert git_commit(tmp_path) == f"{clean}-dirty"

@@ -16,12 +16,18 @@ import torch
 
 
 def git_commit(root: Path) -> str:
-    """Commit of the checkout at ``root``, with "-dirty" if tracked files were changed."""
+    """Commit of the checkout at ``root``, with "-dirty" if tracked files were changed.
+
+    results/ does not count: one measurement after another writes there, and none reads it.
+    """
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty"],
-            cwd=root, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
