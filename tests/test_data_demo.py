@@ -12,6 +12,7 @@ from ndem_ocp.data import cli
 from ndem_ocp.data.check import check_dataset
 from ndem_ocp.data.demo import MAX_FORCE, make_demo
 from ndem_ocp.data.statistics import Accumulator, dataset_statistics, small_displacement
+from ndem_ocp.report.provenance import files_hash
 from test_data_support import demo, record, records, write_split
 
 __all__ = ["demo"]  # a fixture
@@ -47,6 +48,8 @@ def test_demo_is_the_same_for_any_number_of_workers(demo, tmp_path):
     assert len(first) == len(second)
     for a, b in zip(first, second):
         assert all(np.array_equal(a[key], b[key]) for key in a)
+    # to the byte, so that a result's hash tells its data
+    assert files_hash(demo / "train") == files_hash(tmp_path / "demo" / "train")
     make_demo(tmp_path / "other", size="small", seed=2, progress=False)
     assert records(tmp_path / "other" / "train")[0]["y"] != first[0]["y"]
     for name in ("dataset.json", "systems.json"):

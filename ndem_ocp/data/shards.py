@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,29 @@ def to_data(frame: Frame, *, energy: float, sid: int, fid: int) -> Data:
     )
 
 
+class _SameBytes(pickle.Pickler):
+    """Pickles tensors without their place in memory, which torch writes as a storage's name.
+
+    So equal records are equal bytes, and a data set's hash is that of its contents.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        import torch
+
+        if not isinstance(value, torch.storage.TypedStorage):
+            return NotImplemented
+        rebuild, (content,) = value.__reduce__()
+        name = str(value._untyped_storage._cdata).encode("ascii")
+        there = b"X" + len(name).to_bytes(4, "little") + name
+        return rebuild, (content.replace(there, b"X\x01\x00\x00\x000", 2),)  # then come numbers
+
+
+def _pickled(record: Any) -> bytes:
+    stream = io.BytesIO()
+    _SameBytes(stream, protocol=4).dump(record)
+    return stream.getvalue()
+
+
 def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: int) -> int:
     """Write one LMDB file with keys "0".."n-1" and "length".
 
@@ -112,7 +136,7 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
         number = 0
         transaction = env.begin(write=True)
         for record in records:
-            transaction.put(str(number).encode("ascii"), pickle.dumps(record, protocol=4))
+            transaction.put(str(number).encode("ascii"), _pickled(record))
             number += 1
             if number % _COMMIT_EVERY == 0:
                 transaction.commit()
