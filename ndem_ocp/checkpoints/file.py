@@ -217,12 +217,16 @@ def _numpy_allowed() -> contextlib.AbstractContextManager[Any]:
 
 def _numpy_globals() -> list[Any]:
     """What pickled numpy numbers need: values, no code."""
-    core = getattr(np, "_core", None) or np.core
-    multiarray = core.multiarray
+    functions = numpy_rebuilders()
     kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "b1")]
-    found = [np.dtype, np.ndarray, multiarray.scalar, multiarray._reconstruct, *kinds]
-    names = [(f, f"numpy.core.multiarray.{f.__name__}") for f in found[2:4]]
-    return [*found, *names]
+    names = [(f, f"numpy.core.multiarray.{f.__name__}") for f in functions]
+    return [np.dtype, np.ndarray, *functions, *kinds, *names]
+
+
+def numpy_rebuilders() -> tuple[Any, Any]:
+    """The functions that pickles of a NumPy number and of an array name: where they live depends on
+    NumPy's version, and numpy._core of NumPy 1.26 is empty until something is imported from it."""
+    return np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
 
 
 def _free_space(directory: Path) -> str:

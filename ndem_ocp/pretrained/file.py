@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndem_ocp.checkpoints.file import numpy_rebuilders
+
 # Names that get a stand-in. Nothing of the real class is imported.
 _INERT = re.compile(
     r"^(pytorch_lightning|lightning|lightning_fabric|omegaconf|pathlib|submitit"
     r"|fairchem\.core|ocpmodels)\."
 )
-_CORE = getattr(np, "_core", None) or np.core
 # What holds values and does nothing; numpy's numbers are in fairchem's metrics.
 _REAL: dict[str, Any] = {
     "argparse.Namespace": argparse.Namespace,
@@ -37,7 +38,7 @@ _REAL: dict[str, Any] = {
     **{
         f"numpy.{core}.multiarray.{function.__name__}": function
         for core in ("core", "_core")
-        for function in (_CORE.multiarray.scalar, _CORE.multiarray._reconstruct)
+        for function in numpy_rebuilders()
     },
 }
 _NUMBERS = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1")]
