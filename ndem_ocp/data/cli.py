@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.second_views.command import add_second_views
+
 from .cli_common import add_common, guarded
+from .cli_curvature import add_curvature
 from .cli_is2re import add_is2re
 from .cli_molecules import add_md17, add_qm9
 from .errors import DataError
@@ -27,6 +30,8 @@ def add_parser(subparsers: Any) -> None:
     add_qm9(commands)
     add_is2re(commands)
     _add_check(commands)
+    add_curvature(commands)
+    add_second_views(commands)
     _add_demo(commands)
 
 
@@ -186,6 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_qm9(commands)
     add_is2re(commands)
     _add_check(commands)
+    add_curvature(commands)
+    add_second_views(commands)
     _add_demo(commands)
     args = parser.parse_args(argv)
     return args.func(args)

@@ -10,7 +10,7 @@ from ndem_ocp.method.denoising import (
     noisy_nodes_loss,
 )
 from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
-from ndem_ocp.method.noise import Noise, draw_noise, step_generator
+from ndem_ocp.method.noise import Noise, ViewLabels, choose_graphs, draw_noise, step_generator
 from ndem_ocp.method.objective import (
     Forces,
     NDeMLoss,
@@ -19,7 +19,16 @@ from ndem_ocp.method.objective import (
     per_atom_error,
     typical_scale,
 )
-from ndem_ocp.method.settings import NDeMSettings, SettingsError
+from ndem_ocp.method.schedules import SettingsError, at
+from ndem_ocp.method.second_views import (
+    change_diagnostics,
+    view_energy,
+    view_forces,
+    view_weights,
+    weighted_residual,
+    with_no_change,
+)
+from ndem_ocp.method.settings import NDeMSettings
 
 __all__ = [
     "Forces",
@@ -28,6 +37,10 @@ __all__ = [
     "Noise",
     "SettingsError",
     "Tally",
+    "ViewLabels",
+    "at",
+    "change_diagnostics",
+    "choose_graphs",
     "dens_loss",
     "draw_noise",
     "forces_of_clean_atoms",
@@ -39,4 +52,9 @@ __all__ = [
     "per_atom_error",
     "step_generator",
     "typical_scale",
+    "view_energy",
+    "view_forces",
+    "view_weights",
+    "weighted_residual",
+    "with_no_change",
 ]

@@ -13,7 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ndem_ocp.method.schedules import at
 from ndem_ocp.method.settings import NDeMSettings
+
+
+class ViewLabels(NamedTuple):
+    """What is known of a displaced structure beside its displacement; raw, in the data's units."""
+
+    force_change: Tensor  # (N, 3) | s [T(X + eps) - T(X)], 0 where there is no view
+    energy_remainder: Tensor  # (B,) | s [T_E(X + eps) - T_E(X) + T(X) . eps], beyond first order
+    force_error: Tensor  # (N,) | expected error of force_change: delta |force_change|
 
 
 class Noise(NamedTuple):
@@ -23,6 +32,13 @@ class Noise(NamedTuple):
     sigma: Tensor  # (N,) | standard deviation in Angstrom that the atom's structure was given
     moved: Tensor  # (N,) bool | atoms that carry noise
     viewed: Tensor  # (N,) bool | atoms of structures that get a second view (dens: corrupted ones)
+    labels: ViewLabels | None = None  # of second views whose forces or energies are known
+
+    def to(self, device: torch.device) -> Noise:
+        """The same noise on a device."""
+        eps, sigma, moved, viewed = (part.to(device) for part in self[:4])
+        labels = self.labels and ViewLabels(*(part.to(device) for part in self.labels))
+        return Noise(eps, sigma, moved, viewed, labels)
 
 
 def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
@@ -42,6 +58,7 @@ def draw_noise(
     fixed: Tensor | None,
     settings: NDeMSettings,
     generator: torch.Generator,
+    progress: float = 0.0,
 ) -> Noise:
     """Draw eps_i ~ N(0, sigma^2 I) on a random subset of the movable atoms of each structure.
 
@@ -52,13 +69,14 @@ def draw_noise(
         fixed: (N,) 1 for atoms that the data holds fixed, else 0; None: no atom is fixed.
         settings: sigma range and distribution, corrupt ratio, which atoms may move, fraction.
         generator: CPU generator, see :func:`step_generator`.
+        progress: fraction of training, for settings that are schedules.
 
     Returns:
         Noise on the device and in the dtype of ``pos``.
     """
     num_atoms = pos.shape[0]
     cpu_index = graph_index.cpu()
-    viewed = _choose_graphs(num_graphs, settings, generator)[cpu_index]
+    viewed = choose_graphs(num_graphs, settings, generator, progress)[cpu_index]
     movable = torch.ones(num_atoms, dtype=torch.bool)
     if settings.atoms == "free" and fixed is not None:
         movable = fixed.cpu() == 0
@@ -110,16 +128,21 @@ def _choose_atoms(
     return movable & (place < quota[graph_index])
 
 
-def _choose_graphs(num_graphs: int, settings: NDeMSettings, generator: torch.Generator) -> Tensor:
+def choose_graphs(
+    num_graphs: int, settings: NDeMSettings, generator: torch.Generator, progress: float = 0.0
+) -> Tensor:
     """(B,) bool: the structures that noise is for.
 
-    Second views: a random ceil(fraction * B), at least one on every rank, so that all ranks use
-    the auxiliary head in every step (DDP needs that). DeNS: each with its probability; its heads
-    see the whole batch, so none may be corrupted.
+    Second views beside their structures: a random ceil(fraction * B), at least one on every rank,
+    so that all ranks use the auxiliary head in every step (DDP needs that). DeNS, and views in
+    their structures' place: each with its probability; the heads see the whole batch, so there may
+    be none.
     """
-    if settings.objective == "dens":
+    if settings.objective == "dens" or settings.instead:
         coin = torch.rand(num_graphs, generator=generator, dtype=torch.float64)
-        return coin < settings.dens_probability
+        return coin < (
+            at(settings.share, progress) if settings.instead else settings.dens_probability
+        )
     if settings.fraction >= 1 or num_graphs == 0:
         return torch.ones(num_graphs, dtype=torch.bool)
     count = max(1, math.ceil(settings.fraction * num_graphs - 1e-9))

@@ -3,7 +3,8 @@
     L_NDeM = (1/N) sum_i || (f_i(X) - f'_i(X~)) - eps*_i ||^2                           (Eq. 17)
 
 f is the main force head on X, f' the auxiliary head on X~ = X + eps, both in normalised force
-units (raw force / rms_F, Eq. 10). The sign follows from F(X~) - F(X) = -c eps (Eq. 16).
+units (raw force / rms_F, Eq. 10). The sign follows from F(X~) - F(X) = -c eps (Eq. 16). Where
+labelled second views give the change of the forces itself, -dF / rms_F stands for eps*.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
 from ndem_ocp.method.noise import Noise
-from ndem_ocp.method.settings import NDeMSettings, SettingsError
+from ndem_ocp.method.schedules import SettingsError
+from ndem_ocp.method.second_views import change_diagnostics
+from ndem_ocp.method.settings import NDeMSettings
 
 Mean = Callable[[Tensor], Tensor]
 
@@ -116,6 +119,14 @@ def ndem_loss(
     wide = torch.promote_types(forces.noisy.dtype, torch.float32)
     difference = clean_reference(forces, settings).to(wide) - forces.noisy.to(wide)
     c = 1.0 if curvature is None else curvature
+    if noise.labels is not None:  # the change of the forces is known: no c, no eps*
+        change = noise.labels.force_change.to(wide) / force_rms
+        loss = mean(per_atom_error((difference + change)[keep], settings.norm))
+        mask = counted & noise.viewed
+        return NDeMLoss(
+            loss,
+            change_diagnostics(-force_rms * difference, noise, mask, settings.energy_unit),
+        )
     residual = difference / c - noise_target(noise, settings, force_rms).to(wide)
     loss = mean(per_atom_error(residual[keep], settings.norm))
 

@@ -14,8 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ndem_ocp.method.schedules import Schedule, SettingsError, as_mapping, schedule_of, values_of
+
 CHOICES: dict[str, tuple[Any, ...]] = {
     "objective": ("ndem", "noisy_nodes", "dens"),
+    "target": ("isotropic", "second_views", "first_order"),
+    "place": ("beside", "instead"),
     "sigma_per": ("batch", "graph"),
     "sigma_distribution": ("uniform", "log_uniform", "fixed"),
     "atoms": ("free", "all"),
@@ -26,6 +30,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 # Settings with a meaning for some objectives only; elsewhere they must keep their default.
 APPLIES: dict[str, tuple[str, ...]] = {
+    "target": ("ndem",),
+    "place": ("ndem",),
     "fraction": ("ndem", "noisy_nodes"),
     "curvature": ("ndem",),
     "learned_curvature": ("ndem",),
@@ -35,8 +41,14 @@ APPLIES: dict[str, tuple[str, ...]] = {
 }
 
 
-class SettingsError(ValueError):
-    """An unknown or impossible setting; the message lists what is valid."""
+# Settings of labelled second views, and of those that take a structure's place.
+OF_VIEWS = ("view_sigma_min", "view_sigma_max", "trust")
+OF_INSTEAD = ("share", "energies")
+# What only a target made of the noise itself has a use for.
+OF_NOISE = (
+    "sigma_max", "sigma_min", "sigma_per", "sigma_distribution", "corrupt_ratio", "atoms",
+    "noise_scale", "curvature", "learned_curvature",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,16 @@ class NDeMSettings:
     # denoising on the same two views, Eq. 12), or "dens" (Liao et al., TMLR 2024: one view, some
     # structures of it corrupted and told their forces).
     objective: str = "ndem"
-    # lambda_NDeM of Eq. 18; 0 is the plain model, without auxiliary head. Paper: 1 (Table 4).
+    # What the change of the forces is taken to be: "isotropic", c eps (Eq. 16, the paper);
+    # "second_views", what a potential gave for it (docs/second_views.md); "first_order", none, with
+    # the energy E(X) - F . eps (PIWSL, arXiv 2408.05215).
+    target: str = "isotropic"
+    # Where second views go. "beside": X and X + eps in one step (the paper); "instead": X + eps in
+    # the place of some structures of the batch, on the main heads, at a plain step's cost. None:
+    # beside for isotropic, instead for the others.
+    place: str | None = None
+    # lambda_NDeM of Eq. 18; 0 is the plain model, without auxiliary head. Paper: 1 (Table 4). With
+    # place: instead, the weight of a displaced structure in the losses of energy and forces.
     coefficient: float = 1.0
     # Fraction of all training steps before which every step is the plain trainer's, at its cost.
     # Paper: 0.
@@ -98,6 +119,20 @@ class NDeMSettings:
     # f' is a head of its own, or the main force head itself (the ablation of section 5.4.4).
     head: str = "separate"
 
+    # --- second views with labels: target second_views or first_order ----------------------------
+    # place: instead only, the probability with which a structure is shown displaced. A schedule is
+    # possible here and below: {0: 0.3, 0.5: 0.6} rises from 0.3 to 0.6 over the first half.
+    share: Schedule = 0.5
+    # place: instead only, whether displaced structures have an energy label.
+    energies: bool = True
+    # Which of a structure's views are drawn from, by their sigma in Angstrom. None: all.
+    view_sigma_min: Schedule | None = None
+    view_sigma_max: Schedule | None = None
+    # Error of a view's force label (energy_unit/Angstrom) at which it counts half:
+    # w = trust^2 / (trust^2 + (delta |dF|)^2), delta the potential's relative error on the data.
+    # About the error that the model is to reach. None: all views count alike.
+    trust: Schedule | None = None
+
     # Name of the energy unit of the data, for the names of logged quantities only.
     energy_unit: str = "eV"
 
@@ -130,6 +165,8 @@ class NDeMSettings:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
+            if name == "place" and value is None:
+                continue
             if value not in choices:
                 raise SettingsError(
                     f"task.ndem.{name} = {value!r} is not valid. Choose one of: "
@@ -137,6 +174,7 @@ class NDeMSettings:
                 )
         self._check_ranges()
         self._check_applies()
+        self._check_views()
         if self.curvature is not None and self.noise_scale != "sigma_max":
             raise SettingsError(
                 "task.ndem.curvature and task.ndem.noise_scale both set the scale of eps*: "
@@ -172,6 +210,33 @@ class NDeMSettings:
                     f"{self.objective} (it is for: {', '.join(objectives)}): remove it."
                 )
 
+    def _check_views(self) -> None:
+        """Refuse what means nothing for this target and this place."""
+        if self.target == "first_order" and self.place == "beside":
+            raise SettingsError(
+                "task.ndem.target = 'first_order' has labels of energies only, for the main heads: "
+                "leave task.ndem.place out (instead)."
+            )
+        if self.target == "isotropic" and self.place == "instead":
+            raise SettingsError(
+                "task.ndem.place = 'instead' trains the main heads on displaced structures, for "
+                "which c eps is no label: set task.ndem.target to second_views or first_order."
+            )
+        unused = {"isotropic": OF_VIEWS, "second_views": OF_NOISE}.get(self.target, ())
+        if self.target == "first_order":
+            unused = (*OF_VIEWS, "noise_scale", "curvature", "learned_curvature")
+        if not self.instead:
+            unused = (*unused, *OF_INSTEAD)
+        else:
+            unused = (*unused, "fraction", "clean_forces", "head", "norm")
+        for field in fields(self):
+            if field.name in unused and getattr(self, field.name) != field.default:
+                raise SettingsError(
+                    f"task.ndem.{field.name} = {getattr(self, field.name)!r} means nothing for "
+                    f"target: {self.target}, place: {'instead' if self.instead else 'beside'}: "
+                    "remove it."
+                )
+
     def _check_ranges(self) -> None:
         def require(ok: bool, name: str, rule: str) -> None:
             if not ok:
@@ -189,6 +254,14 @@ class NDeMSettings:
             "ramp",
             "in [0, 1 - start], or the coefficient never reaches its value",
         )
+        for name, low, high, rule in (
+            ("share", 0.0, 1.0, "in [0, 1]"),
+            ("view_sigma_min", 0.0, math.inf, ">= 0 (Angstrom)"),
+            ("view_sigma_max", 0.0, math.inf, ">= 0 (Angstrom)"),
+            ("trust", 1e-12, math.inf, "> 0 (energy unit per Angstrom)"),
+        ):
+            given = getattr(self, name)
+            require(all(low <= value <= high for value in values_of(given)), name, rule)
         scale_ok = self.noise_scale in ("sigma_max", "sigma") or (
             isinstance(self.noise_scale, float) and self.noise_scale > 0
         )
@@ -203,8 +276,15 @@ class NDeMSettings:
         return self.coefficient > 0
 
     @property
+    def instead(self) -> bool:
+        """Whether second views take the place of structures, with labels for the main heads."""
+        return self.place == "instead" or (self.place is None and self.target != "isotropic")
+
+    @property
     def needs_main_forces(self) -> bool:
         """Whether the objective reads the main force head or the force labels."""
+        if self.target != "isotropic":
+            return True
         return self.objective == "dens" or (
             self.objective == "ndem" and self.clean_forces != "zero"
         )
@@ -222,18 +302,27 @@ class NDeMSettings:
         return self.coefficient * min(1.0, rise)
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings, defaults included, as plain values."""
-        return dataclasses.asdict(self)
+        """All settings, defaults included, as plain values that :meth:`from_mapping` reads."""
+        values = dataclasses.asdict(self)
+        for name in _SCHEDULES:
+            values[name] = as_mapping(values[name])
+        return values
 
 
 _FLOATS = tuple(
     field.name for field in fields(NDeMSettings) if field.type in ("float", "float | None")
 )
+_FLAGS = ("learned_curvature", "energies")
+_SCHEDULES = tuple(
+    field.name for field in fields(NDeMSettings) if str(field.type).startswith("Schedule")
+)
 
 
 def _coerce(name: str, value: Any) -> Any:
     """Turn YAML's numbers into floats; refuse what is no finite number where one is needed."""
-    if name == "learned_curvature":
+    if name in _SCHEDULES:
+        return schedule_of(name, value)
+    if name in _FLAGS:
         if not isinstance(value, bool):
             raise SettingsError(f"task.ndem.{name} = {value!r}: must be True or False.")
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairchem.core.common import gp_utils
 
@@ -41,15 +41,25 @@ __all__ = [
     "trains",
 ]
 FORCES = "forces"
-AUXILIARY_HEAD = "auxiliary_head"  # the key of task.ndem that is not a setting of the method
+ENERGY = "energy"
+# The keys of task.ndem that are not settings of the method.
+AUXILIARY_HEAD = "auxiliary_head"  # a module of the host
+SECOND_VIEWS = "second_views"  # a file; what it was made of is noted by the trainer beside it
+SECOND_VIEWS_OF = "second_views_of"
 
 
-def read_task(config: dict[str, Any]) -> tuple[NDeMSettings, dict[str, Any] | None]:
-    """Settings and auxiliary head from ``task.ndem``.
+class TaskSection(NamedTuple):
+    """``task.ndem``, read."""
 
-    ``task.ndem.auxiliary_head`` describes a module of the host; everything else there belongs to
-    the method. The section is rewritten with all defaults, so that logs and checkpoints show what
-    was used.
+    settings: NDeMSettings
+    auxiliary_head: dict[str, Any] | None
+    second_views: str | None  # path
+
+
+def read_task(config: dict[str, Any]) -> TaskSection:
+    """``task.ndem``: settings of the method, auxiliary head, file of second views.
+
+    The section is rewritten with all defaults, so that logs and checkpoints show what was used.
     """
     task = config["task"] = config.get("task") or {}
     if not isinstance(task, Mapping):
@@ -61,14 +71,38 @@ def read_task(config: dict[str, Any]) -> tuple[NDeMSettings, dict[str, Any] | No
         )
     section = dict(section or {})
     auxiliary_head = section.pop(AUXILIARY_HEAD, None)
+    second_views = section.pop(SECOND_VIEWS, None)
+    section.pop(SECOND_VIEWS_OF, None)  # of a checkpoint's configuration
     if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
-    settings = NDeMSettings.from_mapping(section, host_keys=(AUXILIARY_HEAD,))
+    settings = NDeMSettings.from_mapping(section, host_keys=(AUXILIARY_HEAD, SECOND_VIEWS))
+    _check_second_views(settings, second_views, auxiliary_head)
     task["ndem"] = settings.as_dict()
+    if second_views is not None:
+        task["ndem"][SECOND_VIEWS] = second_views
     if auxiliary_head is not None:
         auxiliary_head = dict(auxiliary_head)
         task["ndem"][AUXILIARY_HEAD] = auxiliary_head
-    return settings, auxiliary_head
+    return TaskSection(settings, auxiliary_head, second_views)
+
+
+def _check_second_views(settings: NDeMSettings, path: Any, auxiliary_head: Any) -> None:
+    """A file with the target that reads it, and with no other."""
+    if settings.target == "second_views" and not isinstance(path, str):
+        raise SettingsError(
+            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
+            "`ndem data second-views`."
+        )
+    if settings.target != "second_views" and path is not None:
+        raise SettingsError(
+            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
+            "set it, or remove the file."
+        )
+    if settings.instead and auxiliary_head is not None:
+        raise SettingsError(
+            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
+            "heads: remove it."
+        )
 
 
 def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:

@@ -2,6 +2,7 @@
 
     objective     the model sees                         fairchem's loss is on     auxiliary loss
     ndem          X and X + eps in one forward           X                         Eq. 17
+      instead     X + eps for some structures            all, labels of X + eps    none
     noisy_nodes   X and X + eps in one forward           X                         Eq. 12
     dens          X + eps, told F(X) where eps != 0      energy: all structures;   DeNS
                                                          forces: uncorrupted atoms
@@ -24,26 +25,38 @@ from ndem_ocp.method import (
     NDeMLoss,
     NDeMSettings,
     Noise,
+    Tally,
+    change_diagnostics,
     dens_loss,
     forces_of_clean_atoms,
     forces_to_tell,
     ndem_loss,
     noisy_nodes_loss,
+    view_energy,
+    view_forces,
+    view_weights,
+    weighted_residual,
 )
 from ndem_ocp.models import NOISY_FORCES, two_view_config, with_second_view
 from ndem_ocp.models.dens import FORCE_EMBEDDING, as_corrupted, dens_config
-from ndem_ocp.training.config import FORCES
+from ndem_ocp.training.config import ENERGY, FORCES
 
 
 class Step(NamedTuple):
     """What an auxiliary loss needs besides the model's outputs."""
 
+    batch: Batch  # with the labels of X
     noise: Noise
     label: Tensor | None  # (N, 3) normalised forces, None where the data has none
     counted: Tensor  # (N,) bool, atoms that the force loss sees
     force_rms: float  # rms_F of Eq. 10, energy unit / Angstrom; 1 without normalizer
     curvature: Tensor | None  # () learned c
     mean: Callable[[Tensor], Tensor]  # over the atoms of all ranks
+    weight: float = 1.0  # lambda_NDeM of this step
+    progress: float = 0.0  # fraction of training
+    # labels of an output as the host's loss compares them, from raw ones: (name, batch) -> tensor
+    normalised: Callable[[str, Batch], Tensor] | None = None
+    squared: frozenset[str] = frozenset()  # outputs whose loss is a squared one
 
 
 class Objective(Protocol):
@@ -62,10 +75,13 @@ class Objective(Protocol):
     def view(self, batch: Batch, noise: Noise) -> Batch:
         """What the model is shown; ``batch`` is not changed."""
 
+    def labelled(self, batch: Batch, noise: Noise) -> Batch:
+        """The batch with the labels of what the model was shown; ``batch`` is not changed."""
+
     def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         """The outputs for fairchem's own losses."""
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
         """The auxiliary loss, from the main heads' ``out`` and the auxiliary head's (N, 3)."""
 
     def hidden(self, noise: Noise) -> Tensor | None:
@@ -89,10 +105,14 @@ class NDeM:
     def view(self, batch: Batch, noise: Noise) -> Batch:
         return with_second_view(batch, noise.eps, noise.viewed)
 
+    def labelled(self, batch: Batch, noise: Noise) -> Batch:
+        return batch
+
     def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         return out
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+        assert auxiliary is not None
         return ndem_loss(
             Forces(out.get(FORCES), auxiliary, step.label),
             step.noise,
@@ -112,7 +132,8 @@ class NoisyNodes(NDeM):
 
     sign = 1
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+        assert auxiliary is not None
         return noisy_nodes_loss(auxiliary, step.noise, step.counted, self.settings, mean=step.mean)
 
 
@@ -134,11 +155,74 @@ class DeNS(NDeM):
     def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         return {**out, FORCES: forces_of_clean_atoms(out[FORCES], step.label, step.noise)}
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+        assert auxiliary is not None
         return dens_loss(auxiliary, step.noise, step.counted, self.settings, mean=step.mean)
 
     def hidden(self, noise: Noise) -> Tensor | None:
         return noise.moved
+
+
+class Instead(NDeM):
+    """Second views in the place of some structures, with labels for the main heads."""
+
+    auxiliary_modules = ()
+
+    def model_config(
+        self, model: dict[str, Any], auxiliary_head: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        return model
+
+    def view(self, batch: Batch, noise: Noise) -> Batch:
+        displaced = copy.copy(batch)
+        displaced.pos = batch.pos + noise.eps
+        return displaced
+
+    def labelled(self, batch: Batch, noise: Noise) -> Batch:
+        labelled = self.view(batch, noise)
+        labelled[FORCES] = view_forces(batch[FORCES], noise)
+        if ENERGY in batch:
+            labelled[ENERGY] = view_energy(batch[ENERGY], batch[FORCES], noise, batch.batch)
+        return labelled
+
+    def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
+        noise, batch = step.noise, step.batch
+        count = batch.natoms.numel()
+        atoms, structures = view_weights(
+            noise, batch.batch, count, self.settings, step.weight, step.progress
+        )
+        shown = self.labelled(batch, noise)
+        weighted = dict(out)
+        assert step.normalised is not None
+        for name, weight in ((FORCES, atoms), (ENERGY, structures)):
+            if name in out:
+                weighted[name] = weighted_residual(
+                    out[name],
+                    step.normalised(name, shown).view(out[name].shape),
+                    weight,
+                    name in step.squared,
+                )
+        return weighted
+
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+        """No loss of its own: the views are in fairchem's; only what they show is logged."""
+        nothing = out[FORCES].new_zeros(())
+        viewed, counted = step.noise.viewed, step.counted
+        share = viewed.float().sum().item() / max(1, viewed.numel())
+        log = {"ndem_share_of_atoms": Tally(share, 1.0)}
+        if self.settings.target == "second_views":
+            predicted = step.force_rms * (out[FORCES].detach() - step.label)
+            keep = counted & viewed
+            log |= change_diagnostics(predicted, step.noise, keep, self.settings.energy_unit)
+        return NDeMLoss(nothing, log)
+
+    def hidden(self, noise: Noise) -> Tensor | None:
+        return noise.viewed
+
+
+def objective_of(settings: NDeMSettings) -> NDeM:
+    """The objective that ``task.ndem`` asks for."""
+    return (Instead if settings.instead else OBJECTIVES[settings.objective])(settings)
 
 
 OBJECTIVES: dict[str, type[NDeM]] = {"ndem": NDeM, "noisy_nodes": NoisyNodes, "dens": DeNS}
@@ -168,7 +252,7 @@ def step_of(
         counted = torch.ones_like(noise.moved)
     else:
         counted = fixed == 0
-    return Step(noise=noise, label=label, counted=counted, **rest)
+    return Step(batch=batch, noise=noise, label=label, counted=counted, **rest)
 
 
 def hide_atoms(batch: Batch, hidden: Tensor, free_only: bool) -> Batch:

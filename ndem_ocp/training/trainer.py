@@ -24,15 +24,25 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.models.equiformer_v2.trainers.forces_trainer import EquiformerV2ForcesTrainer
+from fairchem.core.modules.loss import MSELoss
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from ndem_ocp.method import Noise, Tally, draw_noise, step_generator, typical_scale
+from ndem_ocp.method import (
+    Noise,
+    Tally,
+    draw_noise,
+    step_generator,
+    typical_scale,
+    with_no_change,
+)
 from ndem_ocp.models import NOISY_FORCES
 from ndem_ocp.pretrained import init_from, take_normalizers
+from ndem_ocp.second_views.source import ViewSource
 from ndem_ocp.training.config import (
     FORCES,
+    SECOND_VIEWS_OF,
     ConfigError,
     check_auxiliary_head,
     check_config,
@@ -42,9 +52,10 @@ from ndem_ocp.training.config import (
 )
 from ndem_ocp.training.distributed import auxiliary_parameters, rewrap
 from ndem_ocp.training.freeze import freeze, leave_out_frozen
+from ndem_ocp.training.losses import SquaredL2Loss
 from ndem_ocp.training.no_free_atoms import NoFreeAtoms, mean_over_ranks, sum_over_ranks
 from ndem_ocp.training.normalizers import resolve_normalizers
-from ndem_ocp.training.objectives import OBJECTIVES, Step, hide_atoms, step_of
+from ndem_ocp.training.objectives import Step, hide_atoms, objective_of, step_of
 from ndem_ocp.training.precision import read_precision, set_precision
 from ndem_ocp.training.relaxations import Relaxations
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
@@ -63,7 +74,7 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
     """
 
     def load(self, inference_only: bool) -> None:
-        self.ndem, auxiliary_head = read_task(self.config)
+        self.ndem, auxiliary_head, second_views = read_task(self.config)
         check_config(self.config, self.ndem)
         read_precision(self.config["task"])
         if not inference_only:
@@ -72,7 +83,11 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
                 take_normalizers(self.config)
             resolve_normalizers(self.config)
         self._unit_metrics = unit_metrics(self.config.get("outputs") or {})
-        self.objective = OBJECTIVES[self.ndem.objective](self.ndem)
+        self.objective = objective_of(self.ndem)
+        self.views: ViewSource | None = None
+        if self.ndem.active and second_views is not None and not inference_only and trains():
+            self.views = ViewSource(second_views, self.config["dataset"]["src"], self.ndem)
+            self.config["task"]["ndem"][SECOND_VIEWS_OF] = self.views.provenance()
         if self.ndem.active:
             model = self.objective.model_config(self.config["model"], auxiliary_head)
             check_auxiliary_head(model)
@@ -165,37 +180,57 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
             return super()._forward(batch)
         if self._waiting:
             self.model, self._waiting = rewrap(self.model), []
+        noise = self._draw(batch)  # from the batch on the CPU
         batch = batch.to(self.device)
-        self._noise = draw_noise(
+        self._noise = noise.to(self.device)
+        view = self.objective.view(batch, self._noise)
+        if not self.objective.auxiliary_modules:
+            return super()._forward(view)
+        self.measure_second_view(batch, view)
+        with self._with_target(NOISY_FORCES, {"level": "atom", "property": NOISY_FORCES}):
+            return super()._forward(view)
+
+    def _draw(self, batch: Batch) -> Noise:
+        """The noise of this step, from (seed, rank, step) alone."""
+        seed = self.config["cmd"]["seed"] or 0
+        generator = step_generator(seed, distutils.get_rank(), self.step)
+        progress = self.step / self._total_steps()
+        if self.views is not None:
+            return self.views.draw(batch, generator, progress)
+        noise = draw_noise(
             batch.pos,
             batch.batch,
             batch.natoms.numel(),
             batch.get("fixed"),
             self.ndem,
-            step_generator(self.config["cmd"]["seed"] or 0, distutils.get_rank(), self.step),
+            generator,
+            progress,
         )
-        view = self.objective.view(batch, self._noise)
-        self.measure_second_view(batch, view)
-        with self._with_target(NOISY_FORCES, {"level": "atom", "property": NOISY_FORCES}):
-            return super()._forward(view)
+        return with_no_change(noise, batch.natoms.numel()) if self.ndem.instead else noise
 
     def _coefficient_now(self) -> float:
         """lambda_NDeM of this step: a function of the step and of the length of training."""
         if not self.ndem.active:
             return 0.0
-        total = int(self.config["optim"]["max_epochs"] * len(self.train_loader))
-        return self.ndem.coefficient_at(self.step, total)
+        return self.ndem.coefficient_at(self.step, self._total_steps())
+
+    def _total_steps(self) -> int:
+        return int(self.config["optim"]["max_epochs"] * len(self.train_loader))
 
     def _compute_loss(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
         auxiliary = out.pop(NOISY_FORCES, None)
         self._ndem_log = {}
         if self.ndem.ramp > 0 and self.model.training:
             self._ndem_log["ndem_coefficient"] = Tally(self._coefficient, 1)
-        if auxiliary is None:
+        if self._noise is None:
             return super()._compute_loss(out, batch)
         step = self._step_of(batch)
-        loss = super()._compute_loss(self.objective.main_outputs(out, step), batch)
+        shown = self.objective.labelled(batch, self._noise)
+        loss = super()._compute_loss(self.objective.main_outputs(out, step), shown)
         ndem = self.objective.loss(out, auxiliary, step)
+        if auxiliary is None:
+            self._ndem_log = sum_over_ranks(self._ndem_log | ndem.log, self.device)
+            return loss
         weighted = self._coefficient * ndem.loss
         total = loss + weighted  # Eq. 18
         value, weighted, whole = torch.stack([ndem.loss, weighted, total]).detach().tolist()
@@ -215,8 +250,29 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
             self.output_targets.get(FORCES),
             normalizer,
             force_rms=1.0 if normalizer is None else self._force_rms(normalizer),
-            curvature=self._unwrapped_model.curvature,
+            curvature=getattr(self._unwrapped_model, "curvature", None),
             mean=self._mean_over_ranks,
+            weight=self._coefficient,
+            progress=self.step / self._total_steps(),
+            normalised=self._normalised_label,
+            squared=self._squared_losses(),
+        )
+
+    def _normalised_label(self, name: str, batch: Batch) -> Tensor:
+        """The label of an output as fairchem's loss compares it: referenced and normalised."""
+        label = batch[name]
+        if self.output_targets[name]["level"] != "atom":
+            label = label.view(batch.natoms.numel(), -1)
+        if name in self.elementrefs:
+            label = self.elementrefs[name].dereference(label, batch)
+        return self.normalizers[name].norm(label) if name in self.normalizers else label
+
+    def _squared_losses(self) -> frozenset[str]:
+        """Outputs whose loss is the square of a residual and not its norm."""
+        return frozenset(
+            name
+            for name, loss in self.loss_functions
+            if isinstance(loss["fn"].loss_fn, (MSELoss, SquaredL2Loss))
         )
 
     def _force_rms(self, normalizer: torch.nn.Module) -> float:
@@ -237,6 +293,8 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
     def _main_metrics(self, out, batch, evaluator, metrics):
         """fairchem's metrics, over the atoms whose main force predicts the label."""
         hidden = None if self._noise is None else self.objective.hidden(self._noise)
+        if self._noise is not None:
+            batch = self.objective.labelled(batch, self._noise)
         if hidden is None:
             return super()._compute_metrics(out, batch, evaluator, metrics)
         target = self.output_targets[FORCES]

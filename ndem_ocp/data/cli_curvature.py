@@ -1,0 +1,147 @@
+"""``ndem data curvature``: which calculator knows how forces change, and how far."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from .cli_common import guarded
+from .errors import DataError
+
+
+def add_curvature(commands: Any) -> None:
+    """Add the command to those of ``ndem data``."""
+    from .pairs import DISPLACEMENTS
+
+    parser = commands.add_parser(
+        "curvature",
+        help="how forces change over pairs of near frames: isotropic c, calculators, checkpoints",
+        description="Relative error of F(X2) - F(X1) over pairs of near frames of the data, for "
+        "the best isotropic c (Eq. 16), for ASE calculators with their best scale s, and for "
+        "trained checkpoints. It tells which calculator is worth second views, and up to which "
+        "displacement.",
+    )
+    add = parser.add_argument
+    add("path", metavar="DIR", help="a split (its folder, or one .lmdb file)")
+    add(
+        "--calculator",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="an ASE calculator, such as 'ase.calculators.emt:EMT()'; may be given several times",
+    )
+    add("--checkpoint", action="append", default=[], metavar="FILE", help="a trained model; likewise")
+    add("--pairs", type=int, default=100, metavar="N", help="pairs of frames (default: 100)")
+    add(
+        "--displacement",
+        type=float,
+        nargs=2,
+        default=DISPLACEMENTS,
+        metavar=("MIN", "MAX"),
+        help="A, range of the largest displacement of a free atom (default: 0.02 0.3)",
+    )
+    add("--seed", type=int, default=0, help="of the choice of pairs (default: 0)")
+    add("--json", metavar="FILE", help="write all numbers there")
+    add("--figure", metavar="FILE.png", help="draw errors over displacements there")
+    add("--workers", type=int, default=1, help=argparse.SUPPRESS)
+    parser.set_defaults(func=guarded(_run))
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ndem_ocp.second_views.make import MOST_READ
+
+    from .curvature import isotropic
+    from .pairs import near_pairs
+    from .records import iter_structures
+    from .units import units_of
+
+    for option, file in (("--json", args.json), ("--figure", args.figure)):
+        if file and not Path(file).resolve().parent.is_dir():  # known before a long calculation
+            raise DataError(f"{option} {file}: its folder does not exist; make it first")
+    structures = list(itertools.islice(iter_structures(args.path), MOST_READ))
+    pairs = near_pairs(structures, args.pairs, tuple(args.displacement), args.seed)
+    if not pairs:
+        raise DataError(
+            f"{args.path}: no two frames of one system lie between {args.displacement[0]:g} and "
+            f"{args.displacement[1]:g} A apart (largest displacement of a free atom). Curvature "
+            "needs such pairs: give another --displacement, or trajectories"
+        )
+    found = [isotropic(structures, pairs)]
+    for name, forces in _predictors(args, structures):
+        found.append(_agreement(name, structures, pairs, forces))
+    unit = units_of(Path(args.path)).get("force", "eV/A")
+    print(_table(found, structures, pairs, unit))
+    if args.json:
+        content = {"data": str(args.path), "unit": unit, "pairs": len(pairs),
+                   "found": [each.as_dict() for each in found]}  # fmt: skip
+        Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if args.figure:
+        from ndem_ocp.report.curvature_figure import draw
+
+        draw(found, Path(args.figure))
+    return 0
+
+
+def _agreement(name: str, structures: Any, pairs: Any, forces: Any) -> Any:
+    from .curvature import agreement_of
+
+    return agreement_of(name, structures, pairs, forces)
+
+
+def _predictors(args: argparse.Namespace, structures: Any) -> Any:
+    """(name, function of a structure's position giving (N, 3) forces in the data's unit)."""
+    from ndem_ocp.second_views.calculators import calculator_of, provenance_of
+    from ndem_ocp.second_views.draws import Potential
+
+    from .units import force_in_ev, units_of
+
+    unit = force_in_ev(units_of(Path(args.path)))
+    made = [(str(provenance_of(c, spec)), c) for spec in args.calculator
+            for c in (calculator_of(spec),)]  # fmt: skip
+    for file in args.checkpoint:
+        import ndem_ocp
+
+        made.append((Path(file).name, ndem_ocp.calculator(file)))
+    for name, calculator in made:
+        potential = Potential(calculator)
+        yield name, lambda index, of=potential: of(structures[index])[1] / unit
+
+
+def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
+    import numpy as np
+
+    from .curvature import force_changes
+
+    sizes = [pair.rms for pair in pairs]
+    change = np.concatenate([np.abs(each).ravel() for each in force_changes(structures, pairs)])
+    systems = len({structures[pair.first].sid for pair in pairs})
+    lines = [
+        f"{len(pairs)} pairs of near frames, {systems} system(s); displacement (rms of an atom) "
+        f"{min(sizes):.3f} to {max(sizes):.3f} A, median {np.median(sizes):.3f}; "
+        f"mean |change of a force component| {change.mean():.4g} {unit}",
+        "",
+        "relative error |dF_predicted - dF| / |dF|, with the best scale:",
+        f"{'':34s} {'scale':>9s} {'all':>7s} {'median':>7s} {'s = 1':>7s} {'F itself':>9s}   "
+        + "  ".join(f"{low:.2f}-{high:.2f} A" for low, high, *_ in found[0].by_displacement),
+    ]
+    for each in found:
+        ones = "" if each.unscaled_error is None else f"{each.unscaled_error:.3f}"
+        own = "" if each.forces_error is None else f"{each.forces_error:.3f}"
+        parts = "  ".join(f"{row[-1]:11.3f}" for row in each.by_displacement)
+        lines.append(
+            f"{each.name[:34]:34s} {each.scale:9.4g} {each.relative_error:7.3f} {each.median:7.3f} "
+            f"{ones:>7s} {own:>9s}   {parts}"
+        )
+    elements = sorted({z for each in found for z in each.by_element})
+    if len(elements) > 1:
+        lines += ["", f"{'by element':34s} " + " ".join(f"{z:>6s}" for z in elements)]
+        for each in found:
+            values = (each.by_element.get(z) for z in elements)
+            lines.append(
+                f"{each.name[:34]:34s} "
+                + " ".join("     -" if v is None else f"{v:6.3f}" for v in values)
+            )
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""Going through the records of a split, and what identifies a structure among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .fields import as_array, forces_of, free_atoms, has_energy, has_forces, sid_of
+from .reader.errors import Refused
+from .reader.keys import map_keys
+from .reader.pages import LmdbFile
+from .shards import load_record, shard_paths
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A record of N atoms as NumPy arrays, in the data set's own units.
+
+    Attributes:
+        file, number: where it lies. sid: its system; None where the record does not say.
+        numbers: (N,) atomic numbers. positions: (N, 3) A, float32. cell: (3, 3) A. pbc: (3,) bool.
+        free: (N,) bool, false for fixed atoms.
+        forces: (N, 3) float64; None without labels. energy: None without a label.
+    """
+
+    file: str
+    number: int
+    sid: Any
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    free: np.ndarray
+    forces: np.ndarray | None
+    energy: float | None
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.file}: record {self.number}"
+
+
+def iter_structures(path: str | Path) -> Iterator[Structure]:
+    """The records of a split in order.
+
+    Args:
+        path: directory with \\*.lmdb files, or one such file.
+
+    Raises:
+        DataError: no records, or one that is missing or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or directory")
+    for shard in [path] if path.is_file() else shard_paths(path):
+        try:
+            with LmdbFile(shard) as file:
+                for number in range(map_keys(file).count):
+                    yield _structure(str(shard), number, file.get(b"%d" % number))
+        except (Refused, OSError) as error:
+            raise DataError(f"{shard}: {error}") from None
+
+
+def _structure(file: str, number: int, raw: bytes | None) -> Structure:
+    try:
+        fields = load_record(raw)
+        positions = as_array(fields["pos"]).astype(np.float32).reshape(-1, 3)
+        numbers = as_array(fields["atomic_numbers"]).astype(np.int64).reshape(-1)
+        cell = as_array(fields.get("cell", np.zeros((3, 3)))).astype(np.float64).reshape(3, 3)
+        pbc = fields.get("pbc")
+        if pbc is None:  # OC20's own records have none: periodic where there is a cell
+            pbc = np.full(3, bool(np.any(cell)))
+        energy = fields.get("y", fields.get("energy"))
+    except (DataError, KeyError) as error:
+        raise DataError(
+            f"{file}: record {number}: {error}; `ndem data check` lists all such records"
+        ) from None
+    return Structure(
+        file=file,
+        number=number,
+        sid=sid_of(fields),
+        numbers=numbers,
+        positions=positions,
+        cell=cell,
+        pbc=as_array(pbc).reshape(3).astype(bool),
+        free=free_atoms(fields),
+        forces=forces_of(fields) if has_forces(fields) else None,
+        energy=float(as_array(energy).reshape(-1)[0]) if has_energy(fields) else None,
+    )

@@ -1,0 +1,74 @@
+"""Settings that change over training: a number, or points with straight lines between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# A number, or points (fraction of training, value).
+Schedule = float | tuple[tuple[float, float], ...]
+
+
+class SettingsError(ValueError):
+    """An unknown or impossible setting; the message lists what is valid."""
+
+
+def at(schedule: Schedule, progress: float) -> float:
+    """The value of a schedule at a fraction of training: straight lines between its points."""
+    if not isinstance(schedule, tuple):
+        return schedule
+    before = schedule[0]
+    for point in schedule:
+        if progress <= point[0]:
+            if point[0] == before[0]:
+                return point[1]
+            part = (progress - before[0]) / (point[0] - before[0])
+            return before[1] + part * (point[1] - before[1])
+        before = point
+    return before[1]
+
+
+def values_of(schedule: Schedule | None) -> list[float]:
+    """All values that a schedule names; none for None."""
+    if schedule is None:
+        return []
+    return [value for _, value in schedule] if isinstance(schedule, tuple) else [schedule]
+
+
+def schedule_of(name: str, given: Any) -> Schedule | None:
+    """The schedule in YAML's number, or in its mapping {fraction of training: value}.
+
+    Raises:
+        SettingsError: naming ``task.ndem.<name>``.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        return _number(name, given)
+    points = sorted(
+        (_number(f"{name}'s time", when), _number(name, v)) for when, v in given.items()
+    )
+    if not points or not all(0 <= when <= 1 for when, _ in points):
+        raise SettingsError(
+            f"task.ndem.{name} = {dict(given)!r}: a number, or fractions of training (0 to 1) and "
+            "values, such as {0: 0.3, 0.5: 0.6}."
+        )
+    return tuple(points)
+
+
+def _number(name: str, given: Any) -> float:
+    try:
+        value = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise SettingsError(f"task.ndem.{name} = {given!r}: must be a finite number.")
+    return value
+
+
+def as_mapping(schedule: Schedule | None) -> Any:
+    """The plain values that :func:`schedule_of` reads."""
+    if not isinstance(schedule, tuple):
+        return schedule
+    return {str(when): value for when, value in schedule}

@@ -1,0 +1,145 @@
+"""Second views with labels: the force at X~ = X + eps without another DFT calculation.
+
+A potential T that is poor at forces can be good at how they change over a few hundredths of an
+Angstrom. With s and delta, its scale and its relative error on the data's own near frames,
+
+    F(X + eps) ~ F(X) + s [T(X + eps) - T(X)]                              error: delta |change|
+    E(X + eps) ~ E(X) - F(X) . eps + s [T_E(X + eps) - T_E(X) + T(X) . eps]
+
+F and E are the labels. The first order of the energy is known from F(X); T gives the rest of it.
+``target: first_order`` is the energy without that rest, and no force (PIWSL, arXiv 2408.05215).
+
+In the place of a structure (``place: instead``), a view has these labels under the main heads'
+losses. Beside it, Eq. 17 keeps its form with -s [T(X + eps) - T(X)] / rms_F for eps*.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ndem_ocp.method.diagnostics import Tally
+from ndem_ocp.method.noise import Noise, ViewLabels
+from ndem_ocp.method.schedules import at
+from ndem_ocp.method.settings import NDeMSettings
+
+
+def with_no_change(noise: Noise, num_graphs: int) -> Noise:
+    """Noise whose views keep the label F(X) and take the energy's first order: ``first_order``.
+
+    The force label has no weight there (:func:`view_weights`).
+    """
+    zero = torch.zeros_like(noise.sigma)
+    return noise._replace(
+        labels=ViewLabels(torch.zeros_like(noise.eps), noise.sigma.new_zeros(num_graphs), zero)
+    )
+
+
+def view_forces(forces: Tensor, noise: Noise) -> Tensor:
+    """(N, 3) raw force labels of the structures as they are shown: F(X), or F(X + eps)."""
+    assert noise.labels is not None
+    return forces + noise.labels.force_change.to(forces.dtype)
+
+
+def view_energy(energy: Tensor, forces: Tensor, noise: Noise, graph_index: Tensor) -> Tensor:
+    """Raw energy labels of the structures as they are shown, in the shape of ``energy``.
+
+    Args:
+        energy: B values, E(X). forces: (N, 3) F(X). noise: with labels.
+        graph_index: (N,) structure of each atom.
+    """
+    assert noise.labels is not None
+    work = (forces.double() * noise.eps.double()).sum(-1)
+    first_order = work.new_zeros(energy.numel()).index_add(0, graph_index, work)
+    change = noise.labels.energy_remainder.double() - first_order
+    return energy + change.view(energy.shape).to(energy.dtype)
+
+
+def view_weights(
+    noise: Noise,
+    graph_index: Tensor,
+    num_graphs: int,
+    settings: NDeMSettings,
+    weight: float,
+    progress: float,
+) -> tuple[Tensor, Tensor]:
+    """Weights of atoms (N,) in the force loss and of structures (B,) in the energy loss.
+
+    1 for structures that are shown as they are; for views ``weight`` times
+
+        w_i = trust^2 / (trust^2 + (delta |dF_i|)^2)
+
+    with ``trust``, the weight that a label of that error has beside an exact one when the model
+    itself is off by ``trust``. The energy's is the mean over the structure's atoms.
+
+    Args:
+        noise: with labels. graph_index: (N,) structure of each atom. num_graphs: B.
+        settings: ``target``, ``trust``, ``energies``.
+        weight: lambda_NDeM of this step. progress: fraction of training.
+    """
+    assert noise.labels is not None
+    atoms = torch.ones_like(noise.sigma)
+    if settings.trust is not None:
+        square = at(settings.trust, progress) ** 2
+        atoms = square / (square + noise.labels.force_error.square())
+    counts = torch.bincount(graph_index, minlength=num_graphs).clamp_min(1)
+    mean = atoms.new_zeros(num_graphs).index_add(0, graph_index, atoms) / counts
+    shown = atoms.new_zeros(num_graphs).index_fill(0, graph_index[noise.viewed], 1.0) > 0
+    of_forces = 0.0 if settings.target == "first_order" else weight
+    of_energy = weight if settings.energies else 0.0
+    return (
+        torch.where(noise.viewed, of_forces * atoms, torch.ones_like(atoms)),
+        torch.where(shown, of_energy * mean, torch.ones_like(mean)),
+    )
+
+
+def weighted_residual(predicted: Tensor, label: Tensor, weight: Tensor, squared: bool) -> Tensor:
+    """A prediction whose loss against ``label`` is ``weight`` times the loss of ``predicted``.
+
+        label + w (predicted - label)          for losses that are norms
+        label + sqrt(w) (predicted - label)    for squared ones
+
+    So any loss of a host's is weighted without touching it.
+
+    Args:
+        predicted, label: (n, k) normalised. weight: (n,). squared: the kind of loss.
+    """
+    factor = weight.sqrt() if squared else weight
+    wide = torch.promote_types(predicted.dtype, label.dtype)
+    label = label.to(wide)
+    return label + factor.to(wide)[:, None] * (predicted.to(wide) - label)
+
+
+@torch.no_grad()
+def change_diagnostics(
+    predicted: Tensor, noise: Noise, keep: Tensor, energy_unit: str
+) -> dict[str, Tally]:
+    """The model's change of forces from X to X + eps against the given one, over moved atoms.
+
+    Args:
+        predicted: (N, 3) raw change of forces, of the model.
+        noise: with labels. keep: (N,) bool, atoms that count. energy_unit: for the names.
+
+    Returns:
+        ``ndem_change_error_<unit>_per_A``: mean |predicted - given| of an atom's vector;
+        ``ndem_change_size_<unit>_per_A``: mean |given|, the error of predicting no change;
+        ``ndem_change_slope``: least-squares slope of predicted over given, 1 when right;
+        ``ndem_change_cosine``: mean cosine of the two; ``ndem_sigma_A``: sigma of the views.
+    """
+    assert noise.labels is not None
+    given = noise.labels.force_change.to(predicted.dtype)
+    mask = (keep & noise.moved).to(predicted.dtype)
+    size = given.norm(dim=-1)
+    error = (predicted - given).norm(dim=-1)
+    product = (predicted * given).sum(-1)
+    cosine = product / (predicted.norm(dim=-1) * size).clamp_min(1e-12)
+    unit = energy_unit.replace("/", "_per_")  # a slash would open a group in W&B
+    sums = {
+        f"ndem_change_error_{unit}_per_A": (error * mask, mask),
+        f"ndem_change_size_{unit}_per_A": (size * mask, mask),
+        "ndem_change_slope": (product * mask, size.square() * mask),
+        "ndem_change_cosine": (cosine * mask, mask),
+        "ndem_sigma_A": (noise.sigma.to(mask.dtype) * mask, mask),
+    }
+    flat = torch.stack([part.sum() for pair in sums.values() for part in pair]).tolist()
+    return {name: Tally(*flat[2 * i : 2 * i + 2]) for i, name in enumerate(sums)}

@@ -1,0 +1,128 @@
+"""``ndem data second-views``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_second_views(commands: Any) -> None:
+    """Add the command to those of ``ndem data``."""
+    from ndem_ocp.data.cli_common import guarded
+
+    parser = commands.add_parser(
+        "second-views",
+        help="displaced structures, labelled by DFT plus the change that a cheap potential gives",
+        description="For each record: displacements eps of its free atoms, and how a calculator's "
+        "energy and forces change with them. Training adds the change to the DFT label "
+        "(task.ndem.target: second_views). Needs ASE, NumPy, lmdb and the calculator only: run it "
+        "in the environment in which the calculator is installed.",
+    )
+    add = parser.add_argument
+    add("path", metavar="DIR", help="the training split (its folder, or one .lmdb file)")
+    add(
+        "--calculator",
+        required=True,
+        metavar="SPEC",
+        help="any ASE calculator, as MODULE:CALL, such as "
+        "'sevenn.calculator:SevenNetCalculator(model=\"7net-0\")' or './mine.py:calculator()'",
+    )
+    add("--out", required=True, metavar="FILE", help="the file to write, such as views.lmdb")
+    add("--draws", type=int, default=16, metavar="K", help="displacements each (default: 16)")
+    add(
+        "--sigma",
+        type=float,
+        nargs=2,
+        default=(0.02, 0.05),
+        metavar=("MIN", "MAX"),
+        help="A, range of the displacements' standard deviation (default: 0.02 0.05; metal "
+        "surfaces: 0.002 0.01)",
+    )
+    add("--seed", type=int, default=0, help="of the displacements (default: 0)")
+    add(
+        "--scale",
+        default="fit",
+        metavar="S",
+        help="factor of the calculator's changes: a number, or fit (least squares on pairs of near "
+        "frames of the data; the default)",
+    )
+    add(
+        "--max-error",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="refuse a calculator whose changes of forces are further off (default: 0.5 = 50 %%)",
+    )
+    add("--pairs", type=int, default=60, metavar="N", help="pairs to judge it on (default: 60)")
+    add(
+        "--skip-failed",
+        action="store_true",
+        help="leave out structures on which the calculator fails, and count them",
+    )
+    add("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    add("--no-progress", action="store_true", help="no progress bar")
+    parser.set_defaults(func=guarded(_run))
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ndem_ocp.data.errors import DataError
+
+    from .draws import Draws
+    from .make import MakeOptions, make_second_views
+
+    try:
+        scale = None if args.scale == "fit" else float(args.scale)
+    except ValueError:
+        raise DataError(f"--scale {args.scale}: a number, or fit") from None
+    options = MakeOptions(
+        draws=Draws(args.draws, *args.sigma, args.seed),
+        scale=scale,
+        max_error=args.max_error,
+        pairs=args.pairs,
+        workers=args.workers,
+        skip_failed=args.skip_failed,
+        progress=not args.no_progress,
+    )
+    try:
+        meta = make_second_views(_split(Path(args.path)), args.calculator, args.out, options)
+    except KeyboardInterrupt:
+        print(
+            f"stopped; {args.out} keeps what is done: the same command continues", file=sys.stderr
+        )
+        return 130
+    print(summary(args.out, meta))
+    return 0
+
+
+def _split(path: Path) -> Path:
+    """The training split of a data set that was named as a whole."""
+    train = path / "train"
+    return train if train.is_dir() and not list(path.glob("*.lmdb")) else path
+
+
+def summary(out: str, meta: dict[str, Any]) -> str:
+    """What was written, and how to train with it."""
+    counts, made_of = meta["counts"], meta["made_of"]
+    calculator, draws = made_of["calculator"], made_of["draws"]
+    left_out = [
+        f"{counts[key]} {text}"
+        for key, text in (
+            ("unlabelled", "without labels"),
+            ("failed", "on which the calculator failed"),
+        )
+        if counts.get(key)
+    ]
+    error = meta.get("relative_error")
+    return "\n".join(
+        [
+            f"{out}: {draws['count']} second views of {counts['records']} records"
+            + (f" (left out: {', '.join(left_out)})" if left_out else ""),
+            f"calculator: {calculator['name']}, {calculator['package']} {calculator['version']}, "
+            f"weights {calculator['weights']}; s = {meta['scale']:.4g}, relative error "
+            + ("not measured" if error is None else f"{error:.3f}"),
+            "train with:  task: {ndem: {coefficient: 1, target: second_views, "
+            f"second_views: {out}}}}}",
+        ]
+    )

@@ -1,0 +1,306 @@
+"""``ndem data second-views``: a calculator is judged on the data, then labels displacements."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndem_ocp.data.convert import package_version
+from ndem_ocp.data.curvature import Agreement, agreement_of
+from ndem_ocp.data.errors import DataError
+from ndem_ocp.data.pairs import near_pairs
+from ndem_ocp.data.records import Structure, iter_structures
+from ndem_ocp.data.units import force_in_ev, units_of
+
+from .calculators import calculator_of, provenance_of
+from .draws import Draws, Potential, digest_of
+from .sidecar import SidecarWriter, Views
+
+MOST_READ = 20_000  # records among which pairs of near frames are looked for
+MAX_GRADIENT_MISMATCH = 0.2
+
+
+@dataclass(frozen=True)
+class MakeOptions:
+    """Options of :func:`make_second_views`.
+
+    Attributes:
+        draws: the displacements.
+        scale: s; None: by least squares on the data's own pairs of near frames.
+        max_error: largest relative error of s dT on these pairs.
+        pairs: how many of them are calculated. workers: processes. skip_failed: leave out and
+            count structures on which the calculator fails. progress: a bar with the time left.
+    """
+
+    draws: Draws = field(default_factory=Draws)
+    scale: float | None = None
+    max_error: float = 0.5
+    pairs: int = 60
+    workers: int = 1
+    skip_failed: bool = False
+    progress: bool = True
+
+
+def make_second_views(
+    path: str | Path, spec: str, out: str | Path, options: MakeOptions | None = None
+) -> dict[str, Any]:
+    """Write the second views of all labelled records of a split; what is there is not made again.
+
+    Args:
+        path: directory of the split, or one LMDB file. spec: the calculator, see ``calculators``.
+        out: the file to write. options: :class:`MakeOptions`.
+
+    Returns:
+        The file's ``meta``: calculator, draws, scale, relative error, counts.
+
+    Raises:
+        DataError: no labelled records, a calculator that fails or disagrees with the data, an
+            ``out`` that is another kind of file or was begun with other settings.
+    """
+    path, out, options = Path(path), Path(out), options or MakeOptions()
+    potential = Potential(calculator_of(spec))
+    made_of = {
+        "calculator": provenance_of(potential.calculator, spec).as_dict(),
+        "draws": options.draws.as_dict(),
+        "scale_given": options.scale,
+    }
+    with _only_writer(out):
+        writer = _open(out, path, potential, made_of, options)
+        try:
+            return _fill(writer, path, spec, potential, options)
+        finally:
+            writer.close()
+
+
+@contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    """Refuse a second process that makes the same file at the same time."""
+    import fcntl
+
+    if not out.resolve().parent.is_dir():
+        raise DataError(f"--out {out}: its folder does not exist; make it first")
+    lock = out.with_name(f".{out.name}.lock")
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise DataError(f"--out {out} cannot be written ({error})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"--out {out}: another process is writing it") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _open(
+    out: Path, path: Path, potential: Potential, made_of: dict[str, Any], options: MakeOptions
+) -> SidecarWriter:
+    """The file, new with a judged calculator or begun before with the same settings."""
+    if not out.exists():
+        judged = _judge(path, potential, options)
+        meta = {
+            "made_of": made_of,
+            "data": str(path),
+            "package_version": package_version(),
+            "command": " ".join(["ndem", *sys.argv[1:]]),
+            **judged,
+        }
+        return SidecarWriter(out, meta)
+    writer = SidecarWriter(out, {})
+    if writer.meta["made_of"] != made_of:
+        before = writer.meta["made_of"]
+        changed = [key for key in made_of if made_of[key] != before.get(key)]
+        writer.close()
+        raise DataError(
+            f"--out {out} holds views made with another {', '.join(changed)} "
+            f"({', '.join(str(before.get(key)) for key in changed)}): give another --out"
+        )
+    return writer
+
+
+def _judge(path: Path, potential: Potential, options: MakeOptions) -> dict[str, Any]:
+    """Compare the calculator with the data's own pairs of near frames.
+
+    Raises:
+        DataError: its forces are not its energy's gradient, or its changes of forces are too far
+            from the data's.
+    """
+    structures = list(itertools.islice(iter_structures(path), MOST_READ))
+    labelled = [s for s in structures if s.forces is not None]
+    if not labelled:
+        raise DataError(f"{path}: no record has forces, so there is nothing to add changes to")
+    few = labelled[:: max(1, len(labelled) // 3)][:3]
+    mismatch = potential.gradient_mismatch(few)
+    if mismatch > MAX_GRADIENT_MISMATCH:
+        raise DataError(
+            f"the calculator's forces are not the gradient of its energy (off by "
+            f"{100 * mismatch:.0f} %): its second views would contradict each other. Use a "
+            "potential whose forces are conservative"
+        )
+    pairs = near_pairs(structures, options.pairs)
+    if not pairs:
+        say("The data has no pairs of near frames, so the calculator cannot be judged on it; s = 1")
+        return {"scale": options.scale or 1.0, "relative_error": None, "pairs": 0,
+                "gradient_mismatch": mismatch}  # fmt: skip
+    unit = force_in_ev(units_of(path))
+    found = agreement_of(
+        "calculator", structures, pairs, lambda index: potential(structures[index])[1] / unit
+    )
+    scale = found.scale if options.scale is None else options.scale
+    error = found.relative_error if options.scale is None else _error_at(found, scale)
+    say(
+        f"over {found.pairs} pairs of near frames the calculator's change of forces is off by "
+        f"{100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
+        f"{100 * (found.forces_error or 0):.0f} %)"
+    )
+    if error > options.max_error:
+        raise DataError(
+            f"the calculator's change of forces is off by {100 * error:.0f} % with s = {scale:.3g} "
+            f"over {found.pairs} pairs of near frames of {path}, more than --max-error "
+            f"{options.max_error:g} allows. Compare calculators with `ndem data curvature`"
+        )
+    return {"scale": scale, "relative_error": error, "pairs": found.pairs,
+            "unscaled_error": found.unscaled_error, "gradient_mismatch": mismatch}  # fmt: skip
+
+
+def _error_at(found: Agreement, scale: float) -> float:
+    """The relative error with another scale than the best one.
+
+    |s p - t|^2 is a parabola in s whose minimum is at the best scale b; its height at s = 0 is
+    |t|^2, so that |s p - t|^2 / |t|^2 = e_b^2 + (1 - e_b^2) (s / b - 1)^2.
+    """
+    best = found.relative_error**2
+    if found.scale == 0:
+        return 1.0
+    return float(np.sqrt(best + (1 - best) * (scale / found.scale - 1) ** 2))
+
+
+def _fill(
+    writer: SidecarWriter, path: Path, spec: str, potential: Potential, options: MakeOptions
+) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    counts: Counter[str] = Counter()
+    keys = hashlib.blake2b(digest_size=16)
+    todo: dict[bytes, Structure] = {}
+    for structure in iter_structures(path):
+        counts["records"] += 1
+        key = digest_of(structure)
+        keys.update(key)
+        if structure.forces is None or not np.isfinite(structure.forces).all():
+            counts["unlabelled"] += 1
+            reason = f"{structure.where}: no finite forces"
+            if not writer.known(key):
+                writer.add(key, reason)
+        elif not writer.known(key):
+            todo.setdefault(key, structure)
+    if todo:
+        say(_cost(next(iter(todo.values())), len(todo), potential, options))
+    with tqdm(
+        total=len(todo), desc="second views", unit="structure", disable=not options.progress
+    ) as bar:
+        for key, views in _views(todo, spec, potential, options):
+            counts["failed"] += isinstance(views, str)
+            writer.add(key, views)
+            bar.update()
+    if not writer.meta.get("complete") or todo:
+        writer.finish(counts=dict(counts), structures=keys.hexdigest())
+    return writer.meta
+
+
+def _cost(structure: Structure, count: int, potential: Potential, options: MakeOptions) -> str:
+    """What is ahead, from one calculation."""
+    began = time.perf_counter()
+    potential(structure)
+    seconds = (time.perf_counter() - began) * (options.draws.count + 1) * count / options.workers
+    return (
+        f"{count} structures, {options.draws.count} displacements each: about {_duration(seconds)}"
+        f" on {options.workers} process(es). Stop it at any time: the same command continues"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _views(
+    todo: dict[bytes, Structure], spec: str, potential: Potential, options: MakeOptions
+) -> Iterator[tuple[bytes, Views | str]]:
+    """The views of each structure, in the order in which they are ready."""
+    if options.workers == 1:
+        for key, structure in todo.items():
+            yield key, _one(potential, structure, options)
+        return
+    threads = str(max(1, (os.cpu_count() or 1) // options.workers))
+    os.environ["OMP_NUM_THREADS"] = threads  # of the processes to come
+    with ProcessPoolExecutor(
+        options.workers,
+        mp_context=get_context("spawn"),  # torch's threads and GPUs do not survive a fork
+        initializer=_start,
+        initargs=(spec, options),
+    ) as pool:
+        waiting: dict[Future[Any], bytes] = {}
+        ahead = iter(todo.items())
+        try:
+            while True:
+                for key, structure in itertools.islice(ahead, 4 * options.workers - len(waiting)):
+                    waiting[pool.submit(_in_worker, structure)] = key
+                if not waiting:
+                    return
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one(potential: Potential, structure: Structure, options: MakeOptions) -> Views | str:
+    try:
+        return potential.views(structure, options.draws)
+    except DataError as error:
+        if options.skip_failed:
+            return str(error)
+        raise DataError(f"{error}. --skip-failed leaves out such structures and counts them") from (
+            error.__cause__
+        )
+
+
+_worker: tuple[Potential, MakeOptions] | None = None
+
+
+def _start(spec: str, options: MakeOptions) -> None:
+    """First thing in a process: a calculator of its own; Ctrl-C is the parent's."""
+    import signal
+
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = Potential(calculator_of(spec)), options
+
+
+def _in_worker(structure: Structure) -> Views | str:
+    assert _worker is not None  # _start has run
+    potential, options = _worker
+    return _one(potential, structure, options)
+
+
+def say(text: str) -> None:
+    """A line for the person who waits; the result is in the file."""
+    print(text, file=sys.stderr, flush=True)

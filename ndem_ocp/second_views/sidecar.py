@@ -1,0 +1,240 @@
+"""The file of second views: an LMDB whose keys are the structures themselves.
+
+A view belongs to a structure (elements, positions, cell, fixed atoms), not to a place in a file:
+its key is the digest of these. So a record that was changed has no views any more, which is
+noticed; the order of the records and their split into files do not matter; and data sets of both
+generations of fairchem find the same views.
+
+    b"meta"            JSON: who made it, with which calculator, how good that is on the data
+    16 bytes           one structure: :class:`Views`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndem_ocp.data.errors import DataError
+from ndem_ocp.data.reader.errors import Refused
+from ndem_ocp.data.reader.pages import LmdbFile
+
+META = b"meta"
+FORMAT = "ndem-second-views-1"
+_HEAD = struct.Struct("<4sII")  # magic, draws, atoms
+_MAGIC = b"NDV1"
+_SKIPPED = b"SKIP"
+
+
+@dataclass(frozen=True)
+class Views:
+    """K second views of a structure with N atoms, in eV and A.
+
+    Attributes:
+        forces: (N, 3) T(X), forces of the calculator on the structure itself.
+        sigma: (K,) standard deviation of each displacement.
+        eps: (K, N, 3) displacements; 0 on fixed atoms.
+        force_change: (K, N, 3) T(X + eps) - T(X), without the scale s.
+        energy_change: (K,) T_E(X + eps) - T_E(X), without the scale s.
+    """
+
+    forces: np.ndarray
+    sigma: np.ndarray
+    eps: np.ndarray
+    force_change: np.ndarray
+    energy_change: np.ndarray
+
+    @property
+    def energy_remainder(self) -> np.ndarray:
+        """(K,) the energy change beyond the first order: T_E(X+eps) - T_E(X) + T(X) . eps.
+
+        The first order is known from DFT, -F_DFT(X) . eps; only this part is taken from T.
+        """
+        return self.energy_change + np.einsum("kni,ni->k", self.eps, self.forces)
+
+    def pack(self) -> bytes:
+        """The bytes of the value."""
+        head = _HEAD.pack(_MAGIC, len(self.sigma), len(self.forces))
+        wide = self.energy_change.astype("<f8").tobytes()
+        parts = (self.forces, self.sigma, self.eps, self.force_change)
+        return head + wide + b"".join(part.astype("<f4").tobytes() for part in parts)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Views:
+        """The views in a value.
+
+        Raises:
+            DataError: other bytes than :meth:`pack` writes.
+        """
+        if len(raw) < _HEAD.size:
+            raise DataError("damaged: too short for views")
+        magic, draws, atoms = _HEAD.unpack_from(raw)
+        numbers = atoms * 3 + draws + 2 * draws * atoms * 3
+        if magic != _MAGIC or len(raw) != _HEAD.size + 8 * draws + 4 * numbers:
+            raise DataError("damaged: its bytes are not those of views")
+        energy = np.frombuffer(raw, "<f8", draws, _HEAD.size)
+        rest = np.frombuffer(raw, "<f4", numbers, _HEAD.size + 8 * draws)
+        forces, sigma, eps, change = np.split(
+            rest, np.cumsum([atoms * 3, draws, draws * atoms * 3])
+        )
+        shape = (draws, atoms, 3)
+        return cls(forces.reshape(-1, 3), sigma, eps.reshape(shape), change.reshape(shape), energy)
+
+
+def structure_digest(
+    numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, fixed: np.ndarray | None
+) -> bytes:
+    """16 bytes that stand for a structure as a record holds it.
+
+    Args:
+        numbers: (N,) atomic numbers. positions: (N, 3) A. cell: (3, 3) or (1, 3, 3) A.
+        fixed: (N,) 1 where an atom is held fixed; None: none is.
+
+    Positions and cell count as float32, which is what records hold.
+    """
+    count = len(numbers)
+    held = np.zeros(count, np.uint8) if fixed is None else (np.asarray(fixed) != 0)
+    digest = hashlib.blake2b(digest_size=16)
+    for part, kind, shape in (
+        (numbers, "<i4", (count,)),
+        (positions, "<f4", (count, 3)),
+        (cell, "<f4", (3, 3)),
+        (held, "|u1", (count,)),
+    ):
+        array = np.asarray(part).reshape(shape).astype(kind)
+        digest.update((array + array.dtype.type(0)).tobytes())  # -0.0 is 0.0
+    return digest.digest()
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a file of second views, finished or not, says of itself.
+
+    Raises:
+        DataError: not such a file.
+    """
+    try:
+        with LmdbFile(path) as file:
+            meta = json.loads(file.get(META) or b"{}")
+    except (Refused, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable file of second views ({error})") from None
+    if meta.get("format") != FORMAT:
+        raise DataError(
+            f"{path}: not a file of second views, which `ndem data second-views` writes"
+        )
+    return meta
+
+
+class Sidecar:
+    """A finished file of second views, opened for reading; safe in forked processes.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: not such a file, damaged, or not finished; with what to do.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.meta = read_meta(self.path)
+        self._file = LmdbFile(self.path)
+        if not self.meta.get("complete"):
+            raise DataError(
+                f"{path} is not finished ({len(self)} structures so far): start the command that "
+                f"makes it again, and it continues: {self.meta.get('command', '')}"
+            )
+
+    def __len__(self) -> int:
+        return max(0, self._file.meta.entries - 1)
+
+    @property
+    def scale(self) -> float:
+        """s, by which force and energy changes are multiplied."""
+        return float(self.meta["scale"])
+
+    @property
+    def relative_error(self) -> float | None:
+        """|s dT - dF| / |dF| over the data's own pairs of near frames; None if it has too few."""
+        return self.meta.get("relative_error")
+
+    def get(self, key: bytes) -> Views | None:
+        """The views of a structure; None where the calculator had none for it.
+
+        Raises:
+            KeyError: the file does not know the structure.
+            DataError: damaged.
+        """
+        try:
+            raw = self._file.get(key)
+        except (Refused, OSError) as error:
+            raise DataError(f"{self.path}: {error}") from None
+        if raw is None:
+            raise KeyError(key.hex())
+        if raw.startswith(_SKIPPED):
+            return None
+        try:
+            return Views.unpack(raw)
+        except DataError as error:
+            raise DataError(f"{self.path}: structure {key.hex()}: {error}") from None
+
+
+class SidecarWriter:
+    """A file of second views while it is made: what is there stays, whatever stops the program.
+
+    Args:
+        path: the file, new or begun before. meta: what :attr:`Sidecar.meta` is to hold.
+
+    Raises:
+        DataError: it is finished, was begun with other settings, or is another kind of file.
+    """
+
+    _ROOM = 1 << 30
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        import lmdb
+
+        self.path = path
+        begun = read_meta(path) if path.exists() else None  # before it is opened for writing
+        try:
+            self._env = lmdb.open(str(path), map_size=self._ROOM, subdir=False, lock=False)
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"--out {path} cannot be written ({error})") from None
+        self.meta = begun or {"format": FORMAT, **meta, "complete": False}
+        if begun is None:
+            self._put({META: json.dumps(self.meta).encode()})
+
+    def known(self, key: bytes) -> bool:
+        """Whether the views of a structure are there."""
+        with self._env.begin() as transaction:
+            return transaction.get(key) is not None
+
+    def add(self, key: bytes, views: Views | str) -> None:
+        """Write the views of a structure, or why it has none; on disk when this returns."""
+        self._put({key: views.pack() if isinstance(views, Views) else _SKIPPED + views.encode()})
+
+    def finish(self, **more: Any) -> None:
+        """Mark the file as complete."""
+        self.meta = {**self.meta, **more, "complete": True}
+        self._put({META: json.dumps(self.meta).encode()})
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _put(self, items: dict[bytes, bytes]) -> None:
+        import lmdb
+
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    for key, value in items.items():
+                        transaction.put(key, value)
+                return
+            except lmdb.MapFullError:
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+            except lmdb.Error as error:
+                raise DataError(f"{self.path}: cannot be written ({error})") from None

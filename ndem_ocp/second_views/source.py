@@ -1,0 +1,152 @@
+"""Drawing second views in training, from (seed, rank, step) alone."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ndem_ocp.data.errors import DataError
+from ndem_ocp.data.records import iter_structures
+from ndem_ocp.data.units import force_in_ev, units_of
+from ndem_ocp.method import NDeMSettings, Noise, ViewLabels, at, choose_graphs
+
+from .draws import digest_of
+from .sidecar import Sidecar, Views, structure_digest
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Batch
+
+_LOOKED_AT = 50  # records of the training split that must be known before a run starts
+
+
+class ViewSource:
+    """The second views of a training split.
+
+    Args:
+        path: a file of ``ndem data second-views``. data: directory of the split, or its file.
+        settings: which views are drawn, and how often.
+
+    Raises:
+        DataError: not such a file, or made for other records.
+    """
+
+    def __init__(self, path: str | Path, data: str | Path, settings: NDeMSettings) -> None:
+        self.sidecar = Sidecar(path)
+        self.settings = settings
+        self._unit = 1.0 / force_in_ev(units_of(Path(data)))  # eV in the data's energy unit
+        error = self.sidecar.relative_error
+        if error is None and settings.trust is not None:
+            raise DataError(
+                f"task.ndem.trust needs the relative error of the potential, which {path} does not "
+                "have: its data has no pairs of near frames. Leave trust out"
+            )
+        self._relative_error = error or 0.0
+        self._check(Path(data))
+
+    def _check(self, data: Path) -> None:
+        for structure in itertools.islice(iter_structures(data), _LOOKED_AT):
+            try:
+                self.sidecar.get(digest_of(structure))
+            except KeyError:
+                raise DataError(
+                    f"{self.sidecar.path} does not know {structure.where}: it was made for other "
+                    f"records ({self.sidecar.meta.get('data')}), or the record was changed. Run "
+                    f"`ndem data second-views` for {data} again"
+                ) from None
+
+    def provenance(self) -> dict[str, Any]:
+        """What a run notes of its views: potential, displacements, scale, error, records."""
+        meta = self.sidecar.meta
+        return {
+            **meta["made_of"]["calculator"],
+            **{f"draw_{key}": value for key, value in meta["made_of"]["draws"].items()},
+            "scale": meta["scale"],
+            "relative_error": meta["relative_error"],
+            "structures": meta["structures"],
+        }
+
+    def draw(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> Noise:
+        """The displacements of a batch and their labels, in the data's units, on the CPU.
+
+        Args:
+            batch: N atoms in B structures as the records hold them; best before it is moved to a
+                GPU, from which it would have to be read back.
+            generator: CPU generator, see :func:`ndem_ocp.method.step_generator`.
+            progress: fraction of training.
+
+        Raises:
+            DataError: a structure that the file does not know, by system and frame.
+        """
+        count = batch.natoms.numel()
+        chosen = choose_graphs(count, self.settings, generator, progress)
+        place = torch.rand(count, generator=generator, dtype=torch.float64)
+        bounds = np.cumsum([0, *batch.natoms.tolist()])
+        atoms = int(bounds[-1])
+        eps, change = np.zeros((atoms, 3), np.float32), np.zeros((atoms, 3), np.float32)
+        sigma, viewed = np.zeros(atoms, np.float32), np.zeros(atoms, bool)
+        remainder = np.zeros(count)
+        for number in chosen.nonzero().flatten().tolist():
+            here = slice(bounds[number], bounds[number + 1])
+            views = self._views(batch, number, here)
+            if views is None:  # the potential failed on it, which was counted when it was made
+                continue
+            draw = self._choose(views.sigma, float(place[number]), progress)
+            eps[here], change[here] = views.eps[draw], views.force_change[draw]
+            sigma[here], viewed[here] = views.sigma[draw], True
+            remainder[number] = views.energy_remainder[draw]
+        factor = self.sidecar.scale * self._unit
+        change = torch.from_numpy(change) * factor
+        displaced = torch.from_numpy(eps)
+        labels = ViewLabels(
+            force_change=change,
+            energy_remainder=torch.from_numpy(remainder * factor),
+            force_error=self._relative_error * change.norm(dim=-1),
+        )
+        return Noise(
+            eps=displaced.to(batch.pos.dtype),
+            sigma=torch.from_numpy(sigma),
+            moved=displaced.ne(0).any(-1),
+            viewed=self._all_or(viewed, chosen, batch),
+            labels=labels,
+        )
+
+    def _all_or(self, viewed: np.ndarray, chosen: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Atoms that have a view. Beside their structures, those without one see X itself twice,
+        whose change is 0: the auxiliary head must be used in every step."""
+        if self.settings.instead:
+            return torch.from_numpy(viewed)
+        return chosen[batch.batch.cpu()]
+
+    def _views(self, batch: Batch, number: int, here: slice) -> Views | None:
+        fixed = batch.get("fixed")
+        key = structure_digest(
+            batch.atomic_numbers[here].cpu().numpy(),
+            batch.pos[here].detach().cpu().numpy(),
+            batch.cell[number].cpu().numpy(),
+            None if fixed is None else fixed[here].cpu().numpy(),
+        )
+        try:
+            return self.sidecar.get(key)
+        except KeyError:
+            where = ", ".join(
+                f"{name} {batch[name][number]}" for name in ("sid", "fid") if name in batch
+            )
+            raise DataError(
+                f"{self.sidecar.path} does not know a training structure ({where or 'unnamed'}): "
+                "it was made for other records, or the record was changed. Run `ndem data "
+                "second-views` again"
+            ) from None
+
+    def _choose(self, sigma: np.ndarray, place: float, progress: float) -> int:
+        """One of the K views: any whose sigma lies in the range of now, else the nearest to it."""
+        low, high = self.settings.view_sigma_min, self.settings.view_sigma_max
+        low = 0.0 if low is None else at(low, progress)
+        high = np.inf if high is None else at(high, progress)
+        allowed = np.flatnonzero((sigma >= low) & (sigma <= high))
+        if not allowed.size:
+            return int(np.abs(sigma - np.clip(sigma, low, high)).argmin())
+        return int(allowed[int(place * allowed.size)])
