@@ -36,8 +36,8 @@ VAL, TEST = 50, 1000  # frames
 METRICS = ["forces_mae_kcal_per_mol_A", "energy_mae_kcal_per_mol", "forces_cosine_similarity"]
 VIEWS = {
     "task.ndem.target": "second_views",
-    "task.ndem.view_sigma_min": 0.02,
-    "task.ndem.view_sigma_max": 0.05,
+    "task.ndem.sigma_min": 0.02,
+    "task.ndem.sigma_max": 0.05,
 }
 
 

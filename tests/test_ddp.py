@@ -135,7 +135,9 @@ START = 0.3  # of ten steps
 STEPS = 6
 
 
-def noise_of_positions(pos, graph_index, num_graphs, fixed, settings, generator) -> Noise:
+def noise_of_positions(
+    pos, graph_index, num_graphs, fixed, settings, generator, progress=0.0
+) -> Noise:
     """In place of random noise: the same for an atom on whichever rank it is."""
     wave = torch.sin(1e3 * pos)
     moved = (wave[:, 0] > 0) & (fixed == 0)

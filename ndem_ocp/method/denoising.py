@@ -115,5 +115,5 @@ def _diagnostics(
         eps=noise.eps.to(wide)[keep],
         sigma=noise.sigma.to(wide)[keep],
         moved=noise.moved[keep],
-        sigma_range=(settings.sigma_min, settings.sigma_max),
+        sigma_range=settings.sigma_range,
     )

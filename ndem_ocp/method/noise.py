@@ -96,7 +96,7 @@ def draw_noise(
 
 def _draw_sigma(num_graphs: int, settings: NDeMSettings, generator: torch.Generator) -> Tensor:
     """(B,) float64 standard deviations in Angstrom, all equal when drawn once per batch."""
-    low, high = settings.sigma_min, settings.sigma_max
+    low, high = settings.sigma_range
     count = num_graphs if settings.sigma_per == "graph" else 1
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
     if settings.sigma_distribution == "fixed":

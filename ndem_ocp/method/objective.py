@@ -63,7 +63,7 @@ def typical_scale(settings: NDeMSettings, force_rms: float) -> float:
     if settings.curvature is not None:
         return settings.curvature / force_rms
     if isinstance(settings.noise_scale, str):
-        return 1.0 / settings.sigma_max
+        return 1.0 / settings.sigma_range[1]
     return settings.noise_scale
 
 
@@ -140,7 +140,7 @@ def ndem_loss(
             moved=noise.moved[keep],
             force_rms=force_rms,
             energy_unit=settings.energy_unit,
-            sigma_range=(settings.sigma_min, settings.sigma_max),
+            sigma_range=settings.sigma_range,
         )
     return NDeMLoss(loss, log)
 

@@ -41,14 +41,11 @@ APPLIES: dict[str, tuple[str, ...]] = {
 }
 
 
-# Settings of labelled second views, and of those that take a structure's place.
-OF_VIEWS = ("view_sigma_min", "view_sigma_max", "trust")
-OF_INSTEAD = ("share", "energies")
-# What only a target made of the noise itself has a use for.
-OF_NOISE = (
-    "sigma_max", "sigma_min", "sigma_per", "sigma_distribution", "corrupt_ratio", "atoms",
-    "noise_scale", "curvature", "learned_curvature",
-)  # fmt: skip
+# What has no meaning where the change of the forces is known, or where views take a structure's
+# place on the main heads. (How noise is drawn may stay in a configuration made from NDeM's.)
+NOT_WITH_LABELS = ("noise_scale", "curvature", "learned_curvature")
+NOT_INSTEAD = ("fraction", "clean_forces", "head")
+ONLY_INSTEAD = ("share", "energies")
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,11 @@ class NDeMSettings:
     ramp: float = 0.0
 
     # --- noise, Eq. 11 and section 4.3.2 ---------------------------------------------------------
-    # Largest standard deviation. Paper: 0.05 for MD17 (Table 5); not in the paper for OC20.
-    sigma_max: float = 0.05
-    # Smallest standard deviation. Not in the paper.
-    sigma_min: float = 0.0
+    # Largest standard deviation. Paper: 0.05 for MD17 (Table 5); not in the paper for OC20. With
+    # target: second_views, of the views that are drawn from; a schedule is possible there.
+    sigma_max: Schedule = 0.05
+    # Smallest standard deviation. Not in the paper. With target: second_views as above.
+    sigma_min: Schedule = 0.0
     # One sigma per batch (paper, 4.3.2) or one per structure.
     sigma_per: str = "batch"
     # How sigma is drawn from [sigma_min, sigma_max]; "fixed" always takes sigma_max.
@@ -121,13 +119,10 @@ class NDeMSettings:
 
     # --- second views with labels: target second_views or first_order ----------------------------
     # place: instead only, the probability with which a structure is shown displaced. A schedule is
-    # possible here and below: {0: 0.3, 0.5: 0.6} rises from 0.3 to 0.6 over the first half.
+    # possible: {0: 0.3, 0.5: 0.6} rises from 0.3 to 0.6 over the first half of training.
     share: Schedule = 0.5
     # place: instead only, whether displaced structures have an energy label.
     energies: bool = True
-    # Which of a structure's views are drawn from, by their sigma in Angstrom. None: all.
-    view_sigma_min: Schedule | None = None
-    view_sigma_max: Schedule | None = None
     # Error of a view's force label (energy_unit/Angstrom) at which it counts half:
     # w = trust^2 / (trust^2 + (delta |dF|)^2), delta the potential's relative error on the data.
     # About the error that the model is to reach. None: all views count alike.
@@ -180,14 +175,14 @@ class NDeMSettings:
                 "task.ndem.curvature and task.ndem.noise_scale both set the scale of eps*: "
                 "remove one of them."
             )
-        if self.sigma_distribution == "log_uniform" and self.sigma_min <= 0:
+        if self.sigma_distribution == "log_uniform" and self.sigma_range[0] == 0:
             raise SettingsError(
                 "task.ndem.sigma_distribution = 'log_uniform' needs sigma_min > 0: set "
                 "task.ndem.sigma_min (Angstrom)."
             )
         if (
             self.noise_scale == "sigma"
-            and self.sigma_min <= 0
+            and self.sigma_range[0] == 0
             and self.sigma_distribution != "fixed"
         ):
             raise SettingsError(
@@ -222,13 +217,17 @@ class NDeMSettings:
                 "task.ndem.place = 'instead' trains the main heads on displaced structures, for "
                 "which c eps is no label: set task.ndem.target to second_views or first_order."
             )
-        unused = {"isotropic": OF_VIEWS, "second_views": OF_NOISE}.get(self.target, ())
-        if self.target == "first_order":
-            unused = (*OF_VIEWS, "noise_scale", "curvature", "learned_curvature")
-        if not self.instead:
-            unused = (*unused, *OF_INSTEAD)
-        else:
-            unused = (*unused, "fraction", "clean_forces", "head", "norm")
+        schedules = [
+            name for name in ("sigma_max", "sigma_min") if isinstance(getattr(self, name), tuple)
+        ]
+        if schedules and self.target != "second_views":
+            raise SettingsError(
+                f"task.ndem.{schedules[0]}: a schedule is for target: second_views; give a number."
+            )
+        unused: tuple[str, ...] = () if self.instead else ONLY_INSTEAD
+        unused += NOT_INSTEAD if self.instead else ()
+        unused += NOT_WITH_LABELS if self.target != "isotropic" else ()
+        unused += ("trust",) if self.target != "second_views" else ()
         for field in fields(self):
             if field.name in unused and getattr(self, field.name) != field.default:
                 raise SettingsError(
@@ -243,8 +242,10 @@ class NDeMSettings:
                 raise SettingsError(f"task.ndem.{name} = {getattr(self, name)!r}: must be {rule}.")
 
         require(self.coefficient >= 0, "coefficient", ">= 0 (0 is the plain model)")
-        require(self.sigma_max > 0, "sigma_max", "> 0 (Angstrom)")
-        require(0 <= self.sigma_min <= self.sigma_max, "sigma_min", "in [0, sigma_max]")
+        lowest, highest = self.sigma_range
+        low = max(values_of(self.sigma_min))
+        require(min(values_of(self.sigma_max)) > 0, "sigma_max", "> 0 (Angstrom)")
+        require(0 <= lowest <= low <= highest, "sigma_min", "in [0, sigma_max]")
         require(0 < self.corrupt_ratio <= 1, "corrupt_ratio", "in (0, 1]")
         require(0 < self.fraction <= 1, "fraction", "in (0, 1]; coefficient: 0 switches NDeM off")
         require(0 < self.dens_probability <= 1, "dens_probability", "in (0, 1]")
@@ -256,8 +257,6 @@ class NDeMSettings:
         )
         for name, low, high, rule in (
             ("share", 0.0, 1.0, "in [0, 1]"),
-            ("view_sigma_min", 0.0, math.inf, ">= 0 (Angstrom)"),
-            ("view_sigma_max", 0.0, math.inf, ">= 0 (Angstrom)"),
             ("trust", 1e-12, math.inf, "> 0 (energy unit per Angstrom)"),
         ):
             given = getattr(self, name)
@@ -274,6 +273,11 @@ class NDeMSettings:
     def active(self) -> bool:
         """Whether there is an auxiliary task; if not, training is the plain trainer's."""
         return self.coefficient > 0
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Smallest and largest standard deviation over all of training, Angstrom."""
+        return min(values_of(self.sigma_min)), max(values_of(self.sigma_max))
 
     @property
     def instead(self) -> bool:

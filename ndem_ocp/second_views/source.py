@@ -48,6 +48,14 @@ class ViewSource:
         self._check(Path(data))
 
     def _check(self, data: Path) -> None:
+        draws, settings = self.sidecar.meta["made_of"]["draws"], self.settings
+        low, high = settings.sigma_range
+        if draws["sigma_max"] < low or draws["sigma_min"] > high:
+            raise DataError(
+                f"task.ndem.sigma_min and sigma_max ({low:g} to {high:g} A) choose among the views "
+                f"of {self.sidecar.path}, whose sigma is {draws['sigma_min']:g} to "
+                f"{draws['sigma_max']:g} A: set sigma_max: {draws['sigma_max']:g}"
+            )
         for structure in itertools.islice(iter_structures(data), _LOOKED_AT):
             try:
                 self.sidecar.get(digest_of(structure))
@@ -143,9 +151,7 @@ class ViewSource:
 
     def _choose(self, sigma: np.ndarray, place: float, progress: float) -> int:
         """One of the K views: any whose sigma lies in the range of now, else the nearest to it."""
-        low, high = self.settings.view_sigma_min, self.settings.view_sigma_max
-        low = 0.0 if low is None else at(low, progress)
-        high = np.inf if high is None else at(high, progress)
+        low, high = at(self.settings.sigma_min, progress), at(self.settings.sigma_max, progress)
         allowed = np.flatnonzero((sigma >= low) & (sigma <= high))
         if not allowed.size:
             return int(np.abs(sigma - np.clip(sigma, low, high)).argmin())
