@@ -79,8 +79,8 @@ class Case:
 
 
 CASES = [
+    Case("ethanol", 50, 2),
     Case("ethanol", 100, 4),
-    Case("ethanol", 50, 4, ("plain", "instead")),
     Case("aspirin", 100, 2),
     Case("ethanol", 100, 1, ("plain", "instead", "first_order")),
     Case("ethanol", 300, 4, draws=32),
