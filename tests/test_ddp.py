@@ -201,3 +201,32 @@ def test_a_task_that_starts_late_is_the_same_on_two_ranks(demo_data, tmp_path, o
         assert (got[name] - value).abs().max() <= 1e-3 * moved + 1e-7, name
         if name.endswith(("noisy_forces.head.force_block.proj.weight", "force_embedding.weight")):
             assert moved > 0, name
+
+
+@pytest.mark.slow
+def test_second_views_are_the_same_on_two_ranks(demo_data, tmp_path):
+    """Every structure is shown at its one view, on whichever rank it is."""
+    views = tmp_path / "views.lmdb"
+    options = MakeOptions(draws=Draws(1, 0.02, 0.05), pairs=10, progress=False)
+    make_second_views(demo_data / "train", "ase.calculators.emt:EMT()", views, options)
+    config = tiny_config(demo_data, target="second_views", second_views=str(views), share=1.0)
+    config["model"]["backbone"].update(EXACT)
+    config["optim"].update(optimizer="SGD", optimizer_params={"weight_decay": 0.001})
+    config["optim"]["num_workers"] = 0
+    expected = train(config, tmp_path / "one", batch_size=4)
+    clean = copy.deepcopy(config)
+    clean["task"]["ndem"]["share"] = 0.0
+    other = train(clean, tmp_path / "clean", batch_size=4)
+
+    with socket.socket() as free_port:
+        free_port.bind(("127.0.0.1", 0))
+        port = free_port.getsockname()[1]
+    out = tmp_path / "weights.pt"
+    mp.spawn(trainer_rank, (port, config, tmp_path / "two", out), nprocs=2)
+    got = torch.load(out)
+    assert got.keys() == expected.keys()
+    assert any(not torch.allclose(other[name], expected[name]) for name in expected)
+    untrained = train({**config, "optim": {**config["optim"], "lr_initial": 0.0}}, tmp_path, 4)
+    for name, value in expected.items():
+        moved = (value - untrained[name]).abs().max()
+        assert (got[name] - value).abs().max() <= 1e-3 * moved + 1e-7, name

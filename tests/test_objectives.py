@@ -503,5 +503,5 @@ def test_a_misspelt_argument_of_the_auxiliary_head_is_named(new_trainer):
     for objective in OBJECTIVES:
         with pytest.raises(ConfigError, match=r"auxiliary_head\.widht .* Did you mean 'width'"):
             new_trainer(objective=objective, auxiliary_head={"widht": 0.5})
-    with pytest.raises(SettingsError, match=r"Valid: .*sigma_max.*, auxiliary_head, second_views\."):
+    with pytest.raises(SettingsError, match=r"Valid: .*sigma_max.*, auxiliary_head, second"):
         new_trainer(edit=lambda c: c["task"]["ndem"].update(nonsense=1))

@@ -39,6 +39,10 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: eval/RUN-CHECKPOINT")
     add_common(parser)
+    parser.add_argument(
+        "--curvature", action="store_true",
+        help="also the error of the change of forces between near frames of a system",
+    )  # fmt: skip
     parser.add_argument("--no-atoms", action="store_true", help="leave SPLIT.atoms.npz out")
     parser.set_defaults(func=run)
 

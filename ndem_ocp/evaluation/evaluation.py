@@ -11,6 +11,7 @@ from typing import Any
 from ndem_ocp.evaluation import ranks
 from ndem_ocp.evaluation.batches import evaluate, merge
 from ndem_ocp.evaluation.command import progress, readers
+from ndem_ocp.evaluation.force_changes import COLUMN, force_change_metrics
 from ndem_ocp.evaluation.model import LoadedModel, load_model
 from ndem_ocp.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
 from ndem_ocp.evaluation.splits import Split, open_split
@@ -39,7 +40,7 @@ def evaluate_splits(
         amp=args.amp,
     )
     batch_size = batch_size_of(model, args.batch_size)
-    columns = columns_of(model.outputs)
+    columns = [*columns_of(model.outputs), *([COLUMN] if args.curvature else [])]
     opened = [(split, open_split(model.config, split, list(model.outputs))) for split in splits]
     if rank.first:
         _prepare(out)
@@ -60,6 +61,8 @@ def evaluate_splits(
         if results is None:
             continue
         metrics, samples = merge(results, len(dataset))
+        if args.curvature:
+            metrics |= force_change_metrics(split, samples)
         seconds = time.monotonic() - began
         files = write_samples(out, split.name, samples, not args.no_atoms)
         found[split.name] = _about_split(split, samples, metrics, files, seconds)

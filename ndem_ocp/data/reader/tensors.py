@@ -13,26 +13,39 @@ import sys
 from typing import Any
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError:  # where second views are made with a potential that does not need it
+    torch = None  # then tensors are read as NumPy arrays
 
 from .errors import Refused
 
-#: storage classes that records name, and the type of their numbers
-STORAGE_TYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
+_NUMBERS = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",  # which NumPy lacks
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
 }
+#: storage classes that records name, and the type of their numbers
+STORAGE_TYPES: dict[str, Any] = {
+    name: np.dtype(kind) if torch is None else getattr(torch, kind)
+    for name, kind in _NUMBERS.items()
+    if torch is not None or kind != "bfloat16"
+}
+#: the same types by their own names
+NUMBER_TYPES = {_NUMBERS[name]: kind for name, kind in STORAGE_TYPES.items()}
+#: the class of these types, and that of tensors
+DTYPE, TENSOR = (np.dtype, np.ndarray) if torch is None else (torch.dtype, torch.Tensor)
 _REPEATED = 1 << 20  # elements that a tensor may show beyond those it stores (stride 0)
 _MAX_DIMENSIONS = 16
 _ARRAY_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,4})")
@@ -67,7 +80,7 @@ class Storage(Part):
 
     __slots__ = ("tensor",)
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
 
 
@@ -93,7 +106,7 @@ def quick_storage(raw: bytes) -> Storage | None:
     return numbers_of(raw, match.end(), dtype, int.from_bytes(match[3][1:], "little"))
 
 
-def numbers_of(raw: bytes, start: int, dtype: torch.dtype, count: int) -> Storage:
+def numbers_of(raw: bytes, start: int, dtype: Any, count: int) -> Storage:
     """The numbers behind the head of a stored tensor: how many, then the numbers.
 
     Raises:
@@ -106,11 +119,12 @@ def numbers_of(raw: bytes, start: int, dtype: torch.dtype, count: int) -> Storag
     data = bytearray(raw[start + 8 : start + 8 + size])
     if len(data) != size or sys.byteorder != "little":
         raise Refused("tensor", f"a tensor of {size} bytes ends after {len(data)}")
+    library = np if torch is None else torch
     if not size:
-        return Storage(torch.empty(0, dtype=dtype))
-    if dtype == torch.bool:  # a byte that is neither 0 nor 1 is no bool to torch
-        return Storage(torch.frombuffer(data, dtype=torch.uint8) != 0)
-    return Storage(torch.frombuffer(data, dtype=dtype))
+        return Storage(library.empty(0, dtype=dtype))
+    if dtype == library.bool:  # a byte that is neither 0 nor 1 is no bool
+        return Storage(library.frombuffer(data, dtype=library.uint8) != 0)
+    return Storage(library.frombuffer(data, dtype=dtype))
 
 
 def rebuild_tensor(
@@ -132,13 +146,15 @@ def rebuild_tensor(
     shape = _whole_numbers(size, "shape")
     steps = _whole_numbers(stride, "stride")
     (first,) = _whole_numbers((offset,), "offset")
-    stored = storage.tensor.numel()
+    stored = len(storage.tensor)
     elements = math.prod(shape)
     if len(shape) != len(steps) or len(shape) > _MAX_DIMENSIONS:
         raise Refused("tensor", f"a tensor of shape {shape} with strides {steps}")
     last = first + sum((n - 1) * step for n, step in zip(shape, steps))
     if elements and (last >= stored or elements > stored + _REPEATED):
         raise Refused("tensor", f"a tensor of shape {shape} on {stored} numbers")
+    if torch is None:
+        return Made(_strided(storage.tensor, shape, steps, first))
     if not elements:
         tensor = storage.tensor.new_empty(shape)
     else:
@@ -146,6 +162,18 @@ def rebuild_tensor(
     if requires_grad is True and tensor.is_floating_point():
         tensor.requires_grad_(True)
     return Made(tensor)
+
+
+def _strided(
+    numbers: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...], first: int
+) -> np.ndarray:
+    """The same view of checked bounds without torch."""
+    if not math.prod(shape):
+        return np.empty(shape, dtype=numbers.dtype)
+    size = numbers.itemsize
+    return np.lib.stride_tricks.as_strided(
+        numbers[first:], shape, tuple(step * size for step in steps)
+    )
 
 
 def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:

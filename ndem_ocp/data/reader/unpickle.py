@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 from .errors import Refused
 from .opcodes import scan
 from .tensors import (
+    DTYPE,
+    NUMBER_TYPES,
     STORAGE_TYPES,
+    TENSOR,
     Array,
     ArrayType,
     Made,
@@ -35,7 +38,7 @@ from .tensors import (
 
 _MAX_NESTING = 8
 _MAX_ITEMS = 100_000
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, np.generic)
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), DTYPE, np.generic)
 
 
 class Bag:
@@ -146,7 +149,7 @@ class _Announced:
         word, self.dtype, self.key, _, self.count = identity[:5]
         if word != "storage" or any(item is not None for item in identity[5:]):
             raise Refused("tensor", "a tensor in an unknown format")
-        sound = isinstance(self.dtype, torch.dtype) and type(self.count) is int
+        sound = isinstance(self.dtype, DTYPE) and type(self.count) is int
         if not sound or not 0 <= self.count < 2**40:
             raise Refused("tensor", "a tensor in an unknown format")
 
@@ -179,9 +182,10 @@ for _module in ("builtins", "__builtin__"):
     for _kind in (set, frozenset, list, tuple):
         _TABLE[_module, _kind.__name__] = _container(_kind)
 for _name in ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64"):
-    _TABLE["torch", _name] = getattr(torch, _name)
+    if _name in NUMBER_TYPES:
+        _TABLE["torch", _name] = NUMBER_TYPES[_name]
 _STORAGES = {("torch", name): dtype for name, dtype in STORAGE_TYPES.items()}
-_STORAGES["torch.storage", "UntypedStorage"] = torch.uint8
+_STORAGES["torch.storage", "UntypedStorage"] = STORAGE_TYPES["UntypedStorage"]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -282,8 +286,8 @@ def load_integer(raw: bytes) -> int:
         Refused: something else.
     """
     value = _load(raw)
-    if isinstance(value, Made) and isinstance(value.value, torch.Tensor):
-        value = value.value.item() if value.value.numel() == 1 else None
+    if isinstance(value, Made) and isinstance(value.value, TENSOR):
+        value = value.value.item() if math.prod(value.value.shape) == 1 else None
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < 2**40:
         return int(value)
     raise Refused("length", "it is no whole number")

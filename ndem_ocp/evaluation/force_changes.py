@@ -1,0 +1,58 @@
+"""``ndem eval --curvature``: how well a model gives the change of forces between near frames.
+
+A model can have right forces and a wrong curvature; it then relaxes and vibrates wrongly. The pairs
+of frames are those of ``ndem data curvature``; the model's forces on them are known already.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ndem_ocp.data.curvature import agreement_of, isotropic
+from ndem_ocp.data.pairs import near_pairs
+from ndem_ocp.data.records import iter_structures
+from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.evaluation.samples import Samples
+from ndem_ocp.evaluation.splits import Split
+from ndem_ocp.evaluation.units import Column
+
+PAIRS = 200
+ERROR, MEDIAN, BEST_C = "force_change_error", "force_change_error_median", "isotropic_error"
+COLUMN = Column(ERROR, "curvature error (%)", ERROR, 100.0, "%", 1)
+
+
+def force_change_metrics(split: Split, samples: Samples) -> dict[str, float]:
+    """Errors of the change of forces over pairs of near frames of a split, in parts of the change.
+
+    Args:
+        split: what was evaluated. samples: its predictions, all structures in order.
+
+    Returns:
+        ``force_change_error``: |dF_predicted - dF| / |dF| over all pairs, not scaled;
+        ``force_change_error_median``: the median over pairs, with one scale for all;
+        ``isotropic_error``: of the best c dX for the same pairs; ``force_change_pairs``: how many.
+
+    Raises:
+        EvaluationError: the model has no forces, or the split has no two near frames.
+    """
+    if not samples.atoms:
+        raise EvaluationError(f"--curvature needs forces, and the model has none ({split.path}).")
+    structures = list(iter_structures(split.path))
+    pairs = near_pairs(structures, PAIRS)
+    if not pairs:
+        raise EvaluationError(
+            f"--curvature: {split.path} has no two frames of one system that are 0.02 to 0.3 A "
+            "apart. Leave the option out for this split."
+        )
+    starts = np.cumsum([0, *samples.columns["natoms"]])
+    forces = samples.atoms["force_prediction"]
+    found = agreement_of(
+        "model", structures, pairs, lambda index: forces[starts[index] : starts[index + 1]]
+    )
+    assert found.unscaled_error is not None  # it is a prediction of forces
+    return {
+        ERROR: found.unscaled_error,
+        MEDIAN: found.median,
+        BEST_C: isotropic(structures, pairs).relative_error,
+        "force_change_pairs": float(found.pairs),
+    }

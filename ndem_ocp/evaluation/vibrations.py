@@ -1,0 +1,210 @@
+"""``ndem vibrations``: a model's vibrational frequencies at its own minimum, beside a reference's.
+
+A model can have right forces and a wrong curvature. Frequencies show it in numbers that a chemist
+knows: nu^2 are the eigenvalues of the mass-weighted Hessian H_ij = -dF_i/dx_j.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndem_ocp.evaluation.errors import EvaluationError
+
+STEP = 0.01  # A, of the central differences
+FMAX, STEPS = 0.01, 500  # of the relaxation: eV/A, steps
+
+
+@dataclass(frozen=True)
+class Vibrations:
+    """Frequencies at a minimum.
+
+    Attributes:
+        atoms: the relaxed structure (ase.Atoms).
+        frequencies: cm^-1, increasing; negative ones stand for imaginary ones. Of 3 n degrees of
+            freedom of n free atoms, without the six (five) of a free molecule's own motion.
+        fmax: eV/A, largest force on a free atom that was left. steps: of the relaxation.
+    """
+
+    atoms: Any
+    frequencies: np.ndarray
+    fmax: float
+    steps: int
+
+
+def vibrations(atoms: Any, calculator: Any, fmax: float = FMAX) -> Vibrations:
+    """Relax a structure with a calculator and take the frequencies there.
+
+    Args:
+        atoms: ase.Atoms, not changed; atoms under FixAtoms stay where they are.
+        calculator: of ASE, with energies and forces. fmax: eV/A, where the relaxation stops.
+
+    Raises:
+        EvaluationError: no free atom.
+    """
+    from ase.optimize import BFGS
+
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    optimizer = BFGS(atoms, logfile=None)
+    optimizer.run(fmax=fmax, steps=STEPS)
+    left = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    return Vibrations(atoms, frequencies_of(atoms), left, optimizer.get_number_of_steps())
+
+
+def frequencies_of(atoms: Any) -> np.ndarray:
+    """cm^-1, see :class:`Vibrations`, where the structure is; 6 force calculations an atom."""
+    from ase import units
+    from ase.constraints import FixAtoms
+
+    fixed = [i for c in atoms.constraints if isinstance(c, FixAtoms) for i in c.get_indices()]
+    free = np.setdiff1d(np.arange(len(atoms)), fixed)
+    if not free.size:
+        raise EvaluationError("all atoms are fixed: nothing vibrates.")
+    columns = []
+    for atom in free:
+        for axis in range(3):
+            forces = []
+            for sign in (1, -1):
+                moved = atoms.copy()
+                moved.calc = atoms.calc
+                moved.positions[atom, axis] += sign * STEP
+                forces.append(moved.get_forces(apply_constraint=False)[free])
+            columns.append(-(forces[0] - forces[1]).ravel() / (2 * STEP))
+    hessian = np.array(columns)
+    weight = np.repeat(atoms.get_masses()[free], 3) ** -0.5
+    squared = np.linalg.eigvalsh((hessian + hessian.T) / 2 * np.outer(weight, weight))
+    energies = np.sign(squared) * np.sqrt(np.abs(squared))
+    energies *= units._hbar * 1e10 / np.sqrt(units._e * units._amu)
+    found = energies / units.invcm
+    own = 0 if len(free) < len(atoms) or atoms.pbc.any() else _own_motions(atoms)
+    keep = np.sort(np.argsort(np.abs(found))[own:])
+    return np.sort(found[keep])
+
+
+def _own_motions(atoms: Any) -> int:
+    """Translations and rotations of a free molecule: 3, 5 (linear) or 6."""
+    if len(atoms) == 1:
+        return 3
+    return 5 if np.sort(atoms.get_moments_of_inertia())[0] < 1e-3 else 6
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "vibrations",
+        help="vibrational frequencies of a structure with a checkpoint, beside a reference's",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
+    add("structure", type=Path, help="any file that ASE reads; its last frame is relaxed")
+    add("--calculator", metavar="SPEC", help="reference: an ASE calculator, MODULE:CALL")
+    add("--reference", type=Path, metavar="FILE", help="reference: cm^-1, one number a line")
+    add("--fmax", type=float, default=FMAX, metavar="F", help="eV/A (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write all numbers there")
+    add("--cpu", action="store_true", help="use no GPU")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Relax, take the frequencies, compare them in order of size, print."""
+    import ndem_ocp
+    from ndem_ocp.second_views.calculators import calculator_of
+
+    if not args.checkpoint.is_file():
+        raise EvaluationError(f"{args.checkpoint}: there is no such file (from {Path.cwd()}).")
+    atoms = _read(args.structure)
+    given = None if args.reference is None else _numbers(args.reference)
+    model = ndem_ocp.calculator(args.checkpoint, device="cpu" if args.cpu else None)
+    found = vibrations(atoms, model, args.fmax)
+    other = None
+    if args.calculator is not None:
+        other = vibrations(atoms, calculator_of(args.calculator), args.fmax)
+        given = other.frequencies
+    about = _about(found, given, other)
+    print(_table(found, given, about))
+    if args.json is not None:
+        args.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _read(path: Path) -> Any:
+    import ase.io
+
+    try:
+        return ase.io.read(path)
+    except Exception as error:  # whatever ASE's readers raise
+        raise EvaluationError(f"{path}: ASE cannot read it ({error}).") from None
+
+
+def _numbers(path: Path) -> np.ndarray:
+    try:
+        return np.sort(np.loadtxt(path, ndmin=1, dtype=float))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: one frequency in cm^-1 a line ({error}).") from None
+
+
+def _about(found: Vibrations, given: np.ndarray | None, other: Vibrations | None) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "frequencies_invcm": found.frequencies.tolist(),
+        "imaginary": int((found.frequencies < 0).sum()),
+        "fmax_eV_per_A": found.fmax,
+        "relaxation_steps": found.steps,
+    }
+    if given is None:
+        return about
+    if len(given) != len(found.frequencies):
+        raise EvaluationError(
+            f"the reference has {len(given)} frequencies, the structure {len(found.frequencies)}: "
+            "leave out those of a free molecule's own motion, and give all others."
+        )
+    error = found.frequencies - given
+    about |= {
+        "reference_invcm": given.tolist(),
+        "mae_invcm": float(np.abs(error).mean()),
+        "mean_error_invcm": float(error.mean()),
+        "largest_error_invcm": float(np.abs(error).max()),
+    }
+    if other is not None:
+        about["distance_of_minima_A"] = _distance(found.atoms, other.atoms)
+    return about
+
+
+def _distance(first: Any, second: Any) -> float:
+    """A, rms over atoms after the best rotation (molecules) or lattice translation."""
+    from ase.build import minimize_rotation_and_translation
+    from ase.geometry import find_mic
+
+    second = second.copy()
+    if not first.pbc.any():
+        minimize_rotation_and_translation(first, second)
+        moved = second.positions - first.positions
+    else:
+        moved, _ = find_mic(second.positions - first.positions, first.cell, first.pbc)
+    return float(np.sqrt(np.square(moved).sum(1).mean()))
+
+
+def _table(found: Vibrations, given: np.ndarray | None, about: dict[str, Any]) -> str:
+    lines = [f"relaxed in {found.steps} steps to {found.fmax:.3g} eV/A; frequencies in cm^-1"]
+    if found.fmax > 5 * FMAX:
+        lines.append("The relaxation did not reach a minimum: these are no frequencies of one.")
+    if given is None:
+        lines += [f"{value:10.1f}" for value in found.frequencies]
+    else:
+        lines.append(f"{'model':>10s} {'reference':>10s} {'error':>8s}")
+        lines += [f"{f:10.1f} {g:10.1f} {f - g:8.1f}" for f, g in zip(found.frequencies, given)]
+        lines.append(
+            f"mean |error| {about['mae_invcm']:.1f}, mean error {about['mean_error_invcm']:+.1f}, "
+            f"largest {about['largest_error_invcm']:.1f} cm^-1"
+        )
+    if about["imaginary"]:
+        lines.append(f"{about['imaginary']} imaginary (printed as negative)")
+    if "distance_of_minima_A" in about:
+        lines.append(f"the two minima are {about['distance_of_minima_A']:.4f} A apart (rms)")
+    return "\n".join(lines)

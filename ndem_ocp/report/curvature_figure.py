@@ -1,0 +1,43 @@
+"""The picture of ``ndem data curvature``: errors of the change of forces over displacements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ndem_ocp.data.curvature import Agreement
+from ndem_ocp.report.plots import MUTED, plt
+
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright
+
+
+def draw(found: Sequence[Agreement], path: Path) -> Path:
+    """Write one PNG: relative error over displacement, a line for each prediction.
+
+    Args:
+        found: the isotropic one first. path: PNG to write.
+    """
+    figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
+    colours = [MUTED, *_COLOURS * len(found)]
+    for each, colour in zip(found, colours):
+        middle = [(low + high) / 2 for low, high, *_ in each.by_displacement]
+        errors = [100 * row[-1] for row in each.by_displacement]
+        axes.plot(middle, errors, "o-", color=colour, ms=4)
+        axes.annotate(
+            each.name, (middle[-1], errors[-1]), (4, 0), textcoords="offset points",
+            color=colour, va="center", fontsize=7, annotation_clip=False,
+        )  # fmt: skip
+    axes.axhline(100, color=MUTED, lw=1, ls="--")
+    axes.annotate(
+        "predicting no change", (0.01, 100), xycoords=("axes fraction", "data"), va="bottom",
+        color=MUTED, fontsize=7,
+    )  # fmt: skip
+    axes.set(
+        xlabel="displacement between the two frames (Å, rms over the free atoms)",
+        ylabel="error of the change of forces (%)",
+        ylim=(0, None),
+    )
+    axes.margins(x=0.02)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
