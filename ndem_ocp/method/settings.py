@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ndem_ocp.errors import NDeMError
+
 CHOICES: dict[str, tuple[Any, ...]] = {
     "objective": ("ndem", "noisy_nodes", "dens"),
     "sigma_per": ("batch", "graph"),
@@ -35,7 +37,7 @@ APPLIES: dict[str, tuple[str, ...]] = {
 }
 
 
-class SettingsError(ValueError):
+class SettingsError(NDeMError, ValueError):
     """An unknown or impossible setting; the message lists what is valid."""
 
 
