@@ -5,7 +5,7 @@ PINNED := .venv-pinned
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 REQUIREMENTS := $(wildcard requirements/*)
-PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/.include)
+PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/*/* packaging/*/.include)
 
 .PHONY: help env demo bench bench-results md17 qm9 test test-fast test-pinned lint types lock results clean
 

@@ -73,7 +73,8 @@ setup(
         "molecules": ["torchmd-net>=3.1,<3.2"],
         "qm9": ["qm9pack"],
         "dashboard": ["wandb-workspaces>=0.4.13,<0.5"],  # ndem dashboard
-        "test": ["pytest", "pytest-timeout"],
+        "completion": ["shtab"],  # ndem completion
+        "test": ["pytest", "pytest-timeout", "shtab"],
     },
     entry_points={"console_scripts": ["ndem = ndem_ocp.cli:main"]},
     classifiers=[

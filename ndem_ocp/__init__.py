@@ -1,49 +1,34 @@
 """NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core 1.10.
 
-Importing the package registers its trainer, models, heads and losses with fairchem, under
-``ndem``, ``ndem_hydra``, ``ndem_equiformer_v2_head`` and ``squared_l2``; the dotted names
-(``ndem_ocp.NDeMTrainer``) work in every process without any import. Where fairchem is absent,
-``ndem_ocp.method`` still works: it needs torch alone.
+Importing the package is quick and loads neither torch nor fairchem: its names are imported when
+they are first used, and register its trainer, models, heads, losses, reader and logger with
+fairchem then, under ``ndem``, ``ndem_hydra``, ``ndem_lmdb``, ``squared_l2`` and so on. The dotted
+names (``trainer: ndem_ocp.NDeMTrainer``) work in every process without any import; so do the short
+ones where fairchem reads its plug-in folder, as all its commands do. A script that looks a short
+name up in fairchem's registry by itself calls :func:`register` first.
+
+``ndem_ocp.method`` works without fairchem: it needs torch alone.
 """
 
+from __future__ import annotations
+
+import importlib
 import importlib.util
+
+from ndem_ocp.errors import NDeMError
+from ndem_ocp.lazy import lazy_names
 
 __version__ = "0.1.0"
 
-if importlib.util.find_spec("fairchem") is not None:
-    import ndem_ocp_standins
-
-    ndem_ocp_standins.install()  # before fairchem, which imports torch_scatter and torch_sparse
-
-    from ndem_ocp.data.reader import LmdbReader
-    from ndem_ocp.inference import calculator
-    from ndem_ocp.models import (
-        EnergyGradientHead,
-        EquiformerV2AuxiliaryHead,
-        EquiformerV2Backbone,
-        EquiformerV2EnergyHead,
-        EquiformerV2ForceHead,
-        TorchMDDipoleHead,
-        TorchMDETBackbone,
-        TorchMDScalarHead,
-        TorchMDSpatialExtentHead,
-        TorchMDTensorNetBackbone,
-        TorchMDVectorHead,
-        TwoViewHydra,
-    )
-    from ndem_ocp.report.history import HistoryLogger
-    from ndem_ocp.training import NDeMTrainer, SquaredL2Loss
-
-    __all__ = [
+_HOMES = {
+    "ndem_ocp.data.reader": ("LmdbReader",),
+    "ndem_ocp.inference": ("calculator",),
+    "ndem_ocp.models": (
         "EnergyGradientHead",
         "EquiformerV2AuxiliaryHead",
         "EquiformerV2Backbone",
         "EquiformerV2EnergyHead",
         "EquiformerV2ForceHead",
-        "HistoryLogger",
-        "LmdbReader",
-        "NDeMTrainer",
-        "SquaredL2Loss",
         "TorchMDDipoleHead",
         "TorchMDETBackbone",
         "TorchMDScalarHead",
@@ -51,6 +36,36 @@ if importlib.util.find_spec("fairchem") is not None:
         "TorchMDTensorNetBackbone",
         "TorchMDVectorHead",
         "TwoViewHydra",
-        "__version__",
-        "calculator",
-    ]
+    ),
+    "ndem_ocp.report.history": ("HistoryLogger",),
+    "ndem_ocp.training": ("NDeMTrainer", "SquaredL2Loss"),
+}
+
+if importlib.util.find_spec("fairchem") is not None:
+    import ndem_ocp_standins
+
+    ndem_ocp_standins.install()  # before fairchem, which imports torch_scatter and torch_sparse
+
+
+def register() -> None:
+    """Register everything of this package with fairchem, under its short names.
+
+    Raises:
+        ImportError: where fairchem-core 1.10 is not installed or does not start.
+    """
+    try:
+        for module, names in _HOMES.items():
+            for name in names:  # asked for, because a module may be lazy itself
+                getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ImportError(
+            f"ndem_ocp needs fairchem-core 1.10 for everything but ndem_ocp.method ({error}); "
+            "`ndem doctor` says what is installed here.",
+            name=error.name,
+        ) from error
+
+
+# A configuration that names one thing by its dotted name may name others by their short ones.
+__getattr__, __dir__, _names = lazy_names(__name__, _HOMES, before=register)
+
+__all__ = ["NDeMError", "__version__", "register", *_names]

@@ -1,88 +1,40 @@
-"""The ``ndem`` command: data, training here and on SLURM, benchmarks, evaluation, reports."""
+"""The ``ndem`` command."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-import ndem_ocp
-from ndem_ocp import demo, doctor, sweep
-from ndem_ocp.bench import cli as bench_cli
-from ndem_ocp.bench.errors import BenchError
-from ndem_ocp.checkpoints import CheckpointError
-from ndem_ocp.data import cli as data_cli
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.evaluation import command as evaluation
-from ndem_ocp.evaluation import relax_command as relaxation
-from ndem_ocp.evaluation import submission_command as submission
-from ndem_ocp.evaluation.errors import EvaluationError
-from ndem_ocp.inference import export
-from ndem_ocp.launch import requeue, status, submit, train
-from ndem_ocp.launch.errors import LaunchError
-from ndem_ocp.report.dashboard import command as dashboard
-from ndem_ocp.report.dashboard.errors import DashboardError
-from ndem_ocp.report.page import command as report
-from ndem_ocp.report.page.errors import ReportError
+from ndem_ocp.commands import ending
+from ndem_ocp.commands.parser import UsageError, build_parser
 
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ndem", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"ndem_ocp {ndem_ocp.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    data_cli.add_parser(commands)
-    doctor.add_parser(commands)
-    demo.add_parser(commands)
-    bench_cli.add_parser(commands)
-    sweep.add_parser(commands)
-    train.add_parser(commands)
-    submit.add_parser(commands)
-    status.add_parser(commands)
-    requeue.add_parser(commands)
-    report.add_parser(commands)
-    dashboard.add_parser(commands)
-    evaluation.add_parser(commands)
-    relaxation.add_parser(commands)
-    submission.add_parser(commands)
-    export.add_parser(commands)
-    return parser
+__all__ = ["build_parser", "main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a known kind of bad input is one sentence on stderr and exit status 2."""
-    parser = build_parser()
+    """Run one command; the exit status (:mod:`ndem_ocp.commands.ending`)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    return ending.run(lambda: _run(given))
+
+
+def _run(given: list[str]) -> int:
+    parser = build_parser(given)
     # argparse cannot tell what follows -- from a missing positional argument
     head, overrides = given, []
     if "--" in given:
         head, overrides = given[: given.index("--")], given[given.index("--") + 1 :]
     args, unknown = parser.parse_known_args(head)
+    below = getattr(args, f"{args.command}_command", None)
+    name = " ".join(filter(None, ["ndem", args.command, below]))
     args.given = given  # for commands that start themselves in several processes
     if unknown and not hasattr(args, "unknown"):
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        raise UsageError(f"{name} has no argument {unknown[0]} (see {name} --help)")
     if unknown:
         args.unknown = unknown
     if overrides and not hasattr(args, "overrides"):
-        parser.error(f"ndem {args.command} takes nothing after --.")
+        raise UsageError(f"{name} takes nothing after -- (see {name} --help)")
     if overrides:
         args.overrides = overrides
-    try:
-        return int(args.func(args) or 0)
-    except (
-        BenchError,
-        CheckpointError,
-        DataError,
-        LaunchError,
-        ReportError,
-        DashboardError,
-        EvaluationError,
-        demo.DemoError,
-        sweep.SweepError,
-    ) as error:
-        print(f"ndem: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ndem: interrupted.", file=sys.stderr)
-        return 130
+    return int(args.func(args) or 0)
 
 
 if __name__ == "__main__":

@@ -16,28 +16,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.commands.options import add_gpu
+from ndem_ocp.errors import NDeMError
+from ndem_ocp.files import existing_file
+
 RUN_ID = "demo"
 PRINT_EVERY = 50  # steps
 SPLITS = ("val_id", "val_ood")
 
 
-class DemoError(RuntimeError):
+class DemoError(NDeMError, RuntimeError):
     """A step of the demo failed; the message names its command and log."""
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("demo", help="make data, train, validate, draw: in minutes")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem demo``."""
     parser.add_argument("--config", type=Path, default=Path("configs/oc20/demo.yml"))
     parser.add_argument("--data", type=Path, default=Path("data/demo"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--size", choices=("default", "small"), default="default")
-    parser.add_argument("--gpu", action="store_true", help="train on the GPU")
+    add_gpu(parser)
     parser.epilog = "After --, fairchem's overrides: --key=value."
     parser.set_defaults(func=run, overrides=[])
 
 
 def run(args: argparse.Namespace) -> int:
     """Data, training, validation and prediction on both splits, pictures, metrics.json."""
+    existing_file(args.config, DemoError)
     if (args.out / "metrics.json").exists():
         print(f"{args.out} holds a finished demo: making it anew.")
         shutil.rmtree(args.out)
@@ -97,7 +102,7 @@ def _short(line: str) -> str:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from ndem_ocp.report.history import FILE_NAME, read_history
+    from ndem_ocp.report.history_file import FILE_NAME, read_history
     from ndem_ocp.report.plots import plot_curves, plot_parity
     from ndem_ocp.report.predictions import load_parity
 

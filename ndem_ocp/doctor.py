@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 PACKAGES = (
     "ndem-ocp",
@@ -40,8 +40,8 @@ class Report:
         self.lines.append(text)
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("doctor", help="versions, devices, stand-ins, what is wrong")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem doctor``."""
     parser.set_defaults(func=run)
 
 
@@ -157,6 +157,11 @@ def _registration(report: Report) -> None:
         trainer = registry.get_trainer_class(name)
         report.line(f"trainer: {name}", f"{trainer.__module__}.{trainer.__qualname__}")
     report.line("short name", "in fairchem's plug-in folder" if _plugged_in() else "import only")
+    if _plugged_in() and not _plug_in_is_ours():
+        report.problems.append(
+            f"{_plug_in_file()} is of an older ndem_ocp and registers nothing: install this "
+            "package again (make env, or pip install)."
+        )
     if not _plugged_in():
         report.lines.append(
             "    'trainer: ndem' needs fairchem and ndem_ocp in one site-packages; use "
@@ -165,7 +170,15 @@ def _registration(report: Report) -> None:
 
 
 def _plugged_in() -> bool:
+    include = _plug_in_file().parents[1] / ".include"
+    return include.is_file() and "ndem_ocp_plugin" in include.read_text().split()
+
+
+def _plug_in_is_ours() -> bool:
+    return _plug_in_file().is_file() and "ndem_ocp.register()" in _plug_in_file().read_text()
+
+
+def _plug_in_file() -> Path:
     from fairchem.core.common.utils import _get_project_root
 
-    include = _get_project_root() / "experimental" / ".include"
-    return include.is_file() and "ndem_ocp_plugin" in include.read_text().split()
+    return _get_project_root() / "experimental" / "ndem_ocp_plugin" / "register.py"

@@ -30,10 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
+from ndem_ocp.commands.options import add_gpu, describe
+from ndem_ocp.errors import NDeMError
+from ndem_ocp.files import existing_file
 from ndem_ocp.launch.record import finished_id
-from ndem_ocp.report.history import FILE_NAME, read_history
+from ndem_ocp.report.history_file import FILE_NAME, read_history
 
 LOGS = "logs/ndem_ocp.HistoryLogger"
 DONE = "finished.json"
@@ -41,7 +43,7 @@ RUN_ID = "train"  # of a training that this command runs itself
 KEYS = ("config", "seeds", "test", "grid", "arms", "overrides", "metrics", "about")
 
 
-class SweepError(RuntimeError):
+class SweepError(NDeMError, RuntimeError):
     """A sweep file or one of its runs failed; the message names the file or the log."""
 
 
@@ -58,17 +60,16 @@ class Sweep:
     about: str
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "sweep", help="train the arms of a sweep file, judge them on a test set, make the table"
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem sweep``."""
+    describe(parser, __doc__)
     parser.add_argument("file", type=Path, help="such as configs/md17/sweeps/table4.yml")
     parser.add_argument("--out", type=Path, help="default: runs/<name of the file>")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the file's")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--test", help="test split in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--gpu", action="store_true", help="train on the GPU")
+    add_gpu(parser)
     parser.add_argument("--result", type=Path, help="also write the table's JSON there")
     parser.epilog = "After --, key=value overrides for all runs."
     parser.set_defaults(func=run, overrides=[])
@@ -80,9 +81,10 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         SweepError: naming the file and the key.
     """
+    existing_file(path, SweepError)
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SweepError(f"{path}: cannot be read as YAML ({error}).") from error
     if not isinstance(given, dict):
         raise SweepError(f"{path}: a sweep is a mapping with the keys {', '.join(KEYS)}.")
@@ -123,9 +125,6 @@ def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is not trained yet, judge it, write sweep.json, table.md and curves.png."""
-    from ndem_ocp.report.plots import plot_arms
-    from ndem_ocp.report.sweep_results import collect, markdown
-
     sweep = read_sweep(args.file)
     if args.test:
         sweep = replace(sweep, test=args.test)
@@ -134,6 +133,12 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         raise SweepError(f"{args.file} has no arm {unknown[0]!r}: {', '.join(sweep.arms)}.")
     arms = {name: sweep.arms[name] for name in args.arms or sweep.arms}
+
+    from tqdm import tqdm
+
+    from ndem_ocp.report.plots import plot_arms
+    from ndem_ocp.report.sweep_results import collect, markdown
+
     out = (args.out or Path("runs") / args.file.stem).resolve()
     out.mkdir(parents=True, exist_ok=True)
     work = [(arm, seed) for seed in seeds for arm in arms]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fairchem.core.common.utils import load_config, setup_imports
 
-import ndem_ocp  # noqa: F401
+import ndem_ocp
 from ndem_ocp.data.demo import make_demo
 from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tests)
 
@@ -40,6 +40,7 @@ TINY_BACKBONE = {
 def _fairchem():
     torch.set_num_threads(1)  # results to the bit, and no two tests fighting for cores
     setup_imports()
+    ndem_ocp.register()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,9 +169,7 @@ def test_interrupted_conversion_leaves_nothing(tmp_path, number, workers):
     frames = make_frames(count=40)
     write(tmp_path / "a.traj", frames)
     code = f"""
-import os, sys, time, types
-sys.modules["ndem_ocp"] = package = types.ModuleType("ndem_ocp")  # without fairchem: fast
-package.__path__ = [{str(Path(cli.__file__).parents[1])!r}]
+import os, sys, time
 import ndem_ocp.data.shards as shards
 plain = shards.read_frame
 def slow(*args):
@@ -201,5 +198,5 @@ def test_command_line(tmp_path, trajectories, capsys):
     assert cli.main(arguments) == 0
     assert "5 frames of 1 systems" in capsys.readouterr().out
     assert cli.main(arguments) == 2
-    assert "error: " in capsys.readouterr().err
+    assert "ndem: " in capsys.readouterr().err
     assert cli.main([*arguments[:-1], "0"]) == 2

@@ -19,6 +19,8 @@ from conftest import steps, tiny_config, trainer_of
 from helpers import default_dtype, state_of, use_float64_graphs
 from ndem_ocp.method import Forces, NDeMSettings, Noise, draw_noise, ndem_loss, step_generator
 from ndem_ocp.models import two_view_config, with_second_view
+from ndem_ocp.second_views.draws import Draws
+from ndem_ocp.second_views.make import MakeOptions, make_second_views
 from ndem_ocp.training import trainer as trainer_module
 
 pytestmark = pytest.mark.ddp

@@ -384,11 +384,12 @@ def test_a_misspelt_setting_ends_with_the_way_out(first):
     assert not list(done.run_dir.rglob("*.pt"))
 
 
-def test_importing_the_package_registers_its_names(tmp_path):
+def test_register_gives_fairchem_the_short_names(tmp_path):
     code = """
 import ndem_ocp
 from fairchem.core.common.registry import registry
 
+ndem_ocp.register()  # without fairchem's set-up, which reads the plug-in folder
 assert registry.get_trainer_class("ndem") is ndem_ocp.NDeMTrainer
 assert registry.get_model_class("ndem_hydra") is ndem_ocp.TwoViewHydra
 assert registry.get_loss_class("squared_l2") is ndem_ocp.SquaredL2Loss

@@ -214,7 +214,7 @@ def test_the_csv_has_every_run_and_split_in_full(sweep):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "there is no such file or directory"),
+        (["nowhere"], "nowhere: no such file or directory"),
         (["."], "logger.name: ndem_ocp.HistoryLogger"),
         (["RUN", "--out", "page.txt"], "name it page.txt.html"),
         (["RUN", "--eval", "."], "no metrics.json of ndem eval"),

@@ -27,6 +27,7 @@ from ndem_ocp.bench.clock import Stopwatch, Timing, timed_calls
 from ndem_ocp.bench.configs import set_key
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.naive import NaiveTrainer  # noqa: F401 (registers its model)
+from ndem_ocp.bench.names import ARMS
 from ndem_ocp.method import SettingsError
 from ndem_ocp.method.settings import APPLIES
 from ndem_ocp.models import ModelConfigError
@@ -36,8 +37,6 @@ from ndem_ocp.testing import trainer_of
 from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.schedule import ScheduleError, uses_epochs
 
-ARMS = ("upstream", "naive", "joint", "plain", "ndem", "dens")
-DEFAULT_ARMS = ("upstream", "naive", "plain", "ndem", "dens")
 OURS = ("plain", "ndem")
 # what a backbone calls to find the edges of a batch
 GRAPH_METHOD = "generate_graph"

@@ -11,6 +11,7 @@ import torch
 from fairchem.core.datasets import create_dataset, data_list_collater
 from torch_geometric.data import Batch, Data
 
+import ndem_ocp
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.data.demo import make_demo
 from ndem_ocp.report.provenance import files_hash
@@ -47,6 +48,7 @@ def data_hash(path: Path) -> str:
 
 def open_data(path: Path, reader: str = "ours", key_mapping: dict[str, str] | None = None) -> Any:
     """The data set with a reader of :data:`READERS`."""
+    ndem_ocp.register()
     source = {"src": str(path), "format": READERS[reader], "key_mapping": key_mapping or KEYS}
     return create_dataset(source, "train")
 

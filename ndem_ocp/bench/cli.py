@@ -9,44 +9,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.bench.arguments import add_common, add_machine
+from ndem_ocp.bench.configs import config_path
 from ndem_ocp.bench.errors import BenchError
-from ndem_ocp.bench.options import (
-    add_common,
-    add_machine,
-    at_least,
-    batch_sizes_of,
-    common_of,
-    device_of,
-    write_result,
-)
+from ndem_ocp.bench.names import ARMS, AXES, SCALING_ARMS, STEP_ARMS
+from ndem_ocp.commands.ending import INTERRUPTED
+from ndem_ocp.files import existing
 
-INTERRUPTED = 130
 # (rounds that count, rounds before them) where --repeats and --warmup are not given
 ROUNDS = {"cpu": (9, 1), "cuda": (30, 5)}
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "bench", help="what a training step, an evaluation, reading data cost on this machine"
-    )
-    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="WHAT")
-    _add_step(commands)
-    _add_inference(commands)
-    _add_data(commands)
-    _add_scaling(commands)
-
-
-def _add_step(commands: Any) -> None:
-    from ndem_ocp.bench.arms import ARMS, DEFAULT_ARMS
-
-    parser = commands.add_parser(
-        "step", help="a training step: upstream, naive NDeM, ours, ours with NDeM, DeNS"
-    )
+def configure_step(parser: argparse.ArgumentParser) -> None:
+    """``ndem bench step``."""
     add_common(parser)
     _add_batch_sizes(parser, ["8"])
     parser.add_argument(
-        "--arms", nargs="+", default=list(DEFAULT_ARMS), metavar="ARM",
-        help=f"of {', '.join(ARMS)} (default: {' '.join(DEFAULT_ARMS)})",
+        "--arms", nargs="+", default=list(STEP_ARMS), metavar="ARM",
+        help=f"of {', '.join(ARMS)} (default: {' '.join(STEP_ARMS)})",
     )  # fmt: skip
     parser.add_argument(
         "--fractions", nargs="+", type=float, default=[], metavar="F",
@@ -56,8 +36,8 @@ def _add_step(commands: Any) -> None:
     parser.set_defaults(func=run_step)
 
 
-def _add_inference(commands: Any) -> None:
-    parser = commands.add_parser("inference", help="energies and forces: upstream and ours")
+def configure_inference(parser: argparse.ArgumentParser) -> None:
+    """``ndem bench inference``."""
     add_common(parser)
     _add_batch_sizes(parser, ["1", "8"])
     parser.add_argument(
@@ -66,8 +46,8 @@ def _add_inference(commands: Any) -> None:
     parser.set_defaults(func=run_inference)
 
 
-def _add_data(commands: Any) -> None:
-    parser = commands.add_parser("data", help="reading and collating: our reader and fairchem's")
+def configure_data(parser: argparse.ArgumentParser) -> None:
+    """``ndem bench data``."""
     add_machine(parser)
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--batch-size", type=int, default=8, help="structures (default: 8)")
@@ -79,13 +59,11 @@ def _add_data(commands: Any) -> None:
     parser.set_defaults(func=run_data)
 
 
-def _add_scaling(commands: Any) -> None:
-    from ndem_ocp.bench.scaling import AXES, DEFAULT_ARMS
-
-    parser = commands.add_parser("scaling", help="a step against atoms, edges, L, layers, batch")
+def configure_scaling(parser: argparse.ArgumentParser) -> None:
+    """``ndem bench scaling``."""
     add_common(parser)
-    parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
-    parser.add_argument("--arms", nargs="+", default=list(DEFAULT_ARMS), metavar="ARM")
+    parser.add_argument("--axes", nargs="+", default=list(AXES), choices=AXES)
+    parser.add_argument("--arms", nargs="+", default=list(SCALING_ARMS), metavar="ARM")
     parser.add_argument("--batch-size", type=int, default=2, help="where it does not grow")
     _add_rounds(parser)
     parser.set_defaults(func=run_scaling)
@@ -105,7 +83,18 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, help=f"rounds before them (defaults: {usual})")
 
 
+def _look_at_paths(args: argparse.Namespace) -> None:
+    """Refuse a file that is not there before torch is imported."""
+    if getattr(args, "model", None) is not None:
+        config_path(args.model)
+    for option in ("data", "checkpoint", "step"):
+        if getattr(args, option, None) is not None:
+            existing(getattr(args, option), BenchError, f"--{option}")
+
+
 def _rounds(args: argparse.Namespace, device: Any) -> tuple[int, int]:
+    from ndem_ocp.bench.options import at_least
+
     repeats, warmup = ROUNDS[device.type]
     repeats = repeats if args.repeats is None else at_least("--repeats", args.repeats, 1)
     return repeats, warmup if args.warmup is None else at_least("--warmup", args.warmup, 0)
@@ -113,10 +102,13 @@ def _rounds(args: argparse.Namespace, device: Any) -> tuple[int, int]:
 
 def run_step(args: argparse.Namespace) -> int:
     """Measure, print a table per batch size, write JSON; last comes the line of ratios."""
+    arms = arms_of(args.arms, args.fractions)
+    _look_at_paths(args)
+
+    from ndem_ocp.bench.options import batch_sizes_of, common_of
     from ndem_ocp.bench.step import StepBench
     from ndem_ocp.bench.tables import head_lines, ratios_line, step_table
 
-    arms = arms_of(args.arms, args.fractions)
     common = common_of(args)
     sizes = batch_sizes_of(args.batch_sizes, common.device)
     bench = StepBench(common, arms, memory=not args.no_memory)
@@ -134,7 +126,10 @@ def run_step(args: argparse.Namespace) -> int:
 
 def run_inference(args: argparse.Namespace) -> int:
     """Measure, print a table, write JSON."""
+    _look_at_paths(args)
+
     from ndem_ocp.bench.inference import InferenceBench
+    from ndem_ocp.bench.options import batch_sizes_of, common_of
     from ndem_ocp.bench.tables import head_lines, inference_table
 
     common = common_of(args)
@@ -150,8 +145,11 @@ def run_inference(args: argparse.Namespace) -> int:
 
 def run_data(args: argparse.Namespace) -> int:
     """Measure, print a table and the workers that models need, write JSON."""
+    _look_at_paths(args)
+
     from ndem_ocp.bench.batches import find_data
     from ndem_ocp.bench.loading import LoadingBench, model_speeds, workers_needed
+    from ndem_ocp.bench.options import at_least, device_of
     from ndem_ocp.bench.tables import data_table
 
     device_of(args)
@@ -177,10 +175,13 @@ def run_data(args: argparse.Namespace) -> int:
 
 def run_scaling(args: argparse.Namespace) -> int:
     """Measure axis by axis, print each table, write JSON after each."""
+    arms = arms_of(args.arms, [])
+    _look_at_paths(args)
+
+    from ndem_ocp.bench.options import at_least, common_of, write_result
     from ndem_ocp.bench.scaling import ScalingBench
     from ndem_ocp.bench.tables import head_lines, scaling_table
 
-    arms = arms_of(args.arms, [])
     common = common_of(args)
     batch_size = at_least("--batch-size", args.batch_size, 1)
     bench = ScalingBench(common, arms, batch_size)
@@ -195,6 +196,8 @@ def run_scaling(args: argparse.Namespace) -> int:
 
 def _finish(args: argparse.Namespace, bench: Any, **more: Any) -> int:
     """Write what was measured, and say so if it is not all."""
+    from ndem_ocp.bench.options import write_result
+
     if bench.interrupted:
         print("Interrupted: this is what was measured until then.")
     write_result(args.out, {**bench.result(), **more})
@@ -207,8 +210,6 @@ def arms_of(arms: list[str], fractions: list[float]) -> list[str]:
     Raises:
         BenchError: for an arm that there is not, or a fraction outside (0, 1].
     """
-    from ndem_ocp.bench.arms import ARMS
-
     for arm in arms:
         if arm not in ARMS:
             raise BenchError(f"--arms {arm}: choose from {', '.join(ARMS)}.")

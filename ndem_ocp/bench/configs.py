@@ -7,21 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fairchem.core.common.utils import load_config
 
 import ndem_ocp
 from ndem_ocp.bench.errors import BenchError
+from ndem_ocp.bench.names import MODELS
 
-# name -> file of configs/oc20
-MODELS = {
-    "demo": "demo.yml",
-    "small": "small.yml",
-    "31M": "31M.yml",
-    "83M": "83M_2M.yml",
-    "153M": "153M.yml",
-}
-# The channels of all of OC20's models, and few enough layers for minutes on a laptop.
-DEFAULT_MODEL, DEFAULT_LAYERS = "31M", 2
 NDEM = "ndem.yml"  # settings of task.ndem for configurations without any
 
 
@@ -71,6 +61,8 @@ def read_config(
     Raises:
         BenchError: for a model that is not a hydra model, or has none of these sizes.
     """
+    from fairchem.core.common.utils import load_config
+
     config = load_config(str(config_path(name)))[0]
     for override in overrides or ():
         set_key(config, override)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ndem_ocp.errors import NDeMError
 
-class BenchError(RuntimeError):
+
+class BenchError(NDeMError, RuntimeError):
     """A benchmark that cannot be run as asked, or whose arms fail; the message says the way out."""

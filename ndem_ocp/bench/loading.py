@@ -14,6 +14,7 @@ from fairchem.core.datasets import create_dataset, data_list_collater
 from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 
+import ndem_ocp
 from ndem_ocp.bench.batches import KEYS, data_hash
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.measure import summary
@@ -40,6 +41,7 @@ class LoadingBench:
     def __init__(self, data: Path, batch_size: int, batches: int, seed: int = 0) -> None:
         self.data = data
         self.batch_size, self.batches, self.seed = batch_size, batches, seed
+        ndem_ocp.register()
         self.datasets = {
             name: create_dataset({"src": str(data), "key_mapping": KEYS, **source}, "train")
             for name, source in READERS.items()

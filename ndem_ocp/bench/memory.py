@@ -72,10 +72,11 @@ def main() -> int:
 
 
 def _measure(request: Request) -> list[dict[str, int]]:
-    import ndem_ocp  # noqa: F401 (registers what configurations name)
+    import ndem_ocp
     from ndem_ocp.bench.arms import build_arm
     from ndem_ocp.bench.batches import open_data
 
+    ndem_ocp.register()  # what configurations name
     device = torch.device(request.device)
     source = request.config["dataset"]["train"]
     dataset = open_data(Path(source["src"]), key_mapping=source.get("key_mapping"))

@@ -1,4 +1,4 @@
-"""Options that the commands of ``ndem bench`` share."""
+"""The options of :mod:`ndem_ocp.bench.arguments`, read and checked."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from typing import Any
 import torch
 
 from ndem_ocp.bench.batches import data_hash
-from ndem_ocp.bench.configs import (
-    DEFAULT_LAYERS,
-    DEFAULT_MODEL,
-    MODELS,
-    describe,
-    read_config,
-    without_paths,
-)
+from ndem_ocp.bench.configs import describe, read_config, without_paths
 from ndem_ocp.bench.errors import BenchError
+from ndem_ocp.bench.names import DEFAULT_LAYERS, DEFAULT_MODEL
 from ndem_ocp.report.provenance import config_hash, provenance
-from ndem_ocp.training.precision import PRECISIONS
+from ndem_ocp.training.precision import read_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX = "max"
@@ -62,43 +56,8 @@ class Common:
         }
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`common_of` reads."""
-    parser.add_argument(
-        "--model",
-        help=f"{', '.join(MODELS)}, or the path of a configuration (default: {DEFAULT_MODEL} with "
-        f"--layers {DEFAULT_LAYERS})",
-    )
-    parser.add_argument("--layers", type=int, metavar="N", help="so many layers instead")
-    parser.add_argument("--lmax", type=int, metavar="L", help="another largest degree")
-    parser.add_argument("--mmax", type=int, metavar="M", help="another largest order")
-    parser.add_argument(
-        "--ours", action="append", default=[], metavar="KEY=VALUE",
-        help="a setting of the model section for our EquiformerV2 alone, such as "
-        "backbone.KEY=VALUE; may be repeated",
-    )  # fmt: skip
-    add_machine(parser)
-    parser.add_argument("--amp", action="store_true", help="mixed precision (CUDA)")
-    parser.add_argument(
-        "--matmul-precision", choices=PRECISIONS, default=PRECISIONS[0],
-        help="of float32 products, in all arms: high is TF32 (task.matmul_precision)",
-    )  # fmt: skip
-    parser.epilog = "After --, --key=value overrides of the configuration, as fairchem has them."
-    parser.set_defaults(overrides=[])
-
-
-def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Data, device and where the result goes."""
-    parser.add_argument("--data", type=Path, help="LMDBs (default: the demo's, made if absent)")
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and noise")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
-
-
 def common_of(args: argparse.Namespace) -> Common:
-    """Read and check the options of :func:`add_common`.
+    """Read and check the options of :func:`ndem_ocp.bench.arguments.add_common`.
 
     Raises:
         BenchError: naming the option and the way out.
@@ -108,7 +67,8 @@ def common_of(args: argparse.Namespace) -> Common:
         raise BenchError(
             "--amp is CUDA's mixed precision, as in fairchem: leave it out on the CPU."
         )
-    torch.set_float32_matmul_precision(args.matmul_precision)
+    precision, _ = read_precision({"matmul_precision": args.matmul_precision})
+    torch.set_float32_matmul_precision(precision)
     layers = args.layers
     if args.model is None and layers is None:
         layers = DEFAULT_LAYERS

@@ -15,7 +15,6 @@ from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.options import Common
 from ndem_ocp.bench.rounds import REFERENCE, measure_arms
 
-DEFAULT_ARMS = ("upstream", "naive", "plain", "ndem")
 SUPERCELLS = {1: (1, 1), 2: (2, 1), 4: (2, 2), 6: (3, 2), 9: (3, 3), 16: (4, 4)}
 BATCHES = 2
 

@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ndem_ocp.errors import NDeMError
+
 _TEMPORARY = ".writing-"  # prefix; then host, process and the final name
 _ABANDONED_S = 24 * 3600  # age of another host's unfinished file that is surely dead
 
 
-class CheckpointError(ValueError):
+class CheckpointError(NDeMError, ValueError):
     """A checkpoint that cannot be written, read or used; the message names file and way out."""
 
 

@@ -1,4 +1,4 @@
-"""The command line of the data tools: ``ndem data ase``, ``md17``, ``qm9``, ``is2re``, ..."""
+"""``ndem data ase``, ``check`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -6,40 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ndem_ocp.second_views.command import add_second_views
+from ndem_ocp.commands.options import add_no_progress, add_overwrite, add_seed, add_workers
+from ndem_ocp.files import existing
 
-from .cli_common import add_common, guarded
-from .cli_curvature import add_curvature
-from .cli_is2re import add_is2re
-from .cli_molecules import add_md17, add_qm9
 from .errors import DataError
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add ``data`` and its commands to the subparsers of the main command line.
-
-    Each command sets ``func``, called as ``func(args) -> int`` (0 well, 1 problems found in the
-    data, 2 could not be done).
-    """
-    parser = subparsers.add_parser("data", help="make, convert and check S2EF data sets (LMDB)")
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    _add_ase(commands)
-    add_md17(commands)
-    add_qm9(commands)
-    add_is2re(commands)
-    _add_check(commands)
-    add_curvature(commands)
-    add_second_views(commands)
-    _add_demo(commands)
-
-
-def _add_ase(commands: Any) -> None:
-    parser = commands.add_parser(
-        "ase",
-        help="ASE trajectories and databases -> S2EF LMDBs in OC20's layout",
-        description="Convert .traj, .extxyz/.xyz and ASE databases (.db, .json) to sharded LMDBs.",
+def configure_ase(parser: argparse.ArgumentParser) -> None:
+    """``ndem data ase``."""
+    parser.description = (
+        "Convert .traj, .extxyz/.xyz and ASE databases (.db, .json) to sharded LMDBs."
     )
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="files, directories or glob patterns")
@@ -52,7 +29,7 @@ def _add_ase(commands: Any) -> None:
         default="system",
         help="what is kept together (default: system; frames of one trajectory are correlated)",
     )
-    add("--seed", type=int, default=0, help="of the split (default: 0)")
+    add_seed(parser, "the split")
     add("--split", metavar="NAME", help="everything into DIR/NAME; adds to an existing DIR")
     add(
         "--energy-reference",
@@ -68,17 +45,15 @@ def _add_ase(commands: Any) -> None:
     add("--forces-key", metavar="KEY", help="atoms.arrays key of the forces in eV/A")
     add("--system-key", metavar="KEY", help="atoms.info key (or database column) of the system")
     add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
-    add("--overwrite", action="store_true", help="replace what this command wrote before")
-    add_common(parser)
-    parser.set_defaults(func=guarded(_run_ase))
+    add_overwrite(parser)
+    add_workers(parser)
+    add_no_progress(parser)
+    parser.set_defaults(func=_run_ase)
 
 
-def _add_check(commands: Any) -> None:
-    parser = commands.add_parser(
-        "check",
-        help="read every record, report problems and print the normalizer values",
-        description="Exit code 1 when there are problems (with --strict: or warnings).",
-    )
+def configure_check(parser: argparse.ArgumentParser) -> None:
+    """``ndem data check``."""
+    parser.description = "Exit code 1 when there are problems (with --strict: or warnings)."
     add = parser.add_argument
     add("path", metavar="DIR", help="a data set, the directory of one split, or one .lmdb file")
     add("--strict", action="store_true", help="warnings count as problems")
@@ -98,32 +73,36 @@ def _add_check(commands: Any) -> None:
     )
     add("--show", type=int, default=20, metavar="N", help="findings printed (default: 20)")
     add("--json", metavar="FILE", help="write findings and statistics there")
-    add_common(parser)
-    parser.set_defaults(func=guarded(_run_check))
+    add_workers(parser)
+    add_no_progress(parser)
+    parser.set_defaults(func=_run_check)
 
 
-def _add_demo(commands: Any) -> None:
-    parser = commands.add_parser(
-        "demo",
-        help="a small data set of metal slabs with adsorbates, computed here with EMT",
-        description="Energies and forces of ASE's effective medium theory: for trying the "
-        "software, not for chemistry.",
+def configure_demo(parser: argparse.ArgumentParser) -> None:
+    """``ndem data demo``."""
+    parser.description = (
+        "Energies and forces of ASE's effective medium theory: for trying the "
+        "software, not for chemistry."
     )
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="writes DIR/train, DIR/val_id, DIR/val_ood")
     add("--size", choices=("small", "default"), default="default", help="small: for tests")
-    add("--seed", type=int, default=0, help="default: 0")
-    add("--overwrite", action="store_true", help="replace what this command wrote before")
-    add_common(parser)
-    parser.set_defaults(func=guarded(_run_demo))
+    add_seed(parser, "the structures")
+    add_overwrite(parser)
+    add_workers(parser)
+    add_no_progress(parser)
+    parser.set_defaults(func=_run_demo)
 
 
 def _run_ase(args: argparse.Namespace) -> int:
+    from .sources import expand_sources
+
+    sources = expand_sources(args.sources)  # before torch is imported: they may be missing
+
     from .convert import convert
     from .frames import LabelOptions
     from .plan import ConvertOptions
     from .report import print_conversion
-    from .sources import expand_sources
 
     labels = LabelOptions(args.energy_key, args.forces_key, args.system_key, args.tags)
     options = ConvertOptions(
@@ -140,7 +119,7 @@ def _run_ase(args: argparse.Namespace) -> int:
         labels=labels,
     )
     entry = convert(
-        expand_sources(args.sources),
+        sources,
         args.out,
         options,
         workers=args.workers,
@@ -151,6 +130,8 @@ def _run_ase(args: argparse.Namespace) -> int:
 
 
 def _run_check(args: argparse.Namespace) -> int:
+    existing(args.path, DataError)
+
     from .check import check_dataset
     from .record_check import CheckOptions
     from .report import print_check, write_check
@@ -184,18 +165,9 @@ def _run_demo(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m ndem_ocp.data.cli ase|md17|... ...``: the same commands without ``ndem``."""
-    parser = argparse.ArgumentParser(prog="ndem data")
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    _add_ase(commands)
-    add_md17(commands)
-    add_qm9(commands)
-    add_is2re(commands)
-    _add_check(commands)
-    add_curvature(commands)
-    add_second_views(commands)
-    _add_demo(commands)
-    args = parser.parse_args(argv)
-    return args.func(args)
+    from ndem_ocp.cli import main as ndem
+
+    return ndem(["data", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

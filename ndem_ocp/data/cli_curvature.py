@@ -8,21 +8,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .cli_common import guarded
+from ndem_ocp.commands.options import add_seed, at_least
+from ndem_ocp.files import existing
+
 from .errors import DataError
 
 
-def add_curvature(commands: Any) -> None:
-    """Add the command to those of ``ndem data``."""
-    from .pairs import DISPLACEMENTS
-
-    parser = commands.add_parser(
-        "curvature",
-        help="how forces change over pairs of near frames: isotropic c, calculators, checkpoints",
-        description="Relative error of F(X2) - F(X1) over pairs of near frames of the data, for "
-        "the best isotropic c (Eq. 16), for ASE calculators with their best scale s, and for "
-        "trained checkpoints. It tells which calculator is worth second views, and up to which "
-        "displacement.",
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem data curvature``."""
+    parser.description = (
+        "Relative error of F(X2) - F(X1) over pairs of near frames of the data, for the best "
+        "isotropic c (Eq. 16), for ASE calculators with their best scale s, and for trained "
+        "checkpoints. It tells which calculator is worth second views, and up to which "
+        "displacement."
     )
     add = parser.add_argument
     add("path", metavar="DIR", help="a split (its folder, or one .lmdb file)")
@@ -34,23 +32,23 @@ def add_curvature(commands: Any) -> None:
         help="an ASE calculator, such as 'ase.calculators.emt:EMT()'; may be given several times",
     )
     add("--checkpoint", action="append", default=[], metavar="FILE", help="a trained model; likewise")
-    add("--pairs", type=int, default=100, metavar="N", help="pairs of frames (default: 100)")
+    add("--pairs", type=at_least(1), default=100, metavar="N", help="pairs of frames (default: 100)")
     add(
         "--displacement",
         type=float,
         nargs=2,
-        default=DISPLACEMENTS,
+        default=(0.02, 0.3),
         metavar=("MIN", "MAX"),
         help="A, range of the largest displacement of a free atom (default: 0.02 0.3)",
     )
-    add("--seed", type=int, default=0, help="of the choice of pairs (default: 0)")
+    add_seed(parser, "the choice of pairs")
     add("--json", metavar="FILE", help="write all numbers there")
     add("--figure", metavar="FILE.png", help="draw errors over displacements there")
-    add("--workers", type=int, default=1, help=argparse.SUPPRESS)
-    parser.set_defaults(func=guarded(_run))
+    parser.set_defaults(func=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
+    existing(args.path)
     from ndem_ocp.second_views.make import MOST_READ
 
     from .curvature import isotropic

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
-from .cli_common import add_common, guarded
+from ndem_ocp.commands.options import (
+    add_no_progress,
+    add_overwrite,
+    add_seed,
+    add_workers,
+    at_least,
+)
 
 
-def add_is2re(commands: Any) -> None:
-    """Add both commands."""
-    parser = commands.add_parser(
-        "is2re",
-        help="ASE relaxation trajectories -> IS2RE LMDBs, for relaxations with a model",
-        description="One record per trajectory: its first frame is the initial structure, its last "
-        "one the relaxed structure and energy.",
+def configure_is2re(parser: argparse.ArgumentParser) -> None:
+    """``ndem data is2re``."""
+    parser.description = (
+        "One record per trajectory: its first frame is the initial structure, its last one the "
+        "relaxed structure and energy."
     )
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="files, directories or glob patterns")
@@ -30,32 +33,36 @@ def add_is2re(commands: Any) -> None:
     add("--tags", choices=("auto", "keep"), default="auto", help="auto derives missing tags")
     add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
     add("--forces-key", metavar="KEY", help="atoms.arrays key of the forces in eV/A")
-    add("--overwrite", action="store_true", help="replace what this command wrote before")
-    add_common(parser)
-    parser.set_defaults(func=guarded(_run_is2re))
+    add_overwrite(parser)
+    add_workers(parser)
+    add_no_progress(parser)
+    parser.set_defaults(func=_run_is2re)
 
-    demo = commands.add_parser(
-        "demo-relaxations",
-        help="relax systems like the demo's with EMT, to ASE trajectories",
-        description="New systems of the demo's metals and adsorbates, relaxed to 0.02 eV/A.",
-    )
-    add = demo.add_argument
+
+def configure_demo_relaxations(parser: argparse.ArgumentParser) -> None:
+    """``ndem data demo-relaxations``."""
+    parser.description = "New systems of the demo's metals and adsorbates, relaxed to 0.02 eV/A."
+    add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="writes DIR/relaxation_0000_....traj")
-    add("--systems", type=int, default=8, metavar="N", help="default: 8")
+    add("--systems", type=at_least(1), default=8, metavar="N", help="default: 8")
     add("--size", choices=("small", "default"), default="default", help="of the demo")
-    add("--seed", type=int, default=1000, help="default: 1000")
-    add_common(demo)
-    demo.set_defaults(func=guarded(_run_demo))
+    add_seed(parser, "the systems", default=1000)
+    add_workers(parser)
+    add_no_progress(parser)
+    parser.set_defaults(func=_run_demo)
 
 
 def _run_is2re(args: argparse.Namespace) -> int:
+    from .sources import expand_sources
+
+    sources = expand_sources(args.sources)  # before torch is imported: they may be missing
+
     from .frames import LabelOptions
     from .is2re import convert_relaxations
-    from .sources import expand_sources
 
     options = LabelOptions(args.energy_key, args.forces_key, None, args.tags)
     entry = convert_relaxations(
-        expand_sources(args.sources),
+        sources,
         args.out,
         energy_reference=args.energy_reference,
         options=options,
@@ -76,10 +83,7 @@ def _run_is2re(args: argparse.Namespace) -> int:
 
 def _run_demo(args: argparse.Namespace) -> int:
     from .demo_relaxations import make_relaxations
-    from .errors import DataError
 
-    if args.systems < 1:
-        raise DataError("--systems must be at least 1")
     sources = make_relaxations(args.out, args.systems, args.size, args.seed)
     print(f"wrote {len(sources)} trajectories to {args.out}")
     return 0

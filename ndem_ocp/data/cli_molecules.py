@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .cli_common import add_common, guarded
+from ndem_ocp.commands.options import add_no_progress, add_overwrite, add_seed, add_workers
+from ndem_ocp.files import existing
+
+from .errors import DataError
 
 if TYPE_CHECKING:
     from .index_split import SplitOptions
 
 
-def add_md17(commands: Any) -> None:
-    """Add ``md17`` to the subparsers of ``ndem data``."""
-    parser = commands.add_parser(
-        "md17",
-        help="MD17, revised MD17 and CCSD(T) npz files -> S2EF LMDBs",
-        description="Convert the frames of one molecule. 950 frames train, 50 validate and all "
-        "others test, unless other numbers, index files or a test file are given.",
+def configure_md17(parser: argparse.ArgumentParser) -> None:
+    """``ndem data md17``."""
+    parser.description = (
+        "Convert the frames of one molecule. 950 frames train, 50 validate and all "
+        "others test, unless other numbers, index files or a test file are given."
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE.npz", help="MD17, rMD17 or CCSD(T) layout")
@@ -44,16 +45,14 @@ def add_md17(commands: Any) -> None:
         "dataset.json, or nothing (default: mean)",
     )
     _add_splits(parser, train=950, val=50)
-    parser.set_defaults(func=guarded(_run_md17))
+    parser.set_defaults(func=_run_md17)
 
 
-def add_qm9(commands: Any) -> None:
-    """Add ``qm9`` to the subparsers of ``ndem data``."""
-    parser = commands.add_parser(
-        "qm9",
-        help="QM9 -> LMDBs with twelve targets per molecule",
-        description="Convert QM9 without the 3,054 uncharacterised molecules. 110,000 molecules "
-        "train, 10,000 validate and 10,831 test, unless other numbers or index files are given.",
+def configure_qm9(parser: argparse.ArgumentParser) -> None:
+    """``ndem data qm9``."""
+    parser.description = (
+        "Convert QM9 without the 3,054 uncharacterised molecules. 110,000 molecules "
+        "train, 10,000 validate and 10,831 test, unless other numbers or index files are given."
     )
     add = parser.add_argument
     add(
@@ -71,7 +70,7 @@ def add_qm9(commands: Any) -> None:
         "(default: atoms)",
     )
     _add_splits(parser, train=110_000, val=10_000)
-    parser.set_defaults(func=guarded(_run_qm9))
+    parser.set_defaults(func=_run_qm9)
 
 
 def _add_splits(parser: argparse.ArgumentParser, train: int, val: int) -> None:
@@ -79,17 +78,13 @@ def _add_splits(parser: argparse.ArgumentParser, train: int, val: int) -> None:
     add("--train", type=int, metavar="N", help=f"how many train (default: {train})")
     add("--val", type=int, metavar="N", help=f"how many validate (default: {val})")
     add("--test", type=int, metavar="N", help="how many test (default: all others)")
-    add(
-        "--seed",
-        type=int,
-        default=1,
-        help="of the permutation, numpy's default_rng as in TorchMD-NET (default: 1)",
-    )
+    add_seed(parser, "the permutation, numpy's default_rng as in TorchMD-NET", default=1)
     for name in ("train", "val", "test"):
         add(f"--{name}-indices", metavar="FILE", help=f"indices for {name}, from 0, one a line")
     add("--splits", metavar="FILE.npz", help="idx_train, idx_val, idx_test, as TorchMD-NET's")
-    add("--overwrite", action="store_true", help="replace what this command wrote before")
-    add_common(parser)
+    add_overwrite(parser)
+    add_workers(parser)
+    add_no_progress(parser)
 
 
 def _splits(args: argparse.Namespace) -> SplitOptions:
@@ -108,6 +103,9 @@ def _splits(args: argparse.Namespace) -> SplitOptions:
 
 
 def _run_md17(args: argparse.Namespace) -> int:
+    for path in (*args.files, *filter(None, [args.test_file])):
+        existing(path, DataError)
+
     from .md17 import Md17Options, convert_md17
     from .report import print_molecules
 
@@ -127,6 +125,9 @@ def _run_md17(args: argparse.Namespace) -> int:
 
 
 def _run_qm9(args: argparse.Namespace) -> int:
+    if args.source != "qm9pack":
+        existing(args.source, DataError)
+
     from .qm9 import Qm9Options, convert_qm9
     from .report import print_molecules
 

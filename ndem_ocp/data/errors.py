@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ndem_ocp.errors import NDeMError
 
-class DataError(ValueError):
+
+class DataError(NDeMError, ValueError):
     """Bad input or bad data; the command line prints the message without a traceback."""
 
 

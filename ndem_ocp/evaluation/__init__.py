@@ -1,6 +1,11 @@
 """Judging a trained model: errors on splits, files per structure, submissions, relaxations."""
 
-from ndem_ocp.evaluation.errors import EvaluationError
-from ndem_ocp.evaluation.samples import Samples, read_samples, splits_in
+from ndem_ocp.lazy import lazy_names
 
-__all__ = ["EvaluationError", "Samples", "read_samples", "splits_in"]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        f"{__name__}.errors": ("EvaluationError",),
+        f"{__name__}.samples": ("Samples", "read_samples", "splits_in"),
+    },
+)

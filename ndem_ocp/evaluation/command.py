@@ -20,18 +20,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.commands.options import add_amp, add_cpu, add_ranks, add_weights, describe
 from ndem_ocp.evaluation.errors import EvaluationError
-from ndem_ocp.inference.weights import AUTO, KINDS
+from ndem_ocp.files import existing_file
 from ndem_ocp.launch.signals import ALL
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "eval",
-        help="errors of a checkpoint on several splits, as the tables have them",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem eval``."""
+    describe(parser, __doc__)
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR",
@@ -50,21 +47,23 @@ def add_parser(subparsers: Any) -> None:
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Options of all commands that predict with a checkpoint."""
     add = parser.add_argument
-    add("--weights", choices=KINDS, default=AUTO, help="auto: ema where the checkpoint has it")
+    add_weights(parser)
     add("--batch-size", type=int, metavar="N", help="default: the run's optim.eval_batch_size")
-    add("--ranks", type=int, default=1, metavar="N", help="processes on this machine, one a GPU")
+    add_ranks(parser)
     add("--workers", type=int, metavar="N", help="reading processes per rank; default: the run's")
-    add("--cpu", action="store_true", help="use no GPU")
-    add("--amp", action="store_true", help="mixed precision, on a GPU")
+    add_cpu(parser)
+    add_amp(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; with --ranks, in processes of their own."""
-    from ndem_ocp.evaluation.evaluation import evaluate_splits
     from ndem_ocp.evaluation.splits import read_splits
 
     check_numbers(args)
     splits = read_splits(args.data)
+
+    from ndem_ocp.evaluation.evaluation import evaluate_splits
+
     out = args.out or default_out("eval", args.checkpoint)
     return in_ranks(args, lambda rank: evaluate_splits(args, splits, out, rank), out)
 
@@ -75,8 +74,7 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise EvaluationError("--batch-size must be at least 1.")
     if args.workers is not None and args.workers < 0:
         raise EvaluationError("--workers must be at least 0.")
-    if not args.checkpoint.is_file():
-        raise EvaluationError(f"{args.checkpoint}: there is no such file (from {Path.cwd()}).")
+    existing_file(args.checkpoint, EvaluationError)
 
 
 def default_out(folder: str, checkpoint: Path) -> Path:

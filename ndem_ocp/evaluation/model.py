@@ -17,6 +17,7 @@ from fairchem.core.modules.scaling.util import ensure_fitted
 from torch import Tensor
 from torch_geometric.data import Batch
 
+import ndem_ocp
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.inference.weights import AUTO, chosen_weights
@@ -95,6 +96,7 @@ def load_model(
         raise EvaluationError(str(error)) from error
     config = _config_of(path, state)
     setup_imports()
+    ndem_ocp.register()
     trainer = NoFreeAtoms(
         task=config.get("task") or {},
         model=copy.deepcopy(config["model"]),

@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.commands.options import describe
 from ndem_ocp.evaluation.command import (
     add_common,
     check_numbers,
@@ -25,13 +26,9 @@ from ndem_ocp.evaluation.command import (
 from ndem_ocp.evaluation.errors import EvaluationError
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "relax",
-        help="relax initial structures with a checkpoint: IS2RE and IS2RS errors",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem relax``."""
+    describe(parser, __doc__)
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR",

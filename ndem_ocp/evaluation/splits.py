@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairchem.core.datasets import create_dataset
-
-from ndem_ocp.data.is2re import KEY_MAPPING
 from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.files import existing
 
 # What decides which records a run saw, or where it noted something: not for an evaluation.
 _OF_THE_RUN = (
@@ -41,8 +39,7 @@ def read_splits(given: Sequence[str]) -> list[Split]:
     for word in given:
         name, equals, rest = word.partition("=")
         path = Path(rest if equals else word)
-        if not path.exists():
-            raise EvaluationError(f"{path}: no such file or directory (from {Path.cwd()}).")
+        existing(path, EvaluationError)
         splits.append(Split(name if equals else "", path))
     return _named(splits)
 
@@ -90,6 +87,8 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
         EvaluationError: no records, or records without these labels.
         DataError: a file that cannot be read.
     """
+    from fairchem.core.datasets import create_dataset
+
     dataset = create_dataset(dataset_section(config, split.path), "val")
     if len(dataset) == 0:
         raise EvaluationError(f"{split.path}: no records.")
@@ -111,6 +110,10 @@ def open_relaxations(config: dict[str, Any], split: Split) -> Any:
         EvaluationError: no records, or records of single points.
         DataError: a file that cannot be read.
     """
+    from fairchem.core.datasets import create_dataset
+
+    from ndem_ocp.data.is2re import KEY_MAPPING
+
     section = dataset_section(config, split.path)
     section["key_mapping"] = {**(section.get("key_mapping") or {}), **KEY_MAPPING}
     dataset = create_dataset(section, "val")

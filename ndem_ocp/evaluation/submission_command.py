@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ndem_ocp.commands.options import describe
 from ndem_ocp.evaluation.command import add_common, check_numbers, in_ranks, progress, readers
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.evaluation.submission import (
@@ -28,27 +29,26 @@ from ndem_ocp.evaluation.submission import (
     join,
     problems_of_file,
 )
+from ndem_ocp.files import existing, existing_file
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "submission",
-        help="write or check the file for OC20's S2EF leaderboard",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="submission_command", required=True, metavar="COMMAND")
-    write = commands.add_parser("write", help="predict the four test splits")
-    write.add_argument("checkpoint", type=Path)
-    _add_splits(write, required=True)
-    write.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
-    write.add_argument("--float16", action="store_true", help="forces in half precision")
-    add_common(write)
-    write.set_defaults(func=run_write)
-    check = commands.add_parser("check", help="say what is wrong with a file; exit code 1 if any")
-    check.add_argument("file", type=Path)
-    _add_splits(check, required=False)
-    check.set_defaults(func=run_check)
+def configure_write(parser: argparse.ArgumentParser) -> None:
+    """``ndem submission write``."""
+    describe(parser, __doc__)
+    parser.add_argument("checkpoint", type=Path)
+    _add_splits(parser, required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    parser.add_argument("--float16", action="store_true", help="forces in half precision")
+    add_common(parser)
+    parser.set_defaults(func=run_write)
+
+
+def configure_check(parser: argparse.ArgumentParser) -> None:
+    """``ndem submission check``."""
+    describe(parser, __doc__)
+    parser.add_argument("file", type=Path)
+    _add_splits(parser, required=False)
+    parser.set_defaults(func=run_check)
 
 
 def _add_splits(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -82,8 +82,9 @@ def run_write(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """Print what is wrong; 0 if nothing is, 1 if something is."""
-    if not args.file.is_file():
-        raise EvaluationError(f"{args.file}: there is no such file (from {Path.cwd()}).")
+    existing_file(args.file, EvaluationError)
+    for path in _given(args).values():
+        existing(path, EvaluationError)
     expected = {name: expected_of(path, args.layout) for name, path in _given(args).items()}
     problems = problems_of_file(args.file, expected, args.layout)
     for problem in problems:

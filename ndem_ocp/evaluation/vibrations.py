@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ndem_ocp.commands.options import add_cpu, describe
 from ndem_ocp.evaluation.errors import EvaluationError
 
 STEP = 0.01  # A, of the central differences
@@ -94,13 +95,9 @@ def _own_motions(atoms: Any) -> int:
     return 5 if np.sort(atoms.get_moments_of_inertia())[0] < 1e-3 else 6
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "vibrations",
-        help="vibrational frequencies of a structure with a checkpoint, beside a reference's",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem vibrations``."""
+    describe(parser, __doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
     add("structure", type=Path, help="any file that ASE reads; its last frame is relaxed")
@@ -108,7 +105,7 @@ def add_parser(subparsers: Any) -> None:
     add("--reference", type=Path, metavar="FILE", help="reference: cm^-1, one number a line")
     add("--fmax", type=float, default=FMAX, metavar="F", help="eV/A (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all numbers there")
-    add("--cpu", action="store_true", help="use no GPU")
+    add_cpu(parser)
     parser.set_defaults(func=run)
 
 
@@ -128,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         other = vibrations(atoms, calculator_of(args.calculator), args.fmax)
         given = other.frequencies
     about = _about(found, given, other)
-    print(_table(found, given, about))
+    print(_table(found, given, about, args.fmax))
     if args.json is not None:
         args.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -190,10 +187,13 @@ def _distance(first: Any, second: Any) -> float:
     return float(np.sqrt(np.square(moved).sum(1).mean()))
 
 
-def _table(found: Vibrations, given: np.ndarray | None, about: dict[str, Any]) -> str:
+def _table(found: Vibrations, given: np.ndarray | None, about: dict[str, Any], fmax: float) -> str:
     lines = [f"relaxed in {found.steps} steps to {found.fmax:.3g} eV/A; frequencies in cm^-1"]
-    if found.fmax > 5 * FMAX:
-        lines.append("The relaxation did not reach a minimum: these are no frequencies of one.")
+    if found.fmax > fmax:
+        lines.append(
+            f"The relaxation stopped above {fmax:g} eV/A: this is not a minimum, and the numbers "
+            "are not frequencies of one."
+        )
     if given is None:
         lines += [f"{value:10.1f}" for value in found.frequencies]
     else:

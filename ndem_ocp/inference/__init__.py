@@ -1,6 +1,12 @@
 """A trained model in use: ASE's calculator, and checkpoints that plain fairchem loads."""
 
-from ndem_ocp.inference.ase_calculator import CalculatorError, NDeMCalculator, calculator
-from ndem_ocp.inference.export import ExportReport, export_checkpoint
+from ndem_ocp.lazy import lazy_names
 
-__all__ = ["CalculatorError", "ExportReport", "NDeMCalculator", "calculator", "export_checkpoint"]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        f"{__name__}.ase_calculator": ("NDeMCalculator", "calculator"),
+        f"{__name__}.export": ("ExportReport", "export_checkpoint"),
+        f"{__name__}.structures": ("CalculatorError",),
+    },
+)

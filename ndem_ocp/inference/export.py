@@ -7,7 +7,6 @@ as validation uses them: a plain file has no place that fairchem's calculator wo
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import setup_imports
 from torch import Tensor, nn
 
+import ndem_ocp
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ndem_ocp.inference.process import unchanged_process
-from ndem_ocp.inference.weights import AUTO, KINDS, chosen_weights, plain_normalizers
+from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 from ndem_ocp.inference.words import plain_config, plain_model
 
 KEPT = ("elementrefs", "val_metrics", "scale_dict")
@@ -57,34 +57,6 @@ class ExportReport:
         return "\n".join(lines)
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add ``export`` to the subparsers of the main command line."""
-    parser = subparsers.add_parser(
-        "export",
-        help="a checkpoint without NDeM that plain fairchem loads, this package absent",
-        description="Writes the model's weights without auxiliary head, optimizer and moving "
-        "average, and the configuration in fairchem's own words.",
-    )
-    add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="such as checkpoints/RUN/best_checkpoint.pt")
-    add("out", metavar="OUT", help="the file to write, such as model.pt")
-    add(
-        "--weights",
-        choices=KINDS,
-        default=AUTO,
-        help="ema: the moving average, last: the last step's; auto (default): ema where there is "
-        "one. What was taken is printed",
-    )
-    add("--overwrite", action="store_true", help="replace OUT")
-    parser.set_defaults(func=run)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Export, and print what went into the file."""
-    print(export_checkpoint(args.checkpoint, args.out, args.weights, args.overwrite))
-    return 0
-
-
 def export_checkpoint(
     checkpoint: str | Path, out: str | Path, weights: str = AUTO, overwrite: bool = False
 ) -> ExportReport:
@@ -110,6 +82,7 @@ def export_checkpoint(
         raise CheckpointError(f"{source} has no configuration: which model are its weights of?")
     with unchanged_process(torch.device("cpu")):
         setup_imports()
+        ndem_ocp.register()
         model = plain_model(config, source)
         trained = _built(config["model"], config)
         state, kind = chosen_weights(content, trained, weights, source)

@@ -14,9 +14,10 @@ from fairchem.core.common.registry import registry
 from torch import nn
 
 from ndem_ocp.data.reader import limits_from_model
+from ndem_ocp.errors import NDeMError
 
 
-class CalculatorError(ValueError):
+class CalculatorError(NDeMError, ValueError):
     """A calculator that cannot be made, or a structure that it cannot take."""
 
 

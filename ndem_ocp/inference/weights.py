@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ndem_ocp.checkpoints import CheckpointError
+from ndem_ocp.inference.kinds import AUTO, EMA, KINDS, LAST
 from ndem_ocp.pretrained.compare import OLD_TARGETS
 from ndem_ocp.pretrained.ema import averaged
 
-AUTO, EMA, LAST = "auto", "ema", "last"
-KINDS = (AUTO, EMA, LAST)
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # DDP, torch.compile
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.files import existing_file
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.places import SlurmJob
 from ndem_ocp.launch.record import safe_id
@@ -109,8 +110,7 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
             *(["--cpu"] if command.cpu else []), *command.options,
         ]
     )  # fmt: skip
-    if not command.config.is_file():
-        raise LaunchError(f"{command.config}: there is no such file (from {Path.cwd()}).")
+    existing_file(command.config, LaunchError)
     try:
         config = build_config(args, command.overrides)
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ndem_ocp.errors import NDeMError
+
 #: What torch's and gloo's messages hold when the other side of a connection is gone.
 _GONE = (
     "Connection closed by peer",
@@ -14,7 +16,7 @@ _GONE = (
 _OF_TORCH = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
 
-class LaunchError(RuntimeError):
+class LaunchError(NDeMError, RuntimeError):
     """A run that cannot be started as asked; the message says why and what to do."""
 
 

@@ -80,8 +80,10 @@ def _train(
     """fairchem's trainer and task; how it was stopped, None when it finished."""
     from fairchem.core.common.utils import new_trainer_context
 
+    import ndem_ocp
     from ndem_ocp.training import NDeMTrainer
 
+    ndem_ocp.register()
     stopped = None
     with new_trainer_context(config=config) as context:
         meeting.forget_port()

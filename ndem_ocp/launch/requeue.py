@@ -12,7 +12,6 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ndem_ocp.launch import exit_codes, slurm
 from ndem_ocp.launch.errors import LaunchError
@@ -34,13 +33,10 @@ class Verdict:
     why: str
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "requeue",
-        help="last line of a batch script: requeue the job if its run should go on",
-        allow_abbrev=False,
-        usage="ndem requeue $? ARGUMENTS OF ndem train | --folder FOLDER [--max-restarts N]",
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem requeue``."""
+    parser.allow_abbrev = False
+    parser.usage = "ndem requeue $? ARGUMENTS OF ndem train | --folder FOLDER [--max-restarts N]"
     parser.add_argument("code", type=int, help="exit code of srun: $?")
     parser.add_argument("--folder", type=Path, help="of ndem submit")
     parser.add_argument(

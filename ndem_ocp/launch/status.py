@@ -45,10 +45,8 @@ class Line:
     updated: float | None
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "status", help="tasks of a folder of ndem submit (or ndem train): state, step, best metric"
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem status``."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", action="store_true", help="one JSON list")
     parser.set_defaults(func=run)

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.commands.options import add_cpu, add_gpu
+from ndem_ocp.files import existing_file
 from ndem_ocp.launch import slurm
 from ndem_ocp.launch.command import read_config, split_words
 from ndem_ocp.launch.errors import LaunchError
@@ -21,12 +23,9 @@ from ndem_ocp.sweep import Sweep, read_sweep
 LOGS = "slurm_logs"
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "submit",
-        help="submit a training, its seeds or a sweep as a SLURM array",
-        allow_abbrev=False,
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem submit``."""
+    parser.allow_abbrev = False
     parser.add_argument("config", type=Path, nargs="?", help="a configuration (YAML)")
     parser.add_argument("--sweep", type=Path, help="a sweep file, in place of CONFIG")
     parser.add_argument("--seeds", type=int, nargs="+", help="one task each (default: 0)")
@@ -41,8 +40,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be submitted")
     device = parser.add_mutually_exclusive_group()
-    device.add_argument("--gpu", action="store_true", help="one GPU for each rank (default)")
-    device.add_argument("--cpu", action="store_true", help="ranks without GPUs")
+    add_gpu(device, "one GPU for each rank (default)")
+    add_cpu(device, "ranks without GPUs")
     _add_resources(parser.add_argument_group("resources of each task"))
     parser.epilog = "After --: fairchem options and key=value overrides, for all tasks."
     parser.set_defaults(func=run, overrides=[])
@@ -139,6 +138,7 @@ def manifest_of(args: argparse.Namespace) -> Manifest:
     """
     if (args.config is None) == (args.sweep is None):
         raise LaunchError("give either CONFIG or --sweep FILE (a sweep names its configuration).")
+    existing_file(args.sweep or args.config, LaunchError)
     config, options, overrides = split_words(args.overrides)
     if config is not None:
         raise LaunchError(f"{config!s}: what follows -- is --option or key=value.")

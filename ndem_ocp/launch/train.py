@@ -12,8 +12,9 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
+from ndem_ocp.commands.options import add_cpu, add_ranks, describe
+from ndem_ocp.files import existing_file
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.command import TrainCommand, default_id, split_words
 from ndem_ocp.launch.errors import LaunchError
@@ -24,15 +25,11 @@ from ndem_ocp.launch.tasks import tasks_of
 from ndem_ocp.sweep import read_sweep
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "train",
-        help="train: here, with several ranks here, or as a rank of an srun step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        usage="ndem train CONFIG [options] [fairchem options] [key=value ...]",
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem train``."""
+    describe(parser, __doc__)
+    parser.allow_abbrev = False
+    parser.usage = "ndem train CONFIG [options] [fairchem options] [key=value ...]"
     add_arguments(parser)
     parser.epilog = (
         "fairchem's options (--seed, --amp, --identifier, --print-every, --checkpoint, --debug) "
@@ -43,11 +40,11 @@ def add_parser(subparsers: Any) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What says which run is meant."""
-    parser.add_argument("--ranks", type=int, default=1, help="processes on this machine")
+    add_ranks(parser)
     parser.add_argument("--run-dir", type=Path, default=Path(), help="default: this directory")
     parser.add_argument("--id", help="name of the run; the same one goes on with it")
     parser.add_argument("--group", help="W&B group")
-    parser.add_argument("--cpu", action="store_true", help="train on the CPU")
+    add_cpu(parser, "train on the CPU")
     parser.add_argument("--sweep", type=Path, help="a sweep file, in place of CONFIG")
     parser.add_argument("--task", type=int, help="number of its task: arm and seed (from 0)")
     parser.set_defaults(overrides=[], unknown=[])
@@ -108,7 +105,13 @@ def command_of(args: argparse.Namespace) -> TrainCommand:
     Raises:
         LaunchError: naming what does not fit together.
     """
-    config, options, overrides = split_words([*args.unknown, *args.overrides])
+    words = [*args.unknown, *args.overrides]
+    # looked at here because split_words imports fairchem, which takes seconds
+    if args.sweep is not None:
+        existing_file(args.sweep, LaunchError)
+    elif words and not words[0].startswith("-") and "=" not in words[0]:
+        existing_file(words[0], LaunchError)
+    config, options, overrides = split_words(words)
     if args.sweep is not None:
         if config is not None:
             raise LaunchError(f"{args.sweep} names its configuration: leave {config} out.")

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ndem_ocp.errors import NDeMError
+
 # A number, or points (fraction of training, value).
 Schedule = float | tuple[tuple[float, float], ...]
 
 
-class SettingsError(ValueError):
+class SettingsError(NDeMError, ValueError):
     """An unknown or impossible setting; the message lists what is valid."""
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ndem_ocp.checkpoints.file import numpy_rebuilders
+from ndem_ocp.errors import NDeMError
 
 # Names that get a stand-in. Nothing of the real class is imported.
 _INERT = re.compile(
@@ -50,7 +51,7 @@ _WRAPPERS = re.compile(r"^(module\.|model\.|_orig_mod\.)+")  # DDP, Lightning, t
 CAN_ALLOW = hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
 
 
-class PretrainedError(ValueError):
+class PretrainedError(NDeMError, ValueError):
     """A checkpoint that cannot be read or must not be loaded; the message says the way out."""
 
 

@@ -22,10 +22,11 @@ import wandb
 from fairchem.core.common.logger import Logger, WandBLogger
 from fairchem.core.common.registry import registry
 
+from ndem_ocp.report.history_file import FILE_NAME, find_history, read_history
 from ndem_ocp.report.losable import Losable
 from ndem_ocp.report.run_record import add_summary, write_run_record
 
-FILE_NAME = "history.jsonl"
+__all__ = ["FILE_NAME", "HistoryLogger", "find_history", "read_history"]
 
 
 @registry.register_logger("ndem_history")
@@ -121,13 +122,6 @@ class HistoryLogger(Logger):
             getattr(self._inner, method)(*args, **kwargs)
 
 
-def _superseded(record: dict[str, Any], resumed: dict[str, Any]) -> bool:
-    """Whether the run that resumed logs this again."""
-    step = resumed["resumed"]
-    again = resumed["evaluates"] and record["split"] != "train" and record["step"] == step
-    return bool(again) or record["step"] > step
-
-
 def _is_torn(path: Path) -> bool:
     """Whether a kill left the last line of a file without its end."""
     if not path.exists() or path.stat().st_size == 0:
@@ -176,49 +170,3 @@ def _plain(value: Any) -> Any:
 def _is_number(value: Any) -> bool:
     """JSON has no NaN: a value that is not finite is left out of the line."""
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def read_history(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
-    """Lines of a history, in order, of one split or of all.
-
-    Lines of steps that a resumed run did again are left out, and so is a line torn by a kill (the
-    last one, or one before a resume); a broken line anywhere else raises.
-
-    Raises:
-        FileNotFoundError: naming the file.
-        ValueError: naming file and line.
-    """
-    path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records: list[dict[str, Any]] = []
-    torn = None
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            torn = torn or number
-            continue
-        if "resumed" in record:
-            records = [earlier for earlier in records if not _superseded(earlier, record)]
-            torn = None
-            continue
-        if torn is not None:
-            raise ValueError(f"{path}, line {torn}: not a record of a history")
-        records.append(record)
-    return [r for r in records if split is None or r["split"] == split]
-
-
-def find_history(run_dir: str | Path) -> Path:
-    """The newest history below a run directory.
-
-    Raises:
-        FileNotFoundError: if there is none, saying what writes it.
-    """
-    found = sorted(Path(run_dir).rglob(FILE_NAME), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError(
-            f"No {FILE_NAME} below {run_dir}: set logger.name: ndem_ocp.HistoryLogger in the "
-            "configuration of the run."
-        )
-    return found[-1]

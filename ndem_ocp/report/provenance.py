@@ -12,8 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def git_commit(root: Path) -> str:
     """Commit of the checkout at ``root``, with "-dirty" if tracked files were changed.
@@ -51,6 +49,8 @@ def files_hash(directory: Path, pattern: str = "*.lmdb") -> str:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, threads and GPUs of this machine, with the versions that matter."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": _cpu_name(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from fairchem.core.common.utils import load_config
 
-from ndem_ocp.report.history import read_history
+from ndem_ocp.report.history_file import read_history
 from ndem_ocp.report.provenance import config_hash, files_hash, provenance
 from ndem_ocp.sweep import DONE, LOGS, RUN_ID, Sweep, run_directory
 

@@ -7,18 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.commands.options import add_no_progress, add_seed, at_least
+from ndem_ocp.files import existing
 
-def add_second_views(commands: Any) -> None:
-    """Add the command to those of ``ndem data``."""
-    from ndem_ocp.data.cli_common import guarded
 
-    parser = commands.add_parser(
-        "second-views",
-        help="displaced structures, labelled by DFT plus the change that a cheap potential gives",
-        description="For each record: displacements eps of its free atoms, and how a calculator's "
-        "energy and forces change with them. Training adds the change to the DFT label "
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem data second-views``."""
+    parser.description = (
+        "For each record: displacements eps of its free atoms, and how a calculator's energy and "
+        "forces change with them. Training adds the change to the DFT label "
         "(task.ndem.target: second_views). Needs ASE, NumPy, lmdb and the calculator only: run it "
-        "in the environment in which the calculator is installed.",
+        "in the environment in which the calculator is installed."
     )
     add = parser.add_argument
     add("path", metavar="DIR", help="the training split (its folder, or one .lmdb file)")
@@ -30,7 +29,13 @@ def add_second_views(commands: Any) -> None:
         "'sevenn.calculator:SevenNetCalculator(model=\"7net-0\")' or './mine.py:calculator()'",
     )
     add("--out", required=True, metavar="FILE", help="the file to write, such as views.lmdb")
-    add("--draws", type=int, default=16, metavar="K", help="displacements each (default: 16)")
+    add(
+        "--draws",
+        type=at_least(1),
+        default=16,
+        metavar="K",
+        help="displacements each (default: 16)",
+    )
     add(
         "--sigma",
         type=float,
@@ -40,7 +45,7 @@ def add_second_views(commands: Any) -> None:
         help="A, range of the displacements' standard deviation (default: 0.02 0.05; metal "
         "surfaces: 0.002 0.01)",
     )
-    add("--seed", type=int, default=0, help="of the displacements (default: 0)")
+    add_seed(parser, "the displacements")
     add(
         "--scale",
         default="fit",
@@ -55,18 +60,31 @@ def add_second_views(commands: Any) -> None:
         metavar="X",
         help="refuse a calculator whose changes of forces are further off (default: 0.5 = 50 %%)",
     )
-    add("--pairs", type=int, default=60, metavar="N", help="pairs to judge it on (default: 60)")
+    add(
+        "--pairs",
+        type=at_least(1),
+        default=60,
+        metavar="N",
+        help="pairs to judge it on (default: 60)",
+    )
     add(
         "--skip-failed",
         action="store_true",
         help="leave out structures on which the calculator fails, and count them",
     )
-    add("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
-    add("--no-progress", action="store_true", help="no progress bar")
-    parser.set_defaults(func=guarded(_run))
+    add(
+        "--workers",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="processes, each with a calculator of its own (default: 1)",
+    )
+    add_no_progress(parser)
+    parser.set_defaults(func=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
+    path = _split(existing(args.path))
     from ndem_ocp.data.errors import DataError
 
     from .draws import Draws
@@ -86,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
         progress=not args.no_progress,
     )
     try:
-        meta = make_second_views(_split(Path(args.path)), args.calculator, args.out, options)
+        meta = make_second_views(path, args.calculator, args.out, options)
     except KeyboardInterrupt:
         print(
             f"stopped; {args.out} keeps what is done: the same command continues", file=sys.stderr

@@ -11,6 +11,7 @@ import torch
 from fairchem.core.common.utils import setup_imports
 from torch import Tensor
 
+import ndem_ocp
 from ndem_ocp.models import NOISY_FORCES, TwoViewHydra
 from ndem_ocp.testing import views
 from ndem_ocp.testing.precision import default_dtype
@@ -67,6 +68,7 @@ class BackboneContract:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # results to the bit
         setup_imports()
+        ndem_ocp.register()
         yield
         torch.set_num_threads(threads)
 

@@ -1,6 +1,8 @@
 """Training under fairchem: the trainer, its losses, schedules and configuration checks."""
 
-from ndem_ocp.training.losses import SquaredL2Loss
-from ndem_ocp.training.trainer import NDeMTrainer
+from ndem_ocp.lazy import lazy_names
 
-__all__ = ["NDeMTrainer", "SquaredL2Loss"]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {f"{__name__}.losses": ("SquaredL2Loss",), f"{__name__}.trainer": ("NDeMTrainer",)},
+)

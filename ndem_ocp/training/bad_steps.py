@@ -17,11 +17,13 @@ from fairchem.core.common import distutils
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from ndem_ocp.errors import NDeMError
+
 FILE_NAME = "skipped_steps.jsonl"
 _SHOWN = 8
 
 
-class BadStepsError(RuntimeError):
+class BadStepsError(NDeMError, RuntimeError):
     """Too many steps in a row were not finite; the message names samples and checkpoint."""
 
 

@@ -6,8 +6,10 @@ import copy
 import logging
 from typing import Any
 
+from ndem_ocp.errors import NDeMError
 
-class ScheduleError(ValueError):
+
+class ScheduleError(NDeMError, ValueError):
     """A schedule that cannot be built; the message names the key and the way out."""
 
 

@@ -15,28 +15,18 @@ and counts it), runs nothing that a record names, and works in data workers, for
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from ndem_ocp.lazy import lazy_names
 
-_HOME = {
-    "LmdbReader": "dataset",
-    "RecordError": "errors",
-    "Refused": "errors",
-    "TooManyBadRecords": "errors",
-    "Keys": "keys",
-    "map_keys": "keys",
-    "loader_options": "loader",
-    "LmdbFile": "pages",
-    "ReaderSettings": "settings",
-    "limits_from_model": "settings",
-    "load_fields": "unpickle",
-}
-
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    # when asked for: the checks of `ndem data check` share modules with the data set, both ways
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+# when asked for: the checks of `ndem data check` share modules with the data set, both ways
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        f"{__name__}.dataset": ("LmdbReader",),
+        f"{__name__}.errors": ("RecordError", "Refused", "TooManyBadRecords"),
+        f"{__name__}.keys": ("Keys", "map_keys"),
+        f"{__name__}.loader": ("loader_options",),
+        f"{__name__}.pages": ("LmdbFile",),
+        f"{__name__}.settings": ("ReaderSettings", "limits_from_model"),
+        f"{__name__}.unpickle": ("load_fields",),
+    },
+)

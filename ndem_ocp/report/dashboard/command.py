@@ -18,18 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.commands.options import describe
+from ndem_ocp.files import existing, existing_file
 from ndem_ocp.report.dashboard.errors import DashboardError
 
 _CURVATURE = "ndem_curvature_"
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "dashboard",
-        help="make the W&B panels of a project, or their specification as a file",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem dashboard``."""
+    describe(parser, __doc__)
     add = parser.add_argument
     add("runs", nargs="*", type=Path, metavar="RUN", help="show only these")
     add("--project", help="default: logger.project of the runs")
@@ -43,11 +41,17 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the workspace, or write or list what would be made."""
+    if args.source is not None and args.runs:
+        raise DashboardError("--from has its own runs: leave RUN out.")
+
+    if args.source is not None:
+        existing_file(args.source, DashboardError)
+    for path in args.runs:
+        existing(path, DashboardError)
+
     from ndem_ocp.report.dashboard import workspace as made
 
     if args.source is not None:
-        if args.runs:
-            raise DashboardError("--from has its own runs: leave RUN out.")
         workspace = made.read_specification(args.source)
         workspace.project = args.project or workspace.project
         workspace.entity = args.entity or workspace.entity

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ndem_ocp.errors import NDeMError
 
-class DashboardError(RuntimeError):
+
+class DashboardError(NDeMError, RuntimeError):
     """No wandb-workspaces, no login, no project; the message says what to do."""

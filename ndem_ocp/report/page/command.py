@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+
+from ndem_ocp.commands.options import describe
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "report",
-        help="runs as one self-contained HTML page, with their table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem report``."""
+    describe(parser, __doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a folder of them")
     add("--out", type=Path, default=Path("report.html"), help="default: report.html")
@@ -41,7 +38,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and both tables; print the table and what is missing."""
-    from ndem_ocp.report.page.build import Report
     from ndem_ocp.report.page.errors import ReportError
     from ndem_ocp.report.page.evaluations import find_evaluations
     from ndem_ocp.report.page.runs import find_runs
@@ -53,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     evaluations, notes = find_evaluations(runs, args.eval)
     if args.wandb and not evaluations:
         raise ReportError("--wandb logs evaluations, and there is none: run ndem eval first.")
+
+    from ndem_ocp.report.page.build import Report
+
     report = Report(runs, evaluations, notes, args.title, args.compare)
     out.parent.mkdir(parents=True, exist_ok=True)
     written = {out: report.page(), out.with_suffix(".md"): report.markdown()}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from ndem_ocp.evaluation import Samples, read_samples
 from ndem_ocp.launch.files import read_json
@@ -126,6 +125,8 @@ class Groups:
 
 def by_element(samples: Samples) -> Groups:
     """Mean |component of the force error| of the free atoms of each element, by atomic number."""
+    from ase.data import chemical_symbols
+
     free = samples.atoms["free"]
     numbers = samples.atoms["atomic_numbers"][free]
     label = np.abs(samples.atoms["force_label"][free]).mean(axis=1)

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ndem_ocp.files import existing
 from ndem_ocp.launch.files import read_json
-from ndem_ocp.report.history import FILE_NAME, read_history
+from ndem_ocp.report.history_file import FILE_NAME, HistoryError, read_history
 from ndem_ocp.report.page.errors import ReportError
 from ndem_ocp.report.run_record import read_run_record
 
@@ -47,6 +46,8 @@ class Run:
         for name in _CHECKPOINTS:
             path = self.run_dir / "checkpoints" / self.run_id / name
             if path.exists():
+                import torch  # here: most runs have a run.json
+
                 try:
                     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 except Exception:
@@ -142,9 +143,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _histories(path: Path) -> Iterable[Path]:
-    if not path.exists():
-        raise ReportError(f"{path}: there is no such file or directory (from {Path.cwd()}).")
-    if path.is_file():
+    if existing(path, ReportError).is_file():
         return [path] if path.name == FILE_NAME else []
     return sorted(path.rglob(FILE_NAME))
 
@@ -161,7 +160,7 @@ def _read(path: Path) -> Run | None:
     """The run of a history; None if it is one of a validation or prediction alone."""
     try:
         history = read_history(path)
-    except ValueError as error:
+    except HistoryError as error:
         raise ReportError(f"{error}. Mend or remove the line.") from error
     if not any(line["split"] == "train" for line in history):
         return None

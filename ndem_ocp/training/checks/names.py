@@ -9,10 +9,12 @@ from typing import Any
 
 from fairchem.core.common import distutils
 
+from ndem_ocp.errors import NDeMError
+
 SHOWN = 60  # characters of a value in a message
 
 
-class ConfigError(ValueError):
+class ConfigError(NDeMError, ValueError):
     """A configuration that cannot train; the message names the key and the way out."""
 
 

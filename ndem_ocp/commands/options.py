@@ -1,0 +1,83 @@
+"""Options that several commands have, with one meaning and one sentence of help each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+from ndem_ocp.inference.kinds import AUTO, KINDS
+
+
+def describe(parser: argparse.ArgumentParser, text: str | None) -> None:
+    """Make ``text``, a module's docstring, what ``--help`` says first, as it is laid out."""
+    parser.description = text
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A ``type=`` for whole numbers from ``least``."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+        return value
+
+    whole_number.__name__ = "whole number"  # argparse: invalid whole number value: 'x'
+    return whole_number
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """``--workers`` of commands that convert and check."""
+    parser.add_argument(
+        "--workers",
+        type=at_least(1),
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes (default: %(default)s); the result does not depend on it",
+    )
+
+
+def add_no_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+
+def add_overwrite(
+    parser: argparse.ArgumentParser, what: str = "what this command wrote before"
+) -> None:
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def add_seed(parser: argparse.ArgumentParser, of: str, default: int = 0) -> None:
+    help_ = f"of {of} (default: {default})"
+    parser.add_argument("--seed", type=int, default=default, metavar="N", help=help_)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """``--weights`` of commands that read a checkpoint."""
+    parser.add_argument(
+        "--weights",
+        choices=KINDS,
+        default=AUTO,
+        help="ema: the moving average, last: the last step's; auto (default): ema where the "
+        "checkpoint has it",
+    )
+
+
+def add_amp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--amp", action="store_true", help="mixed precision, on a GPU")
+
+
+def add_cpu(parser: argparse.ArgumentParser, what: str = "use no GPU") -> None:
+    parser.add_argument("--cpu", action="store_true", help=what)
+
+
+def add_gpu(parser: argparse.ArgumentParser, what: str = "train on the GPU") -> None:
+    parser.add_argument("--gpu", action="store_true", help=what)
+
+
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ranks", type=int, default=1, metavar="N", help="processes on this machine, one a GPU"
+    )

@@ -1,0 +1,33 @@
+"""``ndem export``: a checkpoint that plain fairchem loads, with this package absent.
+
+Writes the model's weights without auxiliary head, optimizer and moving average, and the
+configuration in fairchem's own words.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ndem_ocp.commands.options import add_overwrite, add_weights, describe
+from ndem_ocp.files import existing_file
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """``ndem export``."""
+    describe(parser, __doc__)
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="such as checkpoints/RUN/best_checkpoint.pt")
+    add("out", metavar="OUT", help="the file to write, such as model.pt")
+    add_weights(parser)
+    add_overwrite(parser, "OUT")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and print what went into the file."""
+    existing_file(args.checkpoint)
+
+    from ndem_ocp.inference.export import export_checkpoint
+
+    print(export_checkpoint(args.checkpoint, args.out, args.weights, args.overwrite))
+    return 0

@@ -1,0 +1,71 @@
+"""Reading ``history.jsonl``, which :class:`ndem_ocp.report.history.HistoryLogger` writes.
+
+A module of its own because it needs neither torch nor fairchem.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.errors import NDeMError
+
+FILE_NAME = "history.jsonl"
+
+
+class HistoryError(NDeMError, ValueError):
+    """A history that cannot be read; the message names file and line."""
+
+
+def read_history(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
+    """Lines of a history, in order, of one split or of all.
+
+    Lines of steps that a resumed run did again are left out, and so is a line torn by a kill (the
+    last one, or one before a resume); a broken line anywhere else raises.
+
+    Raises:
+        FileNotFoundError: naming the file.
+        HistoryError: naming file and line.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records: list[dict[str, Any]] = []
+    torn = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            torn = torn or number
+            continue
+        if "resumed" in record:
+            records = [earlier for earlier in records if not _superseded(earlier, record)]
+            torn = None
+            continue
+        if torn is not None:
+            raise HistoryError(f"{path}, line {torn}: not a record of a history")
+        records.append(record)
+    return [r for r in records if split is None or r["split"] == split]
+
+
+def find_history(run_dir: str | Path) -> Path:
+    """The newest history below a run directory.
+
+    Raises:
+        FileNotFoundError: if there is none, saying what writes it.
+    """
+    found = sorted(Path(run_dir).rglob(FILE_NAME), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"No {FILE_NAME} below {run_dir}: set logger.name: ndem_ocp.HistoryLogger in the "
+            "configuration of the run."
+        )
+    return found[-1]
+
+
+def _superseded(record: dict[str, Any], resumed: dict[str, Any]) -> bool:
+    """Whether the run that resumed logs this again."""
+    step = resumed["resumed"]
+    again = resumed["evaluates"] and record["split"] != "train" and record["step"] == step
+    return bool(again) or record["step"] > step
