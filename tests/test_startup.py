@@ -31,6 +31,8 @@ MISSING = {
     "data qm9": ["absent.npz", "--out", "out"],
     "data is2re": ["absent.traj", "--out", "out"],
     "data check": ["absent"],
+    "data curvature": ["absent"],
+    "data second-views": ["absent", "--calculator", "ase.calculators.emt:EMT()", "--out", "out"],
     "demo": ["--config", "absent.yml"],
     "bench step": ["--model", "absent.yml"],
     "bench inference": ["--checkpoint", "absent.pt"],
@@ -44,6 +46,7 @@ MISSING = {
     "dashboard": ["absent"],
     "eval": ["absent.pt", "--data", "."],
     "relax": ["absent.pt", "--data", "."],
+    "vibrations": ["absent.pt", "absent.xyz"],
     "submission write": [
         "absent.pt", "--id", ".", "--ood-ads", ".", "--ood-cat", ".", "--ood-both", ".",
         "--out", "out.npz",

@@ -16,6 +16,7 @@ import numpy as np
 
 from ndem_ocp.commands.options import add_cpu, describe
 from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.files import existing_file
 
 STEP = 0.01  # A, of the central differences
 FMAX, STEPS = 0.01, 500  # of the relaxation: eV/A, steps
@@ -111,11 +112,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relax, take the frequencies, compare them in order of size, print."""
+    for path in filter(None, (args.checkpoint, args.structure, args.reference)):
+        existing_file(path, EvaluationError)
+
     import ndem_ocp
     from ndem_ocp.second_views.calculators import calculator_of
 
-    if not args.checkpoint.is_file():
-        raise EvaluationError(f"{args.checkpoint}: there is no such file (from {Path.cwd()}).")
     atoms = _read(args.structure)
     given = None if args.reference is None else _numbers(args.reference)
     model = ndem_ocp.calculator(args.checkpoint, device="cpu" if args.cpu else None)
