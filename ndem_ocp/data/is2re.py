@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .ase_files import iter_frames
 from .convert import package_version
 from .errors import DataError, FrameError
 from .frames import Frame, LabelOptions, read_frame
 from .reference import load_linear
 from .shards import structure_of, write_metadata, write_records
-from .sources import Source, iter_frames
+from .sources import Source
 from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_json
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def read_relaxation(source: Source, options: LabelOptions) -> Relaxation:
         first = atoms if first is None else first
         last, count = atoms, count + 1
     if count < 2:
-        raise DataError(f"{source.shown}: {count} frame(s); a relaxation has a first and a last one")
+        raise DataError(
+            f"{source.shown}: {count} frame(s); a relaxation has a first and a last one"
+        )
     try:
         ends = [read_frame(atoms, options) for atoms in (first, last)]
     except FrameError as error:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from .ase_files import iter_frames
 from .errors import DataError, FrameError
 from .frames import LabelOptions, other_constraints, read_frame
 from .parallel import check_stop, run_tasks
-from .sources import Source, iter_frames
+from .sources import Source
 
 Composition = tuple[tuple[int, int], ...]  # (atomic number, count), sorted
 
@@ -69,6 +70,8 @@ def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
     for index, atoms in iter_frames(source):
         check_stop()
         try:
+            if isinstance(atoms, FrameError):
+                raise FrameError(f"cannot be read: {atoms}")
             if isinstance(atoms, Exception):
                 raise FrameError(f"cannot be read ({type(atoms).__name__}: {atoms})")
             data = read_frame(atoms, options)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .ase_files import iter_frames
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
 from .parallel import check_stop, one_thread
 from .reader.errors import Refused
 from .reader.unpickle import load_fields, load_integer
-from .sources import Source, iter_frames
+from .sources import Source
 
 if TYPE_CHECKING:
     import lmdb
