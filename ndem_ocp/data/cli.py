@@ -58,9 +58,14 @@ def _add_ase(commands: Any) -> None:
     )
     add("--max-force", type=float, metavar="F", help="drop frames above F eV/A on a free atom")
     add("--skip-bad", action="store_true", help="skip and list unusable frames")
-    add("--tags", choices=("auto", "keep"), default="auto", help="auto derives missing tags")
+    add(
+        "--tags",
+        choices=("auto", "keep"),
+        default="auto",
+        help="auto derives tags that are not OC20's",
+    )
     add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
-    add("--forces-key", metavar="KEY", help="atoms.arrays key of the forces in eV/A")
+    add("--forces-key", metavar="KEY", help="atoms.arrays (database: data) key of forces, eV/A")
     add("--system-key", metavar="KEY", help="atoms.info key (or database column) of the system")
     add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
     add("--overwrite", action="store_true", help="replace what this command wrote before")

@@ -27,9 +27,14 @@ def add_is2re(commands: Any) -> None:
         help="as the model's training data: none, last-frame, or their linear_reference.npz "
         "(default: none)",
     )
-    add("--tags", choices=("auto", "keep"), default="auto", help="auto derives missing tags")
+    add(
+        "--tags",
+        choices=("auto", "keep"),
+        default="auto",
+        help="auto derives tags that are not OC20's",
+    )
     add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
-    add("--forces-key", metavar="KEY", help="atoms.arrays key of the forces in eV/A")
+    add("--forces-key", metavar="KEY", help="atoms.arrays (database: data) key of forces, eV/A")
     add("--overwrite", action="store_true", help="replace what this command wrote before")
     add_common(parser)
     parser.set_defaults(func=guarded(_run_is2re))

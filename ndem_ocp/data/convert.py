@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -136,10 +137,8 @@ def _entry(
 ) -> dict[str, Any]:
     """The record of one conversion for dataset.json."""
     read = {scan.source.shown: len(scan.frame) + len(scan.bad) for scan in scans}
-    constraints: dict[str, int] = {}
-    for scan in scans:
-        for name, number in scan.notes.items():
-            constraints[name] = constraints.get(name, 0) + number
+    constraints: Counter[str] = sum((scan.notes for scan in scans), Counter())
+    tags: Counter[str] = sum((scan.foreign_tags for scan in scans), Counter())
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "package_version": package_version(),
@@ -154,7 +153,8 @@ def _entry(
             "bad": bad,
         },
         "pbc": sorted(set().union(*(scan.pbc for scan in scans))),
-        "constraints_not_stored": constraints,
+        "constraints_not_stored": dict(constraints),
+        "tags_of_another_convention": dict(tags),
     }
 
 

@@ -34,6 +34,13 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
         print(f"skipped {len(dropped['bad'])} unusable frame(s) or file(s), listed in dataset.json")
     for name, number in entry["constraints_not_stored"].items():
         _warn(f"{name} constraints on {number} frame(s) are not stored; only FixAtoms is")
+    derived = entry["options"]["labels"]["tags"] == "auto"
+    for values, number in entry["tags_of_another_convention"].items():
+        _warn(
+            f"the tags of {number} frame(s) are not OC20's ({values}); "
+            + ("they were derived anew" if derived else "they are kept as they are")
+            + " (0 below the surface, 1 surface, 2 adsorbate)"
+        )
     if len(entry["pbc"]) > 1:
         _warn(
             f"different periodicity in one data set ({', '.join(entry['pbc'])}): fairchem refuses "
