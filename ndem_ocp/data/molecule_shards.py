@@ -17,6 +17,7 @@ import numpy as np
 from .convert import package_version
 from .molecules import Molecules
 from .parallel import check_stop, one_thread, run_tasks
+from .positions import near_origin
 from .shards import write_metadata, write_records
 from .staging import DATASET_FILE, SYSTEMS_FILE, write_json
 from .statistics import Accumulator, Statistics
@@ -73,8 +74,10 @@ def to_data(molecules: Molecules, row: int, double: bool = False) -> Data:
         fields[name] = torch.tensor([value], dtype=torch.float64) if double else value
     if molecules.forces is not None:
         fields["force"] = torch.tensor(molecules.forces[atoms], dtype=torch.float32)
+    positions = molecules.positions[atoms].astype(np.float64)
+    positions = near_origin(positions, np.eye(3), np.zeros(3, dtype=bool))
     return Data(
-        pos=torch.tensor(molecules.positions[atoms], dtype=torch.float32),
+        pos=torch.tensor(positions, dtype=torch.float32),
         cell=torch.zeros(1, 3, 3),
         pbc=torch.zeros(1, 3, dtype=torch.bool),
         atomic_numbers=torch.tensor(molecules.numbers[atoms].astype(np.int64)),

@@ -16,6 +16,7 @@ from .fields import (
     has_forces,
     properties_of,
 )
+from .positions import FAR
 from .reader.geometry import close_pair, flattest, lonely_atom, nearest
 from .tags import are_layers
 
@@ -168,9 +169,22 @@ def _check_geometry(fields: dict[str, Any], options: CheckOptions) -> list[Probl
     problem = geometry_problem(arrays, options.min_distance, options.cutoff)
     if problem is not None:
         problems.append((WARNING if problem[0] == "isolated" else ERROR, *problem))
+    problems += _check_far(arrays["pos"])
     if problem is None or problem[0] != "cell":
         problems += _check_tags(fields, arrays)
     return problems
+
+
+def _check_far(positions: np.ndarray) -> list[Problem]:
+    """Coordinates so large that float32 has lost bond lengths."""
+    largest = np.abs(positions).max(initial=0.0)
+    if positions.dtype != np.float32 or largest <= 10 * FAR:
+        return []
+    message = (
+        f"coordinates of up to {largest:.3g} A, which float32 holds to {np.spacing(largest):.1g} A; "
+        "convert the source again (atoms are shifted by lattice vectors first)"
+    )
+    return [(WARNING, "far", message)]
 
 
 def _check_tags(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Problem]:

@@ -16,6 +16,7 @@ from .ase_files import iter_frames
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
 from .parallel import check_stop, one_thread
+from .positions import near_origin
 from .reader.errors import Refused
 from .reader.unpickle import load_fields, load_integer
 from .sources import Source
@@ -61,8 +62,9 @@ def structure_of(frame: Frame) -> dict[str, Any]:
     """The fields of a record that describe the structure; :func:`to_data` has shapes and units."""
     import torch
 
+    positions = near_origin(frame.positions, frame.cell, frame.pbc)
     return {
-        "pos": torch.tensor(frame.positions, dtype=torch.float32),
+        "pos": torch.tensor(positions, dtype=torch.float32),
         "cell": torch.tensor(frame.cell, dtype=torch.float32).view(1, 3, 3),
         "pbc": torch.tensor(frame.pbc, dtype=torch.bool).view(1, 3),
         "atomic_numbers": torch.tensor(frame.numbers, dtype=torch.long),
