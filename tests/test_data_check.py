@@ -134,7 +134,7 @@ def test_a_task_that_kills_its_process_is_reported():
         crash, [0, 1, 2, 3], workers=2, progress=False, crashed=lambda task: f"crashed {task}"
     )
     assert results == [0, "crashed 1", 2, 3]
-    with pytest.raises(RuntimeError, match="a worker process died"):
+    with pytest.raises(DataError, match="a worker process died"):
         run_tasks(crash, [0, 1, 2, 3], workers=2, progress=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,8 +156,12 @@ def _run_check(args: argparse.Namespace) -> int:
     from .record_check import CheckOptions
     from .report import print_check, write_check
 
-    if args.json and not Path(args.json).resolve().parent.is_dir():  # known before a long check
-        raise DataError(f"--json {args.json}: its folder does not exist; make it first")
+    if args.json:  # known before a long check
+        folder = Path(args.json).resolve().parent
+        if not folder.is_dir():
+            raise DataError(f"--json {args.json}: its folder does not exist; make it first")
+        if not os.access(folder, os.W_OK):
+            raise DataError(f"--json {args.json}: its folder cannot be written to")
     options = CheckOptions(max_force=args.max_force, min_distance=args.min_distance)
     reports = check_dataset(args.path, options, workers=args.workers, progress=not args.no_progress)
     print_check(reports, args.show)

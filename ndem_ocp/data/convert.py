@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .lock import one_writer
 from .errors import DataError
 from .parallel import run_tasks
 from .plan import ConvertOptions, Plan, check_options, describe_systems, make_plan, plan_shards
@@ -31,6 +32,7 @@ from .staging import (
 from .units import DEFAULT
 
 
+@one_writer
 def convert(
     sources: Sequence[Source],
     out: str | Path,
@@ -56,7 +58,8 @@ def convert(
         This conversion's entry in dataset.json.
 
     Raises:
-        DataError: bad options, unusable frames (without ``skip_bad``), an existing target.
+        DataError: bad options, unusable frames (without ``skip_bad``), an existing target, another
+            conversion that is writing there, a disk that does not take it.
     """
     options, out = options or ConvertOptions(), Path(out)
     check_options(options)

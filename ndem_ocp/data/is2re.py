@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .lock import one_writer
 from .convert import package_version
 from .errors import DataError
 from .frames import LabelOptions
@@ -57,6 +58,7 @@ def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
     )
 
 
+@one_writer
 def convert_relaxations(
     sources: Iterable[Source],
     out: str | Path,

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import DataError
 from .fields import QM9_UNITS
+from .lock import describe
 from .staging import write_json
 from .units import DEFAULT, units_of
 
@@ -159,7 +161,11 @@ def normalizer_yaml(report: SplitReport) -> str:
 
 
 def write_check(path: str | Path, reports: list[SplitReport], options: CheckOptions) -> None:
-    """Write all kept findings, their counts and the statistics as JSON."""
+    """Write all kept findings, their counts and the statistics as JSON.
+
+    Raises:
+        DataError: the disk does not take it.
+    """
     content = {
         "options": {k: v for k, v in asdict(options).items() if k != "force_unit"},
         "splits": [
@@ -173,4 +179,7 @@ def write_check(path: str | Path, reports: list[SplitReport], options: CheckOpti
             for report in reports
         ],
     }
-    write_json(Path(path), content)
+    try:
+        write_json(Path(path), content)
+    except OSError as error:
+        raise DataError(f"--json {path} was not written: {describe(error)}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,22 +132,31 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
 
     Returns:
         The number of records written.
+
+    Raises:
+        DataError: the disk does not take it.
     """
     import lmdb
 
     map_size = 64 * 1024**2 + 4 * (count * 2 * _PAGE + atoms * 128)
-    with lmdb.open(str(path), map_size=map_size, subdir=False, lock=False) as env:
-        number = 0
-        transaction = env.begin(write=True)
-        for record in records:
-            transaction.put(str(number).encode("ascii"), _pickled(record))
-            number += 1
-            if number % _COMMIT_EVERY == 0:
-                transaction.commit()
-                transaction = env.begin(write=True)
-        transaction.put(b"length", pickle.dumps(number, protocol=4))
-        transaction.commit()
-        env.sync(True)
+    try:
+        with lmdb.open(str(path), map_size=map_size, subdir=False, lock=False) as env:
+            number = 0
+            transaction = env.begin(write=True)
+            for record in records:
+                transaction.put(str(number).encode("ascii"), _pickled(record))
+                number += 1
+                if number % _COMMIT_EVERY == 0:
+                    transaction.commit()
+                    transaction = env.begin(write=True)
+            transaction.put(b"length", pickle.dumps(number, protocol=4))
+            transaction.commit()
+            env.sync(True)
+    except lmdb.Error as error:
+        free = shutil.disk_usage(Path(path).parent).free / 1e6  # LMDB names a full disk as EIO
+        raise DataError(
+            f"{path}: cannot be written ({error}; {free:.1f} MB are free there); nothing was kept"
+        ) from None
     return number
 
 
