@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DataError
 from .fields import QM9_UNITS
 from .lock import describe
+from .split_record import element_problem, split_record
 from .staging import write_json
 from .units import DEFAULT, units_of
 
@@ -27,6 +28,10 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
             f"{Path(out) / split}: {counts['frames']} frames of {counts['systems']} systems, "
             f"{counts['atoms']} atoms, {counts['shards']} shard(s)"
         )
+    for split in entry["splits"]:
+        problem = element_problem(*(split_record(Path(out) / name) for name in ("train", split)))
+        if problem is not None:
+            _warn(f"{problem}; move such systems to train (--seed, fractions), or leave them out")
     dropped = entry["dropped"]
     for path, number in dropped["above_max_force_per_source"].items():
         print(f"dropped {number} frame(s) above --max-force: {path}")

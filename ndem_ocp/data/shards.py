@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .accumulator import Accumulator
 from .ase_files import iter_frames
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
@@ -160,10 +161,23 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
     return number
 
 
-def write_shard(task: ShardTask) -> int:
-    """Read the frames of a task again and write its shard. Runs in a worker process."""
+def write_shard(task: ShardTask) -> Accumulator:
+    """Read the frames of a task again and write its shard; returns the sums over its records. Runs
+    in a worker process."""
+    total = Accumulator()
     with one_thread():
-        return write_records(task.path, _records(task), task.atoms, len(task))
+        write_records(task.path, counted(_records(task), total), task.atoms, len(task))
+    return total
+
+
+def counted(records: Iterable[Data], total: Accumulator) -> Iterator[Data]:
+    """The same records, added to ``total`` on the way."""
+    previous = None
+    for record in records:
+        fields = record.to_dict()
+        total.add(fields, previous)
+        previous = fields
+        yield record
 
 
 def _records(task: ShardTask) -> Iterator[Data]:

@@ -12,6 +12,7 @@ from typing import Any
 from fairchem.core.datasets import create_dataset
 
 from ndem_ocp.data.is2re import KEY_MAPPING
+from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
 from ndem_ocp.evaluation.errors import EvaluationError
 
 # What decides which records a run saw, or where it noted something: not for an evaluation.
@@ -21,6 +22,7 @@ _OF_THE_RUN = (
     *(f"{split}_split_settings" for split in ("train", "val", "test")),
 )
 _READER = "ndem_lmdb"
+ENERGY = "energy"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,18 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
             f"model predicts (it has: {has}). A test split without labels is for --submission."
         )
     return dataset
+
+
+def disagreements(config: dict[str, Any], split: Split) -> list[str]:
+    """Sentences about a split that does not go with the data that the model was trained on, as far
+    as their dataset.json are still there: another energy reference, elements never trained on."""
+    sources = (config.get("dataset") or {}).get("src") or []
+    trains = [split_record(s) for s in ([sources] if isinstance(sources, str) else sources)]
+    record = split_record(split.path)
+    problems = [reference_problem(t, record) for t in trains if ENERGY in config.get("outputs", ())]
+    if len(trains) == 1:
+        problems.append(element_problem(trains[0], record))
+    return [problem for problem in problems if problem is not None]
 
 
 def open_relaxations(config: dict[str, Any], split: Split) -> Any:
