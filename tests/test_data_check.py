@@ -45,6 +45,8 @@ def check(path: Path, **options):
         ({"pos": torch.tensor([[0, 0, 0.1], [0, 0, 9.9]])}, "error", "overlap", "0.200 A apart"),
         ({"cell": torch.zeros(1, 3, 3)}, "error", "cell", "volume 0"),
         ({"atomic_numbers": torch.tensor([0, 8])}, "error", "value", "atomic numbers 0"),
+        ({"atomic_numbers": torch.tensor([6.5, 8])}, "error", "value", "6.5, which is no whole"),
+        ({"atomic_numbers": torch.tensor([torch.nan, 8])}, "error", "not finite", "atomic_num"),
         ({"tags": torch.tensor([1, 3])}, "error", "value", "`tags` has values"),
         ({"tags": torch.tensor([0, 0])}, "warning", "tags", "all tags are 0"),
     ],
@@ -132,7 +134,7 @@ def test_a_task_that_kills_its_process_is_reported():
         crash, [0, 1, 2, 3], workers=2, progress=False, crashed=lambda task: f"crashed {task}"
     )
     assert results == [0, "crashed 1", 2, 3]
-    with pytest.raises(RuntimeError, match="a worker process died"):
+    with pytest.raises(DataError, match="a worker process died"):
         run_tasks(crash, [0, 1, 2, 3], workers=2, progress=False)
 
 

@@ -28,6 +28,7 @@ def test_a_missing_package_is_explained(tmp_path, monkeypatch):
         ({"Z": np.ones(3)}, r"`Z` is float64 of shape \(3,\), expected numbers of shape"),
         ({"Index": np.r_[INDEX[:9], 3]}, "molecule 3 is there 2 times"),
         ({"Z": np.full(50, 14)}, r"`Z`: record 0 has atomic number 14; QM9 has H, C, N, O and F"),
+        ({"Z": np.full(50, 6.5)}, r"`Z`: entry 0 is 6\.5, expected whole numbers"),
         ({"ZPVE_au": np.r_[np.zeros(9), np.nan]}, r"`ZPVE_au`: record 9: NaN or infinite"),
         ({"R": np.zeros((50, 3))}, r"`R`: record 0: atoms 0\.000 A apart"),
     ],

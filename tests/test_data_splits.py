@@ -45,7 +45,10 @@ def test_one_split_after_the_other_into_one_directory(tmp_path, trajectories):
     dataset = json.loads((out / "dataset.json").read_text())
     assert [list(c["splits"]) for c in dataset["conversions"]] == [["train"], ["val"]]
     assert records(out / "val")[0]["sid"] == 2
-    run(trajectories[3:], out, split="val", overwrite=True)
+    other = tmp_path / "other.traj"
+    write(other, make_frames("Cu", seed=9))
+    reference = str(out / "linear_reference.npz")
+    run([other], out, split="val", energy_reference=reference, overwrite=True)
     assert records(out / "val")[0]["sid"] == 3
     assert sorted(p.name for p in out.iterdir()) == [
         "dataset.json",

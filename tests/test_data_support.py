@@ -17,11 +17,11 @@ from torch_geometric.data import Data
 from ndem_ocp.data.convert import convert
 from ndem_ocp.data.demo import make_demo
 from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.frames import derive_tags
 from ndem_ocp.data.plan import ConvertOptions
 from ndem_ocp.data.shards import iter_records, open_shard, record_count, shard_paths, write_records
 from ndem_ocp.data.sources import expand_sources
 from ndem_ocp.data.split import assign_sids, split_units
+from ndem_ocp.data.tags import derive_tags
 
 torch.set_num_threads(1)
 

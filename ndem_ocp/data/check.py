@@ -20,6 +20,8 @@ from .reader.keys import LENGTH, map_keys
 from .reader.pages import LmdbFile
 from .reader.unpickle import load_fields
 from .record_check import ERROR, WARNING, CheckOptions, check_record
+from .scan import composition_of, formula_of
+from .set_check import check_set
 from .shards import METADATA_FILE, shard_paths
 from .statistics import CHUNK, Accumulator
 from .units import force_in_ev, units_of
@@ -64,10 +66,13 @@ def check_dataset(
         groups = {folder: shard_paths(folder) for folder in folders}
     if not groups:
         raise DataError(f"{path}: no *.lmdb files there or in its subdirectories")
-    return [
-        _check_split(split, shards, options, workers, progress, isolate)
-        for split, shards in groups.items()
-    ]
+    reports, formulas = [], []
+    for split, shards in groups.items():
+        report, found = _check_split(split, shards, options, workers, progress, isolate)
+        reports.append(report)
+        formulas.append(found)
+    check_set(reports, formulas)
+    return reports
 
 
 def _check_split(
@@ -77,7 +82,8 @@ def _check_split(
     workers: int,
     progress: bool,
     isolate: bool,
-) -> SplitReport:
+) -> tuple[SplitReport, dict[Any, str]]:
+    """The report of a split, and the formula of each of its systems."""
     report = SplitReport(str(split), units=units_of(split))
     options = replace(options, force_unit=force_in_ev(report.units))
     run: dict[str, Any] = {"workers": workers, "progress": progress}
@@ -102,7 +108,10 @@ def _check_split(
         natoms = np.concatenate([np.asarray(c.natoms, dtype=np.int64) for c in chunks] or [[]])
         runs = [(task.path, task.start, task.stop) for task in tasks]
         check_metadata(report, folder / METADATA_FILE, runs, natoms)
-    return report
+    formulas: dict[Any, str] = {}
+    for chunk in reversed(chunks):
+        formulas.update(chunk.formulas)
+    return report, formulas
 
 
 def _probe(path: str) -> tuple[int | None, list[Finding]]:
@@ -188,6 +197,10 @@ def _note(chunk: Chunk, fields: dict[str, Any]) -> None:
     chunk.natoms.append(-1 if natoms is None else int(as_array(natoms).reshape(-1)[0]))
     present = {k for k in ("y", "energy", "force", "forces") if fields.get(k) is not None}
     chunk.keys.update({*present, *properties_of(fields)})
+    sid = sid_of(fields)
+    if sid is not None and sid not in chunk.formulas:
+        numbers = as_array(fields["atomic_numbers"]).astype(np.int64)
+        chunk.formulas[sid] = formula_of(composition_of(numbers))
     if fields.get("sid") is not None and fields.get("fid") is not None:
         fid = int(as_array(fields["fid"]).reshape(-1)[0])
         chunk.identities.append(hash((sid_of(fields), fid)))

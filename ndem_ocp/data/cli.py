@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,9 +41,14 @@ def configure_ase(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-force", type=float, metavar="F", help="drop frames above F eV/A on a free atom")
     add("--skip-bad", action="store_true", help="skip and list unusable frames")
-    add("--tags", choices=("auto", "keep"), default="auto", help="auto derives missing tags")
+    add(
+        "--tags",
+        choices=("auto", "keep"),
+        default="auto",
+        help="auto derives tags that are not OC20's",
+    )
     add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
-    add("--forces-key", metavar="KEY", help="atoms.arrays key of the forces in eV/A")
+    add("--forces-key", metavar="KEY", help="atoms.arrays (database: data) key of forces, eV/A")
     add("--system-key", metavar="KEY", help="atoms.info key (or database column) of the system")
     add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
     add_overwrite(parser)
@@ -136,8 +142,12 @@ def _run_check(args: argparse.Namespace) -> int:
     from .record_check import CheckOptions
     from .report import print_check, write_check
 
-    if args.json and not Path(args.json).resolve().parent.is_dir():  # known before a long check
-        raise DataError(f"--json {args.json}: its folder does not exist; make it first")
+    if args.json:  # known before a long check
+        folder = Path(args.json).resolve().parent
+        if not folder.is_dir():
+            raise DataError(f"--json {args.json}: its folder does not exist; make it first")
+        if not os.access(folder, os.W_OK):
+            raise DataError(f"--json {args.json}: its folder cannot be written to")
     options = CheckOptions(max_force=args.max_force, min_distance=args.min_distance)
     reports = check_dataset(args.path, options, workers=args.workers, progress=not args.no_progress)
     print_check(reports, args.show)

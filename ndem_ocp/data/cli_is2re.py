@@ -30,9 +30,16 @@ def configure_is2re(parser: argparse.ArgumentParser) -> None:
         help="as the model's training data: none, last-frame, or their linear_reference.npz "
         "(default: none)",
     )
-    add("--tags", choices=("auto", "keep"), default="auto", help="auto derives missing tags")
+    add(
+        "--tags",
+        choices=("auto", "keep"),
+        default="auto",
+        help="auto derives tags that are not OC20's",
+    )
     add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
-    add("--forces-key", metavar="KEY", help="atoms.arrays key of the forces in eV/A")
+    add("--forces-key", metavar="KEY", help="atoms.arrays (database: data) key of forces, eV/A")
+    add("--system-key", metavar="KEY", help="atoms.info key (database column) of the relaxation")
+    add("--skip-bad", action="store_true", help="skip and list files that are no relaxations")
     add_overwrite(parser)
     add_workers(parser)
     add_no_progress(parser)
@@ -59,19 +66,30 @@ def _run_is2re(args: argparse.Namespace) -> int:
 
     from .frames import LabelOptions
     from .is2re import convert_relaxations
+    from .relaxation_files import RISE
 
-    options = LabelOptions(args.energy_key, args.forces_key, None, args.tags)
+    options = LabelOptions(args.energy_key, args.forces_key, args.system_key, args.tags)
     entry = convert_relaxations(
         sources,
         args.out,
         energy_reference=args.energy_reference,
         options=options,
+        skip_bad=args.skip_bad,
         overwrite=args.overwrite,
     )
     print(
         f"wrote {entry['records']} initial and relaxed structures ({entry['atoms']} atoms) to "
         f"{args.out}; energy reference: {entry['energy_reference']}."
     )
+    if entry["bad"]:
+        shown = "\n  ".join(entry["bad"])
+        print(f"skipped {len(entry['bad'])} file(s):\n  {shown}", file=sys.stderr)
+    if entry["rising"]:
+        print(
+            f"{entry['rising']} of them end more than {RISE} eV above their start (rise_eV in "
+            "systems.json): is the order of their frames right, and is each one relaxation?",
+            file=sys.stderr,
+        )
     if entry["unconverged"]:
         print(
             f"{entry['unconverged']} of them end with a force above 0.05 eV/A on a free atom "

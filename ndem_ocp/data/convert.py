@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -12,13 +13,24 @@ from typing import Any
 
 import numpy as np
 
+from .lock import one_writer
+from .accumulator import Accumulator
 from .errors import DataError
 from .parallel import run_tasks
-from .plan import ConvertOptions, Plan, check_options, describe_systems, make_plan, plan_shards
+from .plan import (
+    ConvertOptions,
+    Plan,
+    check_options,
+    describe_systems,
+    make_plan,
+    merge_systems,
+    plan_shards,
+)
 from .reference import FILE_NAME, save_linear
-from .scan import SourceScan, scan_sources
+from .scan import FrameTable, SourceScan, scan_sources
 from .shards import write_metadata, write_shard
 from .sources import Source
+from .split_record import identified, in_words, references_differ
 from .staging import (
     DATASET_FILE,
     SYSTEMS_FILE,
@@ -30,6 +42,7 @@ from .staging import (
 from .units import DEFAULT
 
 
+@one_writer
 def convert(
     sources: Sequence[Source],
     out: str | Path,
@@ -55,7 +68,8 @@ def convert(
         This conversion's entry in dataset.json.
 
     Raises:
-        DataError: bad options, unusable frames (without ``skip_bad``), an existing target.
+        DataError: bad options, unusable frames (without ``skip_bad``), an existing target, another
+            conversion that is writing there, a disk that does not take it.
     """
     options, out = options or ConvertOptions(), Path(out)
     check_options(options)
@@ -65,16 +79,42 @@ def convert(
     scans = scan_sources(sources, options.labels, workers, progress)
     bad = _handle_bad(scans, options.skip_bad)
     plan = make_plan(scans, options, assign, old_systems)
+    old = read_json(out / DATASET_FILE) if adding else {}
+    _refuse_other_reference(out, old, plan)
     with staging(out, options.split) as directory:
-        counts = _write_splits(directory, plan, options, workers, progress)
+        counts, statistics = _write_splits(directory, plan, options, workers, progress)
         if plan.reference.record.get("fitted_on"):
             save_linear(directory / FILE_NAME, plan.reference.coefficients, plan.reference.seen)
         entry = _entry(scans, plan, options, bad, counts)
+        entry["statistics"] = statistics
         entry.update(provenance or {})
-        write_json(directory / SYSTEMS_FILE, {**old_systems, **describe_systems(plan)})
-        old = read_json(out / DATASET_FILE) if adding else {}
+        write_json(directory / SYSTEMS_FILE, merge_systems(old_systems, describe_systems(plan)))
         write_json(directory / DATASET_FILE, _dataset(old, entry))
     return entry
+
+
+def _refuse_other_reference(out: Path, old: Mapping[str, Any], plan: Plan) -> None:
+    """All splits of a data set have energies of one reference.
+
+    Raises:
+        DataError: another split, which this conversion does not replace, has another one.
+    """
+    new = identified(plan.reference.record, out)
+    made = set(plan.split)
+    for conversion in old.get("conversions", []):
+        others = sorted(set(conversion["splits"]) - made)
+        record = conversion.get("energy_reference")
+        there = identified(record, out)
+        if not others or not references_differ(new, there):
+            continue
+        linear = there["kind"] == "linear"
+        file = out / FILE_NAME if record.get("fitted_on") else record.get("file")
+        raise DataError(
+            f"{out}: {', '.join(others)} has energies with the reference {in_words(there)}, and "
+            f"{', '.join(sorted(made))} would get {in_words(new)}: energy errors would be off by the "
+            f"difference. Give --energy-reference {file if linear else there['kind']}, or convert "
+            "all splits anew into another --out"
+        )
 
 
 def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]:
@@ -97,9 +137,9 @@ def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]
 
 def _write_splits(
     directory: Path, plan: Plan, options: ConvertOptions, workers: int, progress: bool
-) -> dict[str, dict[str, Any]]:
-    """Write the shards and metadata of all splits; returns their counts."""
-    tasks, counts = [], {}
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Write the shards and metadata of all splits; returns their counts and statistics."""
+    tasks, counts, totals = [], {}, {}
     for split in dict.fromkeys(plan.split):
         target = directory / split
         target.mkdir()
@@ -114,9 +154,20 @@ def _write_splits(
             "systems": len(set(names)),
             "atoms": int(table.natoms[rows].sum()),
             "shards": len(shards),
+            "elements": _elements(table, rows),
         }
-    run_tasks(write_shard, tasks, workers=workers, describe="writing", size=len, progress=progress)
-    return counts
+    sums = run_tasks(
+        write_shard, tasks, workers=workers, describe="writing", size=len, progress=progress
+    )
+    for task, part in zip(tasks, sums):
+        totals.setdefault(Path(task.path).parent.name, Accumulator()).merge(part)
+    return counts, {split: total.result().as_dict() for split, total in totals.items()}
+
+
+def _elements(table: FrameTable, rows: np.ndarray) -> list[int]:
+    """Atomic numbers of some frames of the table."""
+    found = (table.compositions[number] for number in np.unique(table.composition[rows]))
+    return sorted({z for composition in found for z, _ in composition})
 
 
 def package_version() -> str:
@@ -136,10 +187,8 @@ def _entry(
 ) -> dict[str, Any]:
     """The record of one conversion for dataset.json."""
     read = {scan.source.shown: len(scan.frame) + len(scan.bad) for scan in scans}
-    constraints: dict[str, int] = {}
-    for scan in scans:
-        for name, number in scan.notes.items():
-            constraints[name] = constraints.get(name, 0) + number
+    constraints: Counter[str] = sum((scan.notes for scan in scans), Counter())
+    tags: Counter[str] = sum((scan.foreign_tags for scan in scans), Counter())
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "package_version": package_version(),
@@ -154,7 +203,8 @@ def _entry(
             "bad": bad,
         },
         "pbc": sorted(set().union(*(scan.pbc for scan in scans))),
-        "constraints_not_stored": constraints,
+        "constraints_not_stored": dict(constraints),
+        "tags_of_another_convention": dict(tags),
     }
 
 

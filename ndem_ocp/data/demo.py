@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .lock import describe, one_writer
 from .convert import convert
 from .errors import DataError
 from .parallel import check_stop, run_tasks
@@ -91,6 +92,7 @@ class SystemTask:
     path: str
 
 
+@one_writer
 def make_demo(
     out: str | Path,
     size: str = "default",
@@ -119,14 +121,19 @@ def make_demo(
     check_target(out, None, overwrite)
     with terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="ndem-demo-") as folder:
         tasks = plan_systems(SIZES[size], seed, Path(folder))
-        run_tasks(
-            make_system,
-            tasks,
-            workers=workers,
-            describe="computing",
-            size=lambda task: task.relaxation + task.rattled,
-            progress=progress,
-        )
+        try:
+            run_tasks(
+                make_system,
+                tasks,
+                workers=workers,
+                describe="computing",
+                size=lambda task: task.relaxation + task.rattled,
+                progress=progress,
+            )
+        except OSError as error:
+            raise DataError(
+                f"{folder}: {describe(error)}; set TMPDIR to a folder with room"
+            ) from None
         sources = [Source(t.path, t.name, "traj", f"demo:{t.name}") for t in tasks]
         options = ConvertOptions(
             energy_reference="linear", max_force=MAX_FORCE, seed=seed, overwrite=overwrite

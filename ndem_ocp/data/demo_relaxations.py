@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .lock import one_writer
 from .demo import SIZES, build_slab, plan_systems, system_generator
 from .errors import DataError
 from .sources import Source
+from .staging import staging
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 FMAX = 0.02  # eV/A
 _STEPS = 300
 
 
+@one_writer
 def make_relaxations(out: str | Path, systems: int = 8, size: str = "default", seed: int = 1000):
     """Relax new systems from the combinations of metal and adsorbate in the demo's ``train``.
 
@@ -28,29 +35,33 @@ def make_relaxations(out: str | Path, systems: int = 8, size: str = "default", s
     Raises:
         DataError: unknown size, or ``out`` is there and not empty.
     """
-    from ase.calculators.emt import EMT
-    from ase.io.trajectory import Trajectory
-    from ase.optimize import BFGS
-
     if size not in SIZES:
         raise DataError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out} is not empty; give another directory")
-    out.mkdir(parents=True, exist_ok=True)
-    tasks = [task for task in plan_systems(SIZES[size], seed, out) if task.split == "train"]
+    tasks = [t for t in plan_systems(SIZES[size], seed, out) if t.split == "train"]
     sources = []
-    for number in range(systems):
-        task = tasks[number % len(tasks)]
-        slab = build_slab(task, system_generator(seed, f"relaxation {number}"))
-        slab.calc = EMT()
-        name = f"relaxation_{number:04d}_{task.metal}_{task.facet}_{task.adsorbate}"
-        path = out / f"{name}.traj"
-        with Trajectory(str(path), "w", slab) as trajectory:
-            optimizer = BFGS(slab, logfile=None, maxstep=0.1)
-            optimizer.attach(trajectory.write)
-            optimizer.run(fmax=FMAX, steps=_STEPS)
-        if not np.isfinite(slab.get_potential_energy()):
-            raise DataError(f"{path}: EMT gave no finite energy")
-        sources.append(Source(str(path), name, "traj", f"demo:{name}"))
+    with staging(out, None) as folder:
+        for number in range(systems):
+            task = tasks[number % len(tasks)]
+            name = f"relaxation_{number:04d}_{task.metal}_{task.facet}_{task.adsorbate}"
+            slab = build_slab(task, system_generator(seed, f"relaxation {number}"))
+            _relax(slab, folder / f"{name}.traj")
+            sources.append(Source(str(out / f"{name}.traj"), name, "traj", f"demo:{name}"))
     return sources
+
+
+def _relax(slab: Atoms, path: Path) -> None:
+    """Relax a slab and write every step."""
+    from ase.calculators.emt import EMT
+    from ase.io.trajectory import Trajectory
+    from ase.optimize import BFGS
+
+    slab.calc = EMT()
+    with Trajectory(str(path), "w", slab) as trajectory:
+        optimizer = BFGS(slab, logfile=None, maxstep=0.1)
+        optimizer.attach(trajectory.write)
+        optimizer.run(fmax=FMAX, steps=_STEPS)
+    if not np.isfinite(slab.get_potential_energy()):
+        raise DataError(f"{path.name}: EMT gave no finite energy")

@@ -10,7 +10,7 @@ class DataError(NDeMError, ValueError):
 
 
 class FrameError(ValueError):
-    """One frame cannot be used. The message is the reason alone, without file and frame."""
+    """A frame or a file cannot be used. The message is the reason alone, without file and frame."""
 
 
 class Stopped(RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from .statistics import Accumulator, Statistics
 from .units import DEFAULT
@@ -61,6 +62,9 @@ class Chunk:
     pbc: set[str] = field(default_factory=set)
     tagged: bool = False
     keys: Counter[str] = field(default_factory=Counter)  # labels that the records have
+    formulas: dict[Any, str] = field(
+        default_factory=dict
+    )  # number of a system -> of its first record
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep the first ones of each kind."""

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import FrameError
+from .labels import LARGEST, energy_of, forces_of
+from .tags import are_layers, derive_tags, tags_from_layers
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: elements that count as adsorbate at the end of the list of atoms: H, C, N, O
-ADSORBATE_ELEMENTS = (1, 6, 7, 8)
+MAX_ATOMIC_NUMBER = 118
+#: A; further from the origin than this, float64 itself cannot hold a bond length to 1e-4 A
+_TOO_FAR = 1e11
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class LabelOptions:
         energy_key: key in ``atoms.info`` (or of a database row) of the energy in eV; None: ASE's.
         forces_key: key in ``atoms.arrays`` of the forces in eV/A; None: ASE's.
         system_key: key in ``atoms.info`` (or of a database row) that names the system.
-        tags: ``auto`` derives tags where they are all 0, ``keep`` never does.
+        tags: ``auto`` derives tags where they are all 0 or of another convention than OC20's,
+            ``keep`` never does.
     """
 
     energy_key: str | None = None
@@ -46,6 +50,7 @@ class Frame:
         forces: (N, 3) float64, eV/A, without the effect of constraints.
         fixed: (N,) int64, 1 for atoms held by FixAtoms.
         tags: (N,) int64, 0 below the surface, 1 surface, 2 adsorbate.
+        foreign_tags: what the source's tags were when they were not OC20's, else "".
     """
 
     numbers: np.ndarray
@@ -56,6 +61,7 @@ class Frame:
     forces: np.ndarray
     fixed: np.ndarray
     tags: np.ndarray
+    foreign_tags: str = ""
 
     def max_free_force(self) -> float:
         """Largest force norm over the free atoms, eV/A (0 when all atoms are fixed)."""
@@ -67,61 +73,82 @@ def read_frame(atoms: Atoms, options: LabelOptions) -> Frame:
     """Take the arrays of a frame and check them.
 
     Raises:
-        FrameError: no energy or forces, NaN or infinite numbers, a lattice vector of length 0 in
-            a periodic direction, wrong shapes. The message is the reason and the way out.
+        FrameError: no energy or forces, labels that are no numbers, NaN or infinite numbers,
+            atoms of no element, a lattice vector of length 0 in a periodic direction, wrong shapes,
+            tags that are not OC20's under ``tags: keep``. The message is the reason and the way
+            out.
     """
     if len(atoms) == 0:
         raise FrameError("the frame has no atoms")
-    energy, forces = _energy(atoms, options.energy_key), _forces(atoms, options.forces_key)
+    energy = energy_of(atoms, options.energy_key)
+    forces = forces_of(atoms, options.forces_key)
+    numbers = _elements(atoms)
+    positions, cell, pbc = _geometry(atoms)
+    fixed = fixed_atoms(atoms)
+    given = np.asarray(atoms.get_tags(), dtype=np.int64)
+    tags, foreign = _tags(given, numbers, fixed, positions, cell, pbc, options.tags)
+    return Frame(numbers, positions, cell, pbc, energy, forces, fixed, tags, foreign)
+
+
+def _elements(atoms: Atoms) -> np.ndarray:
+    """(N,) int64 atomic numbers."""
+    numbers = np.asarray(atoms.get_atomic_numbers(), dtype=np.int64)
+    bad = np.flatnonzero((numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))
+    if len(bad):
+        raise FrameError(
+            f"atom {bad[0]} has atomic number {numbers[bad[0]]}"
+            f"{' (X, a ghost atom)' if numbers[bad[0]] == 0 else ''}, elements go from 1 to "
+            f"{MAX_ATOMIC_NUMBER} ({len(bad)} such atoms); correct or remove it in the source"
+        )
+    return numbers
+
+
+def _geometry(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (N, 3) A, cell (3, 3) A with unit vectors for missing ones, and pbc (3,)."""
     positions = np.asarray(atoms.get_positions(), dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
-    lengths = np.linalg.norm(np.asarray(atoms.cell[:], dtype=np.float64), axis=1)
-    if np.any(pbc & (lengths < 1e-6)):
+    cell = np.asarray(atoms.cell[:], dtype=np.float64)
+    for name, values, limit in (("positions", positions, _TOO_FAR), ("cell", cell, LARGEST)):
+        if not np.all(np.isfinite(values)):
+            raise FrameError(f"NaN or infinite {name}")
+        if np.abs(values).max(initial=0.0) > limit:
+            raise FrameError(f"{name} of up to {np.abs(values).max():.3g} A")
+    if np.any(pbc & (np.linalg.norm(cell, axis=1) < 1e-6)):
         raise FrameError(
             "periodic along a lattice vector of length 0; set pbc or the cell in the source"
         )
     cell = np.array(atoms.get_cell(complete=True), dtype=np.float64)
-    for name, values in (("positions", positions), ("cell", cell)):
-        if not np.all(np.isfinite(values)):
-            raise FrameError(f"NaN or infinite {name}")
     if pbc.any() and abs(np.linalg.det(cell)) < 1e-6:
         raise FrameError("periodic with a cell of volume 0; correct the cell in the source")
-    numbers = np.asarray(atoms.get_atomic_numbers(), dtype=np.int64)
-    fixed = fixed_atoms(atoms)
-    tags = np.asarray(atoms.get_tags(), dtype=np.int64)
-    if options.tags == "auto" and not tags.any():
-        tags = derive_tags(numbers, fixed, bool(pbc.any()))
-    return Frame(numbers, positions, cell, pbc, energy, forces, fixed, tags)
+    return positions, cell, pbc
 
 
-def _energy(atoms: Atoms, key: str | None) -> float:
-    results = atoms.calc.results if atoms.calc is not None else {}
-    value = results.get("energy") if key is None else atoms.info.get(key, results.get(key))
-    if value is None:
+def _tags(
+    given: np.ndarray,
+    numbers: np.ndarray,
+    fixed: np.ndarray,
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    mode: str,
+) -> tuple[np.ndarray, str]:
+    """OC20's tags, and what the given ones were when they were not OC20's."""
+    derived = derive_tags(numbers, fixed, bool(pbc.any()))
+    if not given.any():
+        return (derived if mode == "auto" else given), ""
+    layers = are_layers(given, numbers, fixed, positions, cell, pbc)
+    outside = given.min() < 0 or given.max() > 2
+    if not layers and not outside:
+        return given, ""
+    what = f"{given.min()} to {given.max()}" + (", layers from the top as in ASE" if layers else "")
+    if mode == "auto":
+        return (tags_from_layers(given, fixed) if layers else derived), what
+    if outside:
         raise FrameError(
-            f"no energy{'' if key is None else f' under {key!r}'} (the frame has: "
-            f"{sorted({*results, *atoms.info}) or 'no labels at all'}); name it with --energy-key"
+            f"its tags are {what}, OC20's are 0 (below the surface), 1 (surface) and 2 "
+            "(adsorbate); leave out --tags keep to have them derived"
         )
-    if not np.isfinite(float(value)):
-        raise FrameError(f"the energy is {float(value)}")
-    return float(value)
-
-
-def _forces(atoms: Atoms, key: str | None) -> np.ndarray:
-    results = atoms.calc.results if atoms.calc is not None else {}
-    value = results.get("forces") if key is None else atoms.arrays.get(key, results.get(key))
-    if value is None:
-        raise FrameError(
-            f"no forces{'' if key is None else f' under {key!r}'} (the frame has: "
-            f"{sorted({*results, *atoms.arrays})}); name them with --forces-key"
-        )
-    forces = np.asarray(value, dtype=np.float64)
-    if forces.shape != (len(atoms), 3):
-        raise FrameError(f"forces of shape {forces.shape} for {len(atoms)} atoms")
-    bad = np.flatnonzero(~np.isfinite(forces).all(axis=1))
-    if len(bad):
-        raise FrameError(f"NaN or infinite forces on {len(bad)} atoms, the first is atom {bad[0]}")
-    return forces
+    return given, what
 
 
 def fixed_atoms(atoms: Atoms) -> np.ndarray:
@@ -139,30 +166,3 @@ def other_constraints(atoms: Atoms) -> list[str]:
     """Names of the constraints that the record layout cannot hold (all but FixAtoms)."""
     names = {type(constraint).__name__ for constraint in atoms.constraints}
     return sorted(names - {"FixAtoms"})
-
-
-def derive_tags(numbers: np.ndarray, fixed: np.ndarray, periodic: bool) -> np.ndarray:
-    """OC20's tags where the source has none.
-
-    0 = fixed atoms, 2 = the trailing run of free C, H, N and O atoms (the adsorbate, which OC20
-    puts last), 1 = all other atoms. A molecule (not periodic) is all adsorbate, 2, but for fixed
-    atoms. When the trailing run would be the whole structure of a periodic system, nothing tells
-    slab and adsorbate apart and all free atoms are 1.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        fixed: (N,) 1 for fixed atoms.
-        periodic: the structure is periodic in some direction.
-
-    Returns:
-        (N,) int64 tags.
-    """
-    free = fixed == 0
-    tags = free.astype(np.int64)
-    if not periodic:
-        return 2 * tags
-    candidate = np.isin(numbers, ADSORBATE_ELEMENTS) & free
-    others = np.flatnonzero(~candidate)
-    if len(others):
-        tags[others[-1] + 1 :] = 2
-    return tags

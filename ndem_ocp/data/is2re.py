@@ -7,19 +7,21 @@ run-relaxations`` and ``ndem eval --relax`` start from and compare with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .lock import one_writer
 from .convert import package_version
-from .errors import DataError, FrameError
-from .frames import Frame, LabelOptions, read_frame
+from .errors import DataError
+from .frames import LabelOptions
+from .positions import near_cell, near_origin
 from .reference import load_linear
+from .relaxation_files import RISE, Relaxation, read_relaxations
 from .shards import structure_of, write_metadata, write_records
-from .sources import Source, iter_frames
+from .sources import Source
 from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_json
 
 if TYPE_CHECKING:
@@ -28,42 +30,6 @@ if TYPE_CHECKING:
 #: what the ``relax`` section of a configuration needs beside ``src``
 KEY_MAPPING = {"y_relaxed": "energy_relaxed"}
 _RELAXED = 0.05  # eV/A; OC20's relaxations end at 0.03
-
-
-@dataclass(frozen=True)
-class Relaxation:
-    """First and last frame of a trajectory, and how many frames it has."""
-
-    source: Source
-    first: Frame
-    last: Frame
-    frames: int
-
-
-def read_relaxation(source: Source, options: LabelOptions) -> Relaxation:
-    """The ends of a trajectory.
-
-    Raises:
-        DataError: a file that cannot be read, fewer than two frames, or ends that differ in
-            their atoms.
-    """
-    first = last = None
-    count = 0
-    for index, atoms in iter_frames(source):
-        if isinstance(atoms, Exception):
-            where = "" if index is None else f": frame {index}"
-            raise DataError(f"{source.shown}{where} cannot be read ({atoms})")
-        first = atoms if first is None else first
-        last, count = atoms, count + 1
-    if count < 2:
-        raise DataError(f"{source.shown}: {count} frame(s); a relaxation has a first and a last one")
-    try:
-        ends = [read_frame(atoms, options) for atoms in (first, last)]
-    except FrameError as error:
-        raise DataError(f"{source.shown}: its first or last frame: {error}") from None
-    if not np.array_equal(ends[0].numbers, ends[1].numbers):
-        raise DataError(f"{source.shown}: its first and its last frame have different atoms")
-    return Relaxation(source, ends[0], ends[1], count)
 
 
 def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
@@ -81,8 +47,10 @@ def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
     from torch_geometric.data import Data
 
     first, last = relaxation.first, relaxation.last
+    shift = near_origin(first.positions, first.cell, first.pbc) - first.positions
+    relaxed = near_cell(last.positions + shift, first.cell, first.pbc)
     return Data(
-        pos_relaxed=torch.tensor(last.positions, dtype=torch.float32),
+        pos_relaxed=torch.tensor(relaxed, dtype=torch.float32),
         y_init=first.energy - reference,
         y_relaxed=last.energy - reference,
         **structure_of(first),
@@ -90,22 +58,26 @@ def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
     )
 
 
+@one_writer
 def convert_relaxations(
     sources: Iterable[Source],
     out: str | Path,
     *,
     energy_reference: str = "none",
     options: LabelOptions | None = None,
+    skip_bad: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the ends of relaxation trajectories as ``out/data.0000.lmdb``; returns dataset.json.
 
     Args:
-        sources: one trajectory each. out: the directory.
+        sources: a relaxation each, or several told apart by ``options.system_key``.
+        out: the directory.
         energy_reference: as the model's training data have it: ``none``; ``last-frame``, which
             makes every relaxed energy 0; or an npz with ``coeff`` by atomic number (eV per atom),
             the ``linear_reference.npz`` beside those data.
-        options: where labels are found. overwrite: replace what this function wrote before.
+        options: where labels are found. skip_bad: leave out and list sources that are no
+            relaxations. overwrite: replace what this function wrote before.
 
     Raises:
         DataError: for a source that is no relaxation, an element without a reference, or a
@@ -113,9 +85,7 @@ def convert_relaxations(
     """
     out = Path(out)
     check_target(out, None, overwrite)
-    found = [read_relaxation(source, options or LabelOptions()) for source in sources]
-    if not found:
-        raise DataError("no relaxations to convert")
+    found, bad = _read_all(sources, options or LabelOptions(), skip_bad)
     references = list(_references(found, energy_reference))
     records = [to_record(r, sid, e) for sid, (r, e) in enumerate(zip(found, references))]
     atoms = sum(int(record.natoms) for record in records)
@@ -124,14 +94,17 @@ def convert_relaxations(
         "records": len(records),
         "atoms": atoms,
         "unconverged": sum(r.last.max_free_force() > _RELAXED for r in found),
+        "rising": sum(r.rise > RISE for r in found),
+        "bad": bad,
         "energy_reference": energy_reference,
         "version": package_version(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     systems = {
         str(sid): {
-            "source": r.source.shown,
+            "source": r.shown,
             "frames": r.frames,
+            "rise_eV": round(r.rise, 4),
             "max_free_force_of_last": round(r.last.max_free_force(), 4),
         }
         for sid, r in enumerate(found)
@@ -143,6 +116,24 @@ def convert_relaxations(
         write_json(folder / DATASET_FILE, entry)
         write_json(folder / SYSTEMS_FILE, systems)
     return entry
+
+
+def _read_all(
+    sources: Iterable[Source], options: LabelOptions, skip_bad: bool
+) -> tuple[list[Relaxation], list[str]]:
+    """The relaxations, and a message for each source that is left out."""
+    found: list[Relaxation] = []
+    bad: list[str] = []
+    for source in sources:
+        try:
+            found += read_relaxations(source, options)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{error} (--skip-bad leaves out and lists such files)") from None
+            bad.append(str(error))
+    if not found:
+        raise DataError("no relaxations to convert" + "".join(f"\n  {line}" for line in bad))
+    return found, bad
 
 
 def _references(found: list[Relaxation], given: str) -> Iterator[float]:
@@ -158,7 +149,7 @@ def _references(found: list[Relaxation], given: str) -> Iterator[float]:
         missing = sorted({int(z) for z in numbers[~seen[numbers]]})
         if missing:
             raise DataError(
-                f"{relaxation.source.shown}: {given} has no coefficient for "
+                f"{relaxation.shown}: {given} has no coefficient for "
                 f"{', '.join(chemical_symbols[z] for z in missing)}"
             )
         yield float(coefficients[numbers].sum())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .lock import one_writer
 from .errors import DataError
 from .index_split import SplitOptions, indices_hash, make_split, random_split
 from .md17_files import LABELS, Trajectory, join, read_trajectory
@@ -45,6 +46,7 @@ class Md17Options:
     overwrite: bool = False
 
 
+@one_writer
 def convert_md17(
     files: Sequence[str | Path],
     out: str | Path,

@@ -17,7 +17,8 @@ import numpy as np
 from .convert import package_version
 from .molecules import Molecules
 from .parallel import check_stop, one_thread, run_tasks
-from .shards import write_metadata, write_records
+from .positions import near_origin
+from .shards import counted, write_metadata, write_records
 from .staging import DATASET_FILE, SYSTEMS_FILE, write_json
 from .statistics import Accumulator, Statistics
 
@@ -73,8 +74,10 @@ def to_data(molecules: Molecules, row: int, double: bool = False) -> Data:
         fields[name] = torch.tensor([value], dtype=torch.float64) if double else value
     if molecules.forces is not None:
         fields["force"] = torch.tensor(molecules.forces[atoms], dtype=torch.float32)
+    positions = molecules.positions[atoms].astype(np.float64)
+    positions = near_origin(positions, np.eye(3), np.zeros(3, dtype=bool))
     return Data(
-        pos=torch.tensor(molecules.positions[atoms], dtype=torch.float32),
+        pos=torch.tensor(positions, dtype=torch.float32),
         cell=torch.zeros(1, 3, 3),
         pbc=torch.zeros(1, 3, dtype=torch.bool),
         atomic_numbers=torch.tensor(molecules.numbers[atoms].astype(np.int64)),
@@ -92,19 +95,14 @@ def write_molecule_shard(task: MoleculeShard) -> Accumulator | None:
     total = Accumulator() if task.statistics else None
 
     def records() -> Iterator[Data]:
-        previous = None
         for row in task.rows:
             check_stop()
-            record = to_data(task.molecules, row, task.double)
-            if total is not None:
-                fields = record.to_dict()
-                total.add(fields, previous)
-                previous = fields
-            yield record
+            yield to_data(task.molecules, row, task.double)
 
+    made = records() if total is None else counted(records(), total)
     atoms = int(task.molecules.natoms[task.rows].sum())
     with one_thread():
-        write_records(task.path, records(), atoms, len(task))
+        write_records(task.path, made, atoms, len(task))
     return total
 
 
@@ -145,6 +143,7 @@ def write_splits(
             "systems": len(np.unique(molecules.sid[rows])),
             "atoms": int(natoms.sum()),
             "shards": len(parts),
+            "elements": np.unique(molecules.take(rows).numbers).astype(int).tolist(),
         }
     sums = run_tasks(
         write_molecule_shard,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,8 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .errors import Stopped
+from .errors import DataError, Stopped
 
+_LOOK_EVERY = 0.5  # s, whether the parent of a worker is still there
 _stop: Any = None
 INTERRUPTED = threading.Event()  # set by the signal handler of terminate_as_interrupt
 
@@ -26,11 +29,19 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
-def _start_worker(stop: Any) -> None:
-    """Leave Ctrl-C to the parent, which then sets ``stop`` for all workers."""
+def _start_worker(stop: Any, parent: int) -> None:
+    """Leave Ctrl-C to the parent, which then sets ``stop`` for all workers; end when it is gone."""
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which cannot say so when it is killed."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY)
+    os._exit(1)
 
 
 def check_stop() -> None:
@@ -59,7 +70,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(stop,)
+        workers, mp_context=context, initializer=_start_worker, initargs=(stop, os.getpid())
     )
     try:
         yield pool
@@ -93,7 +104,7 @@ def run_tasks(
             always run in a worker process, so that this process survives them.
 
     Raises:
-        RuntimeError: a worker process died and ``crashed`` was not given.
+        DataError: a worker process died and ``crashed`` was not given.
     """
     results: dict[int, Any] = {}
     with tqdm(
@@ -144,7 +155,7 @@ def _run_one_by_one(
         if index in results:
             continue
         if crashed is None:
-            raise RuntimeError(
+            raise DataError(
                 "a worker process died (out of memory, or killed); try again with --workers 1"
             )
         try:

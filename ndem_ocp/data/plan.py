@@ -180,3 +180,27 @@ def describe_systems(plan: Plan) -> dict[str, Any]:
             entry["reference_energy_eV"] = float(plan.reference.energy[rows[0]])
         entries[name] = entry
     return entries
+
+
+def merge_systems(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """systems.json with the systems of a conversion added.
+
+    Args:
+        old: systems.json so far. new: of the conversion; its splits replace those of the same name.
+    """
+    made = {split for entry in new.values() for split in entry["split"]}
+    merged = {}
+    for name, entry in old.items():
+        left = [split for split in entry["split"] if split not in made]
+        if left:
+            frames = entry["frames"] if left == entry["split"] else 0  # not known split by split
+            merged[name] = {**entry, "split": left, "frames": frames}
+    for name, entry in new.items():
+        before = merged.get(name, {"split": [], "source": [], "frames": 0})
+        merged[name] = {
+            **entry,
+            "split": sorted({*before["split"], *entry["split"]}),
+            "source": list(dict.fromkeys([*before["source"], *entry["source"]])),
+            "frames": before["frames"] + entry["frames"],
+        }
+    return merged

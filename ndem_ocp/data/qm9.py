@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .lock import one_writer
 from .errors import DataError
 from .fields import QM9_UNITS
 from .index_split import SplitOptions, make_split
@@ -48,6 +49,7 @@ class Qm9Options:
     overwrite: bool = False
 
 
+@one_writer
 def convert_qm9(
     source: str,
     out: str | Path,

@@ -106,6 +106,13 @@ def _read_npz(path: Path) -> Qm9Arrays:
                 f"{path}: `{key}` is {arrays[key].dtype} of shape {arrays[key].shape}, expected "
                 f"numbers of shape {shapes[key]} for {count} molecules (`N`) of {atoms} atoms"
             )
+    for key in ("Z", "N", "Index"):
+        broken = np.flatnonzero(arrays[key] != np.round(arrays[key]))
+        if len(broken):
+            raise DataError(
+                f"{path}: `{key}`: entry {broken[0]} is {arrays[key][broken[0]]:g}, expected whole "
+                "numbers; make the file again"
+            )
     targets = {name: arrays[key].astype(np.float64) for name, (_, key) in COLUMNS.items()}
     keys = {"positions": "R", "numbers": "Z"} | {name: key for name, (_, key) in COLUMNS.items()}
     return Qm9Arrays(

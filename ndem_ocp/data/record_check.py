@@ -16,7 +16,9 @@ from .fields import (
     has_forces,
     properties_of,
 )
+from .positions import FAR
 from .reader.geometry import close_pair, flattest, lonely_atom, nearest
+from .tags import are_layers
 
 __all__ = ["ERROR", "WARNING", "CheckOptions", "Problem", "check_record", "close_pair"]
 
@@ -26,6 +28,7 @@ Problem = tuple[str, str, str]  # severity, kind, message
 _REQUIRED = ("pos", "cell", "atomic_numbers", "natoms")
 _WANTED = ("fixed", "tags", "sid", "fid")
 _MAX_ATOMIC_NUMBER = 118
+_FINITE = ("y", "energy", *QM9_UNITS, "force", "forces", "pos", "cell", "atomic_numbers")
 _MAX_FLOAT = float(np.finfo(np.float32).max)  # labels become float32 in a batch
 _SHAPED: dict[str, tuple[int | str, ...]] = {
     "pos": ("natoms", 3),
@@ -112,12 +115,13 @@ def shape_problem(
 
 def _check_values(fields: dict[str, Any]) -> list[Problem]:
     problems = []
-    for key in ("y", "energy", *QM9_UNITS, "force", "forces", "pos", "cell"):
+    for key in _FINITE:
         if fields.get(key) is not None:
             problem = _not_finite(key, as_array(fields[key]))
             problems += [] if problem is None else [(ERROR, *problem)]
-    problem = _wrong_elements(as_array(fields["atomic_numbers"]), _MAX_ATOMIC_NUMBER)
-    problems += [] if problem is None else [(ERROR, *problem)]
+    if not problems:
+        problem = _wrong_elements(as_array(fields["atomic_numbers"]), _MAX_ATOMIC_NUMBER)
+        problems += [] if problem is None else [(ERROR, *problem)]
     for key, allowed in (("fixed", (0, 1)), ("tags", (0, 1, 2))):
         if fields.get(key) is not None and not np.isin(as_array(fields[key]), allowed).all():
             values = np.unique(as_array(fields[key])).tolist()
@@ -146,7 +150,12 @@ def _not_finite(key: str, array: np.ndarray) -> tuple[str, str] | None:
 
 
 def _wrong_elements(numbers: np.ndarray, largest: int) -> tuple[str, str] | None:
-    if not numbers.size or (numbers.min() >= 1 and numbers.max() <= largest):
+    if not numbers.size:
+        return None
+    broken = numbers[numbers != np.round(numbers)]
+    if len(broken):
+        return "value", f"an atomic number {broken[0]:g}, which is no whole number"
+    if numbers.min() >= 1 and numbers.max() <= largest:
         return None
     message = f"atomic numbers {int(numbers.min())} to {int(numbers.max())}"
     return "value", message + ("" if largest == _MAX_ATOMIC_NUMBER else f" (largest: {largest})")
@@ -158,9 +167,43 @@ def _check_geometry(fields: dict[str, Any], options: CheckOptions) -> list[Probl
     if not all(np.isfinite(arrays[key]).all() for key in ("pos", "cell")):
         return problems
     problem = geometry_problem(arrays, options.min_distance, options.cutoff)
-    if problem is None:
-        return problems
-    return [*problems, (WARNING if problem[0] == "isolated" else ERROR, *problem)]
+    if problem is not None:
+        problems.append((WARNING if problem[0] == "isolated" else ERROR, *problem))
+    problems += _check_far(arrays["pos"])
+    if problem is None or problem[0] != "cell":
+        problems += _check_tags(fields, arrays)
+    return problems
+
+
+def _check_far(positions: np.ndarray) -> list[Problem]:
+    """Coordinates so large that float32 has lost bond lengths."""
+    largest = np.abs(positions).max(initial=0.0)
+    if positions.dtype != np.float32 or largest <= 10 * FAR:
+        return []
+    message = (
+        f"coordinates of up to {largest:.3g} A, which float32 holds to {np.spacing(largest):.1g} A; "
+        "convert the source again (atoms are shifted by lattice vectors first)"
+    )
+    return [(WARNING, "far", message)]
+
+
+def _check_tags(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Problem]:
+    """Tags that are OC20's numbers with another meaning."""
+    if fields.get("tags") is None or "pbc" not in arrays:
+        return []
+    layers = are_layers(
+        as_array(fields["tags"]),
+        as_array(fields["atomic_numbers"]),
+        (~free_atoms(fields)).astype(int),
+        arrays["pos"].astype(np.float64),
+        arrays["cell"].reshape(3, 3).astype(np.float64),
+        arrays["pbc"].reshape(3).astype(bool),
+    )
+    message = (
+        "its tags look like layers from the top as in ASE (0 = adsorbate), OC20's are 0 below the "
+        "surface, 1 surface, 2 adsorbate; convert the source again with --tags auto"
+    )
+    return [(WARNING, "tags", message)] if layers else []
 
 
 def geometry_problem(

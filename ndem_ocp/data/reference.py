@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,12 @@ def load_linear(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return coefficients, seen
 
 
+def fingerprint(coefficients: np.ndarray, seen: np.ndarray) -> str:
+    """What tells two sets of coefficients apart: a SHA-256 of both arrays."""
+    covered = np.where(seen, coefficients, 0.0).astype("<f8")
+    return hashlib.sha256(covered.tobytes() + seen.astype("u1").tobytes()).hexdigest()
+
+
 def save_linear(path: Path, coefficients: np.ndarray, seen: np.ndarray) -> None:
     """Write ``coeff`` (SIZE,), eV per atom by atomic number, and ``seen`` (SIZE,) bool."""
     np.savez(path, coeff=coefficients, seen=seen)
@@ -165,4 +172,5 @@ def apply_reference(mode: str, table: FrameTable, train: np.ndarray, last: np.nd
     else:
         coefficients, seen = load_linear(mode)
         record = {"kind": "linear", "fitted_on": None, "file": str(mode)}
+    record["sha256"] = fingerprint(coefficients, seen)
     return Reference(linear_energy(table, coefficients, seen), coefficients, seen, record)

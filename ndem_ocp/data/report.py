@@ -8,7 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import DataError
 from .fields import QM9_UNITS
+from .lock import describe
+from .split_record import element_problem, split_record
 from .staging import write_json
 from .units import DEFAULT, units_of
 
@@ -25,6 +28,10 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
             f"{Path(out) / split}: {counts['frames']} frames of {counts['systems']} systems, "
             f"{counts['atoms']} atoms, {counts['shards']} shard(s)"
         )
+    for split in entry["splits"]:
+        problem = element_problem(*(split_record(Path(out) / name) for name in ("train", split)))
+        if problem is not None:
+            _warn(f"{problem}; move such systems to train (--seed, fractions), or leave them out")
     dropped = entry["dropped"]
     for path, number in dropped["above_max_force_per_source"].items():
         print(f"dropped {number} frame(s) above --max-force: {path}")
@@ -34,6 +41,13 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
         print(f"skipped {len(dropped['bad'])} unusable frame(s) or file(s), listed in dataset.json")
     for name, number in entry["constraints_not_stored"].items():
         _warn(f"{name} constraints on {number} frame(s) are not stored; only FixAtoms is")
+    derived = entry["options"]["labels"]["tags"] == "auto"
+    for values, number in entry["tags_of_another_convention"].items():
+        _warn(
+            f"the tags of {number} frame(s) are not OC20's ({values}); "
+            + ("they were derived anew" if derived else "they are kept as they are")
+            + " (0 below the surface, 1 surface, 2 adsorbate)"
+        )
     if len(entry["pbc"]) > 1:
         _warn(
             f"different periodicity in one data set ({', '.join(entry['pbc'])}): fairchem refuses "
@@ -152,7 +166,11 @@ def normalizer_yaml(report: SplitReport) -> str:
 
 
 def write_check(path: str | Path, reports: list[SplitReport], options: CheckOptions) -> None:
-    """Write all kept findings, their counts and the statistics as JSON."""
+    """Write all kept findings, their counts and the statistics as JSON.
+
+    Raises:
+        DataError: the disk does not take it.
+    """
     content = {
         "options": {k: v for k, v in asdict(options).items() if k != "force_unit"},
         "splits": [
@@ -166,4 +184,7 @@ def write_check(path: str | Path, reports: list[SplitReport], options: CheckOpti
             for report in reports
         ],
     }
-    write_json(Path(path), content)
+    try:
+        write_json(Path(path), content)
+    except OSError as error:
+        raise DataError(f"--json {path} was not written: {describe(error)}") from None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .ase_files import iter_frames
 from .errors import DataError, FrameError
-from .frames import LabelOptions, other_constraints, read_frame
+from .frames import Frame, LabelOptions, other_constraints, read_frame
 from .parallel import check_stop, run_tasks
-from .sources import Source, iter_frames
+from .sources import Source
 
 Composition = tuple[tuple[int, int], ...]  # (atomic number, count), sorted
 
@@ -25,7 +27,8 @@ class SourceScan:
             force norm, eV/A. natoms: (n,). system, composition: (n,) indices into the two lists.
         systems: labels of the systems. compositions: what the atoms are.
         bad: ``{"file", "frame", "reason"}`` of each frame that cannot be used.
-        notes: things that the record layout drops, with the number of frames.
+        notes: constraints that the record layout drops, with the number of frames.
+        foreign_tags: tags of another convention than OC20's, with the number of frames.
         pbc: the periodicity settings seen, as strings like ``TTF``.
     """
 
@@ -39,7 +42,8 @@ class SourceScan:
     systems: list[str] = field(default_factory=list)
     compositions: list[Composition] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
-    notes: dict[str, int] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+    foreign_tags: Counter[str] = field(default_factory=Counter)
     pbc: set[str] = field(default_factory=set)
 
 
@@ -69,9 +73,11 @@ def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
     for index, atoms in iter_frames(source):
         check_stop()
         try:
+            if isinstance(atoms, FrameError):
+                raise FrameError(f"cannot be read: {atoms}")
             if isinstance(atoms, Exception):
                 raise FrameError(f"cannot be read ({type(atoms).__name__}: {atoms})")
-            data = read_frame(atoms, options)
+            data = _frame(atoms, options)
             label = _label(atoms, options.system_key)
         except FrameError as error:
             scan.bad.append({"file": source.path, "frame": index, "reason": str(error)})
@@ -85,10 +91,19 @@ def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
         key = (label, () if label is not None else composition)
         scan.system.append(systems.setdefault(key, len(systems)))
         scan.pbc.add("".join("T" if p else "F" for p in data.pbc))
-        for name in other_constraints(atoms):
-            scan.notes[name] = scan.notes.get(name, 0) + 1
+        scan.notes.update(other_constraints(atoms))
+        scan.foreign_tags.update([data.foreign_tags] if data.foreign_tags else [])
     _finish(scan, list(systems), list(compositions))
     return scan
+
+
+def _frame(atoms: Any, options: LabelOptions) -> Frame:
+    try:
+        return read_frame(atoms, options)
+    except FrameError:
+        raise
+    except Exception as error:  # a file can hold anything
+        raise FrameError(f"cannot be used ({type(error).__name__}: {error})") from None
 
 
 def _label(atoms: Any, key: str | None) -> str | None:

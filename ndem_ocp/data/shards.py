@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .accumulator import Accumulator
+from .ase_files import iter_frames
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
 from .parallel import check_stop, one_thread
+from .positions import near_origin
 from .reader.errors import Refused
 from .reader.unpickle import load_fields, load_integer
-from .sources import Source, iter_frames
+from .sources import Source
 
 if TYPE_CHECKING:
     import lmdb
@@ -60,8 +64,9 @@ def structure_of(frame: Frame) -> dict[str, Any]:
     """The fields of a record that describe the structure; :func:`to_data` has shapes and units."""
     import torch
 
+    positions = near_origin(frame.positions, frame.cell, frame.pbc)
     return {
-        "pos": torch.tensor(frame.positions, dtype=torch.float32),
+        "pos": torch.tensor(positions, dtype=torch.float32),
         "cell": torch.tensor(frame.cell, dtype=torch.float32).view(1, 3, 3),
         "pbc": torch.tensor(frame.pbc, dtype=torch.bool).view(1, 3),
         "atomic_numbers": torch.tensor(frame.numbers, dtype=torch.long),
@@ -128,29 +133,51 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
 
     Returns:
         The number of records written.
+
+    Raises:
+        DataError: the disk does not take it.
     """
     import lmdb
 
     map_size = 64 * 1024**2 + 4 * (count * 2 * _PAGE + atoms * 128)
-    with lmdb.open(str(path), map_size=map_size, subdir=False, lock=False) as env:
-        number = 0
-        transaction = env.begin(write=True)
-        for record in records:
-            transaction.put(str(number).encode("ascii"), _pickled(record))
-            number += 1
-            if number % _COMMIT_EVERY == 0:
-                transaction.commit()
-                transaction = env.begin(write=True)
-        transaction.put(b"length", pickle.dumps(number, protocol=4))
-        transaction.commit()
-        env.sync(True)
+    try:
+        with lmdb.open(str(path), map_size=map_size, subdir=False, lock=False) as env:
+            number = 0
+            transaction = env.begin(write=True)
+            for record in records:
+                transaction.put(str(number).encode("ascii"), _pickled(record))
+                number += 1
+                if number % _COMMIT_EVERY == 0:
+                    transaction.commit()
+                    transaction = env.begin(write=True)
+            transaction.put(b"length", pickle.dumps(number, protocol=4))
+            transaction.commit()
+            env.sync(True)
+    except lmdb.Error as error:
+        free = shutil.disk_usage(Path(path).parent).free / 1e6  # LMDB names a full disk as EIO
+        raise DataError(
+            f"{path}: cannot be written ({error}; {free:.1f} MB are free there); nothing was kept"
+        ) from None
     return number
 
 
-def write_shard(task: ShardTask) -> int:
-    """Read the frames of a task again and write its shard. Runs in a worker process."""
+def write_shard(task: ShardTask) -> Accumulator:
+    """Read the frames of a task again and write its shard; returns the sums over its records. Runs
+    in a worker process."""
+    total = Accumulator()
     with one_thread():
-        return write_records(task.path, _records(task), task.atoms, len(task))
+        write_records(task.path, counted(_records(task), total), task.atoms, len(task))
+    return total
+
+
+def counted(records: Iterable[Data], total: Accumulator) -> Iterator[Data]:
+    """The same records, added to ``total`` on the way."""
+    previous = None
+    for record in records:
+        fields = record.to_dict()
+        total.add(fields, previous)
+        previous = fields
+        yield record
 
 
 def _records(task: ShardTask) -> Iterator[Data]:

@@ -1,22 +1,20 @@
-"""Finding and reading the ASE files that a data set is made from."""
+"""Finding the ASE files that a data set is made from."""
 
 from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .errors import DataError
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 SUFFIXES = {".traj": "traj", ".extxyz": "xyz", ".xyz": "xyz", ".db": "db", ".json": "db"}
 #: suffixes looked for in directories; .json only counts as a database when it is named itself
 DIRECTORY_SUFFIXES = (".traj", ".extxyz", ".xyz", ".db")
+#: a file of any kind may be compressed: frames.extxyz.gz
+COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,33 @@ def expand_sources(arguments: Sequence[str]) -> list[Source]:
         for path in found:
             paths.setdefault(path.resolve(), path)
     for path in paths.values():
-        if path.suffix.lower() not in SUFFIXES:
+        if _suffix(path) not in SUFFIXES:
             raise DataError(
-                f"{path}: files of this kind cannot be read; known: {', '.join(SUFFIXES)}. "
-                "Convert it first, for example with `ase convert FILE out.traj`"
+                f"{path}: files of this kind cannot be read; known: {', '.join(SUFFIXES)}, also "
+                f"compressed ({', '.join(COMPRESSED)}). Convert it first, for example with "
+                "`ase convert FILE out.traj`"
             )
+    _refuse_twins(paths)
     return _named(list(paths.values()))
+
+
+def _plain(path: Path) -> Path:
+    """The path without the ending of a compressed file."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+
+
+def _suffix(path: Path) -> str:
+    return _plain(path).suffix.lower()
+
+
+def _refuse_twins(paths: Mapping[Path, Path]) -> None:
+    """A file and its compressed copy would give every frame twice, perhaps in two splits."""
+    for resolved, path in paths.items():
+        if _plain(resolved) != resolved and _plain(resolved) in paths:
+            raise DataError(
+                f"{path} and {_plain(path).name} are both among the sources; if one is the other's "
+                "compressed copy, name only one of them, else rename one"
+            )
 
 
 def _expand_one(argument: str) -> list[Path]:
@@ -73,7 +92,7 @@ def _expand_one(argument: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = (p for p in path.rglob("*") if p.suffix.lower() in DIRECTORY_SUFFIXES)
+        found = (p for p in path.rglob("*") if _suffix(p) in DIRECTORY_SUFFIXES)
         return sorted(p for p in found if p.is_file())
     matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
     return [
@@ -83,97 +102,12 @@ def _expand_one(argument: str) -> list[Path]:
 
 def _named(paths: list[Path]) -> list[Source]:
     """Give each file the shortest of stem, parent/stem and full path that is unique."""
-    candidates = [(p.stem, f"{p.parent.name}/{p.stem}", str(p)) for p in paths]
+    stems = [_plain(path).stem for path in paths]
+    candidates = [(s, f"{p.parent.name}/{s}", str(p)) for s, p in zip(stems, paths, strict=True)]
     counts = [Counter(column) for column in zip(*candidates, strict=True)]
     sources = []
     for path, names in zip(paths, candidates, strict=True):
         unique = (name for name, count in zip(names, counts, strict=True) if count[name] == 1)
         name = next(unique, str(path))
-        sources.append(Source(str(path), name, SUFFIXES[path.suffix.lower()]))
+        sources.append(Source(str(path), name, SUFFIXES[_suffix(path)]))
     return sources
-
-
-def iter_frames(
-    source: Source, frames: Sequence[int] | None = None
-) -> Iterator[tuple[int | None, Atoms | Exception]]:
-    """Read frames one at a time.
-
-    Args:
-        source: the file.
-        frames: increasing frame numbers to read (from 0, file order; databases: order of row
-            ids); None reads all.
-
-    Yields:
-        ``(frame number, Atoms)``, or ``(frame number, exception)`` for one that cannot be read,
-        or ``(None, exception)`` for a file that cannot be read at all. Reading goes on after an
-        unreadable frame where the format allows it (not in (ext)xyz).
-    """
-    reader = {"traj": _iter_trajectory, "xyz": _iter_xyz, "db": _iter_database}[source.kind]
-    yield from reader(source.path, frames)
-
-
-def _iter_trajectory(
-    path: str, frames: Sequence[int] | None
-) -> Iterator[tuple[int | None, Atoms | Exception]]:
-    from ase.io.trajectory import Trajectory
-
-    try:
-        trajectory = Trajectory(path)
-        count = len(trajectory)
-    except Exception as error:  # ase raises many kinds for a damaged file
-        yield None, error
-        return
-    with trajectory:
-        for index in range(count) if frames is None else frames:
-            try:
-                atoms = trajectory[int(index)]
-            except Exception as error:
-                yield int(index), error
-                continue
-            yield int(index), atoms
-
-
-def _iter_xyz(
-    path: str, frames: Sequence[int] | None
-) -> Iterator[tuple[int | None, Atoms | Exception]]:
-    from ase.io import iread
-
-    if frames is not None and len(frames) == 0:
-        return
-    first, last = (0, None) if frames is None else (int(frames[0]), int(frames[-1]) + 1)
-    wanted = None if frames is None else {int(f) for f in frames}
-    index = first
-    reader = iread(path, index=slice(first, last), format="extxyz")
-    while True:
-        try:
-            atoms = next(reader)
-        except StopIteration:
-            return
-        except Exception as error:
-            yield index, error
-            return
-        if wanted is None or index in wanted:
-            yield index, atoms
-        index += 1
-
-
-def _iter_database(
-    path: str, frames: Sequence[int] | None
-) -> Iterator[tuple[int | None, Atoms | Exception]]:
-    from ase.db import connect
-
-    try:
-        database = connect(path)
-        ids = sorted(row.id for row in database.select(include_data=False))
-    except Exception as error:
-        yield None, error
-        return
-    for index in range(len(ids)) if frames is None else frames:
-        try:
-            row = database.get(id=ids[int(index)])
-            atoms = row.toatoms()
-            atoms.info.update(row.key_value_pairs)
-        except Exception as error:
-            yield int(index), error
-            continue
-        yield int(index), atoms

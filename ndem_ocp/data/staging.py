@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file in one step: a reader sees the old or the new content, never a part."""
     temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -128,15 +133,26 @@ def staging(out: Path, split: str | None) -> Iterator[Path]:
 
     The block writes split directories and the JSON files into it. With ``split``, only that split
     and the JSON files are moved into an existing ``out``; else the whole directory replaces it.
-    On any exception (Ctrl-C and SIGTERM included) the temporary directory is removed.
+    On any exception (Ctrl-C and SIGTERM included) the temporary directory is removed. To be called
+    by the only writer of ``out`` (``lock.only_writer``).
+
+    Raises:
+        DataError: the target came into being while the block ran, where there are no locks.
     """
     out = out.resolve()  # through a link: the data stays on the disk that the link names
+    target = out if split is None else out / split
+    before = _identity(target)
     temporary = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         with terminate_as_interrupt():
             temporary.mkdir(parents=True)
             yield temporary
             raise_if_interrupted()
+        if _identity(target) != before:
+            raise DataError(
+                f"{target} was made or replaced by another conversion in the meantime; nothing was "
+                "written. Look at it, then give another --out, or --overwrite"
+            )
         if split is not None and out.is_dir():
             _replace(temporary / split, out / split)
             for name in (SYSTEMS_FILE, DATASET_FILE):
@@ -147,6 +163,14 @@ def staging(out: Path, split: str | None) -> Iterator[Path]:
             _replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which directory a path is, None where there is none or an empty one."""
+    if not path.is_dir() or not any(path.iterdir()):
+        return None
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _replace(new: Path, target: Path) -> None:

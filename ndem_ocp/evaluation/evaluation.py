@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ndem_ocp.evaluation.command import progress, readers
 from ndem_ocp.evaluation.force_changes import COLUMN, force_change_metrics
 from ndem_ocp.evaluation.model import LoadedModel, load_model
 from ndem_ocp.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
-from ndem_ocp.evaluation.splits import Split, open_split
+from ndem_ocp.evaluation.splits import Split, disagreements, open_split
 from ndem_ocp.evaluation.tables import table_of, write_tables
 from ndem_ocp.evaluation.units import columns_of, data_unit
 from ndem_ocp.inference.weights import EMA, LAST
@@ -43,6 +44,9 @@ def evaluate_splits(
     columns = [*columns_of(model.outputs), *([COLUMN] if args.curvature else [])]
     opened = [(split, open_split(model.config, split, list(model.outputs))) for split in splits]
     if rank.first:
+        for split in splits:
+            for problem in disagreements(model.config, split):
+                print(f"warning: {problem}.", file=sys.stderr)
         _prepare(out)
     found: dict[str, Any] = {}
     for split, dataset in opened:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.files import existing
 
@@ -19,6 +20,7 @@ _OF_THE_RUN = (
     *(f"{split}_split_settings" for split in ("train", "val", "test")),
 )
 _READER = "ndem_lmdb"
+ENERGY = "energy"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,18 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
             f"model predicts (it has: {has}). A test split without labels is for --submission."
         )
     return dataset
+
+
+def disagreements(config: dict[str, Any], split: Split) -> list[str]:
+    """Sentences about a split that does not go with the data that the model was trained on, as far
+    as their dataset.json are still there: another energy reference, elements never trained on."""
+    sources = (config.get("dataset") or {}).get("src") or []
+    trains = [split_record(s) for s in ([sources] if isinstance(sources, str) else sources)]
+    record = split_record(split.path)
+    problems = [reference_problem(t, record) for t in trains if ENERGY in config.get("outputs", ())]
+    if len(trains) == 1:
+        problems.append(element_problem(trains[0], record))
+    return [problem for problem in problems if problem is not None]
 
 
 def open_relaxations(config: dict[str, Any], split: Split) -> Any:

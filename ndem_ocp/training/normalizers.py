@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.data.split_record import split_record
 from ndem_ocp.data.staging import DATASET_FILE
 from ndem_ocp.training.config import ConfigError, check_records
 
@@ -29,8 +30,8 @@ HOST_GRADIENT_HEADS = (
 def resolve_normalizers(config: dict[str, Any]) -> None:
     """Turn ``normalizer: dataset`` into numbers, in place, and hand them to gradient heads.
 
-    The numbers are the training split's statistics in the ``dataset.json`` that ``ndem data md17``
-    or ``ndem data qm9`` wrote beside it: mean and standard deviation of each output per structure,
+    The numbers are the training split's statistics in the ``dataset.json`` that ``ndem data ase``,
+    ``md17`` or ``qm9`` wrote beside it: mean and standard deviation of each output per structure,
     and the rms of the force components (rms_F of Eq. 10). They end in the run's configuration and
     checkpoints.
 
@@ -53,18 +54,17 @@ def resolve_normalizers(config: dict[str, Any]) -> None:
 def _from_data(source: Any, outputs: list[str]) -> dict[str, dict[str, float]]:
     split = Path(source[0] if isinstance(source, list) else source)
     path = split.parent / DATASET_FILE
-    try:
-        statistics = json.loads(path.read_text())["conversions"][-1]["statistics"][split.name]
-    except (OSError, KeyError, IndexError, json.JSONDecodeError) as error:
+    statistics = split_record(split).statistics
+    if statistics is None:
         raise ConfigError(
-            f"{KEY}: dataset needs the statistics of {split.name!r} in {path} ({error!r}). `ndem "
-            "data md17` and `ndem data qm9` write them; for other data write numbers there, as "
+            f"{KEY}: dataset needs the statistics of {split.name!r} in {path}, and there are none. "
+            "`ndem data ase`, `md17` and `qm9` write them; for other data write numbers there, as "
             "`ndem data check` prints them."
-        ) from error
+        )
     return {name: _of_output(name, statistics, path) for name in outputs}
 
 
-def _of_output(name: str, statistics: dict[str, Any], path: Path) -> dict[str, float]:
+def _of_output(name: str, statistics: Mapping[str, Any], path: Path) -> dict[str, float]:
     targets = statistics.get("targets") or {}
     if name in targets:
         mean, stdev = targets[name]

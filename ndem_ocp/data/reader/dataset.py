@@ -70,6 +70,7 @@ class LmdbReader(BaseDataset):
         self._in_directory = not self.path.is_file()
         self._files: dict[int, LmdbFile] = {}
         self._skips = Skips(self.settings.max_bad_records, self.settings.bad_records_log)
+        self._stamps: list[tuple[int, int]] = []  # of the files, when their records were numbered
         self._shards = [self._map(path) for path in self._find_files()]
         self._ends = list(accumulate(keys.count for keys in self._shards))
         self.num_samples = self._ends[-1]
@@ -191,6 +192,7 @@ class LmdbReader(BaseDataset):
         try:
             with LmdbFile(path) as file:
                 keys = map_keys(file)
+                self._stamps.append(file.stamp)
         except (Refused, OSError) as error:
             kind, reason = getattr(error, "kind", _NOT_READ), str(error)
             if isinstance(error, OSError):
@@ -211,7 +213,16 @@ class LmdbReader(BaseDataset):
     def _file(self, shard: int) -> LmdbFile:
         file = self._files.get(shard)
         if file is None:
-            file = self._files[shard] = LmdbFile(self._shards[shard].path)
+            file = LmdbFile(self._shards[shard].path)
+            if file.stamp != self._stamps[shard]:  # a conversion with --overwrite, say
+                file.close()
+                reason = (
+                    "the file was replaced or changed while it was in use: the records that were "
+                    "read before may be of other data; start again"
+                )
+                message = f"{file.path}: {reason}"
+                raise RecordError(message, file=file.path, kind=_NOT_READ, reason=reason)
+            self._files[shard] = file
         return file
 
     def __getstate__(self) -> dict[str, Any]:

@@ -119,9 +119,12 @@ class LmdbFile:
         self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         try:
             self.meta = read_meta(self._descriptor)
+            status = os.fstat(self._descriptor)
         except BaseException:
             self.close()
             raise
+        #: size and time of the last change: whether it is the file that was looked at before
+        self.stamp = (status.st_size, status.st_mtime_ns)
         self._branches: dict[int, tuple[list[bytes], list[int]]] = {}
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from torch_geometric.data import Data
 
-from ndem_ocp.training.checks.labels import label_problems
+from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
+from ndem_ocp.training.checks.labels import SWITCH, label_problems, switched_off
 from ndem_ocp.training.checks.names import shown, warn
 from ndem_ocp.training.checks.sections import SPLITS
 from ndem_ocp.training.checks.splits import KEY as VALIDATION_SPLITS
@@ -76,7 +78,7 @@ def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
         config: a trainer's configuration, its normalizers in numbers.
         train: whether this run trains; others need no labels.
     """
-    problems: list[str] = []
+    problems = list(_agreement_problems(config)) if train else []
     for split, section in splits(config):
         try:
             problems += _split_problems(config, split, section, train)
@@ -88,6 +90,30 @@ def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
     return problems
 
 
+def _agreement_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Validation data whose energies have another reference than those of training; elements that
+    training lacks are warned about. Both by what dataset.json says."""
+    sections = dict(splits(config))
+    if "dataset.train" not in sections:
+        return
+    trains = [split_record(path) for path in _sources(sections.pop("dataset.train"))]
+    switch_off = switched_off(config.get("task") or {}) or "energy" not in config.get("outputs", ())
+    for where, section in sections.items():
+        for record in map(split_record, _sources(section)):
+            for train in trains:
+                problem = reference_problem(train, record)
+                if problem is not None and switch_off:
+                    warn(f"{where}: {problem}.")
+                elif problem is not None:
+                    yield f"{where}: {problem}, or go on with {SWITCH}: off."
+            together = [train.elements for train in trains]
+            if None not in together:
+                whole = replace(trains[0], elements=frozenset().union(*together))
+                problem = element_problem(whole, record)
+                if problem is not None:
+                    warn(f"{where}: {problem}.")
+
+
 def _split_problems(
     config: Mapping[str, Any], split: str, section: Mapping[str, Any], train: bool
 ) -> list[str]:
@@ -95,7 +121,8 @@ def _split_problems(
     parts = _open(section)
     problems = list(_metadata_problems(section, parts, split))
     if split == "dataset.train" and train:
-        problems += label_problems(config, list(_spread_records(parts, section)))
+        records = list(_spread_records(parts, section))
+        problems += label_problems(config, records, _stored_statistics(section, parts))
         _warn_about_length(config, section, parts)
     return problems
 
@@ -127,6 +154,16 @@ def _metadata_problems(section: Mapping[str, Any], parts: list[Any], where: str)
             f"{len(parts[0])}: they are not from one conversion. Convert again, or delete "
             "metadata.npz and set optim.load_balancing: null."
         )
+
+
+def _stored_statistics(section: Mapping[str, Any], parts: list[Any]) -> Mapping[str, Any] | None:
+    """The statistics of the whole training split in its dataset.json, where they are of these
+    records: the numbers that ``ndem data check`` prints."""
+    sources = _sources(section)
+    if len(sources) != 1 or sources[0].is_file() or _structures(section, parts) is None:
+        return None
+    record = split_record(sources[0])
+    return record.statistics if record.frames == _structures(section, parts) else None
 
 
 def _spread_records(parts: list[Any], section: Mapping[str, Any]) -> Iterator[Data]:

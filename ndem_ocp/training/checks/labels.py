@@ -14,8 +14,11 @@ from fairchem.core.modules.normalization.normalizer import create_normalizer
 from torch import Tensor
 from torch_geometric.data import Data
 
+from ndem_ocp.data.accumulator import Accumulator
+from ndem_ocp.data.fields import QM9_UNITS
 from ndem_ocp.training.checks.names import hint, shown, warn
 
+ENERGY, FORCES = "energy", "forces"
 KEY = "dataset.train.transforms.normalizer"
 SWITCH = "task.normalizer_check"
 FACTOR = 50  # OC20's published normalizer is 10 times its forces' rms, and trains
@@ -24,11 +27,13 @@ FEWEST = 8  # values below which a spread says nothing
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of ``count`` label values, in the data's unit."""
+    """Mean and standard deviation of ``count`` label values, in the data's unit; ``source``: what
+    they are of, for a message."""
 
     count: int
     mean: float
     stdev: float
+    source: str
 
 
 def switched_off(task: Mapping[str, Any]) -> bool:
@@ -43,8 +48,15 @@ def switch_problems(task: Any) -> Iterator[str]:
         yield f"{SWITCH} = {shown(value)}: write on or off."
 
 
-def label_problems(config: Mapping[str, Any], records: list[Data]) -> Iterator[str]:
-    """Labels that are not there, and normalizers that do not fit them."""
+def label_problems(
+    config: Mapping[str, Any], records: list[Data], stored: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """Labels that are not there, and normalizers that do not fit them.
+
+    Args:
+        config: a trainer's configuration. records: some of the training split.
+        stored: the statistics of the whole split, as dataset.json has them.
+    """
     if not records:
         return
     transforms = (config.get("dataset") or {}).get("transforms") or {}
@@ -62,7 +74,7 @@ def label_problems(config: Mapping[str, Any], records: list[Data]) -> Iterator[s
             continue  # its references are not known before the data has been read
         if name in normalizer.get("fit", {}).get("targets", ()):
             continue
-        found = _statistics(labelled, name, output, references.get(name))
+        found = _statistics(labelled, name, references.get(name), stored)
         if found is not None:
             yield from _compare(name, found, normalizer, output)
 
@@ -77,17 +89,21 @@ def _no_label(name: str, record: Data) -> str:
 
 
 def _statistics(
-    records: list[Data], name: str, output: Mapping[str, Any], reference: Any
+    records: list[Data], name: str, reference: Any, stored: Mapping[str, Any] | None
 ) -> Statistics | None:
-    """Over all values of a label that the loss sees; None if there are none."""
+    """Of a label, over the whole split or over some records by the same function; None if there
+    are no values. Forces are those on free atoms, as ``ndem data check`` has them."""
+    if reference is None:
+        known = _known(stored, name, f"the {(stored or {}).get('frames')} labels of")
+        if known is None and (name in (ENERGY, FORCES) or name in QM9_UNITS):
+            known = _known(_accumulated(records, name), name, f"{len(records)} labels spread over")
+        if known is not None:
+            return known
     linear = create_element_references(**reference).element_references if reference else None
     values = []
     for record in records:
         value = torch.as_tensor(record[name], dtype=torch.float64)
-        fixed = record.get("fixed")
-        if output.get("level") == "atom" and output.get("train_on_free_atoms"):
-            value = value if fixed is None else value[fixed == 0]
-        elif linear is not None:
+        if linear is not None:
             value = value - linear[record.atomic_numbers.long()].double().sum()
         values.append(value.flatten())
     joined = torch.cat(values)
@@ -95,7 +111,37 @@ def _statistics(
     if joined.numel() == 0:
         return None
     stdev = joined.std(correction=0).item()
-    return Statistics(joined.numel(), joined.mean().item(), stdev)
+    source = f"{joined.numel()} labels spread over"
+    return Statistics(joined.numel(), joined.mean().item(), stdev, source)
+
+
+def _accumulated(records: list[Data], name: str) -> dict[str, Any] | None:
+    """The statistics of some records, without those whose label is not finite; None where labels
+    have another shape than energy and forces have."""
+    total = Accumulator()
+    try:
+        for record in records:
+            fields = {key: record[key] for key in record.keys()}  # noqa: SIM118 (a Data, no dict)
+            if bool(torch.as_tensor(fields[name], dtype=torch.float64).isfinite().all()):
+                total.add(fields)
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return None
+    result = total.result()
+    return None if result is None else result.as_dict()
+
+
+def _known(stored: Mapping[str, Any] | None, name: str, source: str) -> Statistics | None:
+    """What statistics of a data set say about a label."""
+    if stored is None:
+        return None
+    count = stored["frames"]
+    if name == ENERGY and stored.get("energy_stdev") is not None:
+        return Statistics(count, stored["energy_mean"], stored["energy_stdev"], source)
+    if name == FORCES and stored.get("force_rms") is not None:
+        return Statistics(3 * stored["free_atoms"], 0.0, stored["force_rms"], source)
+    if name in (stored.get("targets") or {}):
+        return Statistics(count, *stored["targets"][name], source)
+    return None
 
 
 def _compare(
@@ -130,8 +176,8 @@ def _compare(
     if not reasons:
         return
     sentence = (
-        f"{KEY}.{name} has mean {mean:.4g} and stdev {stdev:.4g}, and {found.count} labels spread "
-        f"over the training split have mean {found.mean:.4g} and standard deviation "
+        f"{KEY}.{name} has mean {mean:.4g} and stdev {stdev:.4g}, and {found.source} "
+        f"the training split have mean {found.mean:.4g} and standard deviation "
         f"{found.stdev:.4g}: {', and '.join(reasons)}. Is a unit mixed up, or is it another data "
         f"set's? Write {paste}, or go on with {SWITCH}: off."
     )

@@ -1,0 +1,151 @@
+"""One writer of a data set at a time, and what an earlier one left when it was killed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import glob
+import inspect
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from .errors import DataError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of the file system
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+_held: set[Path] = set()
+
+
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Keep other processes from writing ``out`` while the block runs.
+
+    The lock is a file beside ``out``; the system frees it when the process ends in whatever way.
+    What a killed process left beside ``out`` is removed first, or put back where it was moved away
+    to be replaced. Within one process the lock may be taken again.
+
+    Raises:
+        DataError: another process writes there, or the disk does not take it.
+    """
+    out = out.resolve()
+    if out in _held:
+        yield
+        return
+    try:
+        made = _make_parents(out.parent)
+        descriptor, path = _take(out)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {describe(error)}; give another --out") from None
+    _held.add(out)
+    try:
+        if descriptor is not None:
+            _clean(out)
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{out} was not written: {describe(error)}. Nothing was left behind; make room or give "
+            "another --out"
+        ) from None
+    finally:
+        _held.discard(out)
+        if descriptor is not None:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+        _remove_empty(made)
+
+
+def one_writer(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """A function whose argument ``out`` is what it writes, run under :func:`only_writer`."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def locked(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with only_writer(Path(signature.bind(*args, **kwargs).arguments["out"])):
+            return function(*args, **kwargs)
+
+    return locked
+
+
+def describe(error: OSError) -> str:
+    """An error of the system in words: what, and on which file."""
+    text = error.strerror or str(error)
+    return f"{text} ({error.filename})" if error.filename else text
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Make a folder; returns the new ones, the innermost first."""
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty: what was asked for is in it
+            return
+
+
+def _take(out: Path) -> tuple[int | None, Path]:
+    """The open lock file, None where the file system has no locks; and its path."""
+    path = out.with_name(f".{out.name}.lock")
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+            os.close(descriptor)
+            if error.errno in _NO_LOCKS:
+                path.unlink(missing_ok=True)
+                return None, path
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise DataError(
+                f"{out} is being written by another conversion ({holder or 'which just began'}); "
+                "wait for it to end, or give another --out"
+            ) from None
+        if _is_still(path, descriptor):
+            now = datetime.now().isoformat(sep=" ", timespec="seconds")
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, {now}".encode())
+            return descriptor, path
+        os.close(descriptor)  # the one before removed it in between
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _clean(out: Path) -> None:
+    """Remove or put back what a killed writer of ``out`` left: nobody else writes here now."""
+    inside = sorted(out.iterdir()) if out.is_dir() else []
+    beside = sorted(out.parent.glob(f"{glob.escape(out.name)}.*"))
+    for path in (*beside, *inside):
+        match = re.fullmatch(r"(.+)\.(partial|replaced)-\d+", path.name)
+        if match is None or (path in beside and match[1] != out.name):
+            continue
+        target = path.with_name(match[1])
+        if match[2] == "replaced" and not target.exists():
+            path.rename(target)
+            print(f"put back {target}, which a killed conversion was replacing", file=sys.stderr)
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        print(f"removed {path}, which a killed conversion left", file=sys.stderr)

@@ -1,0 +1,120 @@
+"""What is only seen over all splits of a data set: references, elements, numbers of systems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+from .findings import Finding, SplitReport
+from .record_check import ERROR, WARNING
+from .split_record import SplitRecord, element_problem, reference_problem, split_record
+from .staging import DATASET_FILE, SYSTEMS_FILE, read_json
+
+#: number of a system -> the formula of its first record
+Formulas = Mapping[Any, str]
+
+
+def check_set(reports: list[SplitReport], formulas: list[Formulas]) -> None:
+    """Add to the reports of splits what disagrees between them.
+
+    Args:
+        reports: of the splits that were checked. formulas: of the systems of each.
+    """
+    for report, found in zip(reports, formulas):
+        split = Path(report.path)
+        if split.is_dir():
+            _check_reference(report, split)
+            _check_systems(report, split, found)
+    train = next((r for r in reports if Path(r.path).name == "train"), None)
+    for number, (report, found) in enumerate(zip(reports, formulas)):
+        if train is not None and report is not train:
+            _check_elements(report, train)
+        for earlier, others in zip(reports[:number], formulas[:number]):
+            _check_shared(report, found, earlier, others)
+
+
+def _error(report: SplitReport, file: Path | str, kind: str, message: str) -> None:
+    report.add(Finding(str(file), None, ERROR, kind, message))
+
+
+def _check_reference(report: SplitReport, split: Path) -> None:
+    """The reference of a split against that of train beside it, both by dataset.json."""
+    problem = reference_problem(
+        split_record(split.absolute().parent / "train"), split_record(split)
+    )
+    if problem is not None:
+        _error(report, split.absolute().parent / DATASET_FILE, "reference", problem)
+
+
+def _check_elements(report: SplitReport, train: SplitReport) -> None:
+    if report.statistics is None or train.statistics is None:
+        return
+    records = (
+        SplitRecord(Path(r.path), elements=frozenset(r.statistics.elements))
+        for r in (train, report)
+        if r.statistics is not None
+    )
+    problem = element_problem(*records)
+    if problem is not None:
+        report.add(Finding(report.path, None, WARNING, "elements", problem))
+
+
+def _check_shared(
+    report: SplitReport, found: Formulas, earlier: SplitReport, others: Formulas
+) -> None:
+    """One number for two systems in two splits."""
+    known = _of_both(Path(report.path), Path(earlier.path))
+    both = [s for s in found if s in others and found[s] != others[s] and s not in known]
+    if both:
+        sid = both[0]
+        _error(
+            report,
+            report.path,
+            "sid",
+            f"sid {sid} is {found[sid]} here and {others[sid]} in {earlier.path} ({len(both)} such "
+            "number(s)): two systems have one number; convert them again, one split after the other",
+        )
+
+
+def _of_both(split: Path, other: Path) -> set[Any]:
+    """Numbers of systems that systems.json has in both splits (--system-key: their formulas may
+    differ)."""
+    if split.absolute().parent != other.absolute().parent:
+        return set()
+    try:
+        systems = read_json(split.absolute().parent / SYSTEMS_FILE).values()
+        names = {split.absolute().name, other.absolute().name}
+        return {entry["sid"] for entry in systems if names <= set(entry["split"])}
+    except (AttributeError, DataError, KeyError, TypeError):
+        return set()
+
+
+def _check_systems(report: SplitReport, split: Path, found: Formulas) -> None:
+    """systems.json against itself and against the records of a split."""
+    path = split.absolute().parent / SYSTEMS_FILE
+    for message in _system_problems(path, split.absolute().name, found):
+        _error(report, path, "sid", message)
+
+
+def _system_problems(path: Path, split: str, found: Formulas) -> Iterator[str]:
+    try:
+        systems = read_json(path)
+        names: dict[int, str] = {}
+        own: dict[int, str] = {}
+        for name, entry in systems.items():
+            if entry["sid"] in names:
+                yield f"{names[entry['sid']]} and {name} have one sid, {entry['sid']}; convert again"
+            names[entry["sid"]] = name
+            if split in entry["split"]:
+                own[entry["sid"]] = name
+    except (AttributeError, DataError, KeyError, TypeError):
+        return  # of other tools
+    missing = [sid for sid in found if sid is not None and sid not in own] if systems else []
+    if missing:
+        yield (
+            f"it does not have system(s) {', '.join(map(str, missing[:5]))} of {split} "
+            f"({len(missing)} in all); two conversions have written here at the same time, or it is "
+            "of another data set: convert again"
+        )

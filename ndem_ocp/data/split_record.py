@@ -1,0 +1,143 @@
+"""What a data set's dataset.json says about one split, and whether two splits go together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+from .reference import FILE_NAME, fingerprint, load_linear
+from .staging import DATASET_FILE, SYSTEMS_FILE, read_json
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """What is known about a split without reading its records.
+
+    Attributes:
+        path: of the split. reference: what was subtracted from its energies: ``kind`` and what else
+            tells two references apart; None where nothing says it.
+        elements: atomic numbers, None where nothing says it.
+        frames: how many, None likewise. statistics: as ``ndem data check`` prints them, or None.
+    """
+
+    path: Path
+    reference: Mapping[str, Any] | None = None
+    elements: frozenset[int] | None = None
+    frames: int | None = None
+    statistics: Mapping[str, Any] | None = None
+
+
+def split_record(path: str | Path) -> SplitRecord:
+    """The record of a split, or of one LMDB file of it; empty for data of other origin."""
+    split = Path(path)
+    split = Path(os.path.abspath(split.parent if split.is_file() else split))
+    try:
+        content = read_json(split.parent / DATASET_FILE)
+        systems = read_json(split.parent / SYSTEMS_FILE)
+        for conversion in reversed(content.get("conversions", [])):
+            if split.name in conversion["splits"]:
+                return _record(split, conversion, systems)
+    except (DataError, AttributeError, KeyError, TypeError):  # no dataset.json of these tools
+        pass
+    return SplitRecord(split)
+
+
+def _record(split: Path, conversion: Mapping[str, Any], systems: Mapping[str, Any]) -> SplitRecord:
+    counts = conversion["splits"][split.name]
+    elements = counts.get("elements")
+    if elements is None:  # written before dataset.json had them
+        elements = _elements_of(s["formula"] for s in systems.values() if split.name in s["split"])
+    return SplitRecord(
+        split,
+        identified(conversion.get("energy_reference"), split.parent),
+        frozenset(elements) or None,
+        counts.get("frames"),
+        (conversion.get("statistics") or {}).get(split.name),
+    )
+
+
+def _elements_of(formulas: Iterable[str]) -> set[int]:
+    from ase.data import atomic_numbers
+
+    symbols = {symbol for formula in formulas for symbol in re.findall("[A-Z][a-z]?", formula)}
+    return {atomic_numbers[symbol] for symbol in symbols}
+
+
+def identified(reference: Mapping[str, Any] | None, folder: Path) -> dict[str, Any] | None:
+    """The parts of a reference that make it another one when they differ.
+
+    Args:
+        reference: as dataset.json has it. folder: of the data set, where its own file is.
+    """
+    if reference is None:
+        return None
+    known = {"kind": reference["kind"]}
+    if known["kind"] == "linear":
+        known["sha256"] = reference.get("sha256")
+        file = Path(reference.get("file") or FILE_NAME)
+        file = folder / FILE_NAME if reference.get("fitted_on") else file
+        if known["sha256"] is None and file.is_file():  # written before dataset.json had it
+            try:
+                known["sha256"] = fingerprint(*load_linear(file))
+            except DataError:
+                pass
+    if known["kind"] == "mean":
+        known |= {"constant": reference["constant"], "unit": reference["unit"]}
+    return known
+
+
+def references_differ(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> bool:
+    """Whether two references, as :func:`identified` gives them, are known to be different."""
+    if first is None or second is None:
+        return False
+    if first["kind"] != second["kind"]:
+        return True
+    values = ((first.get(key), second.get(key)) for key in ("sha256", "constant", "unit"))
+    return any(None not in pair and pair[0] != pair[1] for pair in values)
+
+
+def in_words(reference: Mapping[str, Any]) -> str:
+    """A reference for a message."""
+    if reference["kind"] == "linear":
+        return f"linear, coefficients {(reference.get('sha256') or 'unknown')[:8]}"
+    if reference["kind"] == "mean":
+        return f"mean, {reference['constant']:.6g} {reference['unit']}"
+    return str(reference["kind"])
+
+
+def reference_problem(train: SplitRecord, other: SplitRecord) -> str | None:
+    """A sentence when the energies of two splits have different references, else None."""
+    if train.reference is None or other.reference is None:
+        return None
+    if not references_differ(train.reference, other.reference):
+        return None
+    return (
+        f"the energies of {other.path} have another reference ({in_words(other.reference)}) than "
+        f"those of {train.path} ({in_words(train.reference)}), so energy errors are off by the "
+        "difference; convert one of them again with the other's --energy-reference"
+    )
+
+
+def element_problem(train: SplitRecord, other: SplitRecord) -> str | None:
+    """A sentence when a split has elements that training does not have, else None."""
+    if train.elements is None or other.elements is None:
+        return None
+    more = symbols(other.elements - train.elements)
+    if not more:
+        return None
+    return (
+        f"{other.path} has elements that {train.path} does not have: {more}. A model's answer for "
+        "them comes from an embedding that is never trained"
+    )
+
+
+def symbols(elements: Iterable[int]) -> str:
+    """Chemical symbols, by atomic number."""
+    from ase.data import chemical_symbols
+
+    return " ".join(chemical_symbols[z] for z in sorted(elements))

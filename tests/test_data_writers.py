@@ -1,0 +1,212 @@
+"""Two writers of one data set, writers that were killed, and disks that take nothing more."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+from ndem_ocp.data import cli, staging
+from ndem_ocp.data.errors import DataError
+from ndem_ocp.data.lock import only_writer
+from ndem_ocp.data.reader import LmdbReader, RecordError
+from test_data_support import records, run, trajectories
+
+__all__ = ["trajectories"]  # a fixture
+
+# a conversion that says when it writes, and then takes its time
+SLOW = f"""
+import os, sys, time, types
+sys.modules["ndem_ocp"] = package = types.ModuleType("ndem_ocp")  # without fairchem: fast
+package.__path__ = [{str(Path(cli.__file__).parents[1])!r}]
+import ndem_ocp.data.shards as shards
+plain = shards.read_frame
+def slow(*args):
+    os.write(1, b"%d\\n" % os.getpid())
+    time.sleep(0.4)
+    return plain(*args)
+shards.read_frame = slow
+from ndem_ocp.data.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    """A slow conversion, after it has begun to write."""
+    command = [sys.executable, "-c", SLOW, *map(str, arguments), "--no-progress"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.worker = int(process.stdout.readline())
+    return process
+
+
+def is_alive(number: int) -> bool:
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rsplit(")")[-1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path, trajectories):
+    out = tmp_path / "out"
+    process = start("ase", trajectories[0], "--out", out, "--split", "train", "--workers", 1)
+    for options in ({"split": "val"}, {"overwrite": True}):
+        with pytest.raises(DataError, match=f"being written by .*process {process.pid} on "):
+            run(trajectories[1:2], out, **options)
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+    run(trajectories[1:2], out, split="val")
+    systems = json.loads((out / "systems.json").read_text())
+    assert {name: entry["sid"] for name, entry in systems.items()} == {"system0": 0, "system1": 1}
+    assert len(json.loads((out / "dataset.json").read_text())["conversions"]) == 2
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_workers_end_with_their_parent_and_the_next_run_removes_what_is_dead(
+    tmp_path, trajectories, capsys
+):
+    out = tmp_path / "new" / "out"
+    options = ("--workers", 2, "--frames-per-shard", 5)
+    process = start("ase", *trajectories[:2], "--out", out, *options)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    end = time.monotonic() + 20
+    while is_alive(process.worker):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    left = out.with_name(f"out.partial-{process.pid}")
+    assert left.is_dir()
+    while True:  # the other worker may hold the lock a moment longer
+        try:
+            run(trajectories[:2], out)
+            break
+        except DataError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    assert f"removed {left}, which a killed conversion left" in capsys.readouterr().err
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+def test_what_a_killed_writer_was_replacing_is_put_back(tmp_path, trajectories, capsys):
+    out = tmp_path / "out"
+    run(trajectories[:1], out, split="train")
+    run(trajectories[1:2], out, split="val")
+    before = records(out / "val")[0]
+    (out / "val").rename(out / "val.replaced-7")
+    out.rename(tmp_path / "out.replaced-77")
+    (tmp_path / "out.replaced-77" / "dataset.json.partial-7").write_text("{")
+    (tmp_path / "outer.partial-7").mkdir()
+    with only_writer(out):
+        pass
+    assert "put back" in capsys.readouterr().err
+    with only_writer(out):
+        pass
+    assert sorted(p.name for p in out.iterdir()) == [
+        "dataset.json", "systems.json", "train", "val",
+    ]  # fmt: skip
+    assert (tmp_path / "outer.partial-7").is_dir()
+    assert np.array_equal(records(out / "val")[0]["pos"], before["pos"])
+
+
+def test_without_locks_a_target_that_came_into_being_is_not_replaced(tmp_path):
+    out = tmp_path / "out"
+
+    def conversion(split: str | None) -> None:
+        with staging.staging(out, split) as folder:
+            (folder / "train").mkdir()
+            other = out if split is None else out / split  # made by another process
+            other.mkdir(parents=True)
+            (other / "data.0000.lmdb").write_text("theirs")
+
+    for split, file in ((None, "data.0000.lmdb"), ("val", "val/data.0000.lmdb")):
+        with pytest.raises(DataError, match="made or replaced by another conversion"):
+            conversion(split)
+        assert (out / file).read_text() == "theirs"
+        assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+def test_where_there_are_no_locks_it_goes_on_without(tmp_path, trajectories, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "out.partial-1").mkdir()  # of somebody who may be alive
+    run(trajectories[:1], tmp_path / "out")
+    left = {p.name for p in tmp_path.iterdir()} - {p.name for p in trajectories}
+    assert left == {"out", "out.partial-1"}
+
+
+def test_a_data_set_that_is_replaced_while_it_is_read_is_named(tmp_path, trajectories):
+    out = tmp_path / "out"
+    run(trajectories[:2], out, frames_per_shard=5)
+    dataset = LmdbReader({"src": str(out / "train"), "on_bad_record": "skip"})
+    first = dataset[0]
+    run(trajectories[2:], out, frames_per_shard=5, overwrite=True)
+    assert np.array_equal(dataset[0].pos, first.pos)  # the file that is open stays
+    with pytest.raises(RecordError, match=r"data\.0001\.lmdb: the file was replaced or changed"):
+        dataset[7]
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path, trajectories, capsys, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    arguments = ["--no-progress", "--workers", "1"]
+    for command in (
+        ["ase", str(trajectories[0])],
+        ["demo", "--size", "small"],
+        ["is2re", str(trajectories[0])],
+        ["demo-relaxations", "--systems", "1"],
+    ):
+        assert cli.main([*command, "--out", str(file / "out"), *arguments]) == 2
+        message = capsys.readouterr().err
+        assert "cannot be written: File exists" in message
+        assert len(message.splitlines()) == 1
+
+
+def test_a_full_disk_leaves_nothing_and_is_one_sentence(tmp_path, trajectories, monkeypatch):
+    """The system's own error in each place that writes."""
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for place in ("ndem_ocp.data.convert.write_json", "ndem_ocp.data.shards.np.savez"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            with pytest.raises(DataError, match="No space left on device"):
+                run(trajectories[:1], tmp_path / "new" / "out")
+        assert sorted(p.name for p in tmp_path.iterdir()) == [p.name for p in trajectories]
+
+
+def test_a_disk_that_lmdb_cannot_write_to_is_named(tmp_path, trajectories, monkeypatch):
+    def full(*args, **kwargs):
+        raise lmdb.Error("mdb_txn_commit: Input/output error")
+
+    monkeypatch.setattr(lmdb, "open", full)
+    with pytest.raises(DataError, match=r"data\.0000\.lmdb: cannot be written .*MB are free there"):
+        run(trajectories[:1], tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [p.name for p in trajectories]
+
+
+def test_check_names_a_place_where_its_json_cannot_be(tmp_path, trajectories, capsys, monkeypatch):
+    run(trajectories[:1], tmp_path / "out")
+    common = ["check", str(tmp_path / "out"), "--no-progress", "--workers", "1"]
+    target = tmp_path / "there"
+    target.mkdir()
+    assert cli.main([*common, "--json", str(target)]) == 2
+    assert "was not written: Is a directory" in capsys.readouterr().err
+    assert not [p.name for p in tmp_path.iterdir() if "partial" in p.name]
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    assert cli.main([*common, "--json", str(tmp_path / "check.json")]) == 2
+    assert "its folder cannot be written to" in capsys.readouterr().err
