@@ -73,14 +73,29 @@ def _run(args: argparse.Namespace) -> int:
     unit = units_of(Path(args.path)).get("force", "eV/A")
     print(_table(found, structures, pairs, unit))
     if args.json:
-        content = {"data": str(args.path), "unit": unit, "pairs": len(pairs),
-                   "found": [each.as_dict() for each in found]}  # fmt: skip
-        Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        _write(args, found, unit)
     if args.figure:
         from ndem_ocp.report.curvature_figure import draw
 
         draw(found, Path(args.figure))
     return 0
+
+
+def _write(args: argparse.Namespace, found: Any, unit: str) -> None:
+    """The JSON: what is printed and more, with its origin."""
+    from ndem_ocp.report.provenance import files_hash, provenance
+
+    path = Path(args.path)
+    folder, pattern = (path, "*.lmdb") if path.is_dir() else (path.parent, path.name)
+    content = {
+        **provenance(Path(__file__).resolve().parents[2]),
+        "data": {"path": str(path), "hash": files_hash(folder, pattern)},
+        "unit": unit,
+        "displacement_A": list(args.displacement),
+        "seed": args.seed,
+        "found": [each.as_dict() for each in found],
+    }
+    Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _agreement(name: str, structures: Any, pairs: Any, forces: Any) -> Any:
@@ -97,8 +112,10 @@ def _predictors(args: argparse.Namespace, structures: Any) -> Any:
     from .units import force_in_ev, units_of
 
     unit = force_in_ev(units_of(Path(args.path)))
-    made = [(str(provenance_of(c, spec)), c) for spec in args.calculator
-            for c in (calculator_of(spec),)]  # fmt: skip
+    made = []
+    for spec in args.calculator:
+        calculator = calculator_of(spec)
+        made.append((provenance_of(calculator, spec).expression, calculator))
     for file in args.checkpoint:
         import ndem_ocp
 

@@ -46,6 +46,11 @@ class Provenance:
     version: str
     weights: str | None
 
+    @property
+    def expression(self) -> str:
+        """What was called, without its module: ``SevenNetCalculator(model='7net-0')``."""
+        return self.spec.partition(":")[2]
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
