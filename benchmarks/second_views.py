@@ -80,6 +80,7 @@ class Case:
 
 CASES = [
     Case("ethanol", 50, 2),
+    Case("aspirin", 50, 1),
     Case("ethanol", 100, 4),
     Case("aspirin", 100, 2),
     Case("ethanol", 100, 1, ("plain", "instead", "first_order")),

@@ -12,6 +12,7 @@ from fairchem.core.common.utils import load_config
 
 from ndem_ocp.report.history_file import read_history
 from ndem_ocp.report.provenance import config_hash, files_hash, provenance
+from ndem_ocp.report.run_record import read_run_record
 from ndem_ocp.sweep import DONE, LOGS, RUN_ID, Sweep, run_directory
 
 
@@ -58,7 +59,9 @@ def _run(sweep: Sweep, where: Path, seed: int) -> dict[str, Any]:
         raise ValueError(
             f"{sweep.path}: the runs have no metric {missing[0]!r}. They have: {', '.join(test)}."
         )
-    history = read_history(where / LOGS / done.get("run_id", RUN_ID))
+    logs = where / LOGS / done.get("run_id", RUN_ID)
+    history = read_history(logs)
+    starts = read_run_record(logs).get("starts") or []
     curve = [
         {**{key: r[key] for key in ("step", "time_s", "process_s")}, "value": r[sweep.metrics[0]]}
         for r in history
@@ -67,6 +70,7 @@ def _run(sweep: Sweep, where: Path, seed: int) -> dict[str, Any]:
     last = history[-1]
     return {
         "seed": seed,
+        "commits": sorted({start["commit"] for start in starts}),
         "steps": last["step"],
         "wall_s": last["time_s"],
         "process_s": last.get("process_s"),

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from ndem_ocp.data.convert import package_version
 from ndem_ocp.data.curvature import Agreement, agreement_of
 from ndem_ocp.data.errors import DataError
+from ndem_ocp.data.lock import only_writer
 from ndem_ocp.data.pairs import near_pairs
 from ndem_ocp.data.records import Structure, iter_structures
 from ndem_ocp.data.units import force_in_ev, units_of
@@ -77,35 +77,12 @@ def make_second_views(
         "draws": options.draws.as_dict(),
         "scale_given": options.scale,
     }
-    with _only_writer(out):
+    with only_writer(out):
         writer = _open(out, path, potential, made_of, options)
         try:
             return _fill(writer, path, spec, potential, options)
         finally:
             writer.close()
-
-
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    """Refuse a second process that makes the same file at the same time."""
-    import fcntl
-
-    if not out.resolve().parent.is_dir():
-        raise DataError(f"--out {out}: its folder does not exist; make it first")
-    lock = out.with_name(f".{out.name}.lock")
-    try:
-        file = lock.open("w")
-    except OSError as error:
-        raise DataError(f"--out {out} cannot be written ({error})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"--out {out}: another process is writing it") from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def _open(
