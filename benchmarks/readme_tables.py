@@ -17,6 +17,7 @@ from typing import Any
 from budgets import budgets
 from cost_tables import COST_TABLES
 from molecule_tables import MOLECULE_TABLES, spread
+from second_views_tables import SECOND_VIEWS_TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 # page -> where it sees the folder results/
@@ -25,6 +26,7 @@ PAGES = {
     ROOT / "docs" / "molecules.md": "../results/",
     ROOT / "docs" / "reliability.md": "../results/",
     ROOT / "docs" / "cost.md": "../results/",
+    ROOT / "docs" / "second_views.md": "../results/",
 }
 NAMES = {
     "plain": "plain, S steps",
@@ -146,6 +148,7 @@ TABLES = {
     "paper_table_3": paper_table_3,
     **MOLECULE_TABLES,
     **COST_TABLES,
+    **SECOND_VIEWS_TABLES,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from conftest import ROOT
 from ndem_ocp.report.history import find_history, read_history
+from ndem_ocp.second_views.sidecar import read_meta
 
 PAGE = ROOT / "docs/tutorial.md"
 COMMANDS = {"bash": ["bash", "-euo", "pipefail"], "python": [sys.executable, "-"]}
@@ -81,6 +83,19 @@ def test_the_tutorial(tmp_path):
         for name in ("before", "after")
     )
     assert after < before
+    # its potential is worth second views, as the page says
+    errors = {
+        name: [float(value) for value in re.search(rf"^{name} +(.*)$", output, re.M)[1].split()]
+        for name in ("isotropic c", r"Distorted\(\)")
+    }
+    isotropic, distorted = errors.values()
+    assert distorted[1] < 0.2 < 0.8 < isotropic[1]  # with the best scale
+    assert 0.6 < distorted[4] < 0.9  # its forces themselves
+    assert read_meta(made / "views.lmdb")["counts"]["records"] == 440
+    record = json.loads(next(made.glob("logs/*/views/run.json")).read_text())
+    assert record["config"]["task"]["ndem"]["second_views_of"]["name"] == "Distorted"
+    evaluated = json.loads((made / "eval-views/metrics.json").read_text())
+    assert 0 < evaluated["splits"]["val"]["metrics"]["force_change_error"] < 2
 
 
 def normalizers(text: str) -> dict[str, list[float]]:

@@ -122,6 +122,8 @@ def _split(path: Path) -> Path:
 
 def summary(out: str, meta: dict[str, Any]) -> str:
     """What was written, and how to train with it."""
+    from .calculators import Provenance
+
     counts, made_of = meta["counts"], meta["made_of"]
     calculator, draws = made_of["calculator"], made_of["draws"]
     left_out = [
@@ -137,8 +139,7 @@ def summary(out: str, meta: dict[str, Any]) -> str:
         [
             f"{out}: {draws['count']} second views of {counts['records']} records"
             + (f" (left out: {', '.join(left_out)})" if left_out else ""),
-            f"calculator: {calculator['name']}, {calculator['package']} {calculator['version']}, "
-            f"weights {calculator['weights']}; s = {meta['scale']:.4g}, relative error "
+            f"calculator: {Provenance(**calculator)}; s = {meta['scale']:.4g}, relative error "
             + ("not measured" if error is None else f"{error:.3f}"),
             "train with:  task: {ndem: {coefficient: 1, target: second_views, "
             f"second_views: {out}}}}}",

@@ -1,0 +1,134 @@
+"""Tables of second views and of curvature, from results/second_views_*.json and curvature_*."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from molecule_tables import NOT_RUN, paired, spread
+from second_views import CASES
+
+METRIC, ENERGY = "forces_mae_kcal_per_mol_A", "energy_mae_kcal_per_mol"
+ARMS = {
+    "plain": "plain",
+    "instead": "**second views, in place**",
+    "ndem": "NDeM, λ = 1",
+    "first_order": "first order, no potential",
+}
+SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
+         "malonaldehyde": "malonaldehyde", "oc20": "OC20 relaxations"}  # fmt: skip
+
+
+def second_views(results: Path) -> str:
+    """Plain, NDeM and second views at equal processor time, a row for each arm that was run."""
+    head = ["data", "arm", "steps", "processor time (s)", "force MAE (kcal/mol/Å)", "to plain",
+            "energy MAE (kcal/mol)", "seeds"]  # fmt: skip
+    rows, sources = [head, ["---"] * len(head)], []
+    for case in CASES:
+        name = f"second_views_{case.name}"
+        found = _read(results / f"{name}.json")
+        title = f"{case.molecule}, {case.frames} frames, budget {case.budget:g}"
+        if found is None or "plain" not in found["arms"]:
+            rows.append([title, *[""] * 3, NOT_RUN, *[""] * 3])
+            continue
+        plain = found["arms"]["plain"]
+        for arm in case.arms:
+            rows.append(_row(title, arm, found["arms"].get(arm), plain))
+        sources.append((name, found))
+    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return f"{text}\n\n{_note(sources)}"
+
+
+def _row(title: str, arm: str, values: dict[str, Any] | None, plain: dict[str, Any]) -> list[Any]:
+    if values is None:
+        return [title, ARMS[arm], "", "", NOT_RUN, "", "", ""]
+    runs = values["runs"]
+    steps = sorted({f"{run['steps']:,}" for run in runs})
+    summary = values["summary"]
+    change = summary[METRIC]["mean"] / plain["summary"][METRIC]["mean"] - 1
+    return [
+        title,
+        ARMS[arm],
+        " to ".join(steps),
+        f"{statistics.mean(run['process_s'] for run in runs):.0f}",
+        spread(summary[METRIC]),
+        "" if arm == "plain" else f"{100 * change:+.0f} % ({paired(values, plain)})",
+        spread(summary[ENERGY]),
+        len(runs),
+    ]
+
+
+def _note(sources: list[tuple[str, dict[str, Any]]]) -> str:
+    if not sources:
+        return ""
+    first = sources[0][1]
+    commits = sorted(
+        {commit[:10] for _, found in sources for arm in found["arms"].values()
+         for run in arm["runs"] for commit in run.get("commits", [])}
+    )  # fmt: skip
+    made_of = first["second_views"]["made_of"]["calculator"]
+    links = ", ".join(f"[{name}](results/{name}.json)" for name, _ in sources)
+    return (
+        "Mean ± standard deviation over seeds; in brackets the difference seed by seed. Small "
+        "TorchMD-NET ET (32 channels, 2 layers, gradient forces), original MD17 labels, 50 frames "
+        "for validation, errors on 1,000 others. A budget of 1 is 3,120 plain steps of 8 frames; "
+        "every arm has its own learning-rate schedule. "
+        f"Potential: {made_of['package']} {made_of['version']}, `{_call(made_of['spec'])}`. "
+        f"{first['hardware']['cpu']}, one thread per run on a machine shared with other work, "
+        f"torch {first['hardware']['torch']}, commit {', '.join(commits)}; {links}."
+    )
+
+
+def _call(spec: str) -> str:
+    return spec.partition(":")[2]
+
+
+def curvature(results: Path) -> str:
+    """How well the best isotropic c and potentials give the change of forces."""
+    head = ["data", "pairs", "displacement (Å)", "what predicts dF", "error of dF", "median",
+            "with s = 1", "best s (or c)", "error of F itself"]  # fmt: skip
+    rows, sources = [head, ["---"] * len(head)], []
+    for key, title in SHOWN.items():
+        found = _read(results / f"curvature_{key}.json")
+        if found is None:
+            rows.append([title, *[""] * 3, NOT_RUN, *[""] * 4])
+            continue
+        for each in found["found"]:
+            bins = each["by_displacement"]
+            rows.append(
+                [
+                    title,
+                    each["pairs"],
+                    f"{bins[0][0]:.2f} to {bins[-1][1]:.2f}",
+                    _name(each["name"], found["unit"]),
+                    _percent(each["relative_error"]),
+                    _percent(each["median"]),
+                    _percent(each["unscaled_error"]),
+                    f"{each['scale']:.3g}",
+                    _percent(each["forces_error"]),
+                ]
+            )
+        sources.append(f"[curvature_{key}](results/curvature_{key}.json)")
+    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    note = (
+        "Error: |dF_predicted - dF| / |dF| over the free atoms of all pairs of near frames, with "
+        f"the scale that is best for it. All numbers: {', '.join(sources)}."
+    )
+    return f"{text}\n\n{note}" if sources else text
+
+
+def _name(name: str, unit: str) -> str:
+    return f"isotropic, c in {unit}/A" if name.startswith("isotropic") else f"`{name}`"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+SECOND_VIEWS_TABLES = {"second_views": second_views, "curvature": curvature}
