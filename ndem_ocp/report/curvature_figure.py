@@ -17,27 +17,30 @@ def draw(found: Sequence[Agreement], path: Path) -> Path:
     Args:
         found: the isotropic one first. path: PNG to write.
     """
-    figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     colours = [MUTED, *_COLOURS * len(found)]
     for each, colour in zip(found, colours):
         middle = [(low + high) / 2 for low, high, *_ in each.by_displacement]
         errors = [100 * row[-1] for row in each.by_displacement]
-        axes.plot(middle, errors, "o-", color=colour, ms=4)
-        axes.annotate(
-            each.name, (middle[-1], errors[-1]), (4, 0), textcoords="offset points",
-            color=colour, va="center", fontsize=7, annotation_clip=False,
-        )  # fmt: skip
+        axes.plot(middle, errors, "o-", color=colour, ms=4, label=_short(each.name))
     axes.axhline(100, color=MUTED, lw=1, ls="--")
     axes.annotate(
         "predicting no change", (0.01, 100), xycoords=("axes fraction", "data"), va="bottom",
         color=MUTED, fontsize=7,
     )  # fmt: skip
     axes.set(
-        xlabel="displacement between the two frames (Å, rms over the free atoms)",
+        xlabel="displacement between two frames (Å, rms over free atoms)",
         ylabel="error of the change of forces (%)",
-        ylim=(0, None),
+        yscale="log",
     )
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.margins(x=0.02)
     figure.savefig(path)
     plt.close(figure)
     return path
+
+
+def _short(name: str) -> str:
+    """A call without its arguments."""
+    return name.partition("(")[0]
