@@ -24,10 +24,8 @@ from test_data_support import records, run, trajectories
 __all__ = ["trajectories"]  # a fixture
 
 # a conversion that says when it writes, and then takes its time
-SLOW = f"""
-import os, sys, time, types
-sys.modules["ndem_ocp"] = package = types.ModuleType("ndem_ocp")  # without fairchem: fast
-package.__path__ = [{str(Path(cli.__file__).parents[1])!r}]
+SLOW = """
+import os, sys, time
 import ndem_ocp.data.shards as shards
 plain = shards.read_frame
 def slow(*args):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .fields import (
+    FLOATS,
     QM9_UNITS,
     as_array,
     forces_of,
@@ -18,7 +19,6 @@ from .fields import (
 )
 from .positions import FAR
 from .reader.geometry import close_pair, flattest, lonely_atom, nearest
-from .reader.usual import FLOATS
 from .tags import are_layers
 
 __all__ = ["ERROR", "WARNING", "CheckOptions", "Problem", "check_record", "close_pair"]

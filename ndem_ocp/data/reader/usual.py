@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ndem_ocp.data.fields import FLOATS
 from ndem_ocp.data.positions import FAR, near_origin
 
-#: fields whose numbers are float32 in a batch; a model's weights are, and torch mixes no types
-FLOATS = ("pos", "cell", "force", "forces", "pos_relaxed")
 _TENSORS = (*FLOATS, "atomic_numbers", "fixed", "tags", "pbc")
 
 
