@@ -288,6 +288,13 @@ def test_stress_is_refused_in_a_sentence(slabs):
         atoms.get_stress()
 
 
+def two(atoms, distance):
+    """Leave two atoms, in a cell of 80 A."""
+    del atoms[2:]
+    atoms.set_cell([80.0] * 3)
+    atoms.positions[:] = [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0 + distance]]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -298,6 +305,15 @@ def test_stress_is_refused_in_a_sentence(slabs):
         (lambda a: a.set_cell([[5, 0, 0], [5, 0, 0], [0, 0, 9]]), "volume 0"),
         (lambda a: a.__delitem__(slice(None)), "no atoms"),
         (lambda a: (a.__delitem__(slice(1, None)), a.set_pbc(False)), "no neighbours"),
+        (
+            lambda a: (a.__delitem__(slice(1, None)), a.set_cell([20] * 3)),
+            "No atom has a neigh.* 4 A",
+        ),
+        (lambda a: two(a, 30.0), "No atom has a neighbour within 4 A"),
+        (lambda a: (two(a, 30.0), a.set_pbc(False)), "No atom has a neighbour within 4 A"),
+        (lambda a: two(a, 0.0), "Atoms 0 and 1 are in one place"),
+        (lambda a: two(a, 80.0), r"Atoms 0 and 1 are in one place .*images included"),
+        (lambda a: a.positions.__setitem__(12, a.positions[3]), "Atoms 3 and 12 are in one place"),
     ],
 )
 def test_structures_that_cannot_be_meant(slabs, change, words):
@@ -307,6 +323,36 @@ def test_structures_that_cannot_be_meant(slabs, change, words):
     atoms.calc = ndem_ocp.calculator(slabs.last, device="cpu")
     with pytest.raises(CalculatorError, match=words):
         atoms.get_potential_energy()
+
+
+def test_few_neighbours_are_enough(slabs):
+    calculator = ndem_ocp.calculator(slabs.last, device="cpu")
+    lone = Atoms("Cu", cell=[2.6] * 3, pbc=True)  # its own images
+    skewed = Atoms("Cu", cell=[[9, 0, 0], [8, 3.5, 0], [0, 0, 20]], pbc=True)  # a - b is short
+    apart = slab()
+    apart.append("O")  # and one that has none
+    apart.positions[-1] = apart.positions[0] + [0, 0, -8.0]
+    apart.center(vacuum=12.0, axis=2)
+    for atoms in (lone, skewed, apart):
+        atoms.calc = calculator
+        assert np.isfinite(atoms.get_potential_energy())
+
+
+@pytest.mark.parametrize("pbc", [False, (True, True, False)])
+def test_a_structure_that_is_far_from_the_origin_is_the_same_structure(slabs, pbc):
+    calculator = ndem_ocp.calculator(slabs.last, device="cpu")
+    here = slab()
+    here.set_constraint()
+    here.pbc = pbc
+    there = here.copy()
+    there.positions += [0.0, 0.0, 1e7]
+    found = []
+    for atoms in (here, there):
+        atoms.calc = calculator
+        found.append((atoms.get_potential_energy(), atoms.get_forces()))
+        assert not calculator.calculation_required(atoms, ["energy", "forces"])
+    assert found[0][0] == pytest.approx(found[1][0], abs=FRAMES)
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=FRAMES)
 
 
 def test_a_model_without_periodicity_refuses_a_periodic_structure(slabs, tmp_path):

@@ -83,7 +83,7 @@ def test_what_is_no_relaxation_is_named_or_skipped_and_listed(tmp_path, capsys, 
     assert len(records(tmp_path / "out")) == 1
     (left,) = json.loads((tmp_path / "out/dataset.json").read_text())["bad"]
     assert message in left
-    assert "skipped 1 file" in capsys.readouterr().err
+    assert "left out 1:" in capsys.readouterr().err
 
 
 def test_a_fixed_atom_may_cross_the_cells_border(tmp_path):
@@ -109,6 +109,13 @@ def test_rows_of_a_database_are_relaxations_where_a_key_says_so(tmp_path, capsys
         np.testing.assert_allclose(fields["pos_relaxed"], expected, atol=1e-5)
     systems = json.loads((tmp_path / "out/systems.json").read_text())
     assert [s["source"].rsplit(": ")[-1] for s in systems.values()] == ["run0", "run1"]
+    with connect(str(tmp_path / "a.db")) as database:
+        database.write(relaxation(seed=2)[0], run="alone")
+    arguments = (tmp_path / "a.db", "--out", tmp_path / "most", "--system-key", "run")
+    assert is2re(*arguments) == 2
+    assert "a.db: run alone: 1 frame(s)" in capsys.readouterr().err
+    assert is2re(*arguments, "--skip-bad") == 0
+    assert len(records(tmp_path / "most")) == 2
     assert is2re(tmp_path / "a.db", "--out", tmp_path / "o", "--system-key", "name") == 2
     assert "no 'name' (--system-key)" in capsys.readouterr().err
 

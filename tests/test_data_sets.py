@@ -156,7 +156,12 @@ def test_two_systems_with_one_number_are_found(tmp_path, trajectories):
     (tmp_path / "b/val").rename(tmp_path / "a/val")
     messages = errors(tmp_path / "a", "sid")
     assert any("sid 0 is O1-Ag8 here and O1-Cu8 in" in message for message in messages)
-    assert any("systems.json: it does not have system(s) 0 of val" in m for m in messages)
+    (warning,) = errors(tmp_path / "a", "sid", "warning")
+    assert "systems.json: it has system(s) 0 in other splits than val" in warning
+    run(trajectories[1:3], tmp_path / "c")
+    (tmp_path / "c/train").rename(tmp_path / "a/more")
+    messages = errors(tmp_path / "a", "sid")
+    assert any("systems.json: it does not have system(s) 1 of more" in m for m in messages)
     systems = json.loads((tmp_path / "a/systems.json").read_text())
     systems["other"] = systems["system0"]
     (tmp_path / "a/systems.json").write_text(json.dumps(systems))

@@ -68,11 +68,13 @@ def test_sources_keep_their_bytes_and_times_and_get_no_neighbours(tmp_path):
 
 
 def test_a_database_that_is_no_ase_database_stops_the_conversion_by_name(tmp_path):
-    foreign(tmp_path / "d.db")
-    before = state_of(tmp_path)
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    foreign(folder / "d.db")
+    before = state_of(folder)
     with pytest.raises(DataError, match=r"(?s)d\.db: cannot be read: an SQLite file .*--skip-bad"):
-        run([tmp_path / "d.db"], tmp_path / "out")
-    assert state_of(tmp_path) == before
+        run([folder / "d.db"], tmp_path / "out")
+    assert state_of(folder) == before
 
 
 def test_a_database_in_a_folder_without_write_permission(tmp_path):

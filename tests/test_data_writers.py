@@ -23,31 +23,6 @@ from test_data_support import records, run, trajectories
 
 __all__ = ["trajectories"]  # a fixture
 
-# a conversion that says when it writes, and then takes its time
-SLOW = f"""
-import os, sys, time, types
-sys.modules["ndem_ocp"] = package = types.ModuleType("ndem_ocp")  # without fairchem: fast
-package.__path__ = [{str(Path(cli.__file__).parents[1])!r}]
-import ndem_ocp.data.shards as shards
-plain = shards.read_frame
-def slow(*args):
-    os.write(1, b"%d\\n" % os.getpid())
-    time.sleep(0.4)
-    return plain(*args)
-shards.read_frame = slow
-from ndem_ocp.data.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def start(*arguments: object) -> subprocess.Popen:
-    """A slow conversion, after it has begun to write."""
-    command = [sys.executable, "-c", SLOW, *map(str, arguments), "--no-progress"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.worker = int(process.stdout.readline())
-    return process
-
 
 def is_alive(number: int) -> bool:
     try:
@@ -57,14 +32,29 @@ def is_alive(number: int) -> bool:
     return state != "Z"
 
 
-def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path, trajectories):
+# another process that writes a data set until it is told to end
+HOLDER = """
+import sys
+from pathlib import Path
+from ndem_ocp.data.lock import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_second_writer_is_refused(tmp_path, trajectories):
     out = tmp_path / "out"
-    process = start("ase", trajectories[0], "--out", out, "--split", "train", "--workers", 1)
-    for options in ({"split": "val"}, {"overwrite": True}):
-        with pytest.raises(DataError, match=f"being written by .*process {process.pid} on "):
-            run(trajectories[1:2], out, **options)
-    assert process.wait(timeout=60) == 0
-    process.stdout.close()
+    command = [sys.executable, "-c", HOLDER, str(out)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as holder:
+        assert holder.stdout.readline() == "writing\n"
+        for options in ({"split": "val"}, {"overwrite": True}):
+            with pytest.raises(DataError, match=f"being written by .*process {holder.pid} on "):
+                run(trajectories[1:2], out, **options)
+        assert not out.exists()
+        holder.communicate("end\n")
+    run(trajectories[:1], out, split="train")
     run(trajectories[1:2], out, split="val")
     systems = json.loads((out / "systems.json").read_text())
     assert {name: entry["sid"] for name, entry in systems.items()} == {"system0": 0, "system1": 1}
@@ -72,29 +62,41 @@ def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path, tra
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+# a conversion whose two workers never end
+ENDLESS = """
+import os, sys, time
+from pathlib import Path
+from ndem_ocp.data.lock import only_writer
+from ndem_ocp.data.parallel import run_tasks
+from ndem_ocp.data.staging import staging
+def work(task):
+    os.write(1, b"%d\\n" % os.getpid())
+    time.sleep(600)
+out = Path(sys.argv[1])
+with only_writer(out), staging(out, None) as folder:
+    (folder / "train").mkdir()
+    run_tasks(work, [0, 1], workers=2, progress=False)
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_workers_end_with_their_parent_and_the_next_run_removes_what_is_dead(
     tmp_path, trajectories, capsys
 ):
     out = tmp_path / "new" / "out"
-    options = ("--workers", 2, "--frames-per-shard", 5)
-    process = start("ase", *trajectories[:2], "--out", out, *options)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    end = time.monotonic() + 20
-    while is_alive(process.worker):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    left = out.with_name(f"out.partial-{process.pid}")
-    assert left.is_dir()
-    while True:  # the other worker may hold the lock a moment longer
-        try:
-            run(trajectories[:2], out)
-            break
-        except DataError:
+    command = [sys.executable, "-c", ENDLESS, str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        left = out.with_name(f"out.partial-{process.pid}")
+        assert all(map(is_alive, workers))
+        assert left.is_dir()
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 20
+        while any(map(is_alive, workers)):
             assert time.monotonic() < end
             time.sleep(0.1)
+    run(trajectories[:2], out)
     assert f"removed {left}, which a killed conversion left" in capsys.readouterr().err
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 

@@ -39,7 +39,7 @@ def configure_is2re(parser: argparse.ArgumentParser) -> None:
     add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
     add("--forces-key", metavar="KEY", help="atoms.arrays (database: data) key of forces, eV/A")
     add("--system-key", metavar="KEY", help="atoms.info key (database column) of the relaxation")
-    add("--skip-bad", action="store_true", help="skip and list files that are no relaxations")
+    add("--skip-bad", action="store_true", help="skip and list what is no relaxation")
     add_overwrite(parser)
     add_workers(parser)
     add_no_progress(parser)
@@ -83,7 +83,7 @@ def _run_is2re(args: argparse.Namespace) -> int:
     )
     if entry["bad"]:
         shown = "\n  ".join(entry["bad"])
-        print(f"skipped {len(entry['bad'])} file(s):\n  {shown}", file=sys.stderr)
+        print(f"left out {len(entry['bad'])}:\n  {shown}", file=sys.stderr)
     if entry["rising"]:
         print(
             f"{entry['rising']} of them end more than {RISE} eV above their start (rise_eV in "

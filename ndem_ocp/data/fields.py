@@ -21,6 +21,8 @@ QM9_UNITS = {
     "G": "eV",
     "Cv": "cal/(mol K)",
 }
+#: fields whose numbers are float32 in a batch; a model's weights are, and torch mixes no types
+FLOATS = ("pos", "cell", "force", "forces", "pos_relaxed")
 
 
 def properties_of(fields: dict[str, Any]) -> list[str]:

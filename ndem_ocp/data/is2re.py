@@ -121,16 +121,17 @@ def convert_relaxations(
 def _read_all(
     sources: Iterable[Source], options: LabelOptions, skip_bad: bool
 ) -> tuple[list[Relaxation], list[str]]:
-    """The relaxations, and a message for each source that is left out."""
+    """The relaxations, and a message for each that is left out."""
     found: list[Relaxation] = []
     bad: list[str] = []
     for source in sources:
-        try:
-            found += read_relaxations(source, options)
-        except DataError as error:
-            if not skip_bad:
-                raise DataError(f"{error} (--skip-bad leaves out and lists such files)") from None
-            bad.append(str(error))
+        relaxations, problems = read_relaxations(source, options)
+        if problems and not skip_bad:
+            raise DataError(
+                f"{problems[0]} (--skip-bad leaves out and lists what is no relaxation)"
+            )
+        found += relaxations
+        bad += problems
     if not found:
         raise DataError("no relaxations to convert" + "".join(f"\n  {line}" for line in bad))
     return found, bad

@@ -51,6 +51,8 @@ def only_writer(out: Path) -> Iterator[None]:
         if descriptor is not None:
             _clean(out)
         yield
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
     except OSError as error:
         raise DataError(
             f"{out} was not written: {describe(error)}. Nothing was left behind; make room or give "

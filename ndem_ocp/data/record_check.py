@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .fields import (
+    FLOATS,
     QM9_UNITS,
     as_array,
     forces_of,
@@ -70,7 +71,12 @@ def check_record(fields: dict[str, Any], options: CheckOptions) -> list[Problem]
     shapes = _check_shapes(fields)
     if shapes:
         return problems + shapes
-    return problems + _check_values(fields) + _check_geometry(fields, options)
+    return [
+        *problems,
+        *_check_types(fields),
+        *_check_values(fields),
+        *_check_geometry(fields, options),
+    ]
 
 
 def _check_shapes(fields: dict[str, Any]) -> list[Problem]:
@@ -87,6 +93,17 @@ def _check_shapes(fields: dict[str, Any]) -> list[Problem]:
         if fields.get(key) is not None and as_array(fields[key]).size != 1:
             problems.append((ERROR, "shape", f"`{key}` is not one number"))
     return problems
+
+
+def _check_types(fields: dict[str, Any]) -> list[Problem]:
+    """Numbers that are not float32, which our reader casts and fairchem's does not."""
+    types = {k: as_array(fields[k]).dtype for k in FLOATS if fields.get(k) is not None}
+    other = {key: dtype for key, dtype in types.items() if dtype != np.float32}
+    if not other:
+        return []
+    shown = ", ".join(f"`{key}` {dtype}" for key, dtype in other.items())
+    message = f"{shown}: `format: ndem_lmdb` makes float32 of them, fairchem's `format: lmdb` fails"
+    return [(WARNING, "type", message)]
 
 
 def shape_problem(
@@ -143,6 +160,8 @@ def number_problem(arrays: dict[str, np.ndarray], largest: int) -> tuple[str, st
 
 
 def _not_finite(key: str, array: np.ndarray) -> tuple[str, str] | None:
+    if array.dtype == np.float16:  # the limit is beyond its own numbers
+        array = array.astype(np.float32)
     if array.dtype.kind not in "fc" or np.abs(array).max(initial=0.0) <= _MAX_FLOAT:
         return None
     bad = int((~(np.abs(array) <= _MAX_FLOAT)).sum())  # NaN compares as false

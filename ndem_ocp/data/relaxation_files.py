@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .ase_files import iter_frames
-from .errors import DataError, FrameError
+from .errors import FrameError
 from .frames import Frame, LabelOptions, fixed_atoms, read_frame
 from .sources import Source
 
@@ -45,74 +45,85 @@ class Relaxation:
 
 @dataclass
 class _Ends:
-    """What is kept of the frames while they are read: the ends."""
+    """What is kept of the frames of one relaxation while they are read.
 
-    numbers: list[int] = field(default_factory=list)  # of the frames in the file
+    Attributes:
+        numbers: of the frames in the file. first, last: the ends. problem: with the first frame
+            that cannot be of one relaxation with ``first``; "" as long as there is none.
+    """
+
+    numbers: list[int] = field(default_factory=list)
     first: Atoms | None = None
     last: Atoms | None = None
+    problem: str = ""
 
     def add(self, number: int, atoms: Atoms) -> None:
-        """Add a frame.
-
-        Raises:
-            FrameError: it cannot be of one relaxation with the first.
-        """
-        if self.first is None:
-            self.first = atoms
-        else:
-            _same_system(self.first, atoms, number)
+        """Add a frame."""
+        try:
+            if self.first is not None:
+                _same_system(self.first, atoms)
+        except FrameError as error:
+            self.problem = self.problem or f"frame {number}: {error}"
+        self.first = self.first or atoms
         self.last = atoms
         self.numbers.append(number)
 
 
-def read_relaxations(source: Source, options: LabelOptions) -> list[Relaxation]:
+def read_relaxations(source: Source, options: LabelOptions) -> tuple[list[Relaxation], list[str]]:
     """The relaxations of a file: one, or one for each value of ``options.system_key``.
 
-    Raises:
-        DataError: a file that cannot be read, a database without ``system_key``, fewer than two
-            frames, frames that are not of one relaxation, ends without labels.
+    Returns:
+        Those that can be used, and a message for each that cannot, or for the file: one that cannot
+        be read, a database without ``system_key``, fewer than two frames, frames that are not of
+        one relaxation, ends without labels.
     """
     if source.kind == "db" and options.system_key is None:
-        raise DataError(
+        return [], [
             f"{source.shown}: the rows of a database need not be steps of one relaxation; name the "
             "key that tells the relaxations apart with --system-key, or give a trajectory for each"
-        )
+        ]
     found: dict[str, _Ends] = {}
+    problems = []
     for index, atoms in iter_frames(source):
         where = source.shown + ("" if index is None else f": frame {index}")
         if isinstance(atoms, Exception):
-            raise DataError(f"{where} cannot be read ({atoms})")
+            return [], [f"{where} cannot be read ({atoms})"]
         name = ""
         if options.system_key is not None:
             if options.system_key not in atoms.info:
-                has = sorted(atoms.info)
-                raise DataError(f"{where}: no {options.system_key!r} (--system-key) in {has}")
+                problems.append(
+                    f"{where}: no {options.system_key!r} (--system-key) in {sorted(atoms.info)}"
+                )
+                continue
             name = str(atoms.info[options.system_key])
+        found.setdefault(name, _Ends()).add(int(index or 0), atoms)
+    relaxations = []
+    for name, ends in (found or ({} if problems else {"": _Ends()})).items():
+        where = source.shown + (f": {options.system_key} {name}" if name else "")
         try:
-            found.setdefault(name, _Ends()).add(int(index or 0), atoms)
+            relaxations.append(_relaxation(source, name, ends, options))
         except FrameError as error:
-            raise DataError(f"{where}: {error}") from None
-    return [
-        _relaxation(source, name, ends, options) for name, ends in (found or {"": _Ends()}).items()
-    ]
+            problems.append(f"{where}: {error}")
+    return relaxations, problems
 
 
 def _relaxation(source: Source, name: str, ends: _Ends, options: LabelOptions) -> Relaxation:
-    where = source.shown + (f": {options.system_key} {name}" if name else "")
+    if ends.problem:
+        raise FrameError(ends.problem)
     count = len(ends.numbers)
     if count < 2:
-        raise DataError(f"{where}: {count} frame(s); a relaxation has a first and a last one")
+        raise FrameError(f"{count} frame(s); a relaxation has a first and a last one")
     frames = []
     for number, atoms in ((ends.numbers[0], ends.first), (ends.numbers[-1], ends.last)):
         try:
             frames.append(read_frame(atoms, options))
         except FrameError as error:
             which = "first" if len(frames) == 0 else "last"
-            raise DataError(f"{where}: frame {number}, its {which}: {error}") from None
+            raise FrameError(f"frame {number}, its {which}: {error}") from None
     return Relaxation(source, frames[0], frames[1], count, name)
 
 
-def _same_system(first: Atoms, atoms: Atoms, number: int) -> None:
+def _same_system(first: Atoms, atoms: Atoms) -> None:
     """Refuse a frame that cannot be a step of the relaxation that ``first`` begins."""
     way_out = "give one file for each relaxation"
     if not np.array_equal(first.numbers, atoms.numbers):

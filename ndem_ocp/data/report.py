@@ -44,9 +44,8 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
     derived = entry["options"]["labels"]["tags"] == "auto"
     for values, number in entry["tags_of_another_convention"].items():
         _warn(
-            f"the tags of {number} frame(s) are not OC20's ({values}); "
-            + ("they were derived anew" if derived else "they are kept as they are")
-            + " (0 below the surface, 1 surface, 2 adsorbate)"
+            f"the tags of {number} frame(s) are {values}, and not OC20's (0 below the surface, 1 "
+            f"surface, 2 adsorbate); they {'were derived anew' if derived else 'are kept (--tags)'}"
         )
     if len(entry["pbc"]) > 1:
         _warn(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,27 +95,36 @@ def _of_both(split: Path, other: Path) -> set[Any]:
 def _check_systems(report: SplitReport, split: Path, found: Formulas) -> None:
     """systems.json against itself and against the records of a split."""
     path = split.absolute().parent / SYSTEMS_FILE
-    for message in _system_problems(path, split.absolute().name, found):
-        _error(report, path, "sid", message)
-
-
-def _system_problems(path: Path, split: str, found: Formulas) -> Iterator[str]:
+    name = split.absolute().name
     try:
         systems = read_json(path)
-        names: dict[int, str] = {}
-        own: dict[int, str] = {}
-        for name, entry in systems.items():
-            if entry["sid"] in names:
-                yield f"{names[entry['sid']]} and {name} have one sid, {entry['sid']}; convert again"
-            names[entry["sid"]] = name
-            if split in entry["split"]:
-                own[entry["sid"]] = name
+        own = {entry["sid"] for entry in systems.values() if name in entry["split"]}
+        every = Counter(entry["sid"] for entry in systems.values())
     except (AttributeError, DataError, KeyError, TypeError):
         return  # of other tools
-    missing = [sid for sid in found if sid is not None and sid not in own] if systems else []
+    for sid in [sid for sid, count in every.items() if count > 1][:5]:
+        names = [system for system, entry in systems.items() if entry["sid"] == sid]
+        _error(report, path, "sid", f"{' and '.join(names)} have one sid, {sid}; convert again")
+    known = [sid for sid in found if sid is not None] if systems else []
+    missing = [sid for sid in known if sid not in every]
     if missing:
-        yield (
-            f"it does not have system(s) {', '.join(map(str, missing[:5]))} of {split} "
-            f"({len(missing)} in all); two conversions have written here at the same time, or it is "
-            "of another data set: convert again"
+        _error(
+            report,
+            path,
+            "sid",
+            f"it does not have system(s) {_some(missing)} of {name}; two conversions have written "
+            "here at the same time, or it is of another data set: convert again",
         )
+    elsewhere = [sid for sid in known if sid in every and sid not in own]
+    if elsewhere:
+        message = (
+            f"it has system(s) {_some(elsewhere)} in other splits than {name}, where they are too: "
+            "two conversions have written here at the same time, or one of an earlier version has "
+            "replaced the entries of another"
+        )
+        report.add(Finding(str(path), None, WARNING, "sid", message))
+
+
+def _some(sids: list[Any]) -> str:
+    shown = ", ".join(map(str, sids[:5]))
+    return shown if len(sids) <= 5 else f"{shown}, ... ({len(sids)} in all)"

@@ -24,6 +24,7 @@ from fairchem.core.common.relaxation.ase_utils import OCPCalculator
 from fairchem.core.common.utils import update_config
 
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
+from ndem_ocp.data.positions import FAR, near_origin
 from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.structures import CalculatorError, StructureLimits
 from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
@@ -140,7 +141,8 @@ class NDeMCalculator(OCPCalculator):
         cuda = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(SEED)
-            super().calculate(atoms, properties, system_changes)
+            super().calculate(_near(atoms), properties, system_changes)
+        self.atoms = atoms.copy()  # what these results are of, for ASE
         for name, factor in self._to_ev.items():
             value = np.asarray(self.results[name], dtype=np.float64) * factor
             if not np.isfinite(value).all():
@@ -151,6 +153,17 @@ class NDeMCalculator(OCPCalculator):
                 )
             self.results[name] = float(value) if name == ENERGY else value.reshape(len(atoms), 3)
         self.results["free_energy"] = self.results[ENERGY]
+
+
+def _near(atoms: Atoms) -> Atoms:
+    """The same structure where float32 holds its bonds. fairchem wraps in periodic directions; a
+    molecule, or a slab along its normal, can be anywhere."""
+    if np.abs(atoms.positions).max() <= FAR or atoms.pbc.all():
+        return atoms
+    near = atoms.copy()
+    cell = np.asarray(atoms.get_cell(complete=True))
+    near.positions = near_origin(atoms.positions, cell, np.asarray(atoms.pbc))
+    return near
 
 
 def _device(device: str | None) -> torch.device:

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.neighborlist import primitive_neighbor_list
 from fairchem.core.common.registry import registry
 from torch import nn
 
 from ndem_ocp.data.reader import limits_from_model
+from ndem_ocp.data.reader.geometry import nearest
 from ndem_ocp.errors import NDeMError
+
+SAME_PLACE = 0.01  # A; fairchem's search for neighbours makes no edge below it
 
 
 class CalculatorError(NDeMError, ValueError):
@@ -29,11 +33,13 @@ class StructureLimits:
         max_atomic_number: the largest element that has an embedding.
         seen: atomic numbers of the training data, None where the checkpoint does not say.
         periodic: whether the model looks for neighbours across cell boundaries.
+        cutoff: A, within which the model looks for neighbours; None where nothing says it.
     """
 
     max_atomic_number: int = 118
     seen: frozenset[int] | None = None
     periodic: bool = True
+    cutoff: float | None = None
 
     @classmethod
     def of(
@@ -46,6 +52,7 @@ class StructureLimits:
             limits.get("max_atomic_number", 118),
             None if seen is None else frozenset(int(z) for z in seen),
             bool(getattr(backbone, "use_pbc", True)),
+            limits.get("cutoff"),
         )
 
     def check(self, atoms: Atoms) -> None:
@@ -63,6 +70,29 @@ class StructureLimits:
         if len(atoms) == 1 and not atoms.pbc.any():
             raise CalculatorError(
                 "A single atom without periodicity has no neighbours, and the model works on pairs."
+            )
+        self._check_neighbors(atoms)
+
+    def _check_neighbors(self, atoms: Atoms) -> None:
+        """Atoms in one place, whose pair the search for neighbours drops; no pairs at all."""
+        cell, pbc = np.asarray(atoms.get_cell(complete=True)), np.asarray(atoms.pbc)
+        distances, partners = nearest(atoms.positions, cell, pbc, SAME_PLACE)
+        closest = int(distances.argmin())
+        if distances[closest] < SAME_PLACE:
+            first, second = sorted((closest, int(partners[closest])))
+            raise CalculatorError(
+                f"Atoms {first} and {second} are in one place ({distances[closest]:.2g} A apart, "
+                "images included): the model would not see that they are neighbours. Is an atom "
+                "there twice?"
+            )
+        # the distances to images are upper bounds
+        if self.cutoff is None or distances[closest] <= self.cutoff:
+            return
+        pairs = primitive_neighbor_list("i", pbc, cell, atoms.positions, self.cutoff)
+        if len(pairs) == 0:
+            raise CalculatorError(
+                f"No atom has a neighbour within {self.cutoff:g} A, the model's cutoff (images "
+                "included), and the model works on pairs."
             )
 
     def _check_elements(self, atoms: Atoms) -> None:

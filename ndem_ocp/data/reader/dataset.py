@@ -26,6 +26,7 @@ from .pages import LmdbFile
 from .settings import ReaderSettings
 from .skips import Skips
 from .unpickle import load_fields
+from .usual import usual_fields
 
 _WAY_OUT = (
     "`ndem data check` lists all such records; dataset.on_bad_record: skip puts the next good "
@@ -149,6 +150,7 @@ class LmdbReader(BaseDataset):
         try:
             fields = load_fields(self._file(shard).get(b"%d" % inside))
             check_fields(fields, self.settings)
+            fields = usual_fields(fields)
         except (Refused, OSError) as error:
             raise self._error(shard, inside, error) from None
         data = Data()
