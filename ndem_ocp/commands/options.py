@@ -73,8 +73,11 @@ def add_cpu(parser: argparse.ArgumentParser, what: str = "use no GPU") -> None:
     parser.add_argument("--cpu", action="store_true", help=what)
 
 
-def add_gpu(parser: argparse.ArgumentParser, what: str = "train on the GPU") -> None:
-    parser.add_argument("--gpu", action="store_true", help=what)
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--gpu`` and ``--cpu``, of which at most one may be given; see ``launch.device``."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--gpu", action="store_true", help="a GPU is needed; default: if visible")
+    group.add_argument("--cpu", action="store_true", help="the CPU, even beside a GPU")
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:
