@@ -126,7 +126,6 @@ def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is not trained yet, judge it, write sweep.json, table.md and curves.png."""
-    args.cpu = choose_cpu(args.cpu, args.gpu)
     sweep = read_sweep(args.file)
     if args.test:
         sweep = replace(sweep, test=args.test)
@@ -135,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         raise SweepError(f"{args.file} has no arm {unknown[0]!r}: {', '.join(sweep.arms)}.")
     arms = {name: sweep.arms[name] for name in args.arms or sweep.arms}
+    args.cpu = choose_cpu(args.cpu, args.gpu)
 
     from tqdm import tqdm
 

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -207,6 +208,9 @@ def short_messages() -> Iterator[None]:
     root.handlers = [handler for handler in before if type(handler) is not logging.StreamHandler]
     root.addHandler(_Handler())
     try:
-        yield
+        with warnings.catch_warnings():
+            # TorchMD-NET's last layer under DDP: a copy more, and nothing that a user can change
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+            yield
     finally:
         root.handlers = before
