@@ -74,7 +74,11 @@ def run(args: argparse.Namespace) -> int:
     if folder.open(_made_of(args, inputs)):
         print(f"{folder.shown(folder.path)} is there: going on with it.")
     if not folder.config.exists():
-        _prepare(args, inputs, folder, cpu)
+        try:
+            _prepare(args, inputs, folder, cpu)
+        except BaseException:
+            folder.forget()
+            raise
     code = 0 if folder.is_trained() else _train(args, folder, cpu)
     if code:
         _say_how_to_go_on(args, code)
@@ -152,8 +156,8 @@ def _plan(
     frames = data.train.frames, data.splits["val"].frames
     guess = choose_length(Speed(1.0, 0.1), args.time, *frames, plan.batch_size)
     trial = parse(config_text(plan, guess, folder.path, data.path, ""))
-    for section in trial["dataset"].values():
-        section.pop("sample_n", None)
+    for split, section in trial["dataset"].items():
+        section.pop(f"{split}_split_settings", None)
     with short_messages():
         speed = measure(trial, cpu, args.time)
     length = choose_length(speed, args.time, *frames, plan.batch_size)
@@ -211,6 +215,7 @@ def _say_how_to_go_on(args: argparse.Namespace, code: int) -> None:
 
 def _judge(folder: Folder, cpu: bool) -> None:
     """Evaluation, model.pt, the report, and what to do with it."""
+    from ndem_ocp.evaluation.evaluation import file_hash
     from ndem_ocp.fit.config import parse
     from ndem_ocp.fit.dataset import load
     from ndem_ocp.fit.result import errors_of, table, verdict, write_model
@@ -221,20 +226,24 @@ def _judge(folder: Folder, cpu: bool) -> None:
             f"{folder.config}, and train it with ndem train."
         )
     data = load(folder.data, _workers(), _bars())
-    _evaluate(folder, cpu)
-    write_model(folder.best, folder.model, data)
-    _report(folder)
+    best = file_hash(folder.best)
+    done = folder.read("judged") == best and folder.model.exists() and folder.report.exists()
+    if not done:
+        _evaluate(folder, cpu)
+        write_model(folder.best, folder.model, data)
     config = parse(folder.config.read_text(encoding="utf-8"))
-    normalizer = config["dataset"]["train"]["transforms"]["normalizer"]
-    errors = [errors_of(folder.eval, name, normalizer["energy"]["mean"])
-              for name in folder.splits()]  # fmt: skip
-    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}")
-    relative = data.coefficients is None
-    energies = "relative to each system's last frame" if relative else "total energies"
+    mean = config["dataset"]["train"]["transforms"]["normalizer"]["energy"]["mean"]
+    errors = [errors_of(folder.eval, name, mean) for name in folder.splits()]
+    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}\n")
+    if not done:
+        _report(folder)
+        folder.note("judged", best)
+    files = ", ".join(folder.shown(path) for path in (folder.model, folder.config, folder.report))
+    energies = "relative to each system's last frame" if data.coefficients is None else "total"
     print(
-        f"\nwrote {folder.shown(folder.report)}, model.pt, config.yml\n\nIn ASE (eV and eV/A, "
-        f"{energies}):\n\n    import ndem_ocp\n    atoms.calc = "
-        f'ndem_ocp.calculator("{folder.shown(folder.model)}")'
+        f"wrote {files}\n\nIn ASE, with forces in eV/A and {energies} energies in eV:\n\n"
+        "    import ndem_ocp\n"
+        f'    atoms.calc = ndem_ocp.calculator("{folder.shown(folder.model)}")'
     )
 
 

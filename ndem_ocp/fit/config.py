@@ -45,8 +45,8 @@ def config_text(plan: Plan, length: Length, folder: Path, data: Path, title: str
         ndem=_ndem(plan),
         train=_quoted(data / "train"),
         val=_quoted(data / "val"),
-        train_frames=_frames(length.train_frames),
-        val_frames=_frames(length.val_frames),
+        train_frames=_frames("train", length.train_frames),
+        val_frames=_frames("val", length.val_frames),
         energy_mean=_number(plan.normalizer["energy"][0]),
         energy_stdev=_number(plan.normalizer["energy"][1]),
         forces_stdev=_number(plan.normalizer["forces"][1]),
@@ -56,7 +56,8 @@ def config_text(plan: Plan, length: Length, folder: Path, data: Path, title: str
         weight_decay=0.0 if plan.model == ET else 0.001,
         epochs=length.epochs,
         eval_every=length.eval_every,
-        warmup=max(round(0.05 * length.epochs, 2), 0.05),
+        # a twentieth of the run, and at least a step
+        warmup=max(round(0.05 * length.epochs, 2), round(1.5 * length.epochs / length.steps, 3)),
         ema_decay=length.ema_decay,
     )
 
@@ -77,8 +78,10 @@ def _ndem(plan: Plan) -> str:
     )
 
 
-def _frames(number: int | None) -> str:
-    return "" if number is None else f"    sample_n: {number}   # of all: what fits into --time\n"
+def _frames(split: str, number: int | None) -> str:
+    if number is None:
+        return ""
+    return f"    {split}_split_settings: {{sample_n: {number}}}   # drawn; what fits into --time\n"
 
 
 def _fill(template: str, **values: Any) -> str:

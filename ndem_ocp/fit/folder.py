@@ -11,6 +11,7 @@ checkpoints/, logs/, results/, status/   of the training
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ class Folder:
             )
         return True
 
+    def forget(self) -> None:
+        """Undo :meth:`open` where nothing has come of it."""
+        if not self.has_data() and self.path.is_dir():
+            if [path.name for path in self.path.iterdir()] == [_STATE]:
+                self._state.unlink()
+            with contextlib.suppress(OSError):  # not empty
+                self.path.rmdir()
+
     def read(self, key: str) -> Any:
         """What :meth:`note` has noted, None before."""
         return (read_json(self._state) or {}).get(key)
@@ -109,4 +118,6 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _said(value: Any) -> str:
-    return "not given" if value in (None, False) else "given" if value is True else str(value)
+    return {None: "not given", "False": "not given", "True": "given"}.get(
+        value if value is None else str(value), str(value)
+    )

@@ -13,7 +13,7 @@ import torch
 
 from ndem_ocp.launch.console import duration
 
-_WARM, _LEAST, _MOST = 3, 5, 60  # steps
+_WARM, _LEAST, _MOST = 1, 2, 60  # steps; the first is slower
 _SHARE = 0.05  # of the budget, for measuring
 _VALIDATING = 0.15  # of the budget
 _VALIDATIONS = (4, 25)
@@ -78,7 +78,7 @@ def choose_length(
     reason = (
         f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps:,} steps of {speed.step_s:.3g} s "
         f"(measured): {duration(steps * speed.step_s + validations * (judge_s + _SAVING_S))} of "
-        f"the {minutes:g} min of --time; the learning rate falls to its end with the last step"
+        f"the {minutes:g} min of --time, to which the learning rate's fall is fitted"
     )
     if used_train is not None:
         reason += (
@@ -136,9 +136,7 @@ def _speed(trainer: Any, limit_s: float) -> Speed:
         start = time.perf_counter()
         _step(trainer, _batch(trainer, trainer.train_dataset, len(times) * size, size))
         times.append(time.perf_counter() - start)
-        if len(times) > _WARM and time.perf_counter() - began > 4 * limit_s:
-            break  # very long steps: a few tell enough
-    counted = times[_WARM:] or times
+    counted = times[_WARM:]
     return Speed(sum(counted) / len(counted), _judging(trainer))
 
 

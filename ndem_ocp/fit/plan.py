@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ndem_ocp.data.statistics import Statistics
 from ndem_ocp.fit.dataset import FitData
 from ndem_ocp.fit.errors import FitError
 
@@ -34,6 +35,7 @@ _EQUIFORMER = {
 }  # fmt: skip
 _STEPS_IN_AN_EPOCH = 10  # at least, where the data allow it
 _BATCH = 8
+_ATOMS = 256  # in a batch, on a CPU: many small steps learn more in minutes than a few large ones
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
     """
     model, why = _model(data, asked)
     train = data.train
-    batch = max(1, min(_BATCH, train.frames // _STEPS_IN_AN_EPOCH))
+    batch, why_batch = _batch(train, cpu)
     energy = (train.energy_mean or 0.0, train.energy_stdev or 0.0)
     if energy[1] < 1e-6:  # all energies alike; forces have the scale
         energy = (energy[0], train.force_rms or 1.0)
@@ -87,11 +89,22 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
             if cpu
             else "the larger one: a GPU is there"
         ),
-        batch=f"{batch} structures"
-        + ("" if batch == _BATCH else f": {_STEPS_IN_AN_EPOCH} steps in an epoch of so few frames"),
+        batch=why_batch,
         objective=_objective(second_views),
     )
     return plan
+
+
+def _batch(train: Statistics, cpu: bool) -> tuple[int, str]:
+    few = train.frames // _STEPS_IN_AN_EPOCH
+    heavy = round(_ATOMS * train.frames / train.atoms) if cpu else _BATCH
+    batch = max(1, min(_BATCH, few, heavy))
+    why = ""
+    if batch == few < min(_BATCH, heavy):
+        why = f": at least {_STEPS_IN_AN_EPOCH} steps in an epoch"
+    elif batch < _BATCH:
+        why = f": some {_ATOMS} atoms in a step, so that there are many"
+    return batch, f"{batch} structure{'s' if batch > 1 else ''}{why}"
 
 
 def _model(data: FitData, asked: str | None) -> tuple[str, str]:
