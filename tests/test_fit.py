@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from ase.units import kcal, mol
 
 from fitting import labelled, molecule, rattled, surface, write_frames
 from ndem_ocp import calculator, cli
-from ndem_ocp.fit import dataset
+from ndem_ocp.fit import command, dataset
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.record import Record
 from ndem_ocp.report.page.build import Report
@@ -34,6 +35,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     here.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # no processes forked from this one, which has trained before and has threads
+    monkeypatch.setattr(command, "_workers", lambda: 1)
+    here_only = functools.partial(dataset.check_dataset, isolate=False)
+    monkeypatch.setattr(dataset, "check_dataset", here_only)
     return here
 
 

@@ -134,6 +134,7 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
     data = load(folder.data, _workers(), _bars())
     print_losses(data.entry)
     plan, length = _plan(args, data, folder, cpu)
+    folder.note("elements", data.train.elements)
     folder.note("print_every", length.print_every)
     folder.write_config(_text(args, plan, length, folder))
     print(f"{'config':<10}{folder.shown(folder.config)}, to edit and train again")
@@ -217,7 +218,7 @@ def _judge(folder: Folder, cpu: bool) -> None:
     """Evaluation, model.pt, the report, and what to do with it."""
     from ndem_ocp.evaluation.evaluation import file_hash
     from ndem_ocp.fit.config import parse
-    from ndem_ocp.fit.dataset import load
+    from ndem_ocp.fit.dataset import subtracted
     from ndem_ocp.fit.result import errors_of, table, verdict, write_model
 
     if not folder.best.is_file():
@@ -225,12 +226,12 @@ def _judge(folder: Folder, cpu: bool) -> None:
             f"{folder.best} is missing: the training had no validation. Lower optim.eval_every in "
             f"{folder.config}, and train it with ndem train."
         )
-    data = load(folder.data, _workers(), _bars())
+    coefficients = subtracted(folder.data)
     best = file_hash(folder.best)
     done = folder.read("judged") == best and folder.model.exists() and folder.report.exists()
     if not done:
         _evaluate(folder, cpu)
-        write_model(folder.best, folder.model, data)
+        write_model(folder.best, folder.model, folder.read("elements"), coefficients)
     config = parse(folder.config.read_text(encoding="utf-8"))
     mean = config["dataset"]["train"]["transforms"]["normalizer"]["energy"]["mean"]
     errors = [errors_of(folder.eval, name, mean) for name in folder.splits()]
@@ -239,7 +240,7 @@ def _judge(folder: Folder, cpu: bool) -> None:
         _report(folder)
         folder.note("judged", best)
     files = ", ".join(folder.shown(path) for path in (folder.model, folder.config, folder.report))
-    energies = "relative to each system's last frame" if data.coefficients is None else "total"
+    energies = "relative to each system's last frame" if coefficients is None else "total"
     print(
         f"wrote {files}\n\nIn ASE, with forces in eV/A and {energies} energies in eV:\n\n"
         "    import ndem_ocp\n"

@@ -14,6 +14,7 @@ from ndem_ocp.data.findings import Finding, SplitReport
 from ndem_ocp.data.plan import ConvertOptions, kept_frames
 from ndem_ocp.data.reader.pages import LmdbFile
 from ndem_ocp.data.reader.unpickle import load_fields
+from ndem_ocp.data.reference import FILE_NAME, load_linear
 from ndem_ocp.data.scan import SourceScan, merge_scans
 from ndem_ocp.data.split import TRAIN
 from ndem_ocp.data.staging import DATASET_FILE, SYSTEMS_FILE, read_json
@@ -33,15 +34,13 @@ class FitData:
 
     Attributes:
         path: its folder. splits: {name: statistics}. pbc: of all frames, such as ``TTT``.
-        entry: of dataset.json. coefficients: (119,) eV per atom by atomic number that were
-            subtracted from the energies, or None if nothing of the kind was.
+        entry: of dataset.json.
     """
 
     path: Path
     splits: dict[str, Statistics]
     pbc: str
     entry: dict[str, Any]
-    coefficients: np.ndarray | None
 
     @property
     def train(self) -> Statistics:
@@ -125,12 +124,14 @@ def load(path: Path, workers: int, bars: bool) -> FitData:
     splits = {Path(r.path).name: r.statistics for r in reports if r.statistics is not None}
     if not splits[TRAIN].force_rms:
         raise FitError("all training forces are 0: there is nothing to learn from them.")
-    reference = path / "linear_reference.npz"
-    coefficients = None
-    if reference.is_file():
-        with np.load(reference) as content:
-            coefficients = np.asarray(content["coeff"], dtype=np.float64)
-    return FitData(path, splits, entry["pbc"][0], entry, coefficients)
+    return FitData(path, splits, entry["pbc"][0], entry)
+
+
+def subtracted(path: Path) -> np.ndarray | None:
+    """(119,) eV per atom by atomic number that were subtracted from the energies of a data set, or
+    None if nothing of the kind was."""
+    reference = path / FILE_NAME
+    return load_linear(reference)[0] if reference.is_file() else None
 
 
 def _refuse_errors(reports: list[SplitReport], path: Path) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from ndem_ocp.checkpoints import read_checkpoint, write_checkpoint
 from ndem_ocp.evaluation.samples import read_samples
-from ndem_ocp.fit.dataset import FitData
 from ndem_ocp.launch.files import read_json
 
 _CLEARLY = 0.9  # of the guess's error: what counts as having learned something
@@ -83,14 +82,19 @@ def verdict(errors: Errors) -> str:
     return sentence
 
 
-def write_model(best: Path, out: Path, data: FitData) -> None:
+def write_model(
+    best: Path, out: Path, elements: Sequence[int], coefficients: np.ndarray | None
+) -> None:
     """The best checkpoint with two facts about the data that its own run does not know.
 
-    ``energy_reference``: (119,) eV per atom by atomic number, which ``ndem_ocp.calculator`` adds to
-    the energies; ``elements``: those it was trained on, others are refused.
+    Args:
+        best: the checkpoint. out: the file to write.
+        elements: atomic numbers of the training frames; ``ndem_ocp.calculator`` refuses others.
+        coefficients: (119,) eV per atom by atomic number that were subtracted from the energies,
+            which the calculator adds again (``energy_reference``); None: nothing of the kind.
     """
     content = read_checkpoint(best)
-    content["elements"] = [int(z) for z in data.train.elements]
-    if data.coefficients is not None:
-        content["energy_reference"] = [float(value) for value in data.coefficients]
+    content["elements"] = [int(z) for z in elements]
+    if coefficients is not None:
+        content["energy_reference"] = [float(value) for value in coefficients]
     write_checkpoint(content, out)
