@@ -232,7 +232,7 @@ BAD = {
         "f", lambda: rattled(surface(), 12), ("--test", "g.extxyz"), "g.extxyz: no such file",
     ),
     "no such views": (
-        "f", lambda: rattled(surface(), 12), ("--second-views", "v"), "there is no such file",
+        "f", lambda: rattled(surface(), 12), ("--second-views", "v"), "--second-views v: no such",
     ),
 }  # fmt: skip
 

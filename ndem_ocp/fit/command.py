@@ -2,8 +2,8 @@
 
     ndem fit frames.extxyz
     ndem fit relaxations/*.traj --time 30 --out mine
-    ndem fit train.extxyz --valid valid.extxyz --test test.extxyz --energy-key REF_energy \
-        --forces-key REF_forces --units kcal/mol
+    ndem fit train.extxyz --valid valid.extxyz --test test.extxyz
+    ndem fit frames.extxyz --energy-key REF_energy --forces-key REF_forces --units kcal/mol
 
 It converts the files, splits them, chooses a model for the data and the machine, trains it for
 --time minutes, judges it, and says every choice with its reason. The same line again goes on where
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndem_ocp.commands.options import add_device, add_labels, add_seed, describe
-from ndem_ocp.files import existing_file
+from ndem_ocp.files import existing
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.launch.device import choose_cpu
 
@@ -91,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.time > 0:
         raise FitError(f"--time {args.time:g}: minutes above 0.")
     if args.second_views is not None:
-        existing_file(args.second_views, FitError)
+        existing(args.second_views, FitError, "--second-views")
 
 
 def _made_of(args: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _evaluate(folder: Folder, cpu: bool) -> None:
         checkpoint=folder.best,
         data=[str(folder.data / name) for name in folder.splits()],
         out=folder.eval, weights="auto", batch_size=None, ranks=1, workers=0, cpu=cpu, amp=False,
-        no_atoms=False, given=[],
+        no_atoms=False, curvature=False, given=[],
     )  # fmt: skip
     # its table is shown with the guesses beside it
     with short_messages(), contextlib.redirect_stdout(io.StringIO()):

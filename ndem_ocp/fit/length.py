@@ -98,6 +98,9 @@ def measure(config: Mapping[str, Any], cpu: bool, minutes: float) -> Speed:
     """
     from fairchem.core.common.registry import registry
 
+    import ndem_ocp
+
+    ndem_ocp.register()
     config = {**config, "task": {"ndem": {"coefficient": 0}}}
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)

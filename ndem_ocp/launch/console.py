@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
@@ -124,7 +125,8 @@ class Console:
 
 
 def _cell(value: Any, width: int, form: str) -> str:
-    return f"{'' if value is None else form.format(float(value)):>{width}}"
+    number = math.nan if value is None else float(value)
+    return f"{'' if math.isnan(number) else form.format(number):>{width}}"  # nan: over nothing
 
 
 class Shown:
