@@ -51,6 +51,7 @@ setup(
             ["packaging/fairchem_experimental/ndem_ocp_plugin/register.py"],
         ),
     ],
+    package_data={"ndem_ocp.fit": ["templates/*.yml"]},
     cmdclass={"install_data": InstallBesidePackages},
     install_requires=[
         "fairchem-core==1.10.0",

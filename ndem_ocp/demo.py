@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.commands.options import add_gpu
+from ndem_ocp.commands.options import add_device
 from ndem_ocp.errors import NDeMError
 from ndem_ocp.files import existing_file
+from ndem_ocp.launch.device import choose_cpu
 
 RUN_ID = "demo"
 PRINT_EVERY = 50  # steps
@@ -35,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=Path("data/demo"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--size", choices=("default", "small"), default="default")
-    add_gpu(parser)
+    add_device(parser)
     parser.epilog = "After --, fairchem's overrides: --key=value."
     parser.set_defaults(func=run, overrides=[])
 
@@ -43,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Data, training, validation and prediction on both splits, pictures, metrics.json."""
     existing_file(args.config, DemoError)
+    args.cpu = choose_cpu(args.cpu, args.gpu)
     if (args.out / "metrics.json").exists():
         print(f"{args.out} holds a finished demo: making it anew.")
         shutil.rmtree(args.out)
@@ -65,7 +67,7 @@ def _fairchem(args: argparse.Namespace, mode: str, options: list[str]) -> None:
     command = [
         str(Path(sys.executable).parent / "fairchem"), "--mode", mode,
         "--config-yml", str(args.config), "--run-dir", str(args.out), "--identifier", RUN_ID,
-        *([] if args.gpu else ["--cpu"]),
+        *(["--cpu"] if args.cpu else []),
         f"--dataset.train.src={args.data / 'train'}", f"--dataset.val.src={args.data / SPLITS[0]}",
         "--task.prediction_dtype=float32", "--hide_eval_progressbar=True",
         *options, *args.overrides,

@@ -31,9 +31,10 @@ from typing import Any
 
 import yaml
 
-from ndem_ocp.commands.options import add_gpu, describe
+from ndem_ocp.commands.options import add_device, describe
 from ndem_ocp.errors import NDeMError
 from ndem_ocp.files import existing_file
+from ndem_ocp.launch.device import choose_cpu
 from ndem_ocp.launch.record import finished_id
 from ndem_ocp.report.history_file import FILE_NAME, read_history
 
@@ -69,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--test", help="test split in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    add_gpu(parser)
+    add_device(parser)
     parser.add_argument("--result", type=Path, help="also write the table's JSON there")
     parser.epilog = "After --, key=value overrides for all runs."
     parser.set_defaults(func=run, overrides=[])
@@ -133,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         raise SweepError(f"{args.file} has no arm {unknown[0]!r}: {', '.join(sweep.arms)}.")
     arms = {name: sweep.arms[name] for name in args.arms or sweep.arms}
+    args.cpu = choose_cpu(args.cpu, args.gpu)
 
     from tqdm import tqdm
 
@@ -181,7 +183,7 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
     changes += [f"--{given.lstrip('-')}" for given in args.overrides]
     common = [
         "--config-yml", str(sweep.config), "--run-dir", str(where), "--identifier", arm,
-        "--seed", str(seed), *([] if args.gpu else ["--cpu"]), *changes,
+        "--seed", str(seed), *(["--cpu"] if args.cpu else []), *changes,
     ]  # fmt: skip
     run_id = finished_id(where) or RUN_ID  # `ndem submit` may have trained it already
     if run_id == RUN_ID:

@@ -69,12 +69,39 @@ def add_amp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amp", action="store_true", help="mixed precision, on a GPU")
 
 
-def add_cpu(parser: argparse.ArgumentParser, what: str = "use no GPU") -> None:
+def add_cpu(parser: argparse._ActionsContainer, what: str = "use no GPU") -> None:
     parser.add_argument("--cpu", action="store_true", help=what)
 
 
-def add_gpu(parser: argparse.ArgumentParser, what: str = "train on the GPU") -> None:
+def add_gpu(parser: argparse._ActionsContainer, what: str) -> None:
     parser.add_argument("--gpu", action="store_true", help=what)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--gpu`` and ``--cpu``, of which at most one may be given; see ``launch.device``."""
+    group = parser.add_mutually_exclusive_group()
+    add_gpu(group, "a GPU is needed; default: where one is visible")
+    add_cpu(group, "the CPU, even beside a GPU")
+
+
+ENERGY_UNITS = ("eV", "kcal/mol", "kJ/mol")  # keys of data.units.IN_EV
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """``--energy-key``, ``--forces-key``, ``--units`` of commands that read a user's frames."""
+    add = parser.add_argument
+    add("--energy-key", metavar="KEY", help="atoms.info key of the energy; default: ASE's own")
+    add(
+        "--forces-key",
+        metavar="KEY",
+        help="atoms.arrays (database: data) key of the forces; default: ASE's own",
+    )
+    add(
+        "--units",
+        choices=ENERGY_UNITS,
+        default="eV",
+        help="of the energies, with /A of the forces; converted to eV and eV/A (default: eV)",
+    )
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:

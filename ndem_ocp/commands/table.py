@@ -41,6 +41,11 @@ GROUPS = {
 
 COMMANDS = (
     Command(
+        "fit",
+        "from a file of frames to a model: convert, split, train, judge, report",
+        "fit.command",
+    ),
+    Command(
         "data ase",
         "ASE trajectories and databases -> S2EF LMDBs in OC20's layout",
         "data.cli:configure_ase",

@@ -8,7 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ndem_ocp.commands.options import add_no_progress, add_overwrite, add_seed, add_workers
+from ndem_ocp.commands.options import (
+    add_labels,
+    add_no_progress,
+    add_overwrite,
+    add_seed,
+    add_workers,
+)
 from ndem_ocp.files import existing
 
 from .errors import DataError
@@ -47,8 +53,7 @@ def configure_ase(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto derives tags that are not OC20's",
     )
-    add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
-    add("--forces-key", metavar="KEY", help="atoms.arrays (database: data) key of forces, eV/A")
+    add_labels(parser)
     add("--system-key", metavar="KEY", help="atoms.info key (or database column) of the system")
     add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
     add_overwrite(parser)
@@ -110,7 +115,9 @@ def _run_ase(args: argparse.Namespace) -> int:
     from .plan import ConvertOptions
     from .report import print_conversion
 
-    labels = LabelOptions(args.energy_key, args.forces_key, args.system_key, args.tags)
+    labels = LabelOptions(
+        args.energy_key, args.forces_key, args.system_key, args.tags, args.units
+    )
     options = ConvertOptions(
         val_fraction=args.val_fraction,
         test_fraction=args.test_fraction,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +49,7 @@ def convert(
     options: ConvertOptions | None = None,
     *,
     assign: Mapping[str, str] | None = None,
+    decide: Callable[[list[SourceScan]], tuple[ConvertOptions, np.ndarray]] | None = None,
     provenance: Mapping[str, Any] | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -60,6 +61,9 @@ def convert(
         out: directory of the data set; written beside and moved there when complete.
         options: settings.
         assign: ``{source name: split}``, in place of the fractions.
+        decide: chooses after the first pass: called with the scans of the usable frames, gives
+            the options to use (of what follows the pass) and (n,) the split of each frame that
+            ``plan.kept_frames`` keeps.
         provenance: further entries for dataset.json.
         workers: processes. The result does not depend on it.
         progress: show progress bars.
@@ -78,6 +82,8 @@ def convert(
     old_systems = read_json(out / SYSTEMS_FILE) if adding else {}
     scans = scan_sources(sources, options.labels, workers, progress)
     bad = _handle_bad(scans, options.skip_bad)
+    if decide is not None:
+        options, assign = decide(scans)
     plan = make_plan(scans, options, assign, old_systems)
     old = read_json(out / DATASET_FILE) if adding else {}
     _refuse_other_reference(out, old, plan)

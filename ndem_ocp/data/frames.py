@@ -10,6 +10,7 @@ import numpy as np
 from .errors import FrameError
 from .labels import LARGEST, energy_of, forces_of
 from .tags import are_layers, derive_tags, tags_from_layers
+from .units import IN_EV
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -29,12 +30,14 @@ class LabelOptions:
         system_key: key in ``atoms.info`` (or of a database row) that names the system.
         tags: ``auto`` derives tags where they are all 0 or of another convention than OC20's,
             ``keep`` never does.
+        unit: of the energies, with /A of the forces; a key of ``units.IN_EV``. Records are in eV.
     """
 
     energy_key: str | None = None
     forces_key: str | None = None
     system_key: str | None = None
     tags: str = "auto"
+    unit: str = "eV"
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ def read_frame(atoms: Atoms, options: LabelOptions) -> Frame:
     """
     if len(atoms) == 0:
         raise FrameError("the frame has no atoms")
-    energy = energy_of(atoms, options.energy_key)
-    forces = forces_of(atoms, options.forces_key)
+    factor = IN_EV[options.unit]
+    energy = energy_of(atoms, options.energy_key) * factor
+    forces = forces_of(atoms, options.forces_key) * factor
     numbers = _elements(atoms)
     positions, cell, pbc = _geometry(atoms)
     fixed = fixed_atoms(atoms)

@@ -90,14 +90,15 @@ class Plan:
 def make_plan(
     scans: Sequence[SourceScan],
     options: ConvertOptions,
-    assign: Mapping[str, str] | None = None,
+    assign: Mapping[str, str] | np.ndarray | None = None,
     existing: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Drop, split, reference and number the scanned frames.
 
     Args:
         scans: the first pass. options: settings.
-        assign: ``{source name: split}`` in place of the fractions.
+        assign: ``{source name: split}``, or the (n,) split of each kept frame, in place of the
+            fractions.
         existing: systems.json of the data set that is added to.
 
     Raises:
@@ -105,11 +106,7 @@ def make_plan(
     """
     everything = merge_scans(scans)
     last = last_frame_reference(everything.system, everything.energy)
-    keep = np.ones(len(everything), dtype=bool)
-    if options.max_force is not None:
-        keep = everything.max_force <= options.max_force
-    if not keep.any():
-        raise DataError(f"all {len(keep)} frames are above --max-force {options.max_force} eV/A")
+    keep = kept_frames(everything, options)
     table = everything.select(keep)
     split = _assign_splits(table, options, assign)
     reference = apply_reference(options.energy_reference, table, split == TRAIN, last[keep])
@@ -120,9 +117,25 @@ def make_plan(
     return Plan(table, split, reference, sids, dropped, [table.systems[s] for s in lost])
 
 
+def kept_frames(everything: FrameTable, options: ConvertOptions) -> np.ndarray:
+    """(n,) bool: the frames that are not dropped for their forces.
+
+    Raises:
+        DataError: none is left.
+    """
+    keep = np.ones(len(everything), dtype=bool)
+    if options.max_force is not None:
+        keep = everything.max_force <= options.max_force
+    if not keep.any():
+        raise DataError(f"all {len(keep)} frames are above --max-force {options.max_force} eV/A")
+    return keep
+
+
 def _assign_splits(
-    table: FrameTable, options: ConvertOptions, assign: Mapping[str, str] | None
+    table: FrameTable, options: ConvertOptions, assign: Mapping[str, str] | np.ndarray | None
 ) -> np.ndarray:
+    if isinstance(assign, np.ndarray):
+        return assign
     if assign is not None:
         names = np.array([assign[source.name] for source in table.sources], dtype=object)
         return names[table.source]

@@ -32,9 +32,15 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
         problem = element_problem(*(split_record(Path(out) / name) for name in ("train", split)))
         if problem is not None:
             _warn(f"{problem}; move such systems to train (--seed, fractions), or leave them out")
+    print_losses(entry)
+
+
+def print_losses(entry: dict[str, Any]) -> None:
+    """Say what of the sources a data set does not have, or has differently."""
     dropped = entry["dropped"]
     for path, number in dropped["above_max_force_per_source"].items():
-        print(f"dropped {number} frame(s) above --max-force: {path}")
+        limit = entry["options"]["max_force"]
+        print(f"dropped {number} frame(s) above --max-force ({limit:g} eV/A): {path}")
     if dropped["systems_without_frames"]:
         print(f"no frame left of: {', '.join(dropped['systems_without_frames'])}")
     if dropped["bad"]:

@@ -12,7 +12,11 @@ from .staging import DATASET_FILE, read_json
 #: units of ``ndem data ase`` and of OC20
 DEFAULT = {"y": "eV", "force": "eV/A", "pos": "A", "cell": "A"}
 #: value of an energy unit in eV
-IN_EV = {"eV": 1.0, "kcal/mol": ase.units.kcal / ase.units.mol}
+IN_EV = {
+    "eV": 1.0,
+    "kcal/mol": ase.units.kcal / ase.units.mol,
+    "kJ/mol": ase.units.kJ / ase.units.mol,
+}
 
 
 def units_of(path: Path) -> dict[str, str]:

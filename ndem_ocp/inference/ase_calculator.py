@@ -5,6 +5,7 @@ fairchem's takes any checkpoint of this package as well. This one differs where 
 - the weights are the moving average, as in validation, and not those of the last step;
 - eV and eV/A come out whatever unit the model was trained in (``outputs.*.unit``);
 - energies are in float64: in float32 a molecule's total energy has steps of about 1 meV;
+- what ``ndem fit`` subtracted from the energies (the file's ``energy_reference``) is added again;
 - the same structure gives the same numbers, and the caller's random numbers and logging stay;
 - structures that the model cannot mean are refused in a sentence.
 """
@@ -99,6 +100,8 @@ class NDeMCalculator(OCPCalculator):
         self._limits = StructureLimits.of(
             self.trainer._unwrapped_model, config["model"], self._content.get("elements")
         )
+        reference = self._content.get("energy_reference")
+        self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
         del self._content  # optimizer and all
 
     def load_checkpoint(self, checkpoint_path: Any, checkpoint: dict | None = None) -> None:
@@ -152,6 +155,8 @@ class NDeMCalculator(OCPCalculator):
                     "each other, or has an MD run come apart? Look at the last structures."
                 )
             self.results[name] = float(value) if name == ENERGY else value.reshape(len(atoms), 3)
+        if self._reference is not None:
+            self.results[ENERGY] += float(self._reference[atoms.numbers].sum())
         self.results["free_energy"] = self.results[ENERGY]
 
 

@@ -24,6 +24,7 @@ from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 from ndem_ocp.inference.words import plain_config, plain_model
 
+OF_THE_DATA = ("elements", "energy_reference")  # read by this package's calculator alone
 KEPT = ("elementrefs", "val_metrics", "scale_dict")
 
 
@@ -98,8 +99,9 @@ def export_checkpoint(
         "exported_from": {"file": source.name, "step": content.get("step"), "weights": kind},
         "weights": kind,
     }
-    if content.get("elements") is not None:
-        saved["elements"] = content["elements"]
+    for key in OF_THE_DATA:
+        if content.get(key) is not None:
+            saved[key] = content[key]
     write_checkpoint(saved, out)
     numbers = sum(parameter.numel() for parameter in plain.parameters())
     return ExportReport(source, out, kind, content.get("step"), numbers, dropped, changed)

@@ -21,7 +21,8 @@ DATASETS = ("dataset", "val_dataset", "test_dataset", "relax_dataset")
 OUR_READERS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "ndem_ocp.data.reader.dataset.LmdbReader")
 OUR_TASK_KEYS = (
     *("ndem", "init_from", "freeze", "normalizer_check", "resume"),
-    *("keep_checkpoints", "max_bad_steps", "matmul_precision", "matmul_tolerance"),
+    *("keep_checkpoints", "max_bad_steps", "early_stopping"),
+    *("matmul_precision", "matmul_tolerance"),
 )
 OUR_MODEL_KEYS = ("auxiliary_head", "learned_curvature", "force_head")
 OUR_LOSSES = ("squared_l2", "ndem_ocp.SquaredL2Loss")

@@ -35,6 +35,7 @@ class TrainCommand:
         config: YAML file. run_dir: checkpoints, logs, results and status go below it.
         run_id: name of the run, and its W&B id; the same one goes on with the run.
         cpu: train without an accelerator. group: W&B group.
+        verbose: fairchem's lines on the console, in place of ours.
         options: fairchem's own, as words. overrides: ``--key=value`` words.
     """
 
@@ -45,12 +46,14 @@ class TrainCommand:
     group: str | None = None
     options: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
+    verbose: bool = False
 
     def words(self) -> list[str]:
         """The arguments of ``ndem train`` that give this command again."""
         words = [str(self.config), "--run-dir", str(self.run_dir), "--id", self.run_id]
         words += ["--cpu"] if self.cpu else []
         words += ["--group", self.group] if self.group else []
+        words += ["--verbose"] if self.verbose else []
         return [*words, *self.options, *self.overrides]
 
     def line(self, ranks: int = 1) -> str:

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -17,8 +18,11 @@ import torch
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.command import TrainCommand, read_config
+from ndem_ocp.launch.console import say, short_messages, shown
+from ndem_ocp.launch.device import choose_cpu
 from ndem_ocp.launch.errors import LaunchError, TakenError, first_line, lost_contact
 from ndem_ocp.launch.heartbeat import Heartbeat
+from ndem_ocp.launch.leftovers import Leftovers
 from ndem_ocp.launch.places import Place, slurm_job
 from ndem_ocp.launch.record import Record
 from ndem_ocp.launch.rendezvous import Meeting, meet
@@ -35,7 +39,9 @@ _CLOSING_S = 120.0  # for W&B's last upload
 def run_rank(command: TrainCommand, place: Place) -> int:
     """Train as one rank; see ``exit_codes`` for what comes back."""
     record = Record(command.run_dir, command.run_id)
-    with stops_between_steps(place.launched):
+    before = Leftovers(command.run_dir, command.run_id)
+    quietly = contextlib.nullcontext() if command.verbose else short_messages()
+    with stops_between_steps(place.launched), quietly:
         try:
             return _run(command, place, record)
         except TakenError as error:
@@ -49,6 +55,10 @@ def run_rank(command: TrainCommand, place: Place) -> int:
             if place.rank == 0:
                 record.begin(place.attempt)
                 record.update(state="failed", error=first_line(error))
+            if place.world_size == 1:
+                _leave_group()
+            if place.rank == 0:
+                before.remove(status=not place.launched and slurm_job() is None)
             if isinstance(error, PLAIN):
                 print(f"ndem: {error}", file=sys.stderr, flush=True)
                 return exit_codes.REFUSED
@@ -56,15 +66,25 @@ def run_rank(command: TrainCommand, place: Place) -> int:
             return exit_codes.ERROR
 
 
+def _leave_group() -> None:
+    """So that this process can start another run; with other ranks it might wait for them."""
+    from fairchem.core.common import distutils
+
+    if distutils.initialized():
+        distutils.cleanup()
+
+
 def _run(command: TrainCommand, place: Place, record: Record) -> int:
+    command = replace(command, cpu=choose_cpu(command.cpu, in_jobs=False))
     config = read_config(command, place.world_size)
     if not command.cpu:
         place = with_device(place)
-    config.setdefault("hide_eval_progressbar", not sys.stderr.isatty())
+    hidden = not (command.verbose and sys.stderr.isatty())
+    config.setdefault("hide_eval_progressbar", hidden)
     if place.rank == 0:
         _begin(record, place, command)
     meeting = meet(place, record.folder)
-    stopped = _train(config, place, record, meeting)
+    stopped = _train(config, place, record, meeting, command.verbose)
     if stopped is None:
         if place.rank == 0:
             record.update(state="finished")
@@ -75,7 +95,7 @@ def _run(command: TrainCommand, place: Place, record: Record) -> int:
 
 
 def _train(
-    config: dict[str, Any], place: Place, record: Record, meeting: Meeting
+    config: dict[str, Any], place: Place, record: Record, meeting: Meeting, verbose: bool
 ) -> Stopped | None:
     """fairchem's trainer and task; how it was stopped, None when it finished."""
     from fairchem.core.common.utils import new_trainer_context
@@ -91,14 +111,29 @@ def _train(
             default_signals()
         context.task.setup(context.trainer)
         beating: Any = contextlib.nullcontext()
+        showing: Any = contextlib.nullcontext()
         if place.rank == 0:
             beating = Heartbeat(record, context.trainer, place.attempt)
-        with beating:
+        if place.rank == 0 and not verbose:
+            say(_headline(context.trainer, record))
+            showing = shown(context.trainer)
+        with beating, showing:
             try:
                 context.task.run()
             except Stopped as stop:
                 stopped = stop
     return stopped
+
+
+def _headline(trainer: Any, record: Record) -> str:
+    """What is about to be trained, in one line."""
+    steps = len(trainer.train_loader) * trainer.config["optim"]["max_epochs"]
+    parameters = sum(p.numel() for p in trainer._unwrapped_model.parameters())
+    return (
+        f"{record.run_dir / 'checkpoints' / record.run_id}: {parameters:,} parameters, "
+        f"{len(trainer.train_dataset):,} structures, {steps:,} steps of "
+        f"{trainer.config['optim'].get('batch_size', 1)} per rank, on {trainer.device}"
+    )
 
 
 def _begin(record: Record, place: Place, command: TrainCommand) -> None:

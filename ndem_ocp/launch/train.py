@@ -44,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", type=Path, default=Path(), help="default: this directory")
     parser.add_argument("--id", help="name of the run; the same one goes on with it")
     parser.add_argument("--group", help="W&B group")
-    add_cpu(parser, "train on the CPU")
+    add_cpu(parser, "train on the CPU; default: a GPU where one is visible")
+    parser.add_argument(
+        "--verbose", action="store_true", help="fairchem's own lines: every metric, its set-up"
+    )
     parser.add_argument("--sweep", type=Path, help="a sweep file, in place of CONFIG")
     parser.add_argument("--task", type=int, help="number of its task: arm and seed (from 0)")
     parser.set_defaults(overrides=[], unknown=[])
@@ -123,7 +126,9 @@ def command_of(args: argparse.Namespace) -> TrainCommand:
     run_id = (
         safe_id(args.id) if args.id else default_id(_value(options, "--identifier"), slurm_job())
     )
-    return TrainCommand(config, args.run_dir, run_id, args.cpu, args.group, options, overrides)
+    return TrainCommand(
+        config, args.run_dir, run_id, args.cpu, args.group, options, overrides, args.verbose
+    )
 
 
 def _command_of_sweep(
@@ -143,6 +148,7 @@ def _command_of_sweep(
         group=args.group or args.sweep.stem,
         options=[*task.options, *options],
         overrides=[*task.overrides, *overrides],
+        verbose=args.verbose,
     )
 
 

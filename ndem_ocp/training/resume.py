@@ -23,7 +23,7 @@ _COMPARED = ("model", "optim", "task", "outputs", "loss_functions", "dataset", "
 _IRRELEVANT = {
     *("task.resume", "task.keep_checkpoints", "task.max_bad_steps", "task.init_from"),
     *("task.prediction_dtype", "task.strict_load", "optim.num_workers"),
-    "task.validation_splits",
+    *("task.validation_splits", "task.early_stopping"),
     *("dataset.src", "dataset.bad_records_log"),
 }
 _SHOWN = 5

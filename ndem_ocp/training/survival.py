@@ -29,6 +29,7 @@ from ndem_ocp.data.reader import limits_from_model, loader_options
 from ndem_ocp.report.history import HistoryLogger
 from ndem_ocp.report.losable import Losable
 from ndem_ocp.training.bad_steps import BadSteps, skip_infinite_gradients
+from ndem_ocp.training.early_stopping import EarlyStopping
 from ndem_ocp.training.position import Position
 from ndem_ocp.training.restore import (
     check_names,
@@ -47,6 +48,10 @@ READER_FORMATS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "ndem_ocp.data.reader.data
 FORMAT = 1  # of what this trainer adds to fairchem's checkpoint
 
 
+class _EndedEarly(BaseException):
+    """Leaves fairchem's loop; not an ``Exception``, which an error handler might swallow."""
+
+
 class SurvivingTrainer(OCPTrainer):
     """fairchem's trainer with exact resume, a vote in every step, and stops between steps."""
 
@@ -56,6 +61,7 @@ class SurvivingTrainer(OCPTrainer):
         self.run = RunSettings.from_task(self.config["task"])
         if not inference_only:
             self.run.check_path()
+        self.early = EarlyStopping.from_task(self.config["task"])
         self.store = CheckpointStore(self.config["cmd"]["checkpoint_dir"], self.run.keep)
         self.bad_steps = BadSteps(self.run.max_bad_steps, Path(self.config["cmd"]["logs_dir"]))
         self._training = False
@@ -162,6 +168,7 @@ class SurvivingTrainer(OCPTrainer):
             "rng": generators,
             "tail": tail,
             "running_metrics": self._running_metrics or getattr(self, "metrics", {}),
+            "validations_since_best": self.early.since,
         }
         return str(self.store.save(state))
 
@@ -271,6 +278,7 @@ class SurvivingTrainer(OCPTrainer):
             if self.step != saved.step:
                 self.epoch = self.step / len(self.train_loader)
         self._tail = checkpoint.get("tail")
+        self.early.since = int(checkpoint.get("validations_since_best") or 0)
         if self.scheduler.scheduler_type != "Null":
             notes += self._restore_schedule(checkpoint)
         states = checkpoint.get("rng")
@@ -308,9 +316,12 @@ class SurvivingTrainer(OCPTrainer):
         self._training = True
         try:
             self._finish_restored_step(disable_eval_tqdm)
-            self.before_training()
-            super().train(disable_eval_tqdm)
+            if not self.early.exhausted:
+                self.before_training()
+                super().train(disable_eval_tqdm)
             self.between_steps(last=True)
+        except _EndedEarly:
+            pass
         finally:
             self._training = False
 
@@ -386,9 +397,20 @@ class SurvivingTrainer(OCPTrainer):
         self._ended = None
         if self._stop is not None:
             self._leave(None)
-        if last and not self.is_debug:
+        early = self.early.exhausted
+        if (last or early) and not self.is_debug:
             self._write(None, None)  # also of a run shorter than checkpoint_every
+        if early and not last:
+            self._end_early()
         self.step, self.epoch = now
+
+    def _end_early(self) -> None:
+        if distutils.is_master():
+            logging.info(
+                f"No better validation in the last {self.early.since}: ending after step "
+                f"{self.step} (task.early_stopping)."
+            )
+        raise _EndedEarly
 
     def _leave(self, tail: dict[str, Any] | None) -> None:
         reason = self._stop or "stop"
@@ -463,6 +485,11 @@ class SurvivingTrainer(OCPTrainer):
         set_rng_state(self._before_validation, self.device)
         self.step, self.epoch = self._ended
         self._leave({"evaluate": True})
+
+    def update_best(self, primary_metric, val_metrics, disable_eval_tqdm=True) -> None:
+        before = self.best_val_metric
+        super().update_best(primary_metric, val_metrics, disable_eval_tqdm)
+        self.early.judged(better=self.best_val_metric != before)
 
     # ------------------------------------------------------------------ small things
 

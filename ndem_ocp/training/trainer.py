@@ -63,6 +63,8 @@ from ndem_ocp.training.step_costs import StepCosts
 from ndem_ocp.training.units import add_unit_metrics, unit_metrics
 from ndem_ocp.training.validation_splits import ValidationSplits
 
+NAME = "ndem_ocp.NDeMTrainer"  # as configurations, logs and checkpoints have it
+
 
 @registry.register_trainer("ndem")
 class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
@@ -73,7 +75,12 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
     model at the plain model's cost.
     """
 
+    def __init__(self, *args: Any, name: str = "ocp", **kwargs: Any) -> None:
+        self._evaluator = name  # fairchem's name of a task, by which its evaluator is chosen
+        super().__init__(*args, name=NAME, **kwargs)
+
     def load(self, inference_only: bool) -> None:
+        self.name = self._evaluator  # what fairchem has written into the configuration is NAME
         self.ndem, auxiliary_head, second_views = read_task(self.config)
         check_config(self.config, self.ndem)
         read_precision(self.config["task"])

@@ -20,7 +20,6 @@ from ndem_ocp.training.config import ConfigError
 _ENERGY = {
     **IN_EV,
     "meV": 1e-3,
-    "kJ/mol": ase_units.kJ / ase_units.mol,
     "Ha": ase_units.Hartree,
 }  # in eV
 _IN_EV = {**_ENERGY, **{f"{name}/A": value for name, value in _ENERGY.items()}}

@@ -1,0 +1,159 @@
+"""The data set of a fit: converted with ``ndem data``'s own parts, checked, and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndem_ocp.data.check import check_dataset
+from ndem_ocp.data.convert import convert
+from ndem_ocp.data.findings import Finding, SplitReport
+from ndem_ocp.data.plan import ConvertOptions, kept_frames
+from ndem_ocp.data.reader.pages import LmdbFile
+from ndem_ocp.data.reader.unpickle import load_fields
+from ndem_ocp.data.reference import FILE_NAME, load_linear
+from ndem_ocp.data.scan import SourceScan, merge_scans
+from ndem_ocp.data.split import TRAIN
+from ndem_ocp.data.staging import DATASET_FILE, SYSTEMS_FILE, read_json
+from ndem_ocp.data.statistics import Statistics
+from ndem_ocp.fit.errors import FitError
+from ndem_ocp.fit.inputs import Inputs
+from ndem_ocp.fit.splitting import choose_reference, choose_split
+
+MAX_FORCE = 50.0  # eV/A, as docs/data.md advises
+_TOO_MANY = 0.1  # of the frames above it: not some bad first steps, but another unit
+KEY = "fit"  # in the entry of dataset.json: what was decided
+
+
+@dataclass(frozen=True)
+class FitData:
+    """A data set on the disk.
+
+    Attributes:
+        path: its folder. splits: {name: statistics}. pbc: of all frames, such as ``TTT``.
+        entry: of dataset.json.
+    """
+
+    path: Path
+    splits: dict[str, Statistics]
+    pbc: str
+    entry: dict[str, Any]
+
+    @property
+    def train(self) -> Statistics:
+        return self.splits[TRAIN]
+
+    @property
+    def periodic(self) -> bool:
+        return "T" in self.pbc
+
+
+def make(inputs: Inputs, out: Path, seed: int, skip_bad: bool, workers: int, bars: bool) -> None:
+    """Convert the files into ``out``.
+
+    Raises:
+        DataError: unusable frames. FitError: frames that do not make one data set.
+    """
+    options = ConvertOptions(
+        seed=seed, max_force=MAX_FORCE, skip_bad=skip_bad, labels=inputs.labels
+    )
+    decided: dict[str, Any] = {}
+
+    def decide(scans: list[SourceScan]) -> tuple[ConvertOptions, np.ndarray]:
+        everything = merge_scans(scans)
+        _refuse_mixed_cells(scans)
+        _refuse_other_unit(everything.max_force, inputs.labels.unit)
+        table = everything.select(kept_frames(everything, options))
+        split = choose_split(table, inputs.roles, seed)
+        mode, why = choose_reference(table, split.of)
+        decided.update(split=split.reason, by_system=split.by_system, reference=why)
+        return replace(options, energy_reference=mode), split.of
+
+    convert(
+        inputs.sources,
+        out,
+        options,
+        decide=decide,
+        provenance={KEY: decided},
+        workers=workers,
+        progress=bars,
+    )
+
+
+def _refuse_mixed_cells(scans: list[SourceScan]) -> None:
+    seen: dict[str, str] = {}
+    for scan in scans:
+        for pbc in scan.pbc:
+            seen.setdefault(pbc, scan.source.path)
+    if len(seen) > 1:
+        listed = ", ".join(f"{pbc} in {path}" for pbc, path in sorted(seen.items()))
+        raise FitError(
+            f"frames of different periodicity ({listed}) do not fit into one batch: fit them "
+            "separately, or set pbc and cell alike."
+        )
+
+
+def _refuse_other_unit(forces: np.ndarray, unit: str) -> None:
+    """Forces of another unit look like wild ones, and would be dropped as such."""
+    share = float((forces > MAX_FORCE).mean())
+    if share <= _TOO_MANY:
+        return
+    hint = (
+        "Are the labels in kcal/mol or kJ/mol? Say so with --units"
+        if unit == "eV"
+        else f"Are the labels really in {unit}? See --units"
+    )
+    raise FitError(
+        f"{share:.0%} of the frames have a force above {MAX_FORCE:g} eV/A (the largest: "
+        f"{forces.max():.4g}). {hint}; or leave such frames out."
+    )
+
+
+def load(path: Path, workers: int, bars: bool) -> FitData:
+    """Read every record of the data set: checks and statistics.
+
+    Raises:
+        FitError: records that would stop the training or spoil it.
+    """
+    reports = check_dataset(path, workers=workers, progress=bars)
+    entry = read_json(path / DATASET_FILE)["conversions"][-1]
+    _refuse_errors(reports, path)
+    splits = {Path(r.path).name: r.statistics for r in reports if r.statistics is not None}
+    if not splits[TRAIN].force_rms:
+        raise FitError("all training forces are 0: there is nothing to learn from them.")
+    return FitData(path, splits, entry["pbc"][0], entry)
+
+
+def subtracted(path: Path) -> np.ndarray | None:
+    """(119,) eV per atom by atomic number that were subtracted from the energies of a data set, or
+    None if nothing of the kind was."""
+    reference = path / FILE_NAME
+    return load_linear(reference)[0] if reference.is_file() else None
+
+
+def _refuse_errors(reports: list[SplitReport], path: Path) -> None:
+    errors = [f for report in reports for f in report.findings if f.severity == "error"]
+    if not errors:
+        return
+    number = sum(n for r in reports for (severity, _), n in r.counts.items() if severity == "error")
+    shown = "\n  ".join(_with_source(finding, path) for finding in errors[:5])
+    more = f"\n  ... and {number - 5} more (ndem data check {path})" if number > 5 else ""
+    raise FitError(
+        f"{number} record(s) would stop the training or spoil it:\n  {shown}{more}\nTake these "
+        "frames out of the source."
+    )
+
+
+def _with_source(finding: Finding, path: Path) -> str:
+    """A finding with the frame of the user's file that the record was made from."""
+    try:
+        with LmdbFile(finding.file) as file:
+            fields = load_fields(file.get(b"%d" % finding.record))
+        systems = read_json(path / SYSTEMS_FILE).values()
+        files = next(s["source"] for s in systems if s["sid"] == int(fields["sid"]))
+        return f"{', '.join(files)}: frame {int(fields['fid'])}: {finding.message}"
+    except Exception:  # a record so bad that it does not say where it is from
+        return str(finding)

@@ -1,0 +1,123 @@
+"""The folder of a fit: what lies where, and what an earlier start has done already.
+
+config.yml      the configuration, to edit and to train again
+model.pt        the best checkpoint, with what was subtracted from the energies
+report.html     the page of ndem report; report.md and report.csv beside it
+data/           train, val and test as LMDBs
+eval/           errors of every structure
+fit.json        what the fit was made from
+checkpoints/, logs/, results/, status/   of the training
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.fit.errors import FitError
+from ndem_ocp.launch.files import read_json, write_atomically, write_json
+from ndem_ocp.launch.record import Record
+
+RUN_ID = "fit"
+_STATE = "fit.json"
+_OPTION = {"minutes": "--time", "unit": "--units"}
+
+
+class Folder:
+    """Paths below ``path``, and the state of the fit there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.data, self.eval = self.path / "data", self.path / "eval"
+        self.config, self.model = self.path / "config.yml", self.path / "model.pt"
+        self.report = self.path / "report.html"
+        self.best = self.path / "checkpoints" / RUN_ID / "best_checkpoint.pt"
+        self._state = self.path / _STATE
+
+    def open(self, made_of: Mapping[str, Any]) -> bool:
+        """Begin a fit here, or go on with the same one; whether there was one.
+
+        Args:
+            made_of: the files and options that decide the result, for JSON.
+
+        Raises:
+            FitError: for a folder of something else, or of a fit of other files or options.
+        """
+        known = read_json(self._state)
+        if known is None:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise FitError(
+                    f"{self.path} is there, and no fit has made it: give another --out DIR."
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self._state, {"made_of": dict(made_of)})
+            return False
+        changed = _difference(known.get("made_of") or {}, made_of)
+        if changed:
+            raise FitError(
+                f"{self.path} holds a fit of other files or options: {changed}. Give another --out "
+                "DIR for a new model, the same options to go on with that one, or move the folder "
+                "away."
+            )
+        return True
+
+    def forget(self) -> None:
+        """Undo :meth:`open` where nothing has come of it."""
+        if not self.has_data() and self.path.is_dir():
+            if [path.name for path in self.path.iterdir()] == [_STATE]:
+                self._state.unlink()
+            with contextlib.suppress(OSError):  # not empty
+                self.path.rmdir()
+
+    def read(self, key: str) -> Any:
+        """What :meth:`note` has noted, None before."""
+        return (read_json(self._state) or {}).get(key)
+
+    def note(self, key: str, value: Any) -> None:
+        write_json(self._state, {**(read_json(self._state) or {}), key: value})
+
+    def write_config(self, text: str) -> None:
+        write_atomically(self.config, text)
+
+    def has_data(self) -> bool:
+        return (self.data / "dataset.json").is_file()
+
+    def is_trained(self) -> bool:
+        return Record(self.path, RUN_ID).read().get("state") == "finished"
+
+    def splits(self) -> list[str]:
+        """val and test, as far as there are such."""
+        return [name for name in ("val", "test") if (self.data / name).is_dir()]
+
+    def shown(self, path: Path) -> str:
+        """A path for people: relative to the present directory where it lies below it."""
+        try:
+            return str(path.relative_to(Path.cwd()))
+        except ValueError:
+            return str(path)
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first thing that differs, in words; empty if nothing does."""
+    for key in before.keys() | now.keys():
+        if key == "files":
+            continue
+        if before.get(key) != now.get(key):
+            option = _OPTION.get(key, f"--{key.replace('_', '-')}")
+            return f"{option} was {_said(before.get(key))} and is {_said(now.get(key))}"
+    old = {file["file"]: file for file in before.get("files", [])}
+    new = {file["file"]: file for file in now.get("files", [])}
+    for name in old.keys() ^ new.keys():
+        return f"{name} {'was not' if name in new else 'was'} among the files"
+    for name, file in new.items():
+        if file != old[name]:
+            return f"{name} has changed since"
+    return ""
+
+
+def _said(value: Any) -> str:
+    return {None: "not given", "False": "not given", "True": "given"}.get(
+        value if value is None else str(value), str(value)
+    )

@@ -1,0 +1,116 @@
+"""The files of a fit, and what each of them is for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.data.ase_files import iter_frames
+from ndem_ocp.data.errors import FrameError
+from ndem_ocp.data.frames import LabelOptions, read_frame
+from ndem_ocp.data.sources import Source, expand_sources
+from ndem_ocp.data.split import TEST, TRAIN, VAL
+from ndem_ocp.fit.errors import FitError
+
+_OPTIONS = {TRAIN: "FILE", VAL: "--valid", TEST: "--test"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Sources in order, and the split that each is meant for.
+
+    Attributes:
+        sources: all files. roles: ``{source name: train, val or test}``; ``train`` is everything
+            that ``--valid`` and ``--test`` do not name, and may be split further.
+        labels: where the labels are.
+    """
+
+    sources: list[Source]
+    roles: dict[str, str]
+    labels: LabelOptions
+
+    def given(self, split: str) -> bool:
+        """Whether files were named for a split."""
+        return split in self.roles.values()
+
+    def fingerprint(self) -> list[dict[str, Any]]:
+        """Path, size and time of change of every file: the same while nobody touches them."""
+        found = []
+        for source in self.sources:
+            path = Path(source.path).resolve()
+            about = path.stat()
+            found.append(
+                {
+                    "file": str(path),
+                    "role": self.roles[source.name],
+                    "bytes": about.st_size,
+                    "changed_ns": about.st_mtime_ns,
+                }
+            )
+        return found
+
+
+def read_inputs(
+    train: Sequence[str],
+    valid: Sequence[str] | None,
+    test: Sequence[str] | None,
+    labels: LabelOptions,
+) -> Inputs:
+    """Find the files, and look at the first frame of each.
+
+    Raises:
+        DataError: no such file, or one of an unknown kind.
+        FitError: a file that is named for two purposes; labels that the first frame does not have.
+    """
+    named: dict[Path, tuple[str, Source]] = {}
+    for split, words in ((TRAIN, train), (VAL, valid), (TEST, test)):
+        for source in expand_sources(words) if words else []:
+            path = Path(source.path).resolve()
+            if path in named:
+                raise FitError(
+                    f"{source.path} is given as {_OPTIONS[named[path][0]]} and as "
+                    f"{_OPTIONS[split]}: a model cannot be judged on what it was trained on. Name "
+                    "it once."
+                )
+            named[path] = split, source
+    # once more together, so that no two sources have one name
+    sources = expand_sources([source.path for _, source in named.values()])
+    roles = {source.name: named[Path(source.path).resolve()][0] for source in sources}
+    for source in sources:
+        _look(source, labels)
+    return Inputs(sources, roles, labels)
+
+
+def _look(source: Source, labels: LabelOptions) -> None:
+    """A wrong key is wrong in every frame: say it once, before anything is read."""
+    for number, atoms in iter_frames(source, [0]):
+        if isinstance(atoms, Exception):
+            raise FitError(f"{source.path}: cannot be read ({type(atoms).__name__}: {atoms})")
+        try:
+            read_frame(atoms, labels)
+        except FrameError as error:
+            # another reason may be this frame's alone: the conversion sees all of them
+            if "no energy" in str(error) or "no forces" in str(error):
+                raise FitError(f"{source.path}: frame {number}: {error}") from None
+        return
+    raise FitError(f"{source.path}: there is no frame in it")
+
+
+def default_folder(inputs: Sequence[str]) -> Path:
+    """``frames.extxyz.gz`` -> ``frames_fit`` in the present directory.
+
+    Raises:
+        FitError: for a pattern, which is no name.
+    """
+    path = Path(inputs[0])
+    name = path.name.split(".")[0] if not path.is_dir() else path.resolve().name
+    if not name or any(sign in name for sign in "*?["):
+        raise FitError(f"{inputs[0]}: give the folder for the result a name, --out DIR.")
+    return Path(f"{name}_fit")
+
+
+def label_options(energy_key: str | None, forces_key: str | None, unit: str) -> LabelOptions:
+    """Options of the conversion, from those of the command line."""
+    return replace(LabelOptions(), energy_key=energy_key, forces_key=forces_key, unit=unit)

@@ -1,0 +1,175 @@
+"""How long a fit trains: the time of a step is measured, and the schedule ends with the budget."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ndem_ocp.launch.console import duration
+
+_WARM, _LEAST, _MOST = 1, 2, 60  # steps; the first is slower
+_SHARE = 0.05  # of the budget, for measuring
+_VALIDATING = 0.15  # of the budget
+_VALIDATIONS = (4, 25)
+_SAVING_S = 0.3  # a checkpoint and its best copy, beside each validation
+_EPOCHS = 3000  # as configs/md17; more repeats of few frames than anybody trains
+_PATIENCE = 3  # a third of the run
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds: of a step, and of a structure in validation."""
+
+    step_s: float
+    judge_s: float
+
+
+@dataclass(frozen=True)
+class Length:
+    """Attributes:
+    epochs, steps: of the run. train_frames, val_frames: how many are used, None for all.
+    eval_every, print_every: steps. patience: validations. reason: a sentence.
+    """
+
+    epochs: int
+    steps: int
+    train_frames: int | None
+    val_frames: int | None
+    eval_every: int
+    print_every: int
+    patience: int
+    reason: str
+
+    @property
+    def ema_decay(self) -> float:
+        """The moving average holds about the last twentieth of the run; at most 0.999."""
+        return round(min(max(1 - 20 / self.steps, 0.9), 0.999), 4)
+
+
+def choose_length(
+    speed: Speed, minutes: float, train_frames: int, val_frames: int, batch_size: int
+) -> Length:
+    """Epochs that fit into ``minutes``; frames left out where not even one does."""
+    budget = 60.0 * minutes
+    judge_s = speed.judge_s * val_frames
+    used_val = None
+    if judge_s * _VALIDATIONS[0] > budget * _VALIDATING:
+        used_val = max(1, int(budget * _VALIDATING / _VALIDATIONS[0] / speed.judge_s))
+        judge_s = speed.judge_s * used_val
+        used_val = None if used_val >= val_frames else used_val
+    fitting = int(budget * _VALIDATING / (judge_s + _SAVING_S))
+    validations = max(_VALIDATIONS[0], min(_VALIDATIONS[1], fitting))
+    left = budget - validations * (judge_s + _SAVING_S)
+    possible = max(1, int(max(left, 0.5 * budget) / speed.step_s))
+    per_epoch = math.ceil(train_frames / batch_size)
+    used_train = None
+    if possible < per_epoch:
+        used_train = min(train_frames, possible * batch_size)
+        per_epoch = math.ceil(used_train / batch_size)
+    epochs = max(1, min(_EPOCHS, possible // per_epoch))
+    steps = epochs * per_epoch
+    eval_every = max(1, steps // validations)
+    reason = (
+        f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps:,} steps of {speed.step_s:.3g} s "
+        f"(measured): {duration(steps * speed.step_s + validations * (judge_s + _SAVING_S))} of "
+        f"the {minutes:g} min of --time, to which the learning rate's fall is fitted"
+    )
+    if used_train is not None:
+        reason += (
+            f". An epoch of all {train_frames:,} frames does not fit: {used_train:,} drawn ones "
+            "train, each once. A longer --time takes more"
+        )
+    patience = max(_VALIDATIONS[0], validations // _PATIENCE)
+    return Length(
+        epochs, steps, used_train, used_val, eval_every, max(1, eval_every), patience, reason
+    )
+
+
+def measure(config: Mapping[str, Any], cpu: bool, minutes: float) -> Speed:
+    """Train some steps of ``config`` and judge a batch, without a trace.
+
+    Plain steps: the second views that a fit may have take the place of structures.
+    """
+    from fairchem.core.common.registry import registry
+
+    import ndem_ocp
+
+    ndem_ocp.register()
+    config = {**config, "task": {"ndem": {"coefficient": 0}}}
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        trainer = registry.get_trainer_class(config["trainer"])(
+            task=config["task"],
+            model=config["model"],
+            outputs=config["outputs"],
+            dataset=config["dataset"],
+            optimizer=config["optim"],
+            loss_functions=config["loss_functions"],
+            evaluation_metrics=config["evaluation_metrics"],
+            identifier="speed",
+            timestamp_id="speed",
+            local_rank=0,
+            is_debug=True,  # no folders, no files, no logger
+            print_every=10**9,
+            seed=0,
+            logger=config["logger"],
+            cpu=cpu,
+            name="ocp",
+        )
+        return _speed(trainer, _SHARE * 60.0 * minutes)
+    finally:
+        logging.disable(disabled)
+
+
+def _speed(trainer: Any, limit_s: float) -> Speed:
+    size = trainer.config["optim"]["batch_size"]
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < _WARM + _LEAST or (
+        len(times) < _WARM + _MOST and time.perf_counter() - began < limit_s
+    ):
+        trainer.step += 1
+        start = time.perf_counter()
+        _step(trainer, _batch(trainer, trainer.train_dataset, len(times) * size, size))
+        times.append(time.perf_counter() - start)
+    counted = times[_WARM:]
+    return Speed(sum(counted) / len(counted), _judging(trainer))
+
+
+def _step(trainer: Any, batch: Any) -> None:
+    trainer.model.train()
+    out = trainer._forward(batch)
+    loss = trainer._compute_loss(out, batch)
+    trainer._compute_metrics(out, batch, trainer.evaluator, {})
+    trainer._backward(loss)
+    _wait(trainer)
+
+
+def _judging(trainer: Any) -> float:
+    """Seconds for a structure in validation."""
+    size = min(trainer.config["optim"]["eval_batch_size"], len(trainer.val_dataset))
+    trainer.model.eval()
+    start = time.perf_counter()
+    with torch.no_grad():
+        batch = _batch(trainer, trainer.val_dataset, 0, size)
+        out = trainer._forward(batch)
+        trainer._compute_metrics(out, batch, trainer.evaluator, {})
+    _wait(trainer)
+    return (time.perf_counter() - start) / size
+
+
+def _batch(trainer: Any, dataset: Any, first: int, size: int) -> Any:
+    rows = [dataset[(first + i) % len(dataset)] for i in range(size)]
+    return trainer.collater(rows).to(trainer.device)
+
+
+def _wait(trainer: Any) -> None:
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize(trainer.device)

@@ -1,0 +1,100 @@
+"""What came of a fit: errors beside those of the simplest guesses, and the model as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ndem_ocp.checkpoints import read_checkpoint, write_checkpoint
+from ndem_ocp.evaluation.samples import read_samples
+from ndem_ocp.launch.files import read_json
+
+_CLEARLY = 0.9  # of the guess's error: what counts as having learned something
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute errors on one split, in meV and meV/A, and those of predicting the training
+    frames' mean energy and no force."""
+
+    split: str
+    structures: int
+    energy: float
+    energy_guess: float
+    force: float
+    force_guess: float
+
+
+def errors_of(folder: Path, split: str, mean_energy: float) -> Errors:
+    """Read the files of ``ndem eval`` (free atoms, per component).
+
+    Args:
+        folder: of the evaluation. mean_energy: of the training frames, eV.
+    """
+    samples = read_samples(folder, split)
+    free = samples.atoms["free"]
+    metrics = (read_json(folder / "metrics.json") or {})["splits"][split]["metrics"]
+    guess = np.abs(samples.columns["energy_label"] - mean_energy).mean()
+    return Errors(
+        split=split,
+        structures=len(samples),
+        energy=1e3 * metrics["energy_mae"],
+        energy_guess=1e3 * float(guess),
+        force=1e3 * metrics["forces_mae"],
+        force_guess=1e3 * float(np.abs(samples.atoms["force_label"][free]).mean()),
+    )
+
+
+def table(errors: Sequence[Errors]) -> str:
+    """One line a split."""
+    head = (
+        f"{'':<6}{'frames':>8}{'force MAE':>12}{'no force':>12}{'energy MAE':>14}"
+        f"{'mean energy':>14}   (meV/A, meV)"
+    )
+    rows = [
+        f"{e.split:<6}{e.structures:>8}{e.force:>12.1f}{e.force_guess:>12.1f}{e.energy:>14.1f}"
+        f"{e.energy_guess:>14.1f}"
+        for e in errors
+    ]
+    return "\n".join([head, *rows])
+
+
+def verdict(errors: Errors) -> str:
+    """Whether the model is better than guessing, plainly."""
+    parts = []
+    for name, value, guess, what in (
+        ("forces", errors.force, errors.force_guess, "predicting no force"),
+        ("energies", errors.energy, errors.energy_guess, "the mean energy"),
+    ):
+        if value < _CLEARLY * guess:
+            parts.append(f"its {name} are better than {what}: {1 - value / guess:.0%} less error")
+        else:
+            parts.append(f"its {name} are no better than {what} ({value:.1f} against {guess:.1f})")
+    sentence = f"On {errors.split}, {'; '.join(parts)}."
+    if errors.force >= _CLEARLY * errors.force_guess:
+        sentence += (
+            " Do not use this model yet. What helps: more frames (of more systems, if it is to "
+            "work on new ones), a longer --time, a GPU."
+        )
+    return sentence
+
+
+def write_model(
+    best: Path, out: Path, elements: Sequence[int], coefficients: np.ndarray | None
+) -> None:
+    """The best checkpoint with two facts about the data that its own run does not know.
+
+    Args:
+        best: the checkpoint. out: the file to write.
+        elements: atomic numbers of the training frames; ``ndem_ocp.calculator`` refuses others.
+        coefficients: (119,) eV per atom by atomic number that were subtracted from the energies,
+            which the calculator adds again (``energy_reference``); None: nothing of the kind.
+    """
+    content = read_checkpoint(best)
+    content["elements"] = [int(z) for z in elements]
+    if coefficients is not None:
+        content["energy_reference"] = [float(value) for value in coefficients]
+    write_checkpoint(content, out)

@@ -1,0 +1,38 @@
+"""Which device a command computes on when nobody says: a GPU that is visible, else the CPU."""
+
+from __future__ import annotations
+
+import os
+
+from ndem_ocp.launch.errors import LaunchError
+from ndem_ocp.launch.places import slurm_job
+
+_DRIVER = "/proc/driver/nvidia/version"
+
+
+def choose_cpu(cpu: bool, gpu: bool = False, in_jobs: bool = True) -> bool:
+    """Whether to compute on the CPU.
+
+    Args:
+        cpu: the user wants the CPU. gpu: the user wants a GPU.
+        in_jobs: a SLURM job may be moved to the CPU too. A long training may not: it would spend
+            its time limit on a node whose GPU is broken.
+
+    Raises:
+        LaunchError: if a GPU was asked for, or must be expected, and torch sees none.
+    """
+    import torch
+
+    if cpu or torch.cuda.device_count() > 0:
+        return cpu
+    if gpu:
+        raise LaunchError("--gpu: torch sees no GPU here (`ndem doctor` says why). Leave it out.")
+    if slurm_job() is not None and not in_jobs:
+        raise LaunchError("No CUDA device is visible. To train on the CPU, add --cpu.")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if torch.version.cuda and os.path.exists(_DRIVER) and not hidden:
+        raise LaunchError(
+            "An NVIDIA driver is loaded, but torch sees no GPU (`ndem doctor` says why). To train "
+            "on the CPU all the same, add --cpu."
+        )
+    return True

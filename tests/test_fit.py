@@ -1,0 +1,298 @@
+"""``ndem fit`` from a file to a model, and everything that can be wrong with the file."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from ase.build import molecule as ase_molecule
+from ase.units import kcal, mol
+
+from fitting import labelled, molecule, rattled, surface, write_frames
+from ndem_ocp import calculator, cli
+from ndem_ocp.fit import command, dataset
+from ndem_ocp.launch import exit_codes
+from ndem_ocp.launch.record import Record
+from ndem_ocp.report.page.build import Report
+from ndem_ocp.training import stopping, survival
+
+SHORT = ("--time", "0.02", "--cpu", "--model", "equiformer_v2")
+
+
+def fit(*words) -> int:
+    return cli.main(["fit", *map(str, words)])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder of its own, where the user stands."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # no processes forked from this one, which has trained before and has threads
+    monkeypatch.setattr(command, "_workers", lambda: 1)
+    here_only = functools.partial(dataset.check_dataset, isolate=False)
+    monkeypatch.setattr(dataset, "check_dataset", here_only)
+    return here
+
+
+@pytest.fixture(scope="session")
+def frames(tmp_path_factory) -> Path:
+    """Forty frames of one surface."""
+    return write_frames(tmp_path_factory.mktemp("frames") / "cu.extxyz", rattled(surface(), 40))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """The report's page takes longer to draw than all the rest of a fit here."""
+    monkeypatch.setattr(Report, "page", lambda self: "page")
+
+
+def tree(path: Path) -> dict[Path, tuple[int, int]]:
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in path.rglob("*") if p.is_file()}
+
+
+def test_from_a_file_to_a_model(frames, folder, capfd):
+    source = Path(shutil.copy(frames, folder))
+    before = tree(folder)
+    assert fit(source.name, *SHORT) == 0
+    out = folder / "cu_fit"
+    assert {p: about for p, about in tree(folder).items() if out not in p.parents} == before
+    said = capfd.readouterr().out
+    for words in (
+        "40 frames (32 train, 4 val, 4 test) of O Cu, 3 atoms, periodic TTT",
+        "in blocks of 2 neighbours (one system)",
+        "plain training: ",
+        "epoch",
+        "On test, its forces are ",
+        'ndem_ocp.calculator("cu_fit/model.pt")',
+    ):
+        assert words in said
+    for name in ("config.yml", "model.pt", "report.html", "eval/metrics.json", "data/train"):
+        assert (out / name).exists()
+    assert "Traceback" not in said
+
+    # the model gives total energies, and knows its elements
+    atoms = surface()
+    truth = labelled(atoms).get_potential_energy()
+    atoms.calc = calculator(out / "model.pt", device="cpu")
+    assert abs(atoms.get_potential_energy() - truth) < 3
+    relative = atoms.copy()
+    relative.calc = calculator(out / "checkpoints" / "fit" / "best_checkpoint.pt", device="cpu")
+    reference = np.load(out / "data" / "linear_reference.npz")["coeff"][atoms.numbers].sum()
+    difference = atoms.get_potential_energy() - relative.get_potential_energy()
+    assert difference == pytest.approx(reference, abs=1e-6)
+    assert np.abs(atoms.get_forces() - relative.get_forces()).max() == 0
+    gold = surface(metal="Au")
+    gold.calc = atoms.calc
+    with pytest.raises(ValueError, match="was not trained on Au"):
+        gold.get_potential_energy()
+
+    # the same line again: nothing is made again
+    kept = tree(out)
+    assert fit(source.name, *SHORT) == 0
+    assert tree(out) == kept
+    again = capfd.readouterr().out
+    assert "cu_fit is there: going on with it" in again
+    assert "On test, its forces are " in again
+
+    # and what another line would make of it
+    assert fit(source.name, *SHORT, "--seed", "1") == 2
+    assert "--seed was 0 and is 1" in capfd.readouterr().err
+    source.write_text(source.read_text() + "\n")
+    assert fit(source.name, *SHORT) == 2
+    assert "cu.extxyz has changed since" in capfd.readouterr().err
+
+
+def test_the_configuration_trains_again(frames, folder, no_pictures):
+    assert fit(frames, *SHORT, "--out", "a") == 0
+    path = folder / "a" / "config.yml"
+    config = yaml.safe_load(path.read_text())
+    assert Path(config["dataset"]["train"]["src"]) == folder / "a" / "data" / "train"
+    config["task"]["ndem"]["coefficient"] = 1
+    config["optim"].update(max_epochs=1, eval_every=4)
+    path.write_text(yaml.safe_dump(config))
+    words = ["train", str(path), "--cpu", "--run-dir", str(folder / "a"), "--id", "second"]
+    assert cli.main(words) == 0
+    assert Record(folder / "a", "second").read()["state"] == "finished"
+
+
+def test_a_dry_run_writes_nothing(frames, folder, capfd):
+    views = folder / "views.npz"
+    views.write_text("")
+    assert fit(frames, *SHORT, "--dry-run", "--second-views", views) == 0
+    assert list(folder.iterdir()) == [views]
+    said = capfd.readouterr().out
+    assert "split     " in said
+    assert "length    " in said
+    config = yaml.safe_load(said[said.index("\n# ndem fit") : said.index("\nNothing was written")])
+    assert config["dataset"]["train"]["src"] == str(folder / "cu_fit" / "data" / "train")
+    assert config["task"]["ndem"]["second_views"] == str(views)
+    assert config["task"]["ndem"]["place"] == "instead"
+    assert "Nothing was written" in said
+
+
+def test_a_stopped_fit_goes_on(frames, folder, capfd, monkeypatch, no_pictures):
+    words = (frames, *SHORT, "--time", "0.05", "--out", "a")
+    backward = survival.SurvivingTrainer._backward
+
+    def stop_at_two(self, loss):
+        backward(self, loss)
+        if self._training and self.step == 2:
+            stopping.request_stop("Ctrl-C")
+
+    monkeypatch.setattr(survival.SurvivingTrainer, "_backward", stop_at_two)
+    assert fit(*words) == exit_codes.STOPPED
+    assert "The same line goes on:\n  ndem fit" in capfd.readouterr().err
+    assert Record(folder / "a", "fit").read()["state"] == "stopped"
+    monkeypatch.setattr(survival.SurvivingTrainer, "_backward", backward)
+
+    def not_again(*args, **kwargs):
+        raise AssertionError("converted a second time")
+
+    monkeypatch.setattr(dataset, "convert", not_again)
+    before = (folder / "a" / "config.yml").read_text()
+    assert fit(*words) == 0
+    said = capfd.readouterr().out
+    assert "Going on from step" in said
+    assert (folder / "a" / "config.yml").read_text() == before
+    assert (folder / "a" / "model.pt").exists()
+
+
+def test_files_for_validation_and_test_of_known_systems(frames, folder, capfd):
+    valid = write_frames(folder / "v.extxyz", rattled(surface(), 5, seed=1))
+    test = write_frames(folder / "t.xyz", rattled(surface(), 6, seed=2))
+    with test.open("rb") as plain, gzip.open(folder / "t.xyz.gz", "wb") as packed:
+        shutil.copyfileobj(plain, packed)
+    words = (frames, *SHORT, "--valid", valid, "--test", folder / "t.xyz.gz", "--dry-run")
+    assert fit(*words) == 0
+    said = capfd.readouterr().out
+    assert "51 frames (40 train, 5 val, 6 test)" in said
+    assert "every composition of val and test is also trained on" in said
+
+
+def test_several_systems_are_split_by_system(folder, capfd):
+    names = []
+    for number in range(6):
+        symbols = "OCO" if number % 2 else "OCOC"
+        name = write_frames(folder / f"{number}.extxyz", rattled(molecule(symbols), 6, number))
+        names.append(name)
+    assert fit(*names, *SHORT, "--dry-run") == 0
+    said = capfd.readouterr().out
+    assert "36 frames (24 train, 6 val, 6 test)" in said
+    assert "of the 6 systems, whole" in said
+
+
+@pytest.mark.parametrize("unit", ["kcal/mol", "kJ/mol"])
+def test_other_units_and_keys(folder, capfd, unit, no_pictures):
+    factor = {"kcal/mol": kcal / mol, "kJ/mol": kcal / mol / 4.184}[unit]
+    frames = []
+    for frame in rattled(ase_molecule("CH4"), 30, step=0.15):
+        energy, forces = frame.get_potential_energy(), frame.get_forces()
+        frame.calc = None
+        frame.info["E"] = energy / factor
+        frame.arrays["F"] = forces / factor
+        frames.append(frame)
+    source = write_frames(folder / "m.extxyz", frames)
+    keys = (source, *SHORT, "--energy-key", "E", "--forces-key", "F")
+    assert fit(*keys) == 2
+    assert "Are the labels in kcal/mol or kJ/mol? Say so with --units" in capfd.readouterr().err
+    assert fit(*keys, "--units", unit, "--out", "b") == 0
+    atoms = ase_molecule("CH4")
+    truth = labelled(atoms).get_potential_energy()
+    atoms.calc = calculator(folder / "b" / "model.pt", device="cpu")
+    assert abs(atoms.get_potential_energy() - truth) < 5  # eV, whatever came in
+
+
+def without(frames, what: str):
+    for frame in frames:
+        frame.calc.results.pop(what)
+    return frames
+
+
+BAD = {
+    "no forces": ("f", lambda: without(rattled(surface(), 12), "forces"), (), "no forces"),
+    "no energy": ("f", lambda: without(rattled(surface(), 12), "energy"), (), "no energy"),
+    "a wrong key": (
+        "f", lambda: rattled(surface(), 12), ("--forces-key", "grad"), "no forces under 'grad'",
+    ),
+    "few frames": ("f", lambda: rattled(surface(), 5), (), "at least 10"),
+    "mixed cells": (
+        "f", lambda: rattled(surface(), 12) + rattled(molecule("CO"), 12), (), "different period",
+    ),
+    "no time": ("f", lambda: rattled(surface(), 12), ("--time", "0"), "minutes above 0"),
+    "itself": ("f", lambda: rattled(surface(), 12), ("--valid", "f.extxyz"), "Name it once"),
+    "no such file": (
+        "f", lambda: rattled(surface(), 12), ("--test", "g.extxyz"), "g.extxyz: no such file",
+    ),
+    "no such views": (
+        "f", lambda: rattled(surface(), 12), ("--second-views", "v"), "--second-views v: no such",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(folder, capfd, name):
+    stem, make, more, words = BAD[name]
+    write_frames(folder / f"{stem}.extxyz", make())
+    assert fit(f"{stem}.extxyz", *SHORT, *more) == 2
+    said = capfd.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+    assert len([line for line in said.splitlines() if line.startswith("ndem: ")]) == 1
+    assert [path.name for path in folder.iterdir()] == ["f.extxyz"]
+
+
+def test_a_frame_in_two_files_is_named(frames, folder, capfd):
+    valid = write_frames(folder / "v.extxyz", rattled(surface(), 40)[3:5])
+    assert fit(frames, *SHORT, "--valid", valid) == 2
+    assert "2 frame(s) would train the model and judge it" in capfd.readouterr().err
+
+
+def test_a_bad_record_is_named_by_its_frame(folder, capfd):
+    many = rattled(surface(), 30)
+    many[7].positions[0] = many[7].positions[1] + 0.1
+    source = write_frames(folder / "f.extxyz", many)
+    assert fit(source, *SHORT) == 2
+    said = capfd.readouterr().err
+    assert "f.extxyz: frame 7: " in said
+    assert fit(source, *SHORT) == 2  # and again, from the data that are there
+    assert "f.extxyz: frame 7: " in capfd.readouterr().err
+
+
+def test_unusable_frames_can_be_skipped(folder, capfd):
+    many = rattled(surface(), 30)
+    many[3].calc.results["energy"] = float("nan")
+    source = write_frames(folder / "f.extxyz", many)
+    assert fit(source, *SHORT) == 2
+    said = capfd.readouterr().err
+    assert "frame 3: " in said
+    assert "--skip-bad" in said
+    assert fit(source, *SHORT, "--skip-bad", "--dry-run") == 0
+    assert "29 frames" in capfd.readouterr().out
+
+
+def test_a_folder_of_something_else_is_left_alone(frames, folder, capfd):
+    (folder / "cu_fit").mkdir()
+    (folder / "cu_fit" / "thesis.tex").write_text("x")
+    assert fit(frames, *SHORT) == 2
+    assert "no fit has made it" in capfd.readouterr().err
+    assert [path.name for path in (folder / "cu_fit").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.filterwarnings("ignore:Skipping gradients for")  # of TorchMD-NET, on straight CO2
+def test_molecules_train_a_torchmdnet(folder, capfd, no_pictures):
+    pytest.importorskip("torchmdnet")
+    source = write_frames(folder / "co2.extxyz", rattled(molecule(), 40))
+    assert fit(source, "--time", "0.02", "--cpu") == 0
+    said = capfd.readouterr().out
+    assert "TorchMD-NET ET, forces as the energy's gradient" in said
+    atoms = molecule()
+    atoms.calc = calculator(folder / "co2_fit" / "model.pt", device="cpu")
+    assert np.isfinite(atoms.get_forces()).all()
