@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ndem_ocp.data.errors import DataError
+from ndem_ocp.commands import ending
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.command import TrainCommand, read_config
 from ndem_ocp.launch.errors import LaunchError, TakenError, first_line, lost_contact
@@ -23,12 +23,9 @@ from ndem_ocp.launch.places import Place, slurm_job
 from ndem_ocp.launch.record import Record
 from ndem_ocp.launch.rendezvous import Meeting, meet
 from ndem_ocp.launch.signals import default_signals, stops_between_steps
-from ndem_ocp.method import SettingsError
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.bad_steps import BadStepsError
 from ndem_ocp.training.stopping import Stopped
 
-#: Errors whose message is the whole story: no traceback.
-PLAIN = (LaunchError, ConfigError, SettingsError, DataError)
 _CLOSING_S = 120.0  # for W&B's last upload
 
 
@@ -39,8 +36,7 @@ def run_rank(command: TrainCommand, place: Place) -> int:
         try:
             return _run(command, place, record)
         except TakenError as error:
-            print(f"ndem: {error}", file=sys.stderr, flush=True)
-            return exit_codes.REFUSED
+            return ending.refuse(str(error))
         except Exception as error:
             if place.world_size > 1 and lost_contact(error):
                 logging.error(f"Rank {place.rank} lost the others: {first_line(error)}")
@@ -49,9 +45,9 @@ def run_rank(command: TrainCommand, place: Place) -> int:
             if place.rank == 0:
                 record.begin(place.attempt)
                 record.update(state="failed", error=first_line(error))
-            if isinstance(error, PLAIN):
-                print(f"ndem: {error}", file=sys.stderr, flush=True)
-                return exit_codes.REFUSED
+            sentence = ending.explained(error)
+            if sentence is not None and not isinstance(error, BadStepsError):
+                return ending.refuse(sentence)
             traceback.print_exc()
             return exit_codes.ERROR
 
@@ -84,6 +80,7 @@ def _train(
     from ndem_ocp.training import NDeMTrainer
 
     ndem_ocp.register()
+    check_trainer(config)
     stopped = None
     with new_trainer_context(config=config) as context:
         meeting.forget_port()
@@ -99,6 +96,26 @@ def _train(
             except Stopped as stop:
                 stopped = stop
     return stopped
+
+
+def check_trainer(config: dict[str, Any]) -> None:
+    """
+    Raises:
+        LaunchError: if ``trainer`` names none.
+    """
+    from fairchem.core.common.registry import registry
+    from fairchem.core.common.utils import setup_imports
+
+    from ndem_ocp.training.checks.names import hint
+
+    setup_imports()
+    name = config.get("trainer", "ocp")
+    try:
+        registry.get_trainer_class(name)
+    except (RuntimeError, ImportError, AttributeError) as error:
+        why = f" ({error.__cause__})" if error.__cause__ else ""
+        valid = registry.mapping["trainer_name_mapping"]
+        raise LaunchError(f"trainer = {name!r} is no trainer{why}. {hint(name, valid)}") from error
 
 
 def _begin(record: Record, place: Place, command: TrainCommand) -> None:
