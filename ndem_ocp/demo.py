@@ -18,8 +18,9 @@ from typing import Any
 
 from ndem_ocp.commands.options import add_device
 from ndem_ocp.errors import NDeMError
-from ndem_ocp.files import existing_file
+from ndem_ocp.files import replacing, writable_folder, write_text
 from ndem_ocp.launch.device import choose_cpu
+from ndem_ocp.yaml_file import read_mapping
 
 RUN_ID = "demo"
 PRINT_EVERY = 50  # steps
@@ -43,18 +44,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Data, training, validation and prediction on both splits, pictures, metrics.json."""
-    existing_file(args.config, DemoError)
+    read_mapping(args.config, DemoError, "a configuration")
     args.cpu = choose_cpu(args.cpu, args.gpu)
     if (args.out / "metrics.json").exists():
         print(f"{args.out} holds a finished demo: making it anew.")
         shutil.rmtree(args.out)
-    args.out.mkdir(parents=True, exist_ok=True)
+    writable_folder(args.out)
     if not (args.data / "train").is_dir():
         ndem = [sys.executable, "-m", "ndem_ocp.cli", "data", "demo"]
         _command([*ndem, "--out", str(args.data), "--size", args.size], args.out / "data.log")
     _fairchem(args, "train", ["--timestamp-id", RUN_ID, "--print-every", str(PRINT_EVERY)])
     checkpoint = args.out / "checkpoints" / RUN_ID / "best_checkpoint.pt"
-    shutil.copy(checkpoint, args.out / "checkpoint.pt")
+    with replacing(args.out / "checkpoint.pt") as beside:
+        shutil.copy(checkpoint, beside)
     for split in SPLITS:
         source = str(args.data / split)
         for mode, section in (("validate", "val"), ("predict", "test")):
@@ -132,11 +134,11 @@ def _report(args: argparse.Namespace) -> int:
         "time_s": history[-1]["time_s"],
         "config": str(args.config),
     }
-    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     pictures = (
         plot_curves(history, parity["val_id"].zero_force_mae, args.out / "curves.png", PRINT_EVERY),
         plot_parity(parity, args.out / "parity.png"),
     )
+    write_text(args.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     for split in SPLITS:
         m = metrics[split]
         print(

@@ -1,15 +1,52 @@
-"""Files that a user names: are they there, before anything slow is imported or computed?"""
+"""Files that a user names: are they there, and writing them whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from ndem_ocp.errors import NDeMError
 
+TEMPORARY = ".writing-"  # prefix of a file being written; then host, process and its final name
+
+# What a user can put right. A connection that is lost, say, is an error like any other.
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than is allowed here",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.ENOENT: "no such file or directory",
+    errno.ENOTDIR: "a part of this path is a file, not a directory",
+    errno.EISDIR: "this is a directory, and a file is needed",
+    errno.EEXIST: "this exists already",
+    errno.ELOOP: "a symbolic link that leads back to itself",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EIO: "the disk cannot be read or written",
+    errno.EMFILE: "too many files are open",
+    errno.ENOTEMPTY: "the directory is not empty",
+    errno.EBUSY: "it is in use",
+    errno.ETXTBSY: "it is in use",
+    errno.ESTALE: "the network file system has lost this file",
+}
+
 
 class InputError(NDeMError, ValueError):
     """A path that a user gave and that cannot be read; the message names it."""
+
+
+class OutputError(NDeMError, OSError):
+    """A file that cannot be written; the message names it, and what was there is untouched."""
+
+
+def reason_of(error: OSError) -> str | None:
+    """What is wrong with a file or a disk, in words; None if it is neither that is wrong."""
+    return _REASONS.get(error.errno or 0)
 
 
 def existing(
@@ -28,7 +65,7 @@ def existing(
         path.stat()
     except OSError as problem:
         shown = f"{option} {path}" if option else f"{path}"
-        raise error(f"{shown}: {_reason(path, problem)}.") from None
+        raise error(f"{shown}: {_why_absent(path, problem)}.") from None
     return path
 
 
@@ -44,11 +81,81 @@ def existing_file(path: str | Path, error: type[NDeMError] = InputError) -> Path
     return path
 
 
-def _reason(path: Path, problem: OSError) -> str:
+def _why_absent(path: Path, problem: OSError) -> str:
     if problem.errno == errno.ENOENT and path.is_symlink():
         return f"a symbolic link to {path.readlink()}, which is not there"
     if problem.errno == errno.ENOENT:
         return f"no such file or directory (from {Path.cwd()})"
-    if problem.errno == errno.ELOOP:
-        return "a symbolic link that leads back to itself"
-    return problem.strerror or str(problem)
+    return reason_of(problem) or problem.strerror or str(problem)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name beside ``path`` to write a file under; it takes the place of ``path`` at the end.
+
+    Raises:
+        OutputError: when the disk refuses; what was at ``path`` is untouched, and nothing is left.
+    """
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        yield temporary
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        if isinstance(error, OutputError) or reason_of(error) is None:
+            raise
+        raise OutputError(
+            f"{path} could not be written: {reason_of(error)}. What was there before is untouched."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all.
+
+    Raises:
+        OutputError: when the disk refuses.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def writable_folder(path: str | Path) -> Path:
+    """``path`` as a directory in which files can be made: asked before a long computation.
+
+    Raises:
+        OutputError: if it cannot be made, or takes no files.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path}: this is a file, and a directory to write into is needed.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = temporary_name(path / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{path}: nothing can be written there: {reason_of(error) or error}."
+        ) from error
+    return path
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in ``directory`` last; some file systems cannot, and need not."""
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def temporary_name(path: Path) -> Path:
+    """The name under which this process writes ``path``."""
+    return path.with_name(f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{path.name}")

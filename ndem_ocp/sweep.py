@@ -29,14 +29,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ndem_ocp.commands.options import add_device, describe
 from ndem_ocp.errors import NDeMError
-from ndem_ocp.files import existing_file
+from ndem_ocp.files import writable_folder, write_text
 from ndem_ocp.launch.device import choose_cpu
 from ndem_ocp.launch.record import finished_id
 from ndem_ocp.report.history_file import FILE_NAME, read_history
+from ndem_ocp.yaml_file import read_mapping
 
 LOGS = "logs/ndem_ocp.HistoryLogger"
 DONE = "finished.json"
@@ -82,13 +81,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         SweepError: naming the file and the key.
     """
-    existing_file(path, SweepError)
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SweepError(f"{path}: cannot be read as YAML ({error}).") from error
-    if not isinstance(given, dict):
-        raise SweepError(f"{path}: a sweep is a mapping with the keys {', '.join(KEYS)}.")
+    given = read_mapping(path, SweepError, f"a sweep file (keys: {', '.join(KEYS)})")
     for key in given:
         if key not in KEYS:
             raise SweepError(f"{path}: unknown key {key!r}. Valid: {', '.join(KEYS)}.")
@@ -142,7 +135,9 @@ def run(args: argparse.Namespace) -> int:
     from ndem_ocp.report.sweep_results import collect, markdown
 
     out = (args.out or Path("runs") / args.file.stem).resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out)
+    if args.result is not None:
+        writable_folder(args.result.resolve().parent)
     work = [(arm, seed) for seed in seeds for arm in arms]
     with ThreadPoolExecutor(args.jobs) as pool:
         running = [pool.submit(train_and_test, args, sweep, out, *item) for item in work]
@@ -154,9 +149,9 @@ def run(args: argparse.Namespace) -> int:
             raise
     result = collect(sweep, out, list(arms), seeds, args.overrides)
     for path in filter(None, (out / "sweep.json", args.result)):
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(path, json.dumps(result, indent=1) + "\n")
     table = markdown(result)
-    (out / "table.md").write_text(table)
+    write_text(out / "table.md", table)
     print(
         f"\n{table}\nwrote {out}/sweep.json, table.md, {plot_arms(result, out / 'curves.png').name}"
     )
@@ -199,12 +194,8 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
     history.unlink(missing_ok=True)  # of a test that was interrupted
     _fairchem(["--mode", "validate", *common, *test], where / "test.log")
     last = {k: v for k, v in read_history(history, "val")[-1].items() if k not in ("split", "step")}
-    (where / DONE).write_text(
-        json.dumps(
-            {"arm": arm, "seed": seed, "run_id": run_id, "made_of": made_of, "test": last}, indent=1
-        )
-        + "\n"
-    )
+    done = {"arm": arm, "seed": seed, "run_id": run_id, "made_of": made_of, "test": last}
+    write_text(where / DONE, json.dumps(done, indent=1) + "\n")
 
 
 def _fairchem(options: list[str], log: Path) -> None:

@@ -14,7 +14,7 @@ from ndem_ocp.bench.configs import config_path
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import ARMS, AXES, SCALING_ARMS, STEP_ARMS
 from ndem_ocp.commands.ending import INTERRUPTED
-from ndem_ocp.files import existing
+from ndem_ocp.files import existing, writable_folder
 
 # (rounds that count, rounds before them) where --repeats and --warmup are not given
 ROUNDS = {"cpu": (9, 1), "cuda": (30, 5)}
@@ -90,6 +90,8 @@ def _look_at_paths(args: argparse.Namespace) -> None:
     for option in ("data", "checkpoint", "step"):
         if getattr(args, option, None) is not None:
             existing(getattr(args, option), BenchError, f"--{option}")
+    if args.out is not None:
+        writable_folder(args.out.resolve().parent)
 
 
 def _rounds(args: argparse.Namespace, device: Any) -> tuple[int, int]:

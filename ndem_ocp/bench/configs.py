@@ -11,6 +11,7 @@ import yaml
 import ndem_ocp
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import MODELS
+from ndem_ocp.yaml_file import read_mapping, yaml_errors
 
 NDEM = "ndem.yml"  # settings of task.ndem for configurations without any
 
@@ -63,13 +64,17 @@ def read_config(
     """
     from fairchem.core.common.utils import load_config
 
-    config = load_config(str(config_path(name)))[0]
+    path = config_path(name)
+    read_mapping(path, BenchError, "a configuration")
+    with yaml_errors(path, BenchError):
+        config = load_config(str(path))[0]
     for override in overrides or ():
         set_key(config, override)
-    model = config.get("model") or {}
-    if model.get("name") != "hydra":
+    model = config.get("model")
+    kind = model.get("name") if isinstance(model, dict) else model
+    if kind != "hydra":
         raise BenchError(
-            f"{name}: model.name is {model.get('name')!r}; what can be compared are models written "
+            f"{name}: model.name is {kind!r}; what can be compared are models written "
             "as name: hydra (docs/configs.md)."
         )
     resize(model["backbone"], name, layers, lmax, mmax)

@@ -21,6 +21,7 @@ from ndem_ocp.bench.measure import arm_results, interleave, summary
 from ndem_ocp.bench.options import Common
 from ndem_ocp.bench.rounds import BATCHES, REFERENCE
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
+from ndem_ocp.checkpoints.config import check_config
 from ndem_ocp.models import NOISY_FORCES
 from ndem_ocp.models.build import TWO_VIEW_NAMES
 from ndem_ocp.models.dens import DENS_BACKBONES, DENS_NAMES, FORCE_EMBEDDING
@@ -155,9 +156,12 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         checkpoint = read_checkpoint(path)
+        config = checkpoint.get("config")
+        model = config.get("model") if isinstance(config, dict) else None
+        if model:
+            check_config(config, path)
     except CheckpointError as error:
         raise BenchError(str(error)) from error
-    model = (checkpoint.get("config") or {}).get("model") or {}
     if not isinstance(model, dict) or "backbone" not in model:
         raise BenchError(f"{path}: its config has no hydra model (name: hydra with backbone).")
     return model, checkpoint["state_dict"]
@@ -210,4 +214,5 @@ def _load(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     try:
         model.load_state_dict(given)
     except RuntimeError as error:
-        raise BenchError(f"{name} does not take the weights: {error}") from error
+        first = str(error).splitlines()[0]
+        raise BenchError(f"{name} does not take the weights: {first}") from error

@@ -14,6 +14,7 @@ from ndem_ocp.bench.batches import data_hash
 from ndem_ocp.bench.configs import describe, read_config, without_paths
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import DEFAULT_LAYERS, DEFAULT_MODEL
+from ndem_ocp.files import write_text
 from ndem_ocp.report.provenance import config_hash, provenance
 from ndem_ocp.training.precision import read_precision
 
@@ -130,6 +131,6 @@ def write_result(path: Path | None, result: dict[str, Any], say: bool = True) ->
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**provenance(ROOT), **result}, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({**provenance(ROOT), **result}, indent=1) + "\n")
     if say:
         print(f"wrote {path}")

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ndem_ocp.bench.scaling import abscissa
+from ndem_ocp.files import replacing
 from ndem_ocp.report.plots import MUTED  # importing it sets the style of all pictures
 
 ARMS = {  # arm -> (label, colour of Paul Tol's bright scheme)
@@ -120,6 +121,7 @@ _TITLES = {
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as beside:
+        figure.savefig(beside)
     plt.close(figure)
     return path

@@ -15,7 +15,7 @@ import socket
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from ndem_ocp.errors import NDeMError
+from ndem_ocp.files import TEMPORARY, existing_file, reason_of, sync_directory, temporary_name
 
-_TEMPORARY = ".writing-"  # prefix; then host, process and the final name
 _ABANDONED_S = 24 * 3600  # age of another host's unfinished file that is surely dead
 
 
@@ -39,7 +39,7 @@ def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
         CheckpointError: when the disk refuses (full, read-only, gone); the old file is untouched.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
             torch.save(plain(state), file)
@@ -51,7 +51,7 @@ def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise CheckpointError(
-            f"{path} could not be written ({error}). What was there before is untouched; "
+            f"{path} could not be written ({_why(error)}). What was there before is untouched; "
             f"{_free_space(path.parent)}"
         ) from error
     return path
@@ -94,7 +94,7 @@ def read_checkpoint(path: str | Path, map_location: torch.device | str = "cpu") 
     Raises:
         CheckpointError: if the file is missing, torn, damaged, or no checkpoint of a trainer.
     """
-    path = Path(path)
+    path = existing_file(path, CheckpointError)
     if not _is_old_format(path):
         verify(path)
     try:
@@ -147,8 +147,8 @@ def plain(value: Any) -> Any:
 
 def clean_up(directory: Path) -> None:
     """Remove what writers that were killed left behind: dead processes of this host, old others."""
-    here = f"{_TEMPORARY}{socket.gethostname()}-"
-    for path in directory.glob(f"{_TEMPORARY}*"):
+    here = f"{TEMPORARY}{socket.gethostname()}-"
+    for path in directory.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError, ValueError):
             if path.name.startswith(here):
                 dead = not _alive(int(path.name.removeprefix(here).split("-", 1)[0]))
@@ -156,35 +156,6 @@ def clean_up(directory: Path) -> None:
                 dead = time.time() - path.stat().st_mtime > _ABANDONED_S
             if dead:
                 path.unlink()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to make a file under; it takes the place of ``path`` at the end."""
-    temporary = _temporary(path)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        yield temporary
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in ``directory`` last; some file systems cannot, and need not."""
-    with contextlib.suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{_TEMPORARY}{socket.gethostname()}-{os.getpid()}-{path.name}")
 
 
 def _alive(process: int) -> bool:
@@ -236,6 +207,10 @@ def _free_space(directory: Path) -> str:
         disk = os.statvfs(directory)
         return f"{disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB are free there."
     return f"is {directory} still there?"
+
+
+def _why(error: OSError | RuntimeError) -> str:
+    return (reason_of(error) if isinstance(error, OSError) else None) or str(error)
 
 
 def _first_line(error: Exception) -> str:

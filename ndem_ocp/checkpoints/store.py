@@ -24,10 +24,10 @@ from ndem_ocp.checkpoints.file import (
     CheckpointError,
     clean_up,
     read_checkpoint,
-    replacing,
     verify,
     write_checkpoint,
 )
+from ndem_ocp.files import replacing
 
 NEWEST, BEST, INDEX = "checkpoint.pt", "best_checkpoint.pt", "checkpoints.json"
 _NAME = re.compile(r"^checkpoint-(\d+)\.pt$")
@@ -93,7 +93,8 @@ class CheckpointStore:
 
     def owns(self, path: str | Path) -> bool:
         """Whether ``path`` lies in this run's directory."""
-        return Path(path).resolve().parent == self.directory.resolve()
+        # realpath and not resolve(), which raises an error of its own for a link to itself
+        return os.path.dirname(os.path.realpath(path)) == os.path.realpath(self.directory)
 
     def _candidates(self) -> Iterator[Path]:
         """Checkpoints to resume from, newest first; ``checkpoint.pt`` last, if it is another file.

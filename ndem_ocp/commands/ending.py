@@ -9,42 +9,24 @@
 141    whoever read the output has closed it (``ndem ... | head``)
 =====  ======================================================================================
 
-``ndem train`` has more (:mod:`ndem_ocp.launch.exit_codes`).
+``ndem train`` has more (:mod:`ndem_ocp.launch.exit_codes`). With NDEM_TRACEBACK=1 in the
+environment the traceback of a refusal is printed before its sentence.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable
 
 from ndem_ocp.errors import NDeMError
+from ndem_ocp.files import reason_of
 
+TRACEBACK = "NDEM_TRACEBACK"
 DONE, PROBLEMS, REFUSED, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 130, 141
-
-# What a user can put right. A connection that is lost, say, is an error like any other.
-_OF_FILES = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "no permission",
-    errno.EPERM: "no permission",
-    errno.ENOENT: "no such file or directory",
-    errno.ENOTDIR: "a part of this path is a file, not a directory",
-    errno.EISDIR: "this is a directory, and a file is needed",
-    errno.EEXIST: "this exists already",
-    errno.ELOOP: "a symbolic link that leads back to itself",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.EIO: "the disk cannot be read or written",
-    errno.EFBIG: "the file would be too large",
-    errno.EMFILE: "too many files are open",
-    errno.ENOTEMPTY: "the directory is not empty",
-    errno.EBUSY: "in use",
-    errno.ETXTBSY: "in use",
-    errno.ESTALE: "the network file system has lost this file",
-}
 
 
 def run(command: Callable[[], int | None]) -> int:
@@ -53,47 +35,59 @@ def run(command: Callable[[], int | None]) -> int:
         try:
             code = int(command() or 0)
         except SystemExit:  # of --help
-            sys.stdout.flush()
+            _flush()
             raise
-        sys.stdout.flush()  # here, and not when the interpreter ends: the reader may be gone
+        _flush()  # here, and not when the interpreter ends: the reader may be gone
         return code
     except KeyboardInterrupt:
         return _say("interrupted.", INTERRUPTED)
-    except NDeMError as error:
-        return _say(str(error))
-    except ImportError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "ndem_ocp"):  # a fault of ours
-            raise
-        return _say(
-            f"the Python package {package} is missing, or is not a version that this needs "
-            f"({error}). `ndem doctor` says what is installed, docs/install.md what to do."
-        )
-    except OSError as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             _let_output_go()
             return OUTPUT_CLOSED
-        sentence = sentence_of(error)
+        sentence = explained(error)
         if sentence is None:
             raise
-        if error.filename is None and not _output_takes_more():
-            _let_output_go()
-            sentence = f"standard output: {sentence}"
-        return _say(f"{sentence}.")
+        with contextlib.suppress(OSError):
+            _flush()
+        return refuse(sentence)
 
 
-def sentence_of(error: OSError) -> str | None:
-    """``PATH: what is wrong``, for errors that a user can put right; None for others."""
-    what = _OF_FILES.get(error.errno or 0)
+def explained(error: Exception) -> str | None:
+    """What a user is told about an error instead of a traceback; None for one that needs it."""
+    if isinstance(error, NDeMError):
+        return str(error)
+    if isinstance(error, ImportError):
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "ndem_ocp"):  # a fault of ours
+            return None
+        return (
+            f"the Python package {package} is missing, or is not a version that this needs "
+            f"({error}). `ndem doctor` says what is installed, docs/install.md what to do."
+        )
+    return _about_files(error) if isinstance(error, OSError) else None
+
+
+def refuse(sentence: str) -> int:
+    """Print why a command could not be done; its exit status."""
+    return _say(sentence)
+
+
+def _about_files(error: OSError) -> str | None:
+    """``PATH: what is wrong``; None if nothing is wrong with a file."""
+    what = reason_of(error)
     if what is None:
         return None
     names = [
         os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
     ]
-    return f"{' -> '.join(names)}: {what}" if names else what
+    where = " -> ".join(names) or "standard output, or a file that is not named"
+    return f"{where}: {what}."
 
 
 def _say(message: str, code: int = REFUSED) -> int:
+    if os.environ.get(TRACEBACK) and code == REFUSED:
+        traceback.print_exc()
     print(f"ndem: {message}", file=sys.stderr, flush=True)
     return code
 
@@ -108,12 +102,15 @@ def _nobody_reads() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _output_takes_more() -> bool:
+def _flush() -> None:
+    """Write what is in the buffer of stdout, with its name in the error if it cannot be."""
     try:
         sys.stdout.flush()
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        error.filename = "standard output"
+        if not isinstance(error, BrokenPipeError):
+            _let_output_go()
+        raise
 
 
 def _let_output_go() -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ndem_ocp.commands.options import (
     add_labels,
@@ -106,9 +107,7 @@ def configure_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_ase(args: argparse.Namespace) -> int:
-    from .sources import expand_sources
-
-    sources = expand_sources(args.sources)  # before torch is imported: they may be missing
+    sources = sources_of(args.sources)
 
     from .convert import convert
     from .frames import LabelOptions
@@ -140,6 +139,20 @@ def _run_ase(args: argparse.Namespace) -> int:
     )
     print_conversion(args.out, entry)
     return 0
+
+
+def sources_of(given: Sequence[str]) -> Any:
+    """The files that were given, looked at before torch is imported: they may be missing.
+
+    Raises:
+        DataError: naming the first that is not there.
+    """
+    from .sources import expand_sources
+
+    for path in given:
+        if Path(path).is_symlink():
+            existing(path, DataError)
+    return expand_sources(given)
 
 
 def _run_check(args: argparse.Namespace) -> int:

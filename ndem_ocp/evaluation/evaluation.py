@@ -18,6 +18,7 @@ from ndem_ocp.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
 from ndem_ocp.evaluation.splits import Split, disagreements, open_split
 from ndem_ocp.evaluation.tables import table_of, write_tables
 from ndem_ocp.evaluation.units import columns_of, data_unit
+from ndem_ocp.files import writable_folder
 from ndem_ocp.inference.weights import EMA, LAST
 from ndem_ocp.report.provenance import config_hash, files_hash, provenance
 
@@ -135,7 +136,7 @@ def file_hash(path: Path) -> str:
 
 def _prepare(out: Path) -> None:
     """The directory, without what an earlier evaluation left there."""
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out)
     for pattern in (f"*{SAMPLES}", f"*{ATOMS}"):
         for path in out.glob(pattern):
             path.unlink()

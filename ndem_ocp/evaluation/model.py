@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairchem.core.common.utils import setup_imports, update_config
+from fairchem.core.common.utils import update_config
 from fairchem.core.modules.scaling.util import ensure_fitted
 from torch import Tensor
 from torch_geometric.data import Batch
 
-import ndem_ocp
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
+from ndem_ocp.checkpoints.config import building, check_config
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.inference.weights import AUTO, chosen_weights
 from ndem_ocp.training.no_free_atoms import NoFreeAtoms
@@ -92,12 +92,20 @@ def load_model(
     path = Path(path)
     try:
         state = read_checkpoint(path)
+        config = _config_of(path, state)
+        with building(path):
+            trainer = _trainer_of(config, cpu, device_number, amp)
     except CheckpointError as error:
         raise EvaluationError(str(error)) from error
-    config = _config_of(path, state)
-    setup_imports()
-    ndem_ocp.register()
-    trainer = NoFreeAtoms(
+    used = _load_weights(trainer, path, state, weights)
+    ensure_fitted(trainer._unwrapped_model, warn=True)
+    trainer.model.eval()
+    return LoadedModel(trainer, config, path, state.get("step"), state.get("epoch"), used)
+
+
+def _trainer_of(config: dict[str, Any], cpu: bool, device_number: int, amp: bool) -> NoFreeAtoms:
+    """fairchem's trainer without data, for prediction alone."""
+    return NoFreeAtoms(
         task=config.get("task") or {},
         model=copy.deepcopy(config["model"]),
         outputs=config["outputs"],
@@ -114,10 +122,6 @@ def load_model(
         name="ocp",
         inference_only=True,
     )
-    used = _load_weights(trainer, path, state, weights)
-    ensure_fitted(trainer._unwrapped_model, warn=True)
-    trainer.model.eval()
-    return LoadedModel(trainer, config, path, state.get("step"), state.get("epoch"), used)
 
 
 def needs_energy_and_forces(model: LoadedModel, what: str) -> None:
@@ -140,10 +144,10 @@ def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], weigh
     state = {**state, "state_dict": chosen, "ema": None}
     try:
         trainer.load_checkpoint(str(path), state, inference_only=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise EvaluationError(
             f"{path}: its weights do not fit the model that its own configuration describes "
-            f"({str(error).splitlines()[0]})."
+            f"({(str(error).splitlines() or [''])[0]})."
         ) from error
     return used
 
@@ -157,6 +161,7 @@ def _config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
         )
     if "model_attributes" in config:  # before fairchem 1.0
         config["model"] = {"name": config["model"], **config.pop("model_attributes")}
+    check_config(config, path)
     config.setdefault("trainer", "ocp")
     config = update_config(config)
     missing = [key for key in ("outputs", "optim", "loss_functions") if key not in config]

@@ -24,6 +24,7 @@ from ndem_ocp.evaluation.command import (
     progress,
 )
 from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.files import writable_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
     needs_energy_and_forces(model, "a relaxation")
     settings = settings_of(args, model.config.get("task") or {})
     opened = [(split, open_relaxations(model.config, split)) for split in splits]
-    out.mkdir(parents=True, exist_ok=True)
+    writable_folder(out)
     found = {}
     for split, dataset in opened:
         folder = out / f"{split.name}.trajectories" if args.trajectories else None

@@ -31,6 +31,7 @@ from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.evaluation.model import LoadedModel
 from ndem_ocp.evaluation.samples import cells, hill
 from ndem_ocp.evaluation.units import Column
+from ndem_ocp.files import replacing
 from ndem_ocp.training.relaxations import ENERGY, allow_relaxations
 
 #: of OC20's relaxations (fairchem's TRAIN.md); a run's own task.relax_opt counts over them
@@ -223,19 +224,23 @@ def write(
 
     The npz holds ids, pos (all atoms of all structures, A) and chunk_idx, where pos is cut;
     fairchem's make_submission_file makes the IS2RS submission of four of them.
+
+    Raises:
+        OutputError: when the disk refuses.
     """
     table, stored = folder / f"{name}.relaxations.csv", folder / f"{name}.relaxed_positions.npz"
-    with table.open("w", encoding="utf-8", newline="") as file:
+    with replacing(table) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*(cells(values) for values in columns.values())))
     order = np.argsort(columns["sid"].astype(str), kind="stable")  # as fairchem's
-    np.savez_compressed(
-        stored,
-        ids=columns["sid"].astype(str)[order],
-        pos=np.concatenate([positions[i] for i in order]),
-        chunk_idx=np.cumsum([len(positions[i]) for i in order])[:-1],
-    )
+    with replacing(stored) as beside:
+        np.savez_compressed(
+            beside,
+            ids=columns["sid"].astype(str)[order],
+            pos=np.concatenate([positions[i] for i in order]),
+            chunk_idx=np.cumsum([len(positions[i]) for i in order])[:-1],
+        )
     return [table.name, stored.name]
 
 

@@ -43,6 +43,7 @@ from typing import Any
 import numpy as np
 
 from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.files import replacing
 
 SAMPLES, ATOMS = ".samples.csv", ".atoms.npz"
 ATOM_FIELDS = (
@@ -99,15 +100,20 @@ def join(parts: Sequence[Samples]) -> Samples:
 
 
 def write_samples(folder: Path, split: str, samples: Samples, atoms: bool = True) -> list[Path]:
-    """Write the files of one split; returns their paths."""
+    """Write the files of one split; returns their paths.
+
+    Raises:
+        OutputError: when the disk refuses.
+    """
     path = folder / f"{split}{SAMPLES}"
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(samples.columns)
         writer.writerows(zip(*(cells(values) for values in samples.columns.values())))
     if not (atoms and samples.atoms):
         return [path]
-    np.savez_compressed(folder / f"{split}{ATOMS}", **samples.atoms)
+    with replacing(folder / f"{split}{ATOMS}") as beside:
+        np.savez_compressed(beside, **samples.atoms)
     return [path, folder / f"{split}{ATOMS}"]
 
 

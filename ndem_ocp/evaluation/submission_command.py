@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from ndem_ocp.evaluation.submission import (
     join,
     problems_of_file,
 )
-from ndem_ocp.files import existing, existing_file
+from ndem_ocp.files import existing, existing_file, replacing, writable_folder
 
 
 def configure_write(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +75,7 @@ def run_write(args: argparse.Namespace) -> int:
     missing = [f"{path} (--{name})" for name, path in _given(args).items() if not path.exists()]
     if missing:
         raise EvaluationError(f"no such file or directory: {', '.join(missing)}.")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(args.out.parent)
     return in_ranks(args, lambda rank: _write(args, rank), args.out.parent)
 
 
@@ -131,17 +130,11 @@ def _write(args: argparse.Namespace, rank: Any) -> int:
         expected[name] = Expected(dict(counts))
     if not rank.first:
         return 0
-    temporary = args.out.with_name(f".{args.out.name}.{os.getpid()}.npz")
-    try:
+    with replacing(args.out) as temporary:
         np.savez_compressed(temporary, **arrays)
         problems = problems_of_file(temporary, expected, args.layout)
-        for problem in problems:
-            print(f"ndem: {problem}", file=sys.stderr)
         if problems:
-            return 1
-        os.replace(temporary, args.out)
-    finally:
-        temporary.unlink(missing_ok=True)
+            raise EvaluationError(f"{args.out} was not written: {'; '.join(problems)}.")
     print(f"{caption(model)}\nwrote {args.out} in the layout {args.layout}: "
           + ", ".join(f"{name} {len(arrays[f'{name}_ids'])}" for name in SPLITS)
           + " structures; checked.")  # fmt: skip

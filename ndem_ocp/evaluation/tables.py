@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.evaluation.units import Column
+from ndem_ocp.files import write_text
 
 MEAN = "mean"
 METRICS_FILE, MARKDOWN_FILE, CSV_FILE = "metrics.json", "table.md", "table.csv"
@@ -71,12 +72,15 @@ def write_tables(
     Args:
         folder: exists. about: all of metrics.json, with ``splits`` and ``table`` in it.
         caption: one sentence below the table. columns: of the table.
+
+    Raises:
+        OutputError: when the disk refuses.
     """
     counts = {name: split["structures"] for name, split in about["splits"].items()}
     text = f"{markdown(columns, about['table'], counts)}\n{caption}\n"
-    (folder / METRICS_FILE).write_text(json.dumps(_plain(about), indent=1) + "\n")
-    (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
-    (folder / CSV_FILE).write_text(as_csv(columns, about["table"], counts))
+    write_text(folder / MARKDOWN_FILE, text)
+    write_text(folder / CSV_FILE, as_csv(columns, about["table"], counts))
+    write_text(folder / METRICS_FILE, json.dumps(_plain(about), indent=1) + "\n")
     return text
 
 

@@ -25,6 +25,7 @@ from fairchem.core.common.relaxation.ase_utils import OCPCalculator
 from fairchem.core.common.utils import update_config
 
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
+from ndem_ocp.checkpoints.config import building, check_config
 from ndem_ocp.data.positions import FAR, near_origin
 from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.structures import CalculatorError, StructureLimits
@@ -87,15 +88,16 @@ class NDeMCalculator(OCPCalculator):
             config = _config(self._content, self._path, self._device)
             outputs = [name for name in (ENERGY, FORCES) if name in config["outputs"]]
             self._to_ev = _factors(config["outputs"], outputs, units, self._path)
-            super().__init__(
-                config_yml=config,
-                checkpoint_path=self._path,
-                # a run of fairchem's equiformerv2_forces is saved as "s2ef", which is no trainer
-                trainer="ocp",
-                cpu=self._device.type == "cpu",
-                seed=SEED,
-                only_output=outputs,
-            )
+            with building(self._path):
+                super().__init__(
+                    config_yml=config,
+                    checkpoint_path=self._path,
+                    # a run of fairchem's equiformerv2_forces is saved as "s2ef": no trainer
+                    trainer="ocp",
+                    cpu=self._device.type == "cpu",
+                    seed=SEED,
+                    only_output=outputs,
+                )
         self.implemented_properties = [*outputs, "free_energy"]
         self._limits = StructureLimits.of(
             self.trainer._unwrapped_model, config["model"], self._content.get("elements")
@@ -201,6 +203,7 @@ def _config(content: Mapping[str, Any], path: Path, device: torch.device) -> dic
     if not isinstance(config, Mapping) or "model" not in config:
         raise CheckpointError(f"{path} has no configuration: which model its weights are of?")
     config = dict(config)
+    check_config(config, path)
     if "model_attributes" in config:  # fairchem's layout before 1.0
         config["model"] = {"name": config.pop("model"), **config.pop("model_attributes")}
     dataset = config.get("dataset") or {}

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from fairchem.core.common.registry import registry
-from fairchem.core.common.utils import setup_imports
 from torch import Tensor, nn
 
-import ndem_ocp
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from ndem_ocp.checkpoints.config import building, check_config
 from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 from ndem_ocp.inference.words import plain_config, plain_model
@@ -82,12 +81,11 @@ def export_checkpoint(
     if not isinstance(config, Mapping) or not isinstance(config.get("model"), (Mapping, str)):
         raise CheckpointError(f"{source} has no configuration: which model are its weights of?")
     with unchanged_process(torch.device("cpu")):
-        setup_imports()
-        ndem_ocp.register()
+        check_config(config, source)
         model = plain_model(config, source)
-        trained = _built(config["model"], config)
+        with building(source):
+            trained, plain = _built(config["model"], config), _built(model, config)
         state, kind = chosen_weights(content, trained, weights, source)
-        plain = _built(model, config)
         exported, dropped = _fitting(state, plain.state_dict(), source)
     config, changed = plain_config(config, model)
     saved = {

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ndem_ocp.files import existing_file
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.places import SlurmJob
 from ndem_ocp.launch.record import safe_id
+from ndem_ocp.yaml_file import read_mapping, yaml_errors
 
 # fairchem's options that decide what is decided here, and what to use in their place.
 _INSTEAD = {
@@ -25,6 +26,10 @@ _INSTEAD = {
     "--timestamp-id": "use --id",
     "--logdir": "use --run-dir",
 }
+
+
+#: Sections without which fairchem builds no trainer.
+NEEDED = ("model", "dataset", "optim")
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,7 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
     Raises:
         LaunchError: for a word that is none of these, or an option that is ndem's to decide.
     """
-    from fairchem.core.common.flags import flags
-
-    known = flags.get_parser()._option_string_actions
+    known = _fairchem_parser()._option_string_actions
     config = None
     options: list[str] = []
     overrides: list[str] = []
@@ -103,21 +106,21 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
     Raises:
         LaunchError: if the file cannot be read, or an override is not of the form key=value.
     """
-    from fairchem.core.common.flags import flags
     from fairchem.core.common.utils import build_config
 
-    args, _ = flags.get_parser().parse_known_args(
+    args, _ = _fairchem_parser().parse_known_args(
         [
             "--mode", "train", "--config-yml", str(command.config),
             "--run-dir", str(command.run_dir), "--timestamp-id", command.run_id,
             *(["--cpu"] if command.cpu else []), *command.options,
         ]
     )  # fmt: skip
-    existing_file(command.config, LaunchError)
-    try:
+    read_mapping(command.config, LaunchError, "a configuration")
+    with yaml_errors(command.config, LaunchError):
         config = build_config(args, command.overrides)
-    except ValueError as error:
-        raise LaunchError(f"{command.config} with {command.overrides}: {error}") from error
+    for key in NEEDED:
+        if key not in config:
+            raise LaunchError(f"{command.config}: the section `{key}` is missing.")
     config.update(
         world_size=world_size,
         distributed_backend="gloo" if command.cpu else "nccl",
@@ -130,6 +133,18 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
     if command.group:
         config["logger"]["group"] = command.group
     return config
+
+
+def _fairchem_parser() -> argparse.ArgumentParser:
+    """fairchem's own, whose errors are printed where all others are."""
+    from fairchem.core.common.flags import flags
+
+    def refuse(message: str) -> NoReturn:
+        raise LaunchError(f"{message} (an option of fairchem: fairchem --help)")
+
+    parser = flags.get_parser()
+    parser.error = refuse
+    return parser
 
 
 def default_id(name: str, job: SlurmJob | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FINISHED = 0
 ERROR = 1  # an exception in the run; starting it again would meet it again
-REFUSED = 2  # a command line, configuration or data that cannot train, in one sentence
+REFUSED = 2  # a command line, configuration, data or disk that does not let it train
 STOPPED = 75  # asked to stop: the last step is saved, the same command goes on from it
 LOST_RANK = 76  # another process of the run died; the newest checkpoint is where it goes on
 INTERRUPTED = 130  # a second Ctrl-C: ended at once, nothing saved after the last checkpoint

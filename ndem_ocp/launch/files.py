@@ -9,6 +9,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.files import OutputError, reason_of, writable_folder
+
 
 def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
     """Write ``text`` to ``path`` beside it first, then in one move.
@@ -20,8 +22,11 @@ def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
 
     Returns:
         whether ``text`` is there now.
+
+    Raises:
+        OutputError: when the disk refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(path.parent)
     beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with beside.open("w", encoding="utf-8") as file:
@@ -36,6 +41,8 @@ def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
         except FileExistsError:
             return False
         return True
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {reason_of(error) or error}.") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ndem_ocp.data.errors import DataError
+from ndem_ocp.commands import ending
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.command import TrainCommand, read_config
 from ndem_ocp.launch.console import say, short_messages, shown
@@ -27,12 +27,9 @@ from ndem_ocp.launch.places import Place, slurm_job
 from ndem_ocp.launch.record import Record
 from ndem_ocp.launch.rendezvous import Meeting, meet
 from ndem_ocp.launch.signals import default_signals, stops_between_steps
-from ndem_ocp.method import SettingsError
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.bad_steps import BadStepsError
 from ndem_ocp.training.stopping import Stopped
 
-#: Errors whose message is the whole story: no traceback.
-PLAIN = (LaunchError, ConfigError, SettingsError, DataError)
 _CLOSING_S = 120.0  # for W&B's last upload
 
 
@@ -45,8 +42,7 @@ def run_rank(command: TrainCommand, place: Place) -> int:
         try:
             return _run(command, place, record)
         except TakenError as error:
-            print(f"ndem: {error}", file=sys.stderr, flush=True)
-            return exit_codes.REFUSED
+            return ending.refuse(str(error))
         except Exception as error:
             if place.world_size > 1 and lost_contact(error):
                 logging.error(f"Rank {place.rank} lost the others: {first_line(error)}")
@@ -59,9 +55,9 @@ def run_rank(command: TrainCommand, place: Place) -> int:
                 _leave_group()
             if place.rank == 0:
                 before.remove(status=not place.launched and slurm_job() is None)
-            if isinstance(error, PLAIN):
-                print(f"ndem: {error}", file=sys.stderr, flush=True)
-                return exit_codes.REFUSED
+            sentence = ending.explained(error)
+            if sentence is not None and not isinstance(error, BadStepsError):
+                return ending.refuse(sentence)
             traceback.print_exc()
             return exit_codes.ERROR
 
@@ -104,6 +100,7 @@ def _train(
     from ndem_ocp.training import NDeMTrainer
 
     ndem_ocp.register()
+    check_trainer(config)
     stopped = None
     with new_trainer_context(config=config) as context:
         meeting.forget_port()
@@ -134,6 +131,26 @@ def _headline(trainer: Any, record: Record) -> str:
         f"{len(trainer.train_dataset):,} structures, {steps:,} steps of "
         f"{trainer.config['optim'].get('batch_size', 1)} per rank, on {trainer.device}"
     )
+
+
+def check_trainer(config: dict[str, Any]) -> None:
+    """
+    Raises:
+        LaunchError: if ``trainer`` names none.
+    """
+    from fairchem.core.common.registry import registry
+    from fairchem.core.common.utils import setup_imports
+
+    from ndem_ocp.training.checks.names import hint
+
+    setup_imports()
+    name = config.get("trainer", "ocp")
+    try:
+        registry.get_trainer_class(name)
+    except (RuntimeError, ImportError, AttributeError) as error:
+        why = f" ({error.__cause__})" if error.__cause__ else ""
+        valid = registry.mapping["trainer_name_mapping"]
+        raise LaunchError(f"trainer = {name!r} is no trainer{why}. {hint(name, valid)}") from error
 
 
 def _begin(record: Record, place: Place, command: TrainCommand) -> None:

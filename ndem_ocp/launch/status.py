@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.files import existing
 from ndem_ocp.launch import slurm
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.record import Record, best_value, records_below
@@ -67,7 +68,7 @@ def status(folder: Path) -> list[Line]:
     Raises:
         LaunchError: if there is nothing in it.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(existing(folder, LaunchError))
     if manifest is not None:
         found = [
             (task.name, Record(task.run_dir, task.run_id), task.job) for task in manifest.tasks

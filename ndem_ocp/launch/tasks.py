@@ -126,12 +126,13 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    found = read_json(path)
+    found = read_json(path) or {}
     try:
-        assert found is not None
         tasks = [Task(**{**task, "run_dir": Path(task["run_dir"])}) for task in found["tasks"]]
         return Manifest(
             folder, found["name"], Path(found["config"]), found["cpu"], found["max_restarts"], tasks
         )
-    except (AssertionError, KeyError, TypeError) as error:
-        raise LaunchError(f"{path} is no manifest of ndem submit ({error!r}).") from error
+    except (KeyError, TypeError) as error:
+        raise LaunchError(
+            f"{path}: this is no list of tasks that ndem submit wrote, or it is damaged."
+        ) from error

@@ -1,8 +1,8 @@
 """``ndem train``: one process, several on this machine, or one rank of an srun step.
 
-Exit codes: 0 finished; 1 an error in the run; 2 a command line, configuration or data that cannot
-train; 75 stopped after a step, saved, the same command goes on; 76 another rank died; 130 a second
-Ctrl-C; 128 + n a rank was killed by signal n.
+Exit codes: 0 finished; 1 an error in the run; 2 a command line, configuration, data or disk that
+does not let it train; 75 stopped after a step, saved, the same command continues; 76 another rank
+died; 130 a second Ctrl-C; 128 + n a rank was killed by signal n.
 """
 
 from __future__ import annotations

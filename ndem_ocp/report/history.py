@@ -23,7 +23,7 @@ from fairchem.core.common.logger import Logger, WandBLogger
 from fairchem.core.common.registry import registry
 
 from ndem_ocp.report.history_file import FILE_NAME, find_history, read_history
-from ndem_ocp.report.losable import Losable
+from ndem_ocp.report.losable import logger_or_none
 from ndem_ocp.report.run_record import add_summary, write_run_record
 
 __all__ = ["FILE_NAME", "HistoryLogger", "find_history", "read_history"]
@@ -55,14 +55,12 @@ class HistoryLogger(Logger):
         self._busy_before = before["process_s"]
         inner = settings.get("inner")
         self._passed_on = _last_steps(self.path) if inner else {}
-        self._inner, self._first_step = None, 0
-        if inner:
-            logger = registry.get_logger_class(inner)(config)
-            if isinstance(logger, WandBLogger):
-                # W&B itself says 0 in a new run, and in every run that goes on offline.
-                last = max(self._passed_on.values(), default=-1)
-                self._first_step = max(last + 1, wandb.run.starting_step)
-            self._inner = Losable(logger)
+        self._first_step, self._lost = 0, False
+        self._inner = logger_or_none(registry.get_logger_class(inner), config) if inner else None
+        if self._inner is not None and self._inner.is_a(WandBLogger):
+            # W&B itself says 0 in a new run, and in every run that goes on offline.
+            last = max(self._passed_on.values(), default=-1)
+            self._first_step = max(last + 1, wandb.run.starting_step)
 
     def log(self, update_dict: dict[str, Any], step: int, split: str = "") -> None:
         plain = {key: _plain(value) for key, value in update_dict.items()}
@@ -94,9 +92,18 @@ class HistoryLogger(Logger):
     def _append(self, record: dict[str, Any]) -> None:
         # One whole line per write: a run that is killed loses no earlier line. It may have torn
         # its last one, which then must not run into this.
-        torn = _is_torn(self.path)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + json.dumps(record) + "\n")
+        try:
+            torn = _is_torn(self.path)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if torn else "") + json.dumps(record) + "\n")
+            self._lost = False
+        except OSError as error:  # a logger never ends a run
+            if not self._lost:
+                logging.error(
+                    f"{self.path} takes no lines ({error}): the history of this run has a gap "
+                    "from here. The run goes on."
+                )
+            self._lost = True
 
     def watch(self, model: torch.nn.Module, log_freq: int = 1000) -> None:
         self._pass_on("watch", model, log_freq=log_freq)

@@ -30,13 +30,12 @@ def read_history(path: str | Path, split: str | None = None) -> list[dict[str, A
     """
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records: list[dict[str, Any]] = []
     torn = None
     for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+        record = _parsed(line)
+        if record is None:
             torn = torn or number
             continue
         if "resumed" in record:
@@ -47,6 +46,16 @@ def read_history(path: str | Path, split: str | None = None) -> list[dict[str, A
             raise HistoryError(f"{path}, line {torn}: not a record of a history")
         records.append(record)
     return [r for r in records if split is None or r["split"] == split]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """The record in a line; None for any other text."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    known = isinstance(record, dict) and ("resumed" in record or {"step", "split"} <= record.keys())
+    return record if known else None
 
 
 def find_history(run_dir: str | Path) -> Path:

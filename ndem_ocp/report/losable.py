@@ -12,6 +12,28 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import wandb
+from fairchem.core.common.logger import WandBLogger
+
+from ndem_ocp.report.wandb_mode import offline_if_need_be
+
+
+def logger_or_none(kind: type, config: dict[str, Any]) -> Losable | None:
+    """A logger of class ``kind``, which a run can do without; None if it cannot be made.
+
+    W&B that cannot go online is offline, which is said at once.
+    """
+    if issubclass(kind, WandBLogger):
+        offline_if_need_be()
+    try:
+        return Losable(kind(config))
+    except (OSError, wandb.errors.Error) as error:
+        logging.error(
+            f"{kind.__name__} cannot be started ({type(error).__name__}: {error}): nothing is "
+            "logged there. The run goes on."
+        )
+        return None
+
 
 class Losable:
     """``logger``, whose methods do nothing any more after one of them has raised an OSError."""
@@ -19,6 +41,10 @@ class Losable:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._lost = False
+
+    def is_a(self, kind: type) -> bool:
+        """Whether the logger behind this one is of a class."""
+        return isinstance(self._logger, kind)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._logger, name)

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ndem_ocp.files import replacing
 from ndem_ocp.report.predictions import Parity
 
 TRAIN, VAL, MUTED = "#4477aa", "#ee6677", "#888888"  # Paul Tol's bright scheme
@@ -126,7 +127,8 @@ def _points(axis: Any, records: list[dict[str, Any]], key: str, label: str, colo
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as beside:
+        figure.savefig(beside)
     plt.close(figure)
     return path
 
@@ -163,6 +165,4 @@ def plot_arms(result: dict[str, Any], path: Path) -> Path:
         lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""
     )
     axes[0].legend(loc="upper right")
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+    return _save(figure, path)

@@ -48,5 +48,10 @@ def _write(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
-    """The record in a log directory, {} without one."""
-    return read_json(folder / FILE_NAME) or {}
+    """The record in a log directory, {} without one; parts of another kind are left out."""
+    found = read_json(folder / FILE_NAME) or {}
+    starts = found.get("starts")
+    if isinstance(starts, list):
+        found["starts"] = [start for start in starts if isinstance(start, dict)]
+    kinds = {"config": dict, "summary": dict, "starts": list}
+    return {k: v for k, v in found.items() if isinstance(v, kinds.get(k, object))}

@@ -103,9 +103,12 @@ class BadSteps:
             f"Step {step} is skipped on every rank: its {what} are not finite "
             f"({self.in_a_row} of at most {self.limit} in a row). Samples: {shown or 'unknown'}."
         )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "what": what, "samples": named}) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "what": what, "samples": named}) + "\n")
+        except OSError as error:  # no reason not to train; the line above has it
+            logging.error(f"{self.path} could not be written ({error}).")
         if logger is not None:
             logger.log({"skipped_steps": self.total}, step=step, split="train")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from fairchem.core.common import distutils
+from fairchem.core.common.registry import registry
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
@@ -27,7 +28,7 @@ from torch_geometric.data import Batch
 from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, read_checkpoint
 from ndem_ocp.data.reader import limits_from_model, loader_options
 from ndem_ocp.report.history import HistoryLogger
-from ndem_ocp.report.losable import Losable
+from ndem_ocp.report.losable import Losable, logger_or_none
 from ndem_ocp.training.bad_steps import BadSteps, skip_infinite_gradients
 from ndem_ocp.training.early_stopping import EarlyStopping
 from ndem_ocp.training.position import Position
@@ -76,9 +77,16 @@ class SurvivingTrainer(OCPTrainer):
         super().load(inference_only)
 
     def load_logger(self) -> None:
-        super().load_logger()
-        if self.logger is not None and not isinstance(self.logger, HistoryLogger):
-            self.logger = Losable(self.logger)
+        given = self.config["logger"]
+        name = given.get("name") if isinstance(given, dict) else given
+        kind = registry.mapping["logger_name_mapping"].get(name)
+        silent = self.is_debug or not distutils.is_master()
+        if silent or kind is None or issubclass(kind, HistoryLogger):
+            super().load_logger()
+            if self.logger is not None and not isinstance(self.logger, HistoryLogger):
+                self.logger = Losable(self.logger)
+        else:
+            self.logger = logger_or_none(kind, self.config)
 
     def load_datasets(self) -> None:
         self._complete_datasets()

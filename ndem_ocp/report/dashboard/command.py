@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.commands.options import describe
-from ndem_ocp.files import existing, existing_file
+from ndem_ocp.files import existing, existing_file, writable_folder, write_text
 from ndem_ocp.report.dashboard.errors import DashboardError
 
 _CURVATURE = "ndem_curvature_"
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(listing(workspace))
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
+        writable_folder(args.out.parent)
         text = json.dumps(made.specification(workspace), indent=1)
-        args.out.write_text(text + "\n", encoding="utf-8")
+        write_text(args.out, text + "\n")
         print(f"wrote {args.out}; `ndem dashboard --from {args.out}` makes it in W&B.")
     if args.dry_run or args.out is not None:
         return 0

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from ndem_ocp.commands.options import describe
+from ndem_ocp.files import writable_folder, write_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
     from ndem_ocp.report.page.build import Report
 
     report = Report(runs, evaluations, notes, args.title, args.compare)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(out.parent)
     written = {out: report.page(), out.with_suffix(".md"): report.markdown()}
     written[out.with_suffix(".csv")] = report.csv()
     for path, text in written.items():
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     print(report.markdown())
     for line in report.missing:
         print(f"not in the report: {line}")

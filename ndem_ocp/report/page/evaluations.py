@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ndem_ocp.evaluation import Samples, read_samples
+from ndem_ocp.files import existing
 from ndem_ocp.launch.files import read_json
 from ndem_ocp.report.page.errors import ReportError
 from ndem_ocp.report.page.runs import Run
@@ -61,9 +62,13 @@ def find_evaluations(
     found: dict[Path, Evaluation] = {}
     notes = []
     for folder in given:
+        existing(folder, ReportError)
         files = sorted(folder.rglob(METRICS))
         if not files:
             raise ReportError(f"{folder}: no {METRICS} of ndem eval in it or below it.")
+        for path in files:
+            if _checkpoint_of(read_json(path) or {}) is None:
+                raise ReportError(f"{path}: this is no {METRICS} of ndem eval, or it is damaged.")
         here = {path: _evaluation(path, runs) for path in files}
         found.update({path.resolve(): e for path, e in here.items() if e is not None})
         notes += [
@@ -87,25 +92,31 @@ def find_evaluations(
 def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
     """The evaluation of a metrics.json; None if it is another file, or of none of the runs."""
     about = read_json(path) or {}
-    checkpoint = about.get("checkpoint")
-    if not isinstance(checkpoint, dict) or not isinstance(about.get("splits"), dict):
+    checkpoint = _checkpoint_of(about)
+    if checkpoint is None:
         return None
-    judged = Path(str(checkpoint.get("path"))).resolve()
+    told = Path(str(checkpoint.get("path")))
+    judged = told.resolve()
     for run in runs:
         if judged.is_relative_to((run.run_dir / "checkpoints" / run.run_id).resolve()):
             return Evaluation(run, path.parent, about)
-    # A run that was moved or copied: by its id and name, if only one has them.
+    # A run that was moved or copied, or a path from another working directory: by its id and
+    # name, if only one has them.
     named = [
         run
         for run in runs
         if checkpoint.get("run") == run.run_id
         and checkpoint.get("identifier") == run.command.get("identifier")
     ]
-    return (
-        Evaluation(named[0], path.parent, about)
-        if len(named) == 1 and not judged.exists()
-        else None
-    )
+    elsewhere = not told.is_absolute() or not judged.exists()
+    return Evaluation(named[0], path.parent, about) if len(named) == 1 and elsewhere else None
+
+
+def _checkpoint_of(about: dict[str, Any]) -> dict[str, Any] | None:
+    """What a metrics.json says of the checkpoint; None if ndem eval did not write it."""
+    splits, checkpoint = about.get("splits"), about.get("checkpoint")
+    known = isinstance(splits, dict) and all(isinstance(split, dict) for split in splits.values())
+    return checkpoint if known and isinstance(checkpoint, dict) else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,8 @@ class Run:
                     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 except Exception:
                     continue  # a damaged file; the page says that there is no configuration
-                return saved.get("config") or {}
+                config = saved.get("config") if isinstance(saved, dict) else None
+                return config if isinstance(config, dict) else {}
         return {}
 
     @property
@@ -165,9 +167,17 @@ def _read(path: Path) -> Run | None:
     if not any(line["split"] == "train" for line in history):
         return None
     logs = path.parent
-    # RUN_DIR/logs/LOGGER/ID/history.jsonl, or a history that was copied elsewhere
-    inside = len(logs.parts) > 3 and logs.parents[1].name == "logs"
-    return Run(logs.parents[2] if inside else logs, logs.name, logs, history)
+    return Run(_run_dir(logs), logs.resolve().name, logs, history)
+
+
+def _run_dir(logs: Path) -> Path:
+    """RUN_DIR of RUN_DIR/logs/LOGGER/ID; the folder itself for a history that was copied."""
+    whole = logs.resolve()
+    if len(whole.parents) < 3 or whole.parents[1].name != "logs":
+        return logs
+    if len(logs.parts) >= 3:
+        return logs.parents[2]
+    return Path(os.path.relpath(whole.parents[2]))  # the command was started inside the run
 
 
 def arms_of(runs: Sequence[Run]) -> dict[str, list[Run]]:

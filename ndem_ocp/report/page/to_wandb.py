@@ -30,6 +30,9 @@ def log_evaluations(evaluations: Sequence[Evaluation]) -> list[str]:
 def _log(evaluation: Evaluation) -> str:
     import wandb
 
+    from ndem_ocp.report.wandb_mode import offline_if_need_be
+
+    offline_if_need_be()
     run = evaluation.run
     logger = run.config.get("logger") or {}
     settings = logger if isinstance(logger, dict) else {}

@@ -1,0 +1,92 @@
+"""The configuration in a checkpoint: is it one, and is the code of its model here?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fairchem.core.common.registry import registry
+from fairchem.core.common.utils import setup_imports
+
+import ndem_ocp
+from ndem_ocp.checkpoints.file import CheckpointError
+from ndem_ocp.errors import NDeMError
+
+_MAPPINGS = ("model", "outputs", "optim", "task", "evaluation_metrics", "model_attributes")
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Look at a configuration that came with a file before anything is built from it.
+
+    Raises:
+        CheckpointError: naming the section that is none, or the class that is not installed.
+    """
+    for key in _MAPPINGS:
+        value = config.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            if key == "model" and isinstance(value, str):
+                continue  # fairchem's layout before 1.0
+            raise CheckpointError(
+                f"{path}: its configuration is damaged: {key} is a {type(value).__name__}, "
+                "not a mapping."
+            )
+    setup_imports()
+    ndem_ocp.register()
+    for where, name in _classes(config["model"]):
+        try:
+            registry.get_model_class(name)
+        except (RuntimeError, ImportError) as error:
+            raise CheckpointError(
+                f"{path}: its {where} is {name!r}, which is not installed here "
+                f"({_why(error)}). Whoever trained it has the code: install that, or put its "
+                "folder into PYTHONPATH."
+            ) from error
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in building the model of a checkpoint, as a sentence about the file.
+
+    Raises:
+        CheckpointError: for any error that is not explained already.
+    """
+    try:
+        yield
+    except (NDeMError, OSError, MemoryError):
+        raise
+    except Exception as error:  # constructors raise what they like for values that do not fit
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        raise CheckpointError(
+            f"{path}: the model that its configuration describes cannot be built here "
+            f"({type(error).__name__}: {first})."
+        ) from error
+
+
+def _classes(model: Any) -> Iterator[tuple[str, str]]:
+    """(dotted key, name of a class) of everything that a model section names."""
+    if isinstance(model, str):
+        yield "model", model
+        return
+    named = [("model.name", model.get("name"))]
+    backbone, heads = model.get("backbone"), model.get("heads")
+    if isinstance(backbone, Mapping):
+        named.append(("model.backbone.model", backbone.get("model") or backbone.get("name")))
+    if isinstance(heads, Mapping):
+        named += [
+            (f"model.heads.{key}.module", head.get("module"))
+            for key, head in heads.items()
+            if isinstance(head, Mapping)
+        ]
+    for where, name in named:
+        if isinstance(name, str):
+            yield where, name
+
+
+def _why(error: Exception) -> str:
+    """The innermost reason, which fairchem's registry wraps twice."""
+    while error.__cause__ is not None:
+        error = error.__cause__  # type: ignore[assignment]
+    # a short name: fairchem lists all that it knows
+    return str(error).partition(". You may either")[0]
