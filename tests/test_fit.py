@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ndem_ocp.fit import command, dataset
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.record import Record
 from ndem_ocp.report.page.build import Report
+from ndem_ocp.second_views.sidecar import read_meta
 from ndem_ocp.training import stopping, survival
 
 SHORT = ("--time", "0.02", "--cpu", "--model", "equiformer_v2")
@@ -121,6 +123,36 @@ def test_the_configuration_trains_again(frames, folder, no_pictures):
     words = ["train", str(path), "--cpu", "--run-dir", str(folder / "a"), "--id", "second"]
     assert cli.main(words) == 0
     assert Record(folder / "a", "second").read()["state"] == "finished"
+
+
+def test_a_potential_makes_second_views(frames, folder, no_pictures, capfd):
+    """One flag: the views are made in the fit's time, noted with their potential, trained on."""
+    words = (frames, "--time", "0.1", *SHORT[2:], "--out", "a", "--second-views")
+    assert fit(*words, "ase.calculators.emt:EMT()") == 0
+    said = capfd.readouterr()
+    assert "change of forces is off by 0.0 %" in said.err
+    assert "displaced by 0.002 to 0.01 A: surfaces" in said.out
+    views = read_meta(folder / "a" / "views.lmdb")
+    assert views["complete"]
+    assert 2 <= views["made_of"]["draws"]["count"] <= 32
+    config = yaml.safe_load((folder / "a" / "config.yml").read_text())
+    assert config["task"]["ndem"]["second_views"] == str(folder / "a" / "views.lmdb")
+    record = json.loads(next(folder.glob("a/logs/*/fit/run.json")).read_text())
+    assert record["config"]["task"]["ndem"]["second_views_of"]["name"] == "EMT"
+    assert fit(*words, "ase.calculators.emt:EMT()") == 0  # complete: says its result again
+    assert fit(*words, "ase.calculators.lj:LennardJones()") == 2
+    assert "--second-views was ase.calculators.emt:EMT()" in capfd.readouterr().err
+
+
+def test_a_potential_that_cannot_serve_is_one_sentence(frames, folder, capfd):
+    for given, said in (
+        ("no_such_module:EMT()", "no_such_module cannot be imported here"),
+        ("ase.calculators.lj:LennardJones(sigma=9.0)", "change of forces is off by"),
+    ):
+        out = folder / str(len(given))
+        assert fit(frames, *SHORT[2:], "--time", "1", "--out", out, "--second-views", given) == 2
+        assert said in capfd.readouterr().err
+        assert not (out / "views.lmdb").exists()
 
 
 def test_a_dry_run_writes_nothing(frames, folder, capfd):

@@ -11,6 +11,7 @@ import numpy as np
 
 from .errors import DataError
 from .fields import as_array, forces_of, free_atoms, has_energy, has_forces, sid_of
+from .positions import FAR, near_origin
 from .reader.errors import Refused
 from .reader.keys import map_keys
 from .reader.pages import LmdbFile
@@ -69,12 +70,15 @@ def iter_structures(path: str | Path) -> Iterator[Structure]:
 def _structure(file: str, number: int, raw: bytes | None) -> Structure:
     try:
         fields = load_record(raw)
-        positions = as_array(fields["pos"]).astype(np.float32).reshape(-1, 3)
+        positions = as_array(fields["pos"]).reshape(-1, 3)
         numbers = as_array(fields["atomic_numbers"]).astype(np.int64).reshape(-1)
         cell = as_array(fields.get("cell", np.zeros((3, 3)))).astype(np.float64).reshape(3, 3)
         pbc = fields.get("pbc")
         if pbc is None:  # OC20's own records have none: periodic where there is a cell
             pbc = np.full(3, bool(np.any(cell)))
+        pbc = as_array(pbc).reshape(3).astype(bool)
+        if positions.dtype == np.float64 and positions.size and np.abs(positions).max() > FAR:
+            positions = near_origin(positions, cell, pbc)  # as the reader does for training
         energy = fields.get("y", fields.get("energy"))
     except (DataError, KeyError) as error:
         raise DataError(
@@ -85,9 +89,9 @@ def _structure(file: str, number: int, raw: bytes | None) -> Structure:
         number=number,
         sid=sid_of(fields),
         numbers=numbers,
-        positions=positions,
+        positions=positions.astype(np.float32),
         cell=cell,
-        pbc=as_array(pbc).reshape(3).astype(bool),
+        pbc=pbc,
         free=free_atoms(fields),
         forces=forces_of(fields) if has_forces(fields) else None,
         energy=float(as_array(energy).reshape(-1)[0]) if has_energy(fields) else None,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ndem_ocp.commands.options import add_device, add_labels, add_seed, describe
 from ndem_ocp.files import existing
 from ndem_ocp.fit.errors import FitError
+from ndem_ocp.fit.views import is_potential, make_views, views_file
 from ndem_ocp.launch.device import choose_cpu
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_seed(parser, "the split and the weights")
     add("--model", choices=("et", "equiformer_v2"), help="default: by the data")
-    add("--second-views", type=Path, metavar="FILE", help="of ndem data second-views, to train on")
+    add(
+        "--second-views", metavar="POTENTIAL",
+        help="train on displaced structures too, labelled with a potential: an ASE calculator as "
+        "MODULE:CALL, or a file of ndem data second-views",
+    )  # fmt: skip
     add_device(parser)
     add("--dry-run", action="store_true", help="print the plan and the configuration, no more")
     parser.set_defaults(func=run)
@@ -90,13 +95,15 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if not args.time > 0:
         raise FitError(f"--time {args.time:g}: minutes above 0.")
-    if args.second_views is not None:
+    if args.second_views is not None and not is_potential(args.second_views):
         existing(args.second_views, FitError, "--second-views")
 
 
 def _made_of(args: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     """What decides the result; a fit with other values is another fit."""
     views = args.second_views
+    if views is not None and not is_potential(views):
+        views = str(Path(views).resolve())
     return {
         "files": inputs.fingerprint(),
         "energy_key": args.energy_key,
@@ -106,7 +113,7 @@ def _made_of(args: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
         "minutes": args.time,
         "seed": args.seed,
         "model": args.model,
-        "second_views": None if views is None else str(views.resolve()),
+        "second_views": views,
     }
 
 
@@ -133,6 +140,8 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
         make(inputs, folder.data, args.seed, args.skip_bad, _workers(), bars=_bars())
     data = load(folder.data, _workers(), _bars())
     print_losses(data.entry)
+    if is_potential(args.second_views):
+        make_views(args.second_views, data, folder, args.time, _bars())
     plan, length = _plan(args, data, folder, cpu)
     folder.note("elements", data.train.elements)
     folder.note("print_every", length.print_every)
@@ -149,7 +158,7 @@ def _plan(
     from ndem_ocp.fit.plan import make_plan
     from ndem_ocp.launch.console import short_messages
 
-    views = None if args.second_views is None else str(args.second_views)
+    views = views_file(args.second_views, folder)
     plan = make_plan(data, args.model, cpu, views)
     print(_described(data))
     for name, reason in plan.reasons.items():

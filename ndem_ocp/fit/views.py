@@ -1,0 +1,82 @@
+"""``ndem fit --second-views``: a file of views, or a potential with which a fit makes its own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ndem_ocp.fit.errors import FitError
+
+if TYPE_CHECKING:
+    from ndem_ocp.fit.dataset import FitData
+    from ndem_ocp.fit.folder import Folder
+
+MOST, LEAST = 32, 2  # views of a structure
+#: A, range of sigma: molecules, and surfaces or crystals (docs/second_views.md)
+SIGMA = {False: (0.02, 0.05), True: (0.002, 0.01)}
+FILE = "views.lmdb"
+
+
+def is_potential(given: str | None) -> bool:
+    """Whether ``--second-views`` names a calculator, ``MODULE:CALL``, and not a file."""
+    return given is not None and ":" in given and not Path(given).exists()
+
+
+def views_file(given: str | None, folder: Folder) -> str | None:
+    """The file that the configuration names: the given one, or the one that the fit makes."""
+    return str(folder.path / FILE) if is_potential(given) else given
+
+
+def sigma_of(data: FitData) -> tuple[float, float]:
+    """Range of sigma in A for this kind of data."""
+    return SIGMA[data.periodic]
+
+
+def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: bool) -> None:
+    """Make the views of the training split in about ``minutes``, with as many each as that allows.
+
+    What an interrupted fit has made is kept.
+
+    Raises:
+        FitError: not enough time for two views of each structure.
+        DataError: the potential fails or disagrees with the data.
+    """
+    from ndem_ocp.second_views.draws import Draws
+    from ndem_ocp.second_views.make import MakeOptions, make_second_views
+
+    train, views = data.path / "train", folder.read("views")
+    if views is None:
+        views = _count(spec, train, data.train.frames, minutes)
+        folder.note("views", views)
+    low, high = sigma_of(data)
+    print(
+        f"{'views':<10}{views} of each structure, displaced by {low:g} to {high:g} A: "
+        + ("surfaces and crystals" if data.periodic else "molecules")
+        + ", as docs/second_views.md argues"
+    )
+    options = MakeOptions(draws=Draws(views, low, high), progress=bars)
+    make_second_views(train, spec, folder.path / FILE, options)
+
+
+def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
+    """How many views of each structure fit into the time, from two calculations."""
+    from ndem_ocp.data.records import iter_structures
+    from ndem_ocp.second_views.calculators import calculator_of
+    from ndem_ocp.second_views.draws import Potential
+
+    potential: Any = Potential(calculator_of(spec))
+    structure = next(iter(iter_structures(train)))
+    potential(structure)  # the first one may compile or load something
+    began = time.perf_counter()
+    potential(structure)
+    seconds = time.perf_counter() - began
+    possible = int(60 * minutes / (seconds * frames)) - 1
+    if possible < LEAST:
+        needed = (LEAST + 1) * seconds * frames / 60
+        raise FitError(
+            f"--second-views: the potential takes {seconds:.2g} s for a structure, so {LEAST} "
+            f"views of {frames} structures take {needed:.0f} minutes, and --time is {minutes:g}: "
+            "give a longer --time, or make them with ndem data second-views --workers N and name the file"
+        )
+    return min(MOST, possible)
