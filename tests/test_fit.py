@@ -147,7 +147,7 @@ def test_a_potential_makes_second_views(frames, folder, no_pictures, capfd):
 def test_a_potential_that_cannot_serve_is_one_sentence(frames, folder, capfd):
     for given, said in (
         ("no_such_module:EMT()", "no_such_module cannot be imported here"),
-        ("ase.calculators.lj:LennardJones(sigma=9.0)", "change of forces is off by"),
+        (f"{Path(__file__).parent}/test_second_views.py:Changed(forces=1.5)", "not the gradient"),
     ):
         out = folder / str(len(given))
         assert fit(frames, *SHORT[2:], "--time", "1", "--out", out, "--second-views", given) == 2

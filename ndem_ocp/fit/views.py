@@ -77,6 +77,7 @@ def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
         raise FitError(
             f"--second-views: the potential takes {seconds:.2g} s for a structure, so {LEAST} "
             f"views of {frames} structures take {needed:.0f} minutes, and --time is {minutes:g}: "
-            "give a longer --time, or make them with ndem data second-views --workers N and name the file"
+            "give a longer --time, or make them with ndem data second-views --workers N and name "
+            "the file"
         )
     return min(MOST, possible)
