@@ -11,9 +11,11 @@ import yaml
 from fairchem.core.common.utils import load_config
 
 from conftest import ROOT
+from ndem_ocp.commands.options import ENERGY_UNITS
 from ndem_ocp.data.scan import FrameTable
 from ndem_ocp.data.sources import Source
 from ndem_ocp.data.statistics import Statistics
+from ndem_ocp.data.units import IN_EV
 from ndem_ocp.fit import plan as plans
 from ndem_ocp.fit.config import config_text, parse
 from ndem_ocp.fit.errors import FitError
@@ -272,3 +274,7 @@ def test_any_path_and_number_is_read_back(with_torchmdnet):
         "stdev": 1e-5,
     }
     assert config["dataset"]["train"]["transforms"]["normalizer"]["forces"]["stdev"] == 1.5e-7
+
+
+def test_units_of_labels_are_those_that_convert():
+    assert set(ENERGY_UNITS) == set(IN_EV)

@@ -10,7 +10,6 @@ import numpy as np
 from .errors import FrameError
 from .labels import LARGEST, energy_of, forces_of
 from .tags import are_layers, derive_tags, tags_from_layers
-from .units import IN_EV
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -81,6 +80,8 @@ def read_frame(atoms: Atoms, options: LabelOptions) -> Frame:
             tags that are not OC20's under ``tags: keep``. The message is the reason and the way
             out.
     """
+    from .units import IN_EV  # it imports ASE, which not everybody who imports this needs
+
     if len(atoms) == 0:
         raise FrameError("the frame has no atoms")
     factor = IN_EV[options.unit]

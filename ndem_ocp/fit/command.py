@@ -67,11 +67,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """All of it; 75 after a Ctrl-C that saved, see ``launch.exit_codes``."""
     from ndem_ocp.fit.folder import Folder
-    from ndem_ocp.fit.inputs import default_folder, label_options, read_inputs
+    from ndem_ocp.fit.inputs import default_folder, read_inputs
 
     _check(args)
-    labels = label_options(args.energy_key, args.forces_key, args.units)
-    inputs = read_inputs(args.files, args.valid, args.test, labels)
+    labels = {"energy_key": args.energy_key, "forces_key": args.forces_key, "unit": args.units}
+    inputs = read_inputs(args.files, args.valid, args.test, **labels)
     cpu = choose_cpu(args.cpu, args.gpu)
     folder = Folder(args.out or default_folder(args.files))
     if args.dry_run:

@@ -22,6 +22,8 @@ from ndem_ocp.launch.record import Record
 
 RUN_ID = "fit"
 _STATE = "fit.json"
+# what the data set is made of; all else may change until there is a configuration
+_OF_THE_DATA = {"files", "energy_key", "forces_key", "unit", "skip_bad", "seed"}
 _OPTION = {"minutes": "--time", "unit": "--units"}
 
 
@@ -54,13 +56,17 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._state, {"made_of": dict(made_of)})
             return False
-        changed = _difference(known.get("made_of") or {}, made_of)
+        before = known.get("made_of") or {}
+        decided = set(made_of) if self.config.exists() else _OF_THE_DATA
+        changed = _difference({key: before.get(key) for key in decided},
+                              {key: made_of[key] for key in decided})  # fmt: skip
         if changed:
             raise FitError(
                 f"{self.path} holds a fit of other files or options: {changed}. Give another --out "
                 "DIR for a new model, the same options to go on with that one, or move the folder "
                 "away."
             )
+        self.note("made_of", dict(made_of))
         return True
 
     def forget(self) -> None:

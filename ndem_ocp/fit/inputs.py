@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ndem_ocp.data.ase_files import iter_frames
 from ndem_ocp.data.errors import FrameError
-from ndem_ocp.data.frames import LabelOptions, read_frame
 from ndem_ocp.data.sources import Source, expand_sources
 from ndem_ocp.data.split import TEST, TRAIN, VAL
 from ndem_ocp.fit.errors import FitError
+
+if TYPE_CHECKING:
+    from ndem_ocp.data.frames import LabelOptions
 
 _OPTIONS = {TRAIN: "FILE", VAL: "--valid", TEST: "--test"}
 
@@ -56,9 +57,12 @@ def read_inputs(
     train: Sequence[str],
     valid: Sequence[str] | None,
     test: Sequence[str] | None,
-    labels: LabelOptions,
+    **labels: Any,
 ) -> Inputs:
     """Find the files, and look at the first frame of each.
+
+    Args:
+        train, valid, test: paths, folders, patterns. labels: of ``data.frames.LabelOptions``.
 
     Raises:
         DataError: no such file, or one of an unknown kind.
@@ -78,13 +82,19 @@ def read_inputs(
     # once more together, so that no two sources have one name
     sources = expand_sources([source.path for _, source in named.values()])
     roles = {source.name: named[Path(source.path).resolve()][0] for source in sources}
+    from ndem_ocp.data.frames import LabelOptions
+
+    options = LabelOptions(**labels)
     for source in sources:
-        _look(source, labels)
-    return Inputs(sources, roles, labels)
+        _look(source, options)
+    return Inputs(sources, roles, options)
 
 
 def _look(source: Source, labels: LabelOptions) -> None:
     """A wrong key is wrong in every frame: say it once, before anything is read."""
+    from ndem_ocp.data.ase_files import iter_frames
+    from ndem_ocp.data.frames import read_frame
+
     for number, atoms in iter_frames(source, [0]):
         if isinstance(atoms, Exception):
             raise FitError(f"{source.path}: cannot be read ({type(atoms).__name__}: {atoms})")
@@ -109,8 +119,3 @@ def default_folder(inputs: Sequence[str]) -> Path:
     if not name or any(sign in name for sign in "*?["):
         raise FitError(f"{inputs[0]}: give the folder for the result a name, --out DIR.")
     return Path(f"{name}_fit")
-
-
-def label_options(energy_key: str | None, forces_key: str | None, unit: str) -> LabelOptions:
-    """Options of the conversion, from those of the command line."""
-    return replace(LabelOptions(), energy_key=energy_key, forces_key=forces_key, unit=unit)
