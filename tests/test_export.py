@@ -216,7 +216,7 @@ def test_a_file_is_not_overwritten_and_must_be_a_checkpoint(slabs, tmp_path, cap
     assert main(["export", slabs.last, str(out), "--overwrite"]) == 0
     for source, target, words in (
         (out, out, "exists"),
-        (tmp_path / "none.pt", tmp_path / "b.pt", "does not exist"),
+        (tmp_path / "none.pt", tmp_path / "b.pt", "no such file"),
         (out, tmp_path / "no" / "b.pt", "its folder does not exist"),
     ):
         with pytest.raises(CheckpointError, match=words):

@@ -17,7 +17,6 @@ from conftest import tiny_config
 from helpers import state_of
 from ndem_ocp.models.two_view import NOISY_FORCES
 from ndem_ocp.pretrained import PretrainedError, init_from, load_pretrained
-from ndem_ocp.pretrained.file import CAN_ALLOW
 from ndem_ocp.testing import steps, trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER
 from reliability import observed
@@ -320,24 +319,22 @@ def test_what_old_checkpoints_carry_is_read_without_running_it(source, new_model
         "kind": int,
     }
     model, path = new_model(), saved(content_of(source, **extras))
-    if not CAN_ALLOW:  # torch 2.4 cannot be told more names: it takes the user's word
-        with pytest.raises(PretrainedError, match="can run any code"):
-            load_pretrained(model, path)
-        return
     load_pretrained(model, path)
     assert equal(model, state_of(source))
 
 
-def test_other_objects_need_a_word_and_are_read_with_a_warning(source, new_model, saved, caplog):
+@pytest.mark.parametrize("kind", ["auto", "fairchem"])
+def test_other_objects_need_a_word_and_are_read_with_a_warning(
+    kind, source, new_model, saved, caplog
+):
     path = saved(content_of(source, extra=collections.UserDict(a=1)))
     model = new_model()
-    with pytest.raises(PretrainedError, match="can run any code") as refused:
-        load_pretrained(model, path)
-    assert "kind: fairchem" in str(refused.value)
+    with pytest.raises(PretrainedError, match=r"UserDict.* can run any code") as refused:
+        load_pretrained(model, path, kind=kind)
+    assert "task.init_from.unsafe: True" in str(refused.value)
     with caplog.at_level(logging.WARNING):
-        load_pretrained(model, path, kind="fairchem")
-    assert "runs any code" in caplog.text
-    assert "collections.UserDict" in caplog.text
+        load_pretrained(model, path, kind=kind, unsafe=True)
+    assert "unrestricted reader (unsafe)" in caplog.text
 
 
 # --- in a run ------------------------------------------------------------------------------------

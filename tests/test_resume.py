@@ -17,7 +17,7 @@ import torch
 
 import resuming
 from conftest import trainer_of
-from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, read_checkpoint
+from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, UnsafeError, read_checkpoint
 from ndem_ocp.report.history import read_history
 from ndem_ocp.training import stopping
 from ndem_ocp.training.config import ConfigError
@@ -586,17 +586,21 @@ def rates_of(history) -> dict[int, float]:
     return {h["step"]: h["lr"] for h in history if h["split"] == "train" and "lr" in h}
 
 
-def test_an_old_checkpoint_with_objects_loads_with_a_warning(demo_data, tmp_path, caplog):
+def test_an_old_checkpoint_with_objects_needs_a_word(demo_data, tmp_path, caplog):
     config = short_run(demo_data)
     state = run_to_end(config, tmp_path)["newest"]
     state["config"]["old"] = Unusual()
     path = tmp_path / "old.pt"
     torch.save(state, path)
     trainer = trainer_of(config, tmp_path / "new", run_id=RUN)
+    with pytest.raises(UnsafeError, match=r"old\.pt was not read.*Unusual.*task\.unsafe: True"):
+        trainer.load_checkpoint(str(path))
+    config["task"]["unsafe"] = True
+    trainer = trainer_of(config, tmp_path / "new", run_id=RUN)
     with caplog.at_level("WARNING"):
         trainer.load_checkpoint(str(path))
     assert trainer.step == resuming.STEPS
-    assert "runs whatever code the file contains" in caplog.text
+    assert "unrestricted reader (unsafe)" in caplog.text
 
 
 class Unusual:
@@ -626,7 +630,7 @@ def test_checkpoints_of_this_package_need_nothing_of_newer_torch(demo_data, tmp_
 
 
 def test_read_checkpoint_says_what_is_wrong(tmp_path):
-    with pytest.raises(CheckpointError, match=r"missing\.pt does not exist"):
+    with pytest.raises(CheckpointError, match=r"missing\.pt: no such file"):
         read_checkpoint(tmp_path / "missing.pt")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"no checkpoint of a trainer.*weights"):

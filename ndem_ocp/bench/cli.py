@@ -14,6 +14,7 @@ from ndem_ocp.bench.configs import config_path
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import ARMS, AXES, SCALING_ARMS, STEP_ARMS
 from ndem_ocp.commands.ending import INTERRUPTED
+from ndem_ocp.commands.options import add_unsafe
 from ndem_ocp.files import existing, writable_folder
 
 # (rounds that count, rounds before them) where --repeats and --warmup are not given
@@ -43,6 +44,7 @@ def configure_inference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="its model and weights, not those of --model"
     )
+    add_unsafe(parser)
     parser.set_defaults(func=run_inference)
 
 
@@ -138,7 +140,7 @@ def run_inference(args: argparse.Namespace) -> int:
     sizes = batch_sizes_of(args.batch_sizes, common.device)
     if sizes is None:
         raise BenchError("--batch-sizes max is for ndem bench step: name sizes here.")
-    bench = InferenceBench(common, args.checkpoint)
+    bench = InferenceBench(common, args.checkpoint, args.unsafe)
     print(head_lines(bench.result()), flush=True)
     bench.run(sizes, *_rounds(args, common.device))
     print(f"\n{inference_table(bench.settings)}\n")

@@ -46,7 +46,9 @@ class InferenceBench:
     model as fairchem would build it: with its auxiliary head, which sleeps.
     """
 
-    def __init__(self, common: Common, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self, common: Common, checkpoint: Path | None = None, unsafe: bool = False
+    ) -> None:
         self.common = common
         self.checkpoint = checkpoint
         self.data = find_data(common.data, common.progress)
@@ -54,7 +56,7 @@ class InferenceBench:
         self.dataset = open_data(self.data, key_mapping=train.get("key_mapping"))
         self.model, state = copy.deepcopy(common.config["model"]), None
         if checkpoint is not None:
-            self.model, state = read_model(checkpoint)
+            self.model, state = read_model(checkpoint, unsafe)
         self.models = build_models(self.model, state, common)
         self.settings: list[dict[str, Any]] = []
         self.interrupted = False
@@ -148,14 +150,14 @@ def flat(out: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_model(path: Path, unsafe: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(model section, weights) of a checkpoint of fairchem's or ours.
 
     Raises:
         BenchError: if it cannot be read, or its model is no hydra model.
     """
     try:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, unsafe=unsafe)
         config = checkpoint.get("config")
         model = config.get("model") if isinstance(config, dict) else None
         if model:

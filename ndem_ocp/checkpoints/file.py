@@ -8,9 +8,7 @@ it travels with every copy, and it is compared before anything is unpickled.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import pickle
 import socket
 import time
 import zipfile
@@ -22,14 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ndem_ocp.errors import NDeMError
+from ndem_ocp.checkpoints.errors import CheckpointError
+from ndem_ocp.checkpoints.reading import is_old_format, read
 from ndem_ocp.files import TEMPORARY, existing_file, reason_of, sync_directory, temporary_name
 
 _ABANDONED_S = 24 * 3600  # age of another host's unfinished file that is surely dead
-
-
-class CheckpointError(NDeMError, ValueError):
-    """A checkpoint that cannot be written, read or used; the message names file and way out."""
 
 
 def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
@@ -85,46 +80,40 @@ def verify(path: str | Path) -> None:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not match.")
 
 
-def read_checkpoint(path: str | Path, map_location: torch.device | str = "cpu") -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path, map_location: torch.device | str = "cpu", unsafe: bool = False
+) -> dict[str, Any]:
     """The content of a checkpoint after its checksums have been compared.
 
-    Read with torch's restricted reader (``weights_only=True``), with numpy's plain values allowed.
-    Files of older fairchem versions that hold other objects are read without it, with a warning.
+    Args:
+        path: the file.
+        map_location: where its tensors go.
+        unsafe: run code that the file contains, if it needs that to be read
+            (:func:`ndem_ocp.checkpoints.reading.read`).
 
     Raises:
+        UnsafeError: if it holds more than plain values, and ``unsafe`` was not given.
         CheckpointError: if the file is missing, torn, damaged, or no checkpoint of a trainer.
     """
     path = existing_file(path, CheckpointError)
-    if not _is_old_format(path):
+    if not is_old_format(path):
         verify(path)
     try:
-        state = _load(path, map_location)
+        state = read(path, map_location, unsafe)
     except CheckpointError:
         raise
     except Exception as error:  # torch and pickle raise many kinds for a broken file
-        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: is it cut off or damaged? "
+            f"({type(error).__name__}: {first})"
+        ) from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), Mapping):
         found = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state)
         raise CheckpointError(
             f"{path} is no checkpoint of a trainer: it has no state_dict (found: {found})."
         )
     return state
-
-
-def _load(path: Path, map_location: torch.device | str) -> Any:
-    try:
-        with _numpy_allowed():
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error) and "WeightsUnpickler" not in str(error):
-            raise
-        logging.warning(
-            f"{path} holds objects beside weights and plain values, as old checkpoints do "
-            f"({_first_line(error)}). It is read with the full unpickler, which runs whatever code "
-            "the file contains: go on only if you trust where it comes from. Saved anew by this "
-            "trainer it needs no such trust."
-        )
-        return torch.load(path, map_location=map_location, weights_only=False)
 
 
 def plain(value: Any) -> Any:
@@ -168,38 +157,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _is_old_format(path: Path) -> bool:
-    """torch's format before 1.6: a bare pickle, without checksums."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(1) == b"\x80"
-    return False
-
-
 def _not_ours(path: Path, size: int, start: bytes) -> str:
     if size == 0:
         return f"{path} is empty."
     return f"{path} is no checkpoint: it starts with {start!r} ({size} bytes)."
-
-
-def _numpy_allowed() -> contextlib.AbstractContextManager[Any]:
-    """Let the restricted reader take numpy's plain values, where torch (2.6) can be told so."""
-    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        return contextlib.nullcontext()
-    return torch.serialization.safe_globals(_numpy_globals())
-
-
-def _numpy_globals() -> list[Any]:
-    """What pickled numpy numbers need: values, no code."""
-    functions = numpy_rebuilders()
-    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "b1")]
-    names = [(f, f"numpy.core.multiarray.{f.__name__}") for f in functions]
-    return [np.dtype, np.ndarray, *functions, *kinds, *names]
-
-
-def numpy_rebuilders() -> tuple[Any, Any]:
-    """The functions that pickles of a NumPy number and of an array name: where they live depends on
-    NumPy's version, and numpy._core of NumPy 1.26 is empty until something is imported from it."""
-    return np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
 
 
 def _free_space(directory: Path) -> str:
@@ -211,10 +172,3 @@ def _free_space(directory: Path) -> str:
 
 def _why(error: OSError | RuntimeError) -> str:
     return (reason_of(error) if isinstance(error, OSError) else None) or str(error)
-
-
-def _first_line(error: Exception) -> str:
-    for line in str(error).splitlines():
-        if "Unsupported" in line or "GLOBAL" in line:
-            return line.strip()[:200]
-    return (str(error).splitlines() or [""])[0][:200]

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from ndem_ocp.checkpoints.errors import CheckpointError, UnsafeError
 from ndem_ocp.checkpoints.file import (
-    CheckpointError,
     clean_up,
     read_checkpoint,
     verify,
@@ -75,21 +75,27 @@ class CheckpointStore:
         return None
 
     def read_newest(
-        self, map_location: torch.device | str = "cpu"
+        self, map_location: torch.device | str = "cpu", unsafe: bool = False
     ) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read, None if there is none."""
+        """The newest checkpoint that can be read, None if there is none.
+
+        Raises:
+            UnsafeError: if it holds more than plain values, and ``unsafe`` was not given.
+        """
         for path in self._candidates():
             try:
-                return path, read_checkpoint(path, map_location)
+                return path, read_checkpoint(path, map_location, unsafe)
+            except UnsafeError:
+                raise  # an older one in its place would lose steps
             except CheckpointError as error:
                 logging.warning(f"{error} It is left where it is; trying an older checkpoint.")
         return None
 
     @staticmethod
-    def step_of(path: Path) -> int:
+    def step_of(path: Path, unsafe: bool = False) -> int:
         """Finished steps of a checkpoint, by its name, or else by what it says."""
         named = _step_of(path)
-        return named if named >= 0 else int(read_checkpoint(path).get("step", 0))
+        return named if named >= 0 else int(read_checkpoint(path, unsafe=unsafe).get("step", 0))
 
     def owns(self, path: str | Path) -> bool:
         """Whether ``path`` lies in this run's directory."""

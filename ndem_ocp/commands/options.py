@@ -65,6 +65,16 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_unsafe(parser: argparse.ArgumentParser) -> None:
+    """``--unsafe`` of commands that read a checkpoint."""
+    parser.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="read a checkpoint that holds more than weights and plain values, which can run any "
+        "code that its author put there",
+    )
+
+
 def add_amp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amp", action="store_true", help="mixed precision, on a GPU")
 

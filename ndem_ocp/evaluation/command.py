@@ -20,7 +20,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.commands.options import add_amp, add_cpu, add_ranks, add_weights, describe
+from ndem_ocp.commands.options import (
+    add_amp,
+    add_cpu,
+    add_ranks,
+    add_unsafe,
+    add_weights,
+    describe,
+)
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.files import existing_file
 from ndem_ocp.launch.signals import ALL
@@ -48,6 +55,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Options of all commands that predict with a checkpoint."""
     add = parser.add_argument
     add_weights(parser)
+    add_unsafe(parser)
     add("--batch-size", type=int, metavar="N", help="default: the run's optim.eval_batch_size")
     add_ranks(parser)
     add("--workers", type=int, metavar="N", help="reading processes per rank; default: the run's")

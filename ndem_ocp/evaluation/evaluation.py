@@ -40,6 +40,7 @@ def evaluate_splits(
         cpu=rank.cpu,
         device_number=rank.device_number,
         amp=args.amp,
+        unsafe=args.unsafe,
     )
     batch_size = batch_size_of(model, args.batch_size)
     columns = [*columns_of(model.outputs), *([COLUMN] if args.curvature else [])]

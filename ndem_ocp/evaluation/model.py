@@ -76,6 +76,7 @@ def load_model(
     cpu: bool = False,
     device_number: int = 0,
     amp: bool = False,
+    unsafe: bool = False,
 ) -> LoadedModel:
     """Build the model of a checkpoint.
 
@@ -85,13 +86,14 @@ def load_model(
             is what ``fairchem --mode validate`` takes.
         cpu: do not use a GPU. device_number: which GPU.
         amp: mixed precision on the GPU.
+        unsafe: run code that the file contains, if it needs that to be read.
 
     Raises:
         EvaluationError: if the file cannot be read, has no configuration, or lacks these weights.
     """
     path = Path(path)
     try:
-        state = read_checkpoint(path)
+        state = read_checkpoint(path, unsafe=unsafe)
         config = _config_of(path, state)
         with building(path):
             trainer = _trainer_of(config, cpu, device_number, amp)

@@ -72,7 +72,12 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
     from ndem_ocp.evaluation.tables import table_of, write_tables
 
     model = load_model(
-        args.checkpoint, args.weights, cpu=rank.cpu, device_number=rank.device_number, amp=args.amp
+        args.checkpoint,
+        args.weights,
+        cpu=rank.cpu,
+        device_number=rank.device_number,
+        amp=args.amp,
+        unsafe=args.unsafe,
     )
     needs_energy_and_forces(model, "a relaxation")
     settings = settings_of(args, model.config.get("task") or {})

@@ -44,6 +44,7 @@ import numpy as np
 
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.files import replacing
+from ndem_ocp.npz import check_npz
 
 SAMPLES, ATOMS = ".samples.csv", ".atoms.npz"
 ATOM_FIELDS = (
@@ -139,7 +140,10 @@ def read_samples(folder: str | Path, split: str) -> Samples:
     columns = {name: _array(name, values) for name, values in zip(names, cells)}
     atoms: dict[str, np.ndarray] = {}
     if (folder / f"{split}{ATOMS}").exists():
-        with np.load(folder / f"{split}{ATOMS}") as stored:
+        with np.load(check_npz(folder / f"{split}{ATOMS}", EvaluationError)) as stored:
+            lacking = [name for name in ATOM_FIELDS if name not in stored.files]
+            if lacking:
+                raise EvaluationError(f"{folder}/{split}{ATOMS}: it has no array {lacking[0]!r}.")
             atoms = {name: stored[name] for name in ATOM_FIELDS}
     return Samples(columns, atoms)
 

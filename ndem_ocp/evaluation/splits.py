@@ -21,6 +21,7 @@ _OF_THE_RUN = (
 )
 _READER = "ndem_lmdb"
 ENERGY = "energy"
+_FAIRCHEM_LMDB = ("lmdb", "single_point_lmdb", "trajectory_lmdb")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,19 @@ def dataset_section(config: dict[str, Any], source: Path) -> dict[str, Any]:
     return section
 
 
+def _opened(section: dict[str, Any]) -> Any:
+    """The data set of a section, by a reader that runs nothing in the files.
+
+    fairchem's own readers of LMDBs carry out what the records' pickles say; this package's gives
+    the same records, and nothing else is judged about them here.
+    """
+    from fairchem.core.datasets import create_dataset
+
+    if section.get("format", "lmdb") in _FAIRCHEM_LMDB:
+        section = {**section, "format": _READER, "checks": "none", "on_bad_record": "raise"}
+    return create_dataset(section, "val")
+
+
 def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) -> Any:
     """The data set of a split, after a look at its first record.
 
@@ -89,9 +103,7 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
         EvaluationError: no records, or records without these labels.
         DataError: a file that cannot be read.
     """
-    from fairchem.core.datasets import create_dataset
-
-    dataset = create_dataset(dataset_section(config, split.path), "val")
+    dataset = _opened(dataset_section(config, split.path))
     if len(dataset) == 0:
         raise EvaluationError(f"{split.path}: no records.")
     first = dataset[0]
@@ -124,13 +136,11 @@ def open_relaxations(config: dict[str, Any], split: Split) -> Any:
         EvaluationError: no records, or records of single points.
         DataError: a file that cannot be read.
     """
-    from fairchem.core.datasets import create_dataset
-
     from ndem_ocp.data.is2re import KEY_MAPPING
 
     section = dataset_section(config, split.path)
     section["key_mapping"] = {**(section.get("key_mapping") or {}), **KEY_MAPPING}
-    dataset = create_dataset(section, "val")
+    dataset = _opened(section)
     if len(dataset) == 0:
         raise EvaluationError(f"{split.path}: no records.")
     first = dataset[0]

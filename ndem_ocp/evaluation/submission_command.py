@@ -107,7 +107,12 @@ def _write(args: argparse.Namespace, rank: Any) -> int:
     from ndem_ocp.evaluation.splits import Split, open_split
 
     model = load_model(
-        args.checkpoint, args.weights, cpu=rank.cpu, device_number=rank.device_number, amp=args.amp
+        args.checkpoint,
+        args.weights,
+        cpu=rank.cpu,
+        device_number=rank.device_number,
+        amp=args.amp,
+        unsafe=args.unsafe,
     )
     needs_energy_and_forces(model, "the leaderboard's task S2EF")
     arrays: dict[str, np.ndarray] = {}

@@ -45,6 +45,7 @@ def calculator(
     device: str | None = None,
     weights: str = AUTO,
     units: Mapping[str, str] | None = None,
+    unsafe: bool = False,
 ) -> NDeMCalculator:
     """An ASE calculator for a checkpoint of this package or of fairchem 1.10.
 
@@ -55,13 +56,15 @@ def calculator(
             "auto": the average where the file has one.
         units: {"energy": ..., "forces": ...} of the model where the checkpoint's ``outputs.*.unit``
             does not say it; energies in eV, meV, kcal/mol, kJ/mol, Ha, forces the same per A.
+        unsafe: run code that the file contains, if it needs that to be read: only for a file whose
+            author you trust.
 
     Raises:
         CheckpointError: if the file cannot be read or does not have these weights.
         CalculatorError: if its model has no energy, its unit is no energy, or the device is not
             there.
     """
-    return NDeMCalculator(checkpoint, device, weights, units)
+    return NDeMCalculator(checkpoint, device, weights, units, unsafe)
 
 
 class NDeMCalculator(OCPCalculator):
@@ -80,10 +83,11 @@ class NDeMCalculator(OCPCalculator):
         device: str | None = None,
         weights: str = AUTO,
         units: Mapping[str, str] | None = None,
+        unsafe: bool = False,
     ) -> None:
         self._path, self._asked = Path(checkpoint), weights
         self._device = _device(device)
-        self._content = read_checkpoint(self._path)
+        self._content = read_checkpoint(self._path, unsafe=unsafe)
         with unchanged_process(self._device):
             config = _config(self._content, self._path, self._device)
             outputs = [name for name in (ENERGY, FORCES) if name in config["outputs"]]

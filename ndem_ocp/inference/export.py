@@ -58,7 +58,11 @@ class ExportReport:
 
 
 def export_checkpoint(
-    checkpoint: str | Path, out: str | Path, weights: str = AUTO, overwrite: bool = False
+    checkpoint: str | Path,
+    out: str | Path,
+    weights: str = AUTO,
+    overwrite: bool = False,
+    unsafe: bool = False,
 ) -> ExportReport:
     """Write a plain checkpoint.
 
@@ -66,6 +70,7 @@ def export_checkpoint(
         checkpoint: of this package or of fairchem. out: the file to write.
         weights: see :func:`ndem_ocp.inference.weights.chosen_weights`.
         overwrite: replace ``out``.
+        unsafe: run code that the checkpoint contains, if it needs that to be read.
 
     Raises:
         CheckpointError: if the file cannot be read, plain fairchem has no such network, or ``out``
@@ -76,7 +81,7 @@ def export_checkpoint(
         raise CheckpointError(f"{out} exists: give another name, or --overwrite to replace it.")
     if not out.resolve().parent.is_dir():
         raise CheckpointError(f"{out}: its folder does not exist; make it first.")
-    content = read_checkpoint(source)
+    content = read_checkpoint(source, unsafe=unsafe)
     config = content.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("model"), (Mapping, str)):
         raise CheckpointError(f"{source} has no configuration: which model are its weights of?")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from ndem_ocp.commands.options import add_overwrite, add_weights, describe
+from ndem_ocp.commands.options import add_overwrite, add_unsafe, add_weights, describe
 from ndem_ocp.files import existing_file
 
 
@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", metavar="CHECKPOINT", help="such as checkpoints/RUN/best_checkpoint.pt")
     add("out", metavar="OUT", help="the file to write, such as model.pt")
     add_weights(parser)
+    add_unsafe(parser)
     add_overwrite(parser, "OUT")
     parser.set_defaults(func=run)
 
@@ -29,5 +30,6 @@ def run(args: argparse.Namespace) -> int:
 
     from ndem_ocp.inference.export import export_checkpoint
 
-    print(export_checkpoint(args.checkpoint, args.out, args.weights, args.overwrite))
+    report = export_checkpoint(args.checkpoint, args.out, args.weights, args.overwrite, args.unsafe)
+    print(report)
     return 0

@@ -137,20 +137,28 @@ def check_trainer(config: dict[str, Any]) -> None:
     """
     Raises:
         LaunchError: if ``trainer`` names none.
+        CheckpointError: if it would run code in the checkpoint that the run is to go on from.
     """
     from fairchem.core.common.registry import registry
     from fairchem.core.common.utils import setup_imports
 
+    from ndem_ocp.checkpoints import read_checkpoint
     from ndem_ocp.training.checks.names import hint
+    from ndem_ocp.training.survival import SurvivingTrainer
 
     setup_imports()
     name = config.get("trainer", "ocp")
     try:
-        registry.get_trainer_class(name)
+        trainer = registry.get_trainer_class(name)
     except (RuntimeError, ImportError, AttributeError) as error:
         why = f" ({error.__cause__})" if error.__cause__ else ""
         valid = registry.mapping["trainer_name_mapping"]
         raise LaunchError(f"trainer = {name!r} is no trainer{why}. {hint(name, valid)}") from error
+    if config.get("checkpoint") and not issubclass(trainer, SurvivingTrainer):
+        # fairchem's own reads it with whatever torch takes for safe
+        read_checkpoint(
+            config["checkpoint"], unsafe=(config.get("task") or {}).get("unsafe", False)
+        )
 
 
 def _begin(record: Record, place: Place, command: TrainCommand) -> None:

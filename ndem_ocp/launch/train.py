@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ndem_ocp.commands.options import add_cpu, add_ranks, describe
+from ndem_ocp.commands.options import add_cpu, add_ranks, add_unsafe, describe
 from ndem_ocp.files import existing_file
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.command import TrainCommand, default_id, split_words
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="fairchem's own lines: every metric, its set-up"
     )
+    add_unsafe(parser)
     parser.add_argument("--sweep", type=Path, help="a sweep file, in place of CONFIG")
     parser.add_argument("--task", type=int, help="number of its task: arm and seed (from 0)")
     parser.set_defaults(overrides=[], unknown=[])
@@ -108,7 +109,7 @@ def command_of(args: argparse.Namespace) -> TrainCommand:
     Raises:
         LaunchError: naming what does not fit together.
     """
-    words = [*args.unknown, *args.overrides]
+    words = [*args.unknown, *args.overrides, *(["--task.unsafe=True"] if args.unsafe else [])]
     # looked at here because split_words imports fairchem, which takes seconds
     if args.sweep is not None:
         existing_file(args.sweep, LaunchError)

@@ -121,7 +121,7 @@ def load_pretrained(
         PretrainedError: if the file cannot be read or the load is refused; the model is unchanged.
     """
     path = existing(path)
-    content = read_content(path, unsafe, trusted=kind == fairchem.KIND)
+    content = read_content(path, unsafe)
     if kind == fairchem.KIND or (kind == AUTO and fairchem.is_fairchem(content)):
         return fairchem.load_fairchem(
             model,

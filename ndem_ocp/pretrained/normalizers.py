@@ -34,7 +34,7 @@ def take_normalizers(config: dict[str, Any]) -> None:
     if settings["normalizers"] != CHECKPOINT:
         return
     path = existing(settings["checkpoint"])
-    content = read_content(path, settings["unsafe"], trusted=settings["kind"] == fairchem.KIND)
+    content = read_content(path, settings["unsafe"])
     if not fairchem.is_fairchem(content):
         raise PretrainedError(
             f"task.init_from.normalizers: checkpoint is for checkpoints of fairchem, and {path} is "

@@ -10,6 +10,7 @@ from typing import Any
 
 from fairchem.core.common.utils import load_config
 
+from ndem_ocp.checkpoints import read_checkpoint
 from ndem_ocp.report.history_file import read_history
 from ndem_ocp.report.provenance import config_hash, files_hash, provenance
 from ndem_ocp.report.run_record import read_run_record
@@ -81,11 +82,9 @@ def _run(sweep: Sweep, where: Path, seed: int) -> dict[str, Any]:
 
 def _run_data(where: Path) -> dict[str, str]:
     """Hashes of the training and validation data, from the configuration in the checkpoint."""
-    import torch
-
     run_id = json.loads((where / DONE).read_text()).get("run_id", RUN_ID)
     best = where / "checkpoints" / run_id / "best_checkpoint.pt"
-    saved = torch.load(best, map_location="cpu", weights_only=True)["config"]
+    saved = read_checkpoint(best)["config"]
     sections = {"train": saved.get("dataset"), "val": saved.get("val_dataset")}
     return {name: _hash(section["src"]) for name, section in sections.items() if section}
 

@@ -5,6 +5,7 @@ task:
                         # named: --checkpoint wins; PATH: from there unless the run has its own
   keep_checkpoints: 3   # the last ones stay
   max_bad_steps: 10     # steps in a row with a loss or gradient that is not finite
+  unsafe: False         # True: run code that a checkpoint contains, if it needs that to be read
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _COMPARED = ("model", "optim", "task", "outputs", "loss_functions", "dataset", "
 # No part of what a step computes.
 _IRRELEVANT = {
     *("task.resume", "task.keep_checkpoints", "task.max_bad_steps", "task.init_from"),
+    "task.unsafe",
     *("task.prediction_dtype", "task.strict_load", "optim.num_workers"),
     *("task.validation_splits", "task.early_stopping"),
     *("dataset.src", "dataset.bad_records_log"),
@@ -31,11 +33,12 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class RunSettings:
-    """``task.resume``, ``task.keep_checkpoints``, ``task.max_bad_steps``."""
+    """``task.resume``, ``task.keep_checkpoints``, ``task.max_bad_steps``, ``task.unsafe``."""
 
     resume: str = AUTO
     keep: int = 3
     max_bad_steps: int = 10
+    unsafe: bool = False
 
     @classmethod
     def from_task(cls, task: Mapping[str, Any]) -> RunSettings:
@@ -52,7 +55,10 @@ class RunSettings:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"task.{key} = {value!r}: a whole number, at least 1.")
             counts[key] = value
-        return cls(str(resume), counts["keep_checkpoints"], counts["max_bad_steps"])
+        unsafe = task.get("unsafe", False)
+        if not isinstance(unsafe, bool):
+            raise ConfigError(f"task.unsafe = {unsafe!r}: True or False.")
+        return cls(str(resume), counts["keep_checkpoints"], counts["max_bad_steps"], unsafe)
 
     def check_path(self) -> None:
         """Raises ConfigError if ``task.resume`` names a file that is not there.

@@ -25,7 +25,12 @@ from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, read_checkpoint
+from ndem_ocp.checkpoints import (
+    CheckpointError,
+    CheckpointStore,
+    UnsafeError,
+    read_checkpoint,
+)
 from ndem_ocp.data.reader import limits_from_model, loader_options
 from ndem_ocp.report.history import HistoryLogger
 from ndem_ocp.report.losable import Losable, logger_or_none
@@ -253,12 +258,14 @@ class SurvivingTrainer(OCPTrainer):
     def _read(self, path: str) -> tuple[str, dict[str, Any]]:
         device = torch.device("cpu") if self.cpu else self.device
         try:
-            return path, read_checkpoint(path, device)
+            return path, read_checkpoint(path, device, self.run.unsafe)
+        except UnsafeError:
+            raise
         except CheckpointError as error:
             if not self.store.owns(path):
                 raise
             logging.warning(str(error))
-        found = self.store.read_newest(device)
+        found = self.store.read_newest(device, self.run.unsafe)
         if found is None:
             raise CheckpointError(
                 f"{path} is damaged and {self.store.directory} holds no other checkpoint. Move it "
@@ -344,7 +351,7 @@ class SurvivingTrainer(OCPTrainer):
         if distutils.is_master():
             newest = self.store.newest()
             if newest is not None and not (self._loaded and newest.samefile(self._loaded)):
-                found = [str(newest), self.store.step_of(newest)]
+                found = [str(newest), self.store.step_of(newest, self.run.unsafe)]
             elif self._loaded is None and self.run.path is not None:
                 found = [str(self.run.path), None]
         distutils.broadcast_object_list(found, src=0, device=self.device)

@@ -17,6 +17,7 @@ from fairchem.core.datasets.base_dataset import BaseDataset
 from fairchem.core.modules.transforms import DataTransforms
 from torch_geometric.data import Data
 
+from ndem_ocp.npz import check_npz
 from ndem_ocp.data.errors import DataError
 
 from .checks import check_fields
@@ -61,6 +62,8 @@ class LmdbReader(BaseDataset):
     known_keys = (*ReaderSettings.keys(), "shard", "total_shards", "train_on_oc20_total_energies")
 
     def __init__(self, config: dict[str, Any]) -> None:
+        if config.get("lin_ref"):
+            check_npz(config["lin_ref"], DataError)  # fairchem would run what is in it
         super().__init__(config)
         self.settings = ReaderSettings.from_config(config)
         if config.get("train_on_oc20_total_energies"):
@@ -87,6 +90,8 @@ class LmdbReader(BaseDataset):
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:
+        for path in self._metadata_files():
+            check_npz(path, DataError)
         try:
             return BaseDataset._metadata.func(self)
         except AssertionError as error:
@@ -94,6 +99,13 @@ class LmdbReader(BaseDataset):
                 f"{self.path}: metadata.npz does not fit its {len(self)} records ({error}); write "
                 "it again with fairchem's make_lmdb_sizes"
             ) from None
+
+    def _metadata_files(self) -> list[Path]:
+        """What fairchem reads them from, with pickle allowed."""
+        if self.config.get("metadata_path") is not None:
+            return [Path(self.config["metadata_path"])]
+        folder = self.path if self._in_directory else self.path.parent
+        return [path for path in [folder / "metadata.npz"] if path.is_file()]
 
     @property
     def bad_records(self) -> Counter[str]:

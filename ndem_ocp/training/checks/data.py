@@ -15,8 +15,9 @@ from fairchem.core.common.registry import registry
 from torch_geometric.data import Data
 
 from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
+from ndem_ocp.npz import check_npz
 from ndem_ocp.training.checks.labels import SWITCH, label_problems, switched_off
-from ndem_ocp.training.checks.names import shown, warn
+from ndem_ocp.training.checks.names import ConfigError, shown, warn
 from ndem_ocp.training.checks.sections import SPLITS
 from ndem_ocp.training.checks.splits import KEY as VALIDATION_SPLITS
 from ndem_ocp.training.checks.splits import extra_validation_splits
@@ -27,7 +28,14 @@ ALL_SHARDS = 64
 
 
 def balancing_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """``load_balancing: atoms`` without the numbers of atoms that it needs."""
+    """``load_balancing: atoms`` without the numbers of atoms that it needs, and npz files that
+    fairchem would run code from."""
+    for split, section in splits(config):
+        for path in filter(Path.is_file, _metadata_paths(section)):
+            try:
+                check_npz(path, ConfigError)
+            except ConfigError as error:
+                yield f"{split}: {error}"
     optim = config["optim"]
     mode, on_error = optim.get("load_balancing"), optim.get("load_balancing_on_error")
     if mode is None or on_error not in (None, "raise"):

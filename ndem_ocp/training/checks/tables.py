@@ -24,7 +24,7 @@ TASK = (
     # ndem_ocp: training/config.py, pretrained/load.py, training/normalizers.py, training/freeze.py,
     # training/resume.py
     *("ndem", "init_from", "freeze", "normalizer_check", "resume"),
-    *("keep_checkpoints", "max_bad_steps", "early_stopping"),
+    *("keep_checkpoints", "max_bad_steps", "early_stopping", "unsafe"),
     *("matmul_precision", "matmul_tolerance"),  # training/precision.py
     "validation_splits",  # training/validation_splits.py
     "strict_load",  # trainers/base_trainer.py, load_checkpoint
