@@ -35,7 +35,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=min(4, os.cpu_count() or 1),
         metavar="N",
-        help="processes (default: %(default)s); the result does not depend on it",
+        help="processes; the result does not depend on it (default: 4, or the cores if fewer)",
     )
 
 

@@ -1,7 +1,8 @@
 """Every choice that NDeM and its relatives leave open, as one validated, immutable record.
 
 The YAML key of each field is ``task.ndem.<field>``. A field's comment says what it does, in which
-equation or section of the paper it stands, and whether its default is the paper's.
+equation or section of the paper it stands, and whether its default is the paper's. These comments
+are docs/settings_reference.md (``make docs-pages``): Markdown, and the first sentence is a summary.
 """
 
 from __future__ import annotations
@@ -28,6 +29,23 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "head": ("separate", "shared"),
 }
 
+# What a value must be, in words: for messages and for docs/settings_reference.md.
+RANGES: dict[str, str] = {
+    "coefficient": ">= 0 (0 is the plain model)",
+    "sigma_max": "> 0 (Angstrom)",
+    "sigma_min": "in [0, sigma_max]",
+    "corrupt_ratio": "in (0, 1]",
+    "fraction": "in (0, 1]; coefficient: 0 switches NDeM off",
+    "dens_probability": "in (0, 1]",
+    "start": "in [0, 1), a fraction of the training steps",
+    "ramp": "in [0, 1 - start], or the coefficient never reaches its value",
+    "share": "in [0, 1]",
+    "trust": "> 0 (energy unit per Angstrom)",
+    "noise_scale": "'sigma_max', 'sigma' or a number > 0 (1/Angstrom)",
+    "curvature": "> 0 or absent",
+    "energy_unit": "a unit's name, such as eV",
+}
+
 # Settings with a meaning for some objectives only; elsewhere they must keep their default.
 APPLIES: dict[str, tuple[str, ...]] = {
     "target": ("ndem",),
@@ -52,22 +70,23 @@ ONLY_INSTEAD = ("share", "energies")
 class NDeMSettings:
     """Settings of the auxiliary task (lengths in Angstrom; "paper" marks a default it states)."""
 
-    # What the auxiliary head learns: "ndem" (Eq. 17, the paper), "noisy_nodes" (classical
-    # denoising on the same two views, Eq. 12), or "dens" (Liao et al., TMLR 2024: one view, some
-    # structures of it corrupted and told their forces).
+    # What the auxiliary head learns. `ndem`: Eq. 17 (the paper). `noisy_nodes`: classical denoising
+    # on the same two views, Eq. 12. `dens`: Liao et al., TMLR 2024, with one view, in which some
+    # structures are corrupted and come with their forces as an input.
     objective: str = "ndem"
-    # What the change of the forces is taken to be: "isotropic", c eps (Eq. 16, the paper);
-    # "second_views", what a potential gave for it (docs/second_views.md); "first_order", none, with
-    # the energy E(X) - F . eps (PIWSL, arXiv 2408.05215).
+    # How the forces are taken to change between the views. `isotropic`: by c eps (Eq. 16, the
+    # paper). `second_views`: as a potential says (docs/second_views.md). `first_order`: there is no
+    # force label, and the energy is E(X) - F . eps (PIWSL, arXiv 2408.05215).
     target: str = "isotropic"
-    # Where second views go. "beside": X and X + eps in one step (the paper); "instead": X + eps in
-    # the place of some structures of the batch, on the main heads, at a plain step's cost. None:
-    # beside for isotropic, instead for the others.
+    # Where second views go. `beside`: X and X + eps in one step (the paper). `instead`: X + eps
+    # replaces X for some structures of the batch, on the main heads, at the cost of a plain step.
+    # null: `beside` for `target: isotropic`, `instead` for the other targets.
     place: str | None = None
-    # lambda_NDeM of Eq. 18; 0 is the plain model, without auxiliary head. Paper: 1 (Table 4). With
-    # place: instead, the weight of a displaced structure in the losses of energy and forces.
+    # Weight of the NDeM loss, lambda_NDeM of Eq. 18. 0 is the plain model, without auxiliary head.
+    # Paper: 1 (Table 4). With `place: instead`, the weight of a displaced structure in the losses
+    # of energy and forces.
     coefficient: float = 1.0
-    # Fraction of all training steps before which every step is the plain trainer's, at its cost.
+    # Fraction of all training steps that are plain, at the plain cost, before NDeM starts.
     # Paper: 0.
     start: float = 0.0
     # Fraction of all training steps over which the coefficient then rises linearly from 0.
@@ -75,60 +94,70 @@ class NDeMSettings:
     ramp: float = 0.0
 
     # --- noise, Eq. 11 and section 4.3.2 ---------------------------------------------------------
-    # Largest standard deviation. Paper: 0.05 for MD17 (Table 5); not in the paper for OC20. With
-    # target: second_views, of the views that are drawn from; a schedule is possible there.
+    # Largest standard deviation of the noise. Paper: 0.05 for MD17 (Table 5); not in the paper for
+    # OC20. With `target: second_views` it limits which of the stored views are drawn, and may be a
+    # schedule.
     sigma_max: Schedule = 0.05
-    # Smallest standard deviation. Not in the paper. With target: second_views as above.
+    # Smallest standard deviation of the noise. Not in the paper. With `target: second_views` as for
+    # `sigma_max`.
     sigma_min: Schedule = 0.0
-    # One sigma per batch (paper, 4.3.2) or one per structure.
+    # Whether one sigma is drawn per batch (of each rank; paper, 4.3.2) or per structure (`graph`).
     sigma_per: str = "batch"
-    # How sigma is drawn from [sigma_min, sigma_max]; "fixed" always takes sigma_max.
-    # Not in the paper, which only says "sampled from a range".
+    # How sigma is drawn between `sigma_min` and `sigma_max`. `log_uniform` needs `sigma_min` > 0;
+    # `fixed` always takes `sigma_max`. Not in the paper, which only says "sampled from a range".
     sigma_distribution: str = "uniform"
-    # Fraction of each structure's movable atoms that are moved. Not in the paper, which only says
-    # "a subset"; 0.5 is the value of the DeNS 2M configuration.
+    # Fraction of each structure's movable atoms that are moved; their number is rounded up. Not in
+    # the paper, which only says "a subset"; 0.5 is the value of the DeNS 2M configuration.
     corrupt_ratio: float = 0.5
-    # Which atoms may be moved: those with fixed == 0, or all.
+    # Which atoms may be moved: those with `fixed` == 0 (`free`), or `all`. Not in the paper.
     atoms: str = "free"
-    # Fraction of the structures of a batch that get a second view (at least one). Paper: all.
+    # Fraction of the structures of a batch that get a second view; rounded up, at least one on each
+    # rank. Paper: all.
     fraction: float = 1.0
-    # objective: dens only, the probability with which a structure is corrupted. 0.5 is the value
-    # of the DeNS 2M configuration.
+    # Probability with which DeNS corrupts a structure. 0.5 is the value of the DeNS 2M
+    # configuration.
     dens_probability: float = 0.5
 
     # --- target eps*, Eq. 17 ---------------------------------------------------------------------
-    # eps* = scale * eps. "sigma_max": 1/sigma_max, a constant, so that the finite difference
-    # relation F(X) - F(X~) = c eps keeps one c; "sigma": 1/(the sampled sigma); or a number in
-    # 1/Angstrom. The paper says "normalised" and no more.
+    # Scale of the target, eps\* / eps. `sigma_max`: 1/sigma_max, a constant, so that the finite
+    # difference F(X) - F(X~) = c eps keeps one c. `sigma`: 1/(the sampled sigma); needs
+    # `sigma_min` > 0 or `sigma_distribution: fixed`. Or a number in 1/Å. The paper says
+    # "normalised" and no more.
     noise_scale: float | str = "sigma_max"
-    # The physical way to set the same scale: c of Eq. 16 in energy_unit/Angstrom^2, so that
-    # eps* = (c / rms_F) eps is the normalised force change. Excludes noise_scale.
+    # The same scale as a curvature, c of Eq. 16 in energy unit/Å^2. Then eps\* = (c / rms_F) eps is
+    # the normalised change of the forces. Excludes `noise_scale`. Not in the paper.
     curvature: float | None = None
-    # c of Eq. 16 as an explicit learned scalar c > 0: the residual becomes
-    # (f(X) - f'(X~)) / c - eps*. (c * eps* instead would be solved by c = 0.) Paper: implicit.
+    # Whether c of Eq. 16 is an explicit learned number c > 0. The residual is then
+    # (f(X) - f'(X~)) / c - eps\*. (With c eps\* instead, c = 0 would be a solution.) In the paper c
+    # is implicit in the auxiliary head.
     learned_curvature: bool = False
 
     # --- objective, Eq. 17 -----------------------------------------------------------------------
-    # Norm of the residual: squared L2 as in Eq. 17, or its L2 norm (fairchem's l2mae).
+    # Norm of an atom's residual. `squared_l2`: its square, Eq. 17 (the paper). `l2mae`: its L2
+    # norm, as in fairchem's force loss of that name.
     norm: str = "squared_l2"
-    # What stands for f(X): the main head's prediction with its gradient (paper, 4.3.1), the same
-    # detached, the force label, or zero (structures at equilibrium without force labels).
+    # What stands for f(X). `prediction`: the main head's, with its gradient (paper, 4.3.1).
+    # `detached`: the same without gradient. `label`: the force label. `zero`: for structures at
+    # equilibrium that have no force labels.
     clean_forces: str = "prediction"
-    # f' is a head of its own, or the main force head itself (the ablation of section 5.4.4).
+    # Whether f' is a head of its own (`separate`, the paper) or the main force head (`shared`, the
+    # ablation of section 5.4.4).
     head: str = "separate"
 
     # --- second views with labels: target second_views or first_order ----------------------------
-    # place: instead only, the probability with which a structure is shown displaced. A schedule is
-    # possible: {0: 0.3, 0.5: 0.6} rises from 0.3 to 0.6 over the first half of training.
+    # Probability with which a structure is shown displaced. With `place: instead` only. May be a
+    # schedule.
     share: Schedule = 0.5
-    # place: instead only, whether displaced structures have an energy label.
+    # Whether displaced structures have an energy label. With `place: instead` only.
     energies: bool = True
-    # Error of a view's force label (energy_unit/Angstrom) at which it counts half:
-    # w = trust^2 / (trust^2 + (delta |dF|)^2), delta the potential's relative error on the data.
-    # About the error that the model is to reach. None: all views count alike.
+    # Error of a view's force label, in energy unit/Å, at which the view counts half. Its weight is
+    # trust^2 / (trust^2 + (delta |dF|)^2), where delta is the potential's relative error on the
+    # data. Take about the error that the model is to reach. null: all views count alike. With
+    # `target: second_views` only.
     trust: Schedule | None = None
 
-    # Name of the energy unit of the data, for the names of logged quantities only.
+    # --- names -----------------------------------------------------------------------------------
+    # Name of the energy unit of the data. It only appears in the names of logged quantities.
     energy_unit: str = "eV"
 
     @classmethod
@@ -237,37 +266,30 @@ class NDeMSettings:
                 )
 
     def _check_ranges(self) -> None:
-        def require(ok: bool, name: str, rule: str) -> None:
+        def require(ok: bool, name: str) -> None:
             if not ok:
-                raise SettingsError(f"task.ndem.{name} = {getattr(self, name)!r}: must be {rule}.")
+                raise SettingsError(
+                    f"task.ndem.{name} = {getattr(self, name)!r}: must be {RANGES[name]}."
+                )
 
-        require(self.coefficient >= 0, "coefficient", ">= 0 (0 is the plain model)")
+        require(self.coefficient >= 0, "coefficient")
         lowest, highest = self.sigma_range
         low = max(values_of(self.sigma_min))
-        require(min(values_of(self.sigma_max)) > 0, "sigma_max", "> 0 (Angstrom)")
-        require(0 <= lowest <= low <= highest, "sigma_min", "in [0, sigma_max]")
-        require(0 < self.corrupt_ratio <= 1, "corrupt_ratio", "in (0, 1]")
-        require(0 < self.fraction <= 1, "fraction", "in (0, 1]; coefficient: 0 switches NDeM off")
-        require(0 < self.dens_probability <= 1, "dens_probability", "in (0, 1]")
-        require(0 <= self.start < 1, "start", "in [0, 1), a fraction of the training steps")
-        require(
-            0 <= self.ramp <= 1 - self.start,
-            "ramp",
-            "in [0, 1 - start], or the coefficient never reaches its value",
-        )
-        for name, low, high, rule in (
-            ("share", 0.0, 1.0, "in [0, 1]"),
-            ("trust", 1e-12, math.inf, "> 0 (energy unit per Angstrom)"),
-        ):
-            given = getattr(self, name)
-            require(all(low <= value <= high for value in values_of(given)), name, rule)
+        require(min(values_of(self.sigma_max)) > 0, "sigma_max")
+        require(0 <= lowest <= low <= highest, "sigma_min")
+        require(0 < self.corrupt_ratio <= 1, "corrupt_ratio")
+        require(0 < self.fraction <= 1, "fraction")
+        require(0 < self.dens_probability <= 1, "dens_probability")
+        require(0 <= self.start < 1, "start")
+        require(0 <= self.ramp <= 1 - self.start, "ramp")
+        require(all(0 <= value <= 1 for value in values_of(self.share)), "share")
+        require(all(1e-12 <= value < math.inf for value in values_of(self.trust)), "trust")
         scale_ok = self.noise_scale in ("sigma_max", "sigma") or (
             isinstance(self.noise_scale, float) and self.noise_scale > 0
         )
-        require(scale_ok, "noise_scale", "'sigma_max', 'sigma' or a number > 0 (1/Angstrom)")
-        require(self.curvature is None or self.curvature > 0, "curvature", "> 0 or absent")
-        unit_ok = isinstance(self.energy_unit, str) and bool(self.energy_unit)
-        require(unit_ok, "energy_unit", "a unit's name, such as eV")
+        require(scale_ok, "noise_scale")
+        require(self.curvature is None or self.curvature > 0, "curvature")
+        require(isinstance(self.energy_unit, str) and bool(self.energy_unit), "energy_unit")
 
     @property
     def active(self) -> bool:

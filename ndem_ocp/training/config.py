@@ -42,10 +42,17 @@ __all__ = [
 ]
 FORCES = "forces"
 ENERGY = "energy"
-# The keys of task.ndem that are not settings of the method.
-AUXILIARY_HEAD = "auxiliary_head"  # a module of the host
-SECOND_VIEWS = "second_views"  # a file; what it was made of is noted by the trainer beside it
-SECOND_VIEWS_OF = "second_views_of"
+# The keys of task.ndem that are not settings of the method, as docs/settings_reference.md has them.
+HOST_KEYS = {
+    "auxiliary_head": "Arguments of the auxiliary head, such as `{width: 1.0}`, or another head: "
+    "`{module: NAME, ...}`. For EquiformerV2 it is fairchem's force head with half the attention "
+    "width (`width: 0.5`), which gives the paper's 157M parameters. docs/backbones.md has those of "
+    "other backbones. Not with `place: instead`, which trains the main heads.",
+    "second_views": "A file of `ndem data second-views`: displaced structures with labels "
+    "(docs/second_views.md). Needed with `target: second_views`, and read with no other target.",
+}
+AUXILIARY_HEAD, SECOND_VIEWS = HOST_KEYS  # a module of fairchem's; a file
+SECOND_VIEWS_OF = "second_views_of"  # what the file was made of, noted by the trainer
 
 
 class TaskSection(NamedTuple):
@@ -75,7 +82,7 @@ def read_task(config: dict[str, Any]) -> TaskSection:
     section.pop(SECOND_VIEWS_OF, None)  # of a checkpoint's configuration
     if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
-    settings = NDeMSettings.from_mapping(section, host_keys=(AUXILIARY_HEAD, SECOND_VIEWS))
+    settings = NDeMSettings.from_mapping(section, host_keys=tuple(HOST_KEYS))
     _check_second_views(settings, second_views, auxiliary_head)
     task["ndem"] = settings.as_dict()
     if second_views is not None:
