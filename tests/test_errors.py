@@ -26,7 +26,7 @@ from ndem_ocp.files import OutputError, replacing, write_text
 from ndem_ocp.report.run_record import read_run_record
 
 # Raised and caught inside the package; or no error at all.
-INTERNAL = {"FrameError", "Refused", "Stopped", "_Enough"}
+INTERNAL = {"FrameError", "Refused", "Stopped", "_EndedEarly", "_Enough"}
 PACKAGE = Path(ndem_ocp.__file__).parent
 
 
@@ -110,6 +110,10 @@ def test_output_to_a_full_disk_is_one_sentence():
 
 #: {command: command lines with the places of its inputs}
 INPUTS = {
+    "fit": [["TRAJ", "--out", "out", "--cpu"]],
+    "data curvature": [["FOLDER"], ["SPLIT", "--checkpoint", "CHECKPOINT"]],
+    "data second-views": [["FOLDER", "--calculator", "ase.calculators.emt:EMT()", "--out", "o"]],
+    "vibrations": [["CHECKPOINT", "TRAJ", "--cpu"], ["CHECKPOINT_GOOD", "TRAJ", "--cpu"]],
     "data ase": [["TRAJ", "--out", "out", "--workers", "1"]],
     "data is2re": [["TRAJ", "--out", "out"]],
     "data md17": [["NPZ", "--out", "out"], ["NPZ_GOOD", "--test-file", "NPZ", "--out", "out"]],

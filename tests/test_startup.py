@@ -32,6 +32,7 @@ MISSING = {
     "data qm9": ["absent.npz", "--out", "out"],
     "data is2re": ["absent.traj", "--out", "out"],
     "data check": ["absent"],
+    "fit": ["absent.extxyz"],
     "data curvature": ["absent"],
     "data second-views": ["absent", "--calculator", "ase.calculators.emt:EMT()", "--out", "out"],
     "demo": ["--config", "absent.yml"],

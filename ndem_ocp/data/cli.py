@@ -107,16 +107,16 @@ def configure_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_ase(args: argparse.Namespace) -> int:
-    sources = sources_of(args.sources)
+    from .sources import expand_sources
+
+    sources = expand_sources(args.sources)  # before torch is imported: they may be missing
 
     from .convert import convert
     from .frames import LabelOptions
     from .plan import ConvertOptions
     from .report import print_conversion
 
-    labels = LabelOptions(
-        args.energy_key, args.forces_key, args.system_key, args.tags, args.units
-    )
+    labels = LabelOptions(args.energy_key, args.forces_key, args.system_key, args.tags, args.units)
     options = ConvertOptions(
         val_fraction=args.val_fraction,
         test_fraction=args.test_fraction,
@@ -139,20 +139,6 @@ def _run_ase(args: argparse.Namespace) -> int:
     )
     print_conversion(args.out, entry)
     return 0
-
-
-def sources_of(given: Sequence[str]) -> Any:
-    """The files that were given, looked at before torch is imported: they may be missing.
-
-    Raises:
-        DataError: naming the first that is not there.
-    """
-    from .sources import expand_sources
-
-    for path in given:
-        if Path(path).is_symlink():
-            existing(path, DataError)
-    return expand_sources(given)
 
 
 def _run_check(args: argparse.Namespace) -> int:

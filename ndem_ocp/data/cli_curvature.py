@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.commands.options import add_seed, at_least
-from ndem_ocp.files import existing
+from ndem_ocp.commands.options import add_seed, add_unsafe, at_least
+from ndem_ocp.files import existing, existing_file, write_text
 
 from .errors import DataError
 
@@ -31,8 +31,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="an ASE calculator, such as 'ase.calculators.emt:EMT()'; may be given several times",
     )
-    add("--checkpoint", action="append", default=[], metavar="FILE", help="a trained model; likewise")
-    add("--pairs", type=at_least(1), default=100, metavar="N", help="pairs of frames (default: 100)")
+    add(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a trained model; likewise",
+    )
+    add_unsafe(parser)
+    add(
+        "--pairs", type=at_least(1), default=100, metavar="N", help="pairs of frames (default: 100)"
+    )
     add(
         "--displacement",
         type=float,
@@ -49,6 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     existing(args.path)
+    for path in args.checkpoint:
+        existing_file(path)
     from ndem_ocp.second_views.make import MOST_READ
 
     from .curvature import isotropic
@@ -95,7 +106,7 @@ def _write(args: argparse.Namespace, found: Any, unit: str) -> None:
         "seed": args.seed,
         "found": [each.as_dict() for each in found],
     }
-    Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(args.json, json.dumps(content, indent=1) + "\n")
 
 
 def _agreement(name: str, structures: Any, pairs: Any, forces: Any) -> Any:
@@ -119,7 +130,7 @@ def _predictors(args: argparse.Namespace, structures: Any) -> Any:
     for file in args.checkpoint:
         import ndem_ocp
 
-        made.append((Path(file).name, ndem_ocp.calculator(file)))
+        made.append((Path(file).name, ndem_ocp.calculator(file, unsafe=args.unsafe)))
     for name, calculator in made:
         potential = Potential(calculator)
         yield name, lambda index, of=potential: of(structures[index])[1] / unit

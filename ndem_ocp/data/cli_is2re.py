@@ -13,8 +13,6 @@ from ndem_ocp.commands.options import (
     at_least,
 )
 
-from .cli import sources_of
-
 
 def configure_is2re(parser: argparse.ArgumentParser) -> None:
     """``ndem data is2re``."""
@@ -62,7 +60,9 @@ def configure_demo_relaxations(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_is2re(args: argparse.Namespace) -> int:
-    sources = sources_of(args.sources)
+    from .sources import expand_sources
+
+    sources = expand_sources(args.sources)  # before torch is imported: they may be missing
 
     from .frames import LabelOptions
     from .is2re import convert_relaxations

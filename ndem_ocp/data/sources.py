@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ndem_ocp.files import existing
 
 from .errors import DataError
 
@@ -49,6 +52,8 @@ def expand_sources(arguments: Sequence[str]) -> list[Source]:
     """
     paths: dict[Path, Path] = {}
     for argument in arguments:
+        if Path(argument).is_symlink():
+            existing(argument, DataError)  # a link to itself, or to nothing
         found = _expand_one(argument)
         if not found:
             raise DataError(
@@ -56,7 +61,8 @@ def expand_sources(arguments: Sequence[str]) -> list[Source]:
                 f"{', '.join(DIRECTORY_SUFFIXES)}"
             )
         for path in found:
-            paths.setdefault(path.resolve(), path)
+            # realpath and not resolve(), which has an error of its own for a link to itself
+            paths.setdefault(Path(os.path.realpath(path)), path)
     for path in paths.values():
         if _suffix(path) not in SUFFIXES:
             raise DataError(

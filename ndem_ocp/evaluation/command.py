@@ -65,9 +65,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; with --ranks, in processes of their own."""
+    check_numbers(args)
+
     from ndem_ocp.evaluation.splits import read_splits
 
-    check_numbers(args)
     splits = read_splits(args.data)
 
     from ndem_ocp.evaluation.evaluation import evaluate_splits

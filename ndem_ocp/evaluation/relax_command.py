@@ -45,9 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relax; with --ranks, in processes of their own."""
+    check_numbers(args)
+
     from ndem_ocp.evaluation.splits import read_splits
 
-    check_numbers(args)
     if args.steps is not None and args.steps < 1:
         raise EvaluationError("--steps must be at least 1.")
     if args.fmax is not None and args.fmax <= 0:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.files import existing
 
@@ -120,6 +119,8 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
 def disagreements(config: dict[str, Any], split: Split) -> list[str]:
     """Sentences about a split that does not go with the data that the model was trained on, as far
     as their dataset.json are still there: another energy reference, elements never trained on."""
+    from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
+
     sources = (config.get("dataset") or {}).get("src") or []
     trains = [split_record(s) for s in ([sources] if isinstance(sources, str) else sources)]
     record = split_record(split.path)

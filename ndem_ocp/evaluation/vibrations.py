@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ndem_ocp.commands.options import add_cpu, describe
+from ndem_ocp.commands.options import add_cpu, add_unsafe, describe
 from ndem_ocp.evaluation.errors import EvaluationError
-from ndem_ocp.files import existing_file
+from ndem_ocp.files import existing_file, write_text
 
 STEP = 0.01  # A, of the central differences
 FMAX, STEPS = 0.01, 500  # of the relaxation: eV/A, steps
@@ -107,6 +107,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--fmax", type=float, default=FMAX, metavar="F", help="eV/A (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all numbers there")
     add_cpu(parser)
+    add_unsafe(parser)
     parser.set_defaults(func=run)
 
 
@@ -120,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
 
     atoms = _read(args.structure)
     given = None if args.reference is None else _numbers(args.reference)
-    model = ndem_ocp.calculator(args.checkpoint, device="cpu" if args.cpu else None)
+    device = "cpu" if args.cpu else None
+    model = ndem_ocp.calculator(args.checkpoint, device=device, unsafe=args.unsafe)
     found = vibrations(atoms, model, args.fmax)
     other = None
     if args.calculator is not None:
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     about = _about(found, given, other)
     print(_table(found, given, about, args.fmax))
     if args.json is not None:
-        args.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(about, indent=1) + "\n")
     return 0
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndem_ocp.commands.options import add_device, add_labels, add_seed, describe
+from ndem_ocp.data.sources import expand_sources
 from ndem_ocp.files import existing
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.fit.views import is_potential, make_views, views_file
@@ -66,10 +67,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """All of it; 75 after a Ctrl-C that saved, see ``launch.exit_codes``."""
+    _check(args)
+
     from ndem_ocp.fit.folder import Folder
     from ndem_ocp.fit.inputs import default_folder, read_inputs
 
-    _check(args)
     labels = {"energy_key": args.energy_key, "forces_key": args.forces_key, "unit": args.units}
     inputs = read_inputs(args.files, args.valid, args.test, **labels)
     cpu = choose_cpu(args.cpu, args.gpu)
@@ -97,6 +99,8 @@ def _check(args: argparse.Namespace) -> None:
         raise FitError(f"--time {args.time:g}: minutes above 0.")
     if args.second_views is not None and not is_potential(args.second_views):
         existing(args.second_views, FitError, "--second-views")
+    for given in filter(None, (args.files, args.valid, args.test)):
+        expand_sources(given)  # before ASE is imported: they may be missing
 
 
 def _made_of(args: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
