@@ -1,7 +1,7 @@
 """Docstrings as the reference shows them: one argument a line.
 
-In the source short arguments share a line (``path: the file. workers: processes.``). Google's style,
-which griffe reads, has one a line.
+In the source short arguments share a line (``path: the file. workers: processes.``). Google's
+style, which griffe reads, has one a line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def one_a_line(text: str, names: set[str]) -> str:
 
 
 class OneArgumentALine(griffe.Extension):
-    """Rewrites the docstrings of functions, by their parameters, and of classes, by their fields."""
+    """Rewrites the docstrings of functions (by parameter) and of classes (by field)."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is None:

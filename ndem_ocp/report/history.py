@@ -37,7 +37,7 @@ class HistoryLogger(Logger):
     A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made),
     ``process_s`` (processor time of this process since its start, which other programs on a shared
     machine do not stretch) and the metrics of that call. A run that is resumed appends to its file:
-    the times continue, and a line ``{"resumed": step, ...}`` says which earlier lines are superseded.
+    the times continue, and a line ``{"resumed": step, ...}`` says which earlier lines it replaces.
 
     The inner logger's curves never go back: steps that it got from an earlier start of the run are
     not sent again, and W&B, which refuses a step below its last one, never gets such a step.
