@@ -2,12 +2,13 @@
 PYTHON ?= python3.11
 VENV := .venv
 PINNED := .venv-pinned
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-REQUIREMENTS := $(wildcard requirements/*)
+REQUIREMENTS := $(filter-out requirements/docs.txt,$(wildcard requirements/*))
 PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/*/* packaging/*/.include)
 
-.PHONY: help env demo bench bench-results md17 qm9 test test-fast test-pinned lint types lock results clean
+.PHONY: help env demo bench bench-results md17 qm9 test test-fast test-pinned lint types lock results docs docs-pages clean
 
 help:
 	@echo "make demo         train EquiformerV2 + NDeM on generated data (minutes, CPU)"
@@ -21,6 +22,8 @@ help:
 	@echo "make lint types   ruff, mypy"
 	@echo "make bench-results  docs/cost.md's measurements, tables and pictures (an hour on a CPU)"
 	@echo "make results      tables of the README and docs from results/*.json"
+	@echo "make docs         the documentation as a site, links checked: site/index.html"
+	@echo "make docs-pages   docs/settings_reference.md and docs/commands.md from the source"
 
 env: $(STAMP)
 
@@ -97,5 +100,19 @@ results: $(STAMP)
 	$(BIN)/python benchmarks/readme_tables.py
 	$(BIN)/python benchmarks/backbones_table.py --from-results
 
+# The site needs neither torch nor fairchem: it reads docstrings and imports nothing.
+$(DOCS)/.ready: requirements/docs.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11 docs"; exit 1; }
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -r requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+docs-pages: $(STAMP)
+	$(BIN)/python docs/_site/generate.py
+
 clean:
-	rm -rf $(VENV) $(PINNED) build *.egg-info
+	rm -rf $(VENV) $(PINNED) $(DOCS) build site *.egg-info

@@ -11,6 +11,8 @@ sys.path.insert(0, str(ROOT / "docs" / "_site"))
 import generate  # noqa: E402
 import settings_page  # noqa: E402
 
+import ndem_ocp  # noqa: E402
+
 CLASS = "class NDeMSettings:\n"
 
 
@@ -18,6 +20,12 @@ CLASS = "class NDeMSettings:\n"
 def test_a_generated_page_is_what_the_source_says(name):
     page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert generate.PAGES[name]() == page, "run `make docs-pages`"
+
+
+def test_the_reference_has_every_public_name():
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs/reference").glob("*.md"))
+    for name in ndem_ocp.__all__:
+        assert f".{name}\n" in pages or name == "__version__", name
 
 
 def test_a_setting_is_its_field_and_the_comment_above_it():

@@ -87,7 +87,7 @@ def test_one_code_for_all_ranks(codes, code):
     assert verdict(codes) == code
 
 
-def test_signals_are_wishes_and_our_handlers_win():
+def test_a_signal_asks_for_a_stop_and_replaces_other_handlers():
     def bypass(number, frame):  # as submitit sets for SIGTERM
         raise AssertionError("swallowed")
 

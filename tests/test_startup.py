@@ -26,7 +26,6 @@ def heavy():
 
 #: For each command with an input, a command line that names one that is not there.
 MISSING = {
-    "fit": ["absent.extxyz"],
     "data ase": ["absent.traj", "--out", "out"],
     "data md17": ["absent.npz", "--out", "out"],
     "data qm9": ["absent.npz", "--out", "out"],

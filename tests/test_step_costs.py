@@ -113,7 +113,7 @@ def test_noise_is_counted_in_the_quarter_of_its_sigma():
     assert found[4].total / found[4].weight == pytest.approx(1)
 
 
-def test_one_sigma_has_no_quarters():
+def test_a_fixed_sigma_logs_no_quarters():
     ones = torch.ones(2, 3)
     log = noise_diagnostics(
         difference=ones, scale=ones[:, :1], eps=ones, sigma=ones[:, 0], moved=torch.ones(2).bool()

@@ -120,8 +120,11 @@ class CheckpointStore:
         return sorted(found, key=_step_of, reverse=True)
 
     def _forget_old(self, newest: Path) -> None:
-        """Keep K. One of a later step is torn, or of a branch that the run went back from: it must
-        not be found again as the newest, so it is set aside under another name."""
+        """Keep the newest ``keep`` checkpoints, up to ``newest``, which was saved just now.
+
+        A checkpoint of a later step is damaged, or belongs to steps that the run has discarded by
+        resuming before them. It must not be taken for the newest again, so it is renamed.
+        """
         earlier = []
         for path in self._steps():
             if _step_of(path) > _step_of(newest):

@@ -13,10 +13,10 @@ from ndem_ocp.training.rng import generators_kept
 
 @contextlib.contextmanager
 def unchanged_process(device: torch.device) -> Iterator[None]:
-    """Undo what building a trainer of fairchem does beside building it.
+    """Undo the side effects of building a fairchem trainer.
 
-    It seeds Python, numpy, torch and CUDA, sets cudnn's flags, gives the root logger a level and
-    handlers, and logs the whole configuration. Warnings pass.
+    Building one seeds Python, numpy, torch and CUDA, sets cudnn's flags, gives the root logger a
+    level and handlers, and logs the whole configuration. Warnings are still shown.
     """
     root, cudnn = logging.getLogger(), torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark

@@ -93,7 +93,7 @@ def two_view_config(
     if "module" not in given:
         given = {**default_auxiliary_head(config, force_head), **given}
     config["auxiliary_head"] = given
-    # a head of fairchem named for our backbone is ours of the same parameters
+    # fairchem's heads on our backbone are replaced by our heads, which have the same parameters
     return to_ours(config) if config["backbone"].get("model") == BACKBONE else config
 
 

@@ -31,17 +31,18 @@ __all__ = ["FILE_NAME", "HistoryLogger", "find_history", "read_history"]
 
 @registry.register_logger("ndem_history")
 class HistoryLogger(Logger):
-    """Writes ``history.jsonl`` into the run's log directory and passes everything on; ``run.json``
-    beside it says what ran.
+    """Writes ``history.jsonl`` into the run's log directory, next to a ``run.json`` that says what
+    ran, and passes everything on to the logger named ``inner``.
 
     A line holds ``step``, ``split``, ``time_s`` (wall time since the logger was made),
     ``process_s`` (processor time of this process since its start, which other programs on a shared
     machine do not stretch) and the metrics of that call. A run that is resumed appends to its file:
-    the times go on, and a line ``{"resumed": step, ...}`` says which earlier lines are superseded.
+    the times continue, and a line ``{"resumed": step, ...}`` says which earlier lines it replaces.
 
-    The inner logger's curves never go back: what an earlier start of the run has passed on to it is
-    not passed on again, and W&B, which refuses a step below its last one, is not given any.
-    If the inner logger fails, its service was killed say, the run goes on without it.
+    The inner logger's curves never go back: steps that it got from an earlier start of the run are
+    not sent again, and W&B, which refuses a step below its last one, never gets such a step.
+    If the inner logger fails, for example because its service was killed, the run continues
+    without it.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

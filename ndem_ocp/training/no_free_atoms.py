@@ -59,8 +59,11 @@ class NoFreeAtoms(OCPTrainer):
 
     @contextlib.contextmanager
     def _of_all_atoms(self, batch: Batch, restricted: str) -> Iterator[set[str]]:
-        """Names of the outputs whose free atoms are none here; within, fairchem takes all atoms
-        of theirs, which it can reshape, and its losses and metrics are given the first zero."""
+        """Yield the names of the outputs for which this batch has no free atom.
+
+        Inside the context fairchem uses all atoms for these outputs, because it cannot reshape an
+        empty selection; the callers count what comes of them as zero.
+        """
         empty = {
             name
             for name, target in self.output_targets.items()

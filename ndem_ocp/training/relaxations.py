@@ -72,7 +72,7 @@ def energies_in_a_column(collate: Callable[[list[Data]], Batch], records: list[D
 
 @contextlib.contextmanager
 def averaged_weights(trainer: Any) -> Iterator[None]:
-    """The moving average as weights, and no sign of it: what is within cannot take it again."""
+    """Use the moving average as weights, and hide it, so that nothing inside applies it twice."""
     ema, trainer.ema = trainer.ema, None
     if ema is None:
         yield

@@ -117,7 +117,7 @@ def _other(raw: bytes, position: int, action: int, size: int, operations: int) -
     elif action == _MEMO_LINE:
         number = raw[position + 1 : end - 1]
         if not number.isdigit():
-            raise Refused("pickle", "cannot be unpickled (a memo number that is none)")
+            raise Refused("pickle", "cannot be unpickled (a memo number with other characters than digits)")
         _memo(int(number), operations)
     return end
 

@@ -79,7 +79,7 @@ def pairs_of(structures: Structures, targets: Tensor, around: Surroundings) -> P
 
 
 def atom_with_most(structures: Structures, around: Surroundings) -> Tensor:
-    """() the atom that has most others within the radius of the surroundings of everyone."""
+    """() index of the atom with the most neighbours within the radius, over all structures."""
     everyone = torch.arange(len(structures.pos), device=structures.pos.device)
     numbers, atoms = [], []
     for near, squared, first_row, _ in _measured(structures, everyone, around):
