@@ -120,7 +120,9 @@ def curvature(results: Path) -> str:
 
 
 def _name(name: str, unit: str) -> str:
-    return f"isotropic, c in {unit}/A" if name.startswith("isotropic") else f"`{name}`"
+    if not name.startswith("isotropic"):
+        return f"`{name}`"
+    return f"isotropic, c in {unit.removesuffix('/A')}/Å²"
 
 
 def _percent(value: float | None) -> str:
