@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from ndem_ocp.report.history import HistoryLogger
 from ndem_ocp.report.metrics import describe, unit_text, validation_metrics
 from ndem_ocp.report.page.about import facts
 from ndem_ocp.report.page.build import Report
+from ndem_ocp.report.page.by_group import groups_of_figures
 from ndem_ocp.report.page.errors import ReportError
 from ndem_ocp.report.page.evaluations import by_adsorbate, by_element, by_force, find_evaluations
 from ndem_ocp.report.page.html import definitions, page
-from ndem_ocp.report.page.judged import groups_of_figures
 from ndem_ocp.report.page.runs import arms_of, find_runs
 from ndem_ocp.report.page.series import Curve, band, curve, mean_curve
 
@@ -35,8 +36,14 @@ def make_run(
     coefficient: float = 1.0,
     steps: int = 40,
     offset: float = 0.0,
+    edit: Callable[[dict], None] | None = None,
+    logged: dict[str, float] | None = None,
 ) -> Path:
-    """What a run leaves, without training: written by the logger that writes it in training."""
+    """What a run leaves, without training: written by the logger that writes it in training.
+
+    ``edit`` changes the configuration; ``logged`` is in the training log in the place of the
+    auxiliary loss and what goes with it.
+    """
     run_dir = folder / f"{name}-seed{seed}"
     config = {
         "logger": {"name": "ndem_ocp.HistoryLogger", "inner": None, "project": "p"},
@@ -59,11 +66,15 @@ def make_run(
         "optim": {"batch_size": 4, "max_epochs": 1, "ema_decay": 0.99},
         "evaluation_metrics": {"primary_metric": "forces_mae"},
     }  # fmt: skip
+    if edit is not None:
+        edit(config)
     log = HistoryLogger(config)
     log.log_summary({"num_params": 31_060_000})
     for step in range(1, steps + 1):
         metrics = {"loss": 1 / step, "forces_mae": 1 / step, "lr": 1e-3, "epoch": step / steps}
-        if coefficient:
+        if logged is not None:
+            metrics |= logged
+        elif coefficient:
             metrics |= {
                 "ndem_loss": 0.5, "ndem_share_of_loss": 0.01, "ndem_noise_cosine": 0.1,
                 "ndem_noise_error_A": 0.03, "ndem_noise_size_A": 0.04, "ndem_sigma_A": 0.03,
@@ -195,7 +206,7 @@ def test_the_table_is_mean_and_spread_of_each_runs_best_step(sweep):
     assert rows[0][4:6] == ["Energy MAE (meV)", "Force MAE (meV/Å)"]
     plain, ndem = rows[2], rows[5]
     told = [cell.strip("| ") for cell in plain[:4]]
-    assert told == ["plain", "3", "30", "val (main)"]
+    assert told == ["plain", "3", "30 of 40", "val (main)"]
     assert plain[4].startswith("53.33 ± ")
     error = 1000 * (1 / 30 - 0.01 * np.arange(3))
     assert ndem[5] == f"{error.mean():.4g} ± {error.std(ddof=1):.2g}"
@@ -260,8 +271,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_named(sweep):
     told = json.loads(record.read_text())
     told["config"]["task"]["ndem"]["sigma_max"] = 0.3
     record.write_text(json.dumps(told))
-    missing = Report(find_runs([sweep])).missing
-    assert any("ndem-seed2 is no repetition" in n and "sigma_max was 0.1" in n for n in missing)
+    notes = Report(find_runs([sweep])).cautions
+    assert any("ndem-seed2 is no repetition" in n and "sigma_max was 0.1" in n for n in notes)
 
 
 def test_a_run_without_its_record_is_shown_and_what_lacks_is_said(tmp_path):
@@ -275,14 +286,14 @@ def test_a_run_without_its_record_is_shown_and_what_lacks_is_said(tmp_path):
 
 def test_a_shorter_run_of_an_arm_is_named(sweep):
     make_run(sweep, "ndem", 3, steps=20)
-    notes = " ".join(Report(find_runs([sweep])).missing)
+    notes = " ".join(Report(find_runs([sweep])).cautions)
     assert "ndem-seed3 has 20 steps so far and others of its arm 40" in notes
 
 
 def test_what_ran_is_told(tmp_path):
     text = str(facts(find_runs([make_run(tmp_path, "a")])[0]))
     for wanted in (
-        "ndem, coefficient 1, sigma_min 0 Å, sigma_max 0.1 Å",
+        "ndem, target isotropic (c·eps), beside the structures, coefficient 1, sigma 0 to 0.1 Å",
         "31.06 M parameters",
         "train: data/train; val: data/val_id",
         "moving average (EMA), decay 0.99",

@@ -20,9 +20,8 @@ from ndem_ocp.evaluation.tables import table_of, write_tables
 from ndem_ocp.evaluation.units import columns_of, data_unit
 from ndem_ocp.files import writable_folder
 from ndem_ocp.inference.weights import EMA, LAST
-from ndem_ocp.report.provenance import config_hash, files_hash, provenance
+from ndem_ocp.report.provenance import config_hash, data_hash, provenance
 
-_HASHED_WHOLE = 4 * 2**30  # bytes; of a larger split, names and sizes of the files are hashed
 _WEIGHTS = {EMA: "moving average (EMA)", LAST: "last step's, no moving average"}
 
 
@@ -156,13 +155,3 @@ def _about_split(
         "metrics": metrics,
         "files": [path.name for path in files],
     }
-
-
-def data_hash(path: Path) -> str:
-    """Of a split's files: their contents, or, where that is too much to read, names and sizes."""
-    folder, pattern = (path, "*.lmdb") if path.is_dir() else (path.parent, path.name)
-    files = sorted(folder.glob(pattern))
-    if sum(file.stat().st_size for file in files) <= _HASHED_WHOLE:
-        return files_hash(folder, pattern)
-    listed = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-    return f"names-and-sizes:{hashlib.sha256(listed.encode()).hexdigest()[:12]}"

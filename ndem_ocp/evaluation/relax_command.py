@@ -60,17 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) -> int:
     from ndem_ocp.evaluation import relaxation
-    from ndem_ocp.evaluation.evaluation import (
-        about_model,
-        batch_size_of,
-        caption,
-        data_hash,
-        origin,
-    )
+    from ndem_ocp.evaluation.evaluation import about_model, batch_size_of, caption, origin
     from ndem_ocp.evaluation.model import load_model, needs_energy_and_forces
     from ndem_ocp.evaluation.ranks import gather
     from ndem_ocp.evaluation.splits import open_relaxations
     from ndem_ocp.evaluation.tables import table_of, write_tables
+    from ndem_ocp.report.provenance import data_hash
 
     model = load_model(
         args.checkpoint,

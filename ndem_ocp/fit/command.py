@@ -281,7 +281,7 @@ def _report(folder: Folder) -> None:
 
     args = argparse.Namespace(
         runs=[folder.path], out=folder.report, title=folder.path.name, eval=[folder.eval],
-        wandb=False, compare=True,
+        wandb=False, compare=True, baseline=None,
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
         report.run(args)

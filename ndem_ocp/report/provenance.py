@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -45,6 +46,25 @@ def files_hash(directory: Path, pattern: str = "*.lmdb") -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:12]
+
+
+def data_hash(path: Path, read_up_to: int = 4 * 2**30) -> str | None:
+    """Of a split's files: their contents, or, where that is too much to read, names and sizes.
+
+    Args:
+        path: a folder of LMDBs, or one file. read_up_to: bytes.
+
+    Returns:
+        12 hex digits, after ``names-and-sizes:`` if so; None if there is no such file.
+    """
+    folder, pattern = (path, "*.lmdb") if path.is_dir() else (path.parent, glob.escape(path.name))
+    files = sorted(folder.glob(pattern))
+    if not files:
+        return None
+    if sum(file.stat().st_size for file in files) <= read_up_to:
+        return files_hash(folder, pattern)
+    listed = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+    return f"names-and-sizes:{hashlib.sha256(listed.encode()).hexdigest()[:12]}"
 
 
 def hardware() -> dict[str, Any]:

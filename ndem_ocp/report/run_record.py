@@ -14,6 +14,7 @@ from typing import Any
 
 from ndem_ocp.launch.files import read_json, write_atomically
 from ndem_ocp.report.provenance import provenance
+from ndem_ocp.report.validation_sets import validation_sets, with_contents
 
 FILE_NAME = "run.json"
 
@@ -22,8 +23,8 @@ def write_run_record(folder: Path, config: Mapping[str, Any]) -> None:
     """Note this start of the run whose log directory is ``folder``.
 
     Keys of the file: ``config`` as of this start; ``starts``, one mapping each with ``version``,
-    ``commit``, ``command``, ``date`` (UTC), ``hardware`` and ``ranks``; ``summary``, what fairchem
-    logs once (``num_params``).
+    ``commit``, ``command``, ``date`` (UTC), ``hardware``, ``ranks`` and ``validation_sets`` (path,
+    selection and content of each split); ``summary``, what fairchem logs once (``num_params``).
     """
     from ndem_ocp import __version__
 
@@ -32,6 +33,7 @@ def write_run_record(folder: Path, config: Mapping[str, Any]) -> None:
     if not (root / ".git").exists():  # an installed package: not the commit of what lies around it
         start["commit"] = "unknown"
     start["ranks"] = int(os.environ.get("WORLD_SIZE") or 1)
+    start["validation_sets"] = with_contents(validation_sets(config))
     before = read_run_record(folder)
     _write(folder, {**before, "config": config, "starts": [*before.get("starts", []), start]})
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from ndem_ocp.report.page.curves import Arms
+from ndem_ocp.report.page.arm import method
+from ndem_ocp.report.page.comparable import Arms
 from ndem_ocp.report.page.evaluations import Evaluation
 from ndem_ocp.report.page.runs import Run
 from ndem_ocp.report.page.series import cost, summary
-from ndem_ocp.report.page.table import number
-from ndem_ocp.training.resume import changed_settings
+from ndem_ocp.report.page.table import number, without_empty_columns
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -37,21 +37,6 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("started", _distinct(starts, "date")),
     ]
     return [(what, value) for what, value in found if value]
-
-
-def method(run: Run) -> str:
-    """Plain training, or the objective with the settings that matter most."""
-    if run.is_plain is None:
-        return "not recorded"
-    if run.is_plain:
-        return "plain training"
-    ndem = run.ndem
-    parts = [f"{ndem.get('objective', 'ndem')}, coefficient {ndem['coefficient']:g}"]
-    for key, unit in (("sigma_min", " Å"), ("sigma_max", " Å"), ("corrupt_ratio", "")):
-        if ndem.get(key) is not None:
-            parts.append(f"{key} {ndem[key]:g}{unit}")
-    parts.append(f"norm {ndem.get('norm')}")
-    return ", ".join(parts)
 
 
 def _epochs(run: Run, optim: dict[str, Any]) -> str:
@@ -129,12 +114,13 @@ def config_text(run: Run) -> str:
     return yaml.safe_dump(run.config, sort_keys=True, allow_unicode=True) if run.config else ""
 
 
-def cost_rows(arms: Arms) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: what the steps of each arm cost, relative to the first arm's."""
-    head = ["arm", "s/step", "relative", "atoms/s", "peak memory (GB)", "waiting for data (%)"]
-    head += ["second view's share of forward and backward (%)", "whole time (min)"]
+def cost_rows(arms: Arms, baseline: str | None) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: what the steps of each arm cost, relative to the baseline's."""
+    head = ["arm", "s/step", f"relative to {baseline}", "atoms/s", "peak memory (GB)"]
+    head += ["waiting for data (%)", "second view's share of forward and backward (%)"]
+    head += ["whole time (min)"]
     rows = []
-    base = None
+    base = summary([cost(run, "s_per_step") for run in arms.get(baseline or "", [])])
     for arm, runs in arms.items():
         values = {
             name: summary([_scaled(cost(run, name), factor) for run in runs])
@@ -144,12 +130,11 @@ def cost_rows(arms: Arms) -> tuple[list[str], list[list[str]]]:
             )
         }  # fmt: skip
         seconds = values["s_per_step"]
-        base = base or seconds
         relative = f"{seconds.mean / base.mean:.2f}" if seconds and base else "-"
         whole = summary([_scaled(run.history[-1].get("time_s"), 1 / 60) for run in runs])
         cells = [number(value) for value in values.values()]
         rows.append([arm, cells[0], relative, *cells[1:], number(whole)])
-    return head, rows
+    return without_empty_columns(head, rows)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
@@ -186,43 +171,15 @@ def missing(arms: Arms, evaluations: Sequence[Evaluation]) -> list[str]:
         "no throughput or memory: fairchem's own trainer does not log them, nor does a run shorter "
         "than --print-every steps.",
     )
-    note(
-        [run for run in runs if id(run) not in judged],
-        "no parity and no errors by element, size of the force or adsorbate. Make them with "
-        f"`ndem eval {_example(runs)} --data SPLIT... --out {runs[0].run_dir}/eval`.",
-    )
-    return notes + _unlike(arms) + _shorter(arms)
+    lacking = [run for run in runs if id(run) not in judged]
+    if lacking:
+        note(
+            lacking,
+            "no parity and no errors by element, size of the force or adsorbate. Make them with "
+            f"`ndem eval {_example(lacking[0])} --data SPLIT... --out {lacking[0].run_dir}/eval`.",
+        )
+    return notes
 
 
-def _example(runs: Sequence[Run]) -> Path:
-    run = runs[0]
+def _example(run: Run) -> Path:
     return run.run_dir / "checkpoints" / run.run_id / "best_checkpoint.pt"
-
-
-def _unlike(arms: Arms) -> list[str]:
-    """Arms whose runs differ in more than the seed: their band mixes different things."""
-    notes = []
-    for arm, runs in arms.items():
-        for run in runs[1:]:
-            if runs[0].config and run.config:
-                changes = changed_settings(runs[0].config, run.config)
-                if changes:
-                    notes.append(
-                        f"{run.run_dir.name} is no repetition of {runs[0].run_dir.name}, though "
-                        f"both are in the arm {arm!r}: {'; '.join(changes)}."
-                    )
-    return notes
-
-
-def _shorter(arms: Arms) -> list[str]:
-    """Runs that end before the others of their arm, whose mean ends there."""
-    notes = []
-    for runs in arms.values():
-        ends = [run.history[-1]["step"] for run in runs]
-        notes += [
-            f"{run.run_dir.name} has {end} steps so far and others of its arm {max(ends)}: the "
-            "arm's curves end there, and its row of the table joins runs of unequal length."
-            for run, end in zip(runs, ends)
-            if end < max(ends)
-        ]
-    return notes

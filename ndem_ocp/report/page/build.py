@@ -7,9 +7,13 @@ from datetime import datetime, timezone
 from html import escape
 
 import ndem_ocp
-from ndem_ocp.report.page import about, curves, html, judged, table
+from ndem_ocp.report.page import about, by_group, curves, html, ndem_curves, table
+from ndem_ocp.report.page.arm import method
+from ndem_ocp.report.page.baseline import baseline_first, baseline_of
+from ndem_ocp.report.page.cautions import cautions
+from ndem_ocp.report.page.comparable import Arms, Sets
 from ndem_ocp.report.page.evaluations import Evaluation
-from ndem_ocp.report.page.runs import Run, arms_of
+from ndem_ocp.report.page.runs import Run, arms_of, one_by_one
 
 _BANDS = (
     "Lines are means over the runs of an arm. Bands are the 95 per cent confidence interval of the "
@@ -21,6 +25,12 @@ _SIGMA = (
     "the atoms that were moved. 0: all of it is recovered. 1: no better than predicting none. "
     "Larger noise is easier to see against thermal displacements; a quarter of the range in which "
     "nothing is ever recovered trains the model on nothing."
+)
+_CHANGE = (
+    "The model's change of forces from a structure to its displaced view, against the change that "
+    "the potential gives, over the displaced atoms: mean length of the difference beside the mean "
+    "length of the given change, which is the error of predicting no change; least-squares slope "
+    "(1: right); mean cosine."
 )
 _TABLE_NOTE = (
     "Mean ± standard deviation over the runs of an arm, each at its best step (by its primary "
@@ -40,6 +50,10 @@ class Report:
         notes: sentences for the list of what is missing.
         title: of the page; the arms' names without one.
         compare: join the runs of an arm; else every run stands for itself.
+        baseline: the arm that others are compared with; see :func:`baseline_of` without one.
+
+    Raises:
+        ReportError: for a baseline that is no arm.
     """
 
     def __init__(
@@ -49,39 +63,58 @@ class Report:
         notes: Sequence[str] = (),
         title: str | None = None,
         compare: bool = True,
+        baseline: str | None = None,
     ) -> None:
-        self.arms = arms_of(runs) if compare else _one_by_one(runs)
+        arms = arms_of(runs) if compare else one_by_one(runs)
+        self.baseline = baseline_of(arms, baseline)
+        self.arms = baseline_first(arms, self.baseline.arm)
         self.runs = [run for members in self.arms.values() for run in members]
         self.evaluations = evaluations
+        self.sets = Sets(self.arms)
+        self.not_comparable = [*self.sets.notes, *by_group.notes(evaluations)]
+        self.cautions = cautions(self.arms)
         self.metrics = table.metrics_of(runs)
-        self.head, self.rows = table.header(self.metrics), table.rows(self.arms, self.metrics)
-        self.paired = table.differences(self.arms, self.metrics)
+        self.head = table.header(self.metrics)
+        self.rows = table.rows(self.arms, self.metrics, self.sets)
+        self.paired = table.differences(self.arms, self.metrics, self.sets, self.baseline.arm)
         self.missing = [*notes, *about.missing(self.arms, evaluations)]
         self.title = title or _title(self.arms)
 
     def markdown(self) -> str:
-        """The table and, of several arms, their differences."""
-        text = f"{table.markdown(self.head, self.rows)}\n{_TABLE_NOTE}\n"
-        return text + (f"\n{table.markdown(*self.paired)}" if self.paired[1] else "")
+        """What is not comparable, the table, the arms and their differences."""
+        marked = [f"> **Not comparable.** {note}\n" for note in self.not_comparable]
+        marked += [f"> **Read with care.** {note}\n" for note in self.cautions]
+        parts = [">\n".join(marked)] if marked else []
+        parts.append(table.markdown(self.head, self.rows) + f"\n{_TABLE_NOTE}\n")
+        parts.append("".join(f"- {arm}: {what}\n" for arm, what in self._captions()))
+        if self._compared():
+            parts.append(f"{self._compared()}\n")
+        if self.paired[1]:
+            parts.append(table.markdown(*self.paired))
+        return "\n".join(parts)
 
     def csv(self) -> str:
         """Every run and split, in full precision."""
-        return table.as_csv(self.arms, self.metrics)
+        return table.as_csv(self.arms, self.metrics, self.sets)
 
     def page(self) -> str:
         """The HTML file; draws all figures."""
-        arms, metrics = self.arms, self.metrics
+        arms, metrics, sets = self.arms, self.metrics, self.sets
         bands = _BANDS if len(self.runs) > 1 else ""
+        costs = table.html(*about.cost_rows(arms, self.baseline.arm))
         sections = [
+            ("Not comparable", html.notes(self.not_comparable, "warn")),
+            ("Read with care", html.notes(self.cautions)),
             ("Result", self._result()),
             ("Not in this report", html.notes(self.missing)),
-            ("Validation", _with(bands, curves.validation(arms, metrics))),
-            ("Over time", html.figures(curves.over_time(arms, metrics))),
+            ("Validation", _with(bands, curves.validation(arms, metrics, sets))),
+            ("Over time", html.figures(curves.over_time(arms, metrics, sets))),
             ("Training", _with(_TRAINING, [("", curves.training(arms, metrics))])),
-            ("NDeM", html.figures(curves.terms(arms))),
-            ("Noise recovered", _with(_SIGMA, [("", curves.recovered(arms))])),
-            ("Errors by group", _judged(arms, self.evaluations)),
-            ("Cost", table.html(*about.cost_rows(arms)) + html.figures(curves.costs(arms))),
+            ("NDeM", html.figures(ndem_curves.terms(arms))),
+            ("Second views", _with(_CHANGE, [("", ndem_curves.second_views(arms))])),
+            ("Noise recovered", _with(_SIGMA, [("", ndem_curves.recovered(arms))])),
+            ("Errors by group", _by_group(arms, self.evaluations)),
+            ("Cost", costs + html.figures(curves.costs(arms))),
             ("Runs", _runs(self.runs)),
         ]
         when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -89,24 +122,29 @@ class Report:
         subtitle = f"{runs}, written {when} by ndem_ocp {ndem_ocp.__version__}"
         return html.page(self.title, escape(subtitle), sections)
 
+    def _captions(self) -> list[tuple[str, str]]:
+        return [(arm, method(runs[0])) for arm, runs in self.arms.items()]
+
+    def _compared(self) -> str:
+        """With what the arms are compared, and why not, if they are not."""
+        if self.baseline.arm is None or self.paired[1] or len(self.arms) < 2:
+            return self.baseline.told
+        why = "no run of another arm has its seed and its validation data"
+        return f"{self.baseline.told} No differences: {why}."
+
     def _result(self) -> str:
+        captions = html.definitions(self._captions())
         if not self.rows:
-            return html.paragraph("No validation yet.")
+            return html.paragraph("No validation yet.") + captions
         text = table.html(self.head, self.rows) + html.paragraph(_TABLE_NOTE)
+        text += f"<h3>{'Arms' if len(self.arms) > 1 else 'Method'}</h3>{captions}"
+        text += html.paragraph(self._compared()) if self._compared() else ""
         if not self.paired[1]:
             return text
         return f"{text}<h3>Differences, seed by seed</h3>{table.html(*self.paired)}"
 
 
-def _one_by_one(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    arms: dict[str, list[Run]] = {}
-    for run in runs:
-        name = run.name
-        arms[name if name not in arms else f"{run.run_dir}/{run.run_id}"] = [run]
-    return arms
-
-
-def _title(arms: dict[str, list[Run]]) -> str:
+def _title(arms: Arms) -> str:
     names = list(arms)
     return " against ".join(names) if len(names) < 4 else f"{len(names)} arms: {', '.join(names)}"
 
@@ -116,12 +154,12 @@ def _with(text: str, groups: Sequence[tuple[str, Sequence[html.Figure]]]) -> str
     return (html.paragraph(text) if text else "") + drawn if drawn else ""
 
 
-def _judged(arms: dict[str, list[Run]], evaluations: Sequence[Evaluation]) -> str:
+def _by_group(arms: Arms, evaluations: Sequence[Evaluation]) -> str:
     if not evaluations:
         return ""
     told = sorted({(e.run.name, str(e.folder), e.weights) for e in evaluations})
     text = "; ".join(f"{name}: {folder}, weights: {weights}" for name, folder, weights in told)
-    groups = judged.groups_of_figures(arms, evaluations)
+    groups = by_group.groups_of_figures(arms, evaluations)
     return html.paragraph(f"From the files of ndem eval ({text}).") + html.grouped(groups)
 
 

@@ -22,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a folder of them")
     add("--out", type=Path, default=Path("report.html"), help="default: report.html")
     add("--title", help="of the page; default: the names of the arms")
+    add("--baseline", metavar="ARM",
+        help="the others are compared with it; default: the arm named plain")  # fmt: skip
     add("--eval", nargs="+", type=Path, default=[], metavar="DIR",
         help="folders of ndem eval; those in RUN/eval* and ./eval are found without")  # fmt: skip
     add("--wandb", action="store_true",
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ndem_ocp.report.page.build import Report
 
-    report = Report(runs, evaluations, notes, args.title, args.compare)
+    report = Report(runs, evaluations, notes, args.title, args.compare, args.baseline)
     writable_folder(out.parent)
     written = {out: report.page(), out.with_suffix(".md"): report.markdown()}
     written[out.with_suffix(".csv")] = report.csv()

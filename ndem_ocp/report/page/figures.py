@@ -51,6 +51,7 @@ class Line:
     curve: Curve
     colour: str = COLOURS[0]
     style: str = "-"
+    named: bool = False  # in a legend even if it is the only one
     marker: str | None = None
 
 
@@ -97,7 +98,7 @@ def line_figure(
             axis.axhline(value, color=MUTED, ls="--", lw=1, label=name)
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         _scale(axis, [line.curve.y for line in lines], ylim)
-        _legend(figure, axis)
+        _legend(figure, axis, least=1 if any(line.named for line in lines) else 2)
         return Figure(_svg(figure, f"{title}: {ylabel} over {xlabel}"), caption)
 
 
@@ -133,9 +134,9 @@ def _scale(axis: Any, values: list[np.ndarray], ylim: Any) -> None:
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6))
 
 
-def _legend(figure: Any, axis: Any) -> None:
+def _legend(figure: Any, axis: Any, least: int = 2) -> None:
     labels = axis.get_legend_handles_labels()[1]
-    if len(labels) < 2:
+    if len(labels) < least:
         return
     longest = max(map(len, labels))
     columns = max(1, min(len(labels), 64 // (longest + 6)))

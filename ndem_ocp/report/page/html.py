@@ -27,7 +27,16 @@ a { color: #00508c; }
 figure { margin: 0; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; max-height: 24rem; }
 figcaption { font-size: 0.82rem; color: #333; }
-.wide { overflow-x: auto; }
+/* A table wider than the page says so: a shadow and "scroll" at the edge where it goes on. White
+   covers that move with the table (local) hide them where it ends. */
+.wide { overflow-x: auto; padding-top: 1.2rem; background-repeat: no-repeat; background-image:
+  linear-gradient(to right, #fff 60%, transparent), linear-gradient(to left, #fff 90%, transparent),
+  @HINT@, linear-gradient(to right, #0005, transparent),
+  linear-gradient(to left, #0005, transparent);
+  background-size: 2rem 100%, 6.5rem 100%, 4.5rem 1.2rem, 0.9rem 100%, 0.9rem 100%;
+  background-position: left, right, right top, left, right;
+  background-attachment: local, local, scroll, scroll, scroll; }
+.wide:focus-visible, pre:focus-visible { outline: 2px solid #00508c; }
 .wide + .figures { margin-top: 1.2rem; }
 table { border-collapse: collapse; font-size: 0.9rem; overflow-wrap: normal; }
 th, td { padding: 0.28rem 0.7rem; border-bottom: 1px solid #ccc; text-align: left;
@@ -40,18 +49,28 @@ dt { color: #444; }
 dd { margin: 0; }
 .cards { display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(30rem, 100%), 1fr)); }
-pre { font-size: 0.78rem; overflow-x: auto; background: #f6f6f6; padding: 0.8rem; }
+pre { font-size: 0.78rem; white-space: pre-wrap; background: #f6f6f6; padding: 0.8rem; }
+.warn { border-left: 4px solid #b00020; padding: 0.2rem 0 0.2rem 0.9rem; background: #fff0f0; }
 .note { border-left: 4px solid #b35c00; padding: 0.2rem 0 0.2rem 0.9rem; background: #fff8ef; }
 @media (max-width: 34rem) { dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dt { font-size: 0.82rem; margin-top: 0.4rem; } }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; }
   nav, details { display: none; }
+  .wide { overflow: visible; background: none; padding: 0; }
+  table { font-size: 8pt; }
+  th, td, td.n { padding: 0.15rem 0.3rem; white-space: normal; overflow-wrap: anywhere; }
   figure, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .figures { grid-template-columns: repeat(2, 1fr); }
 }
 """
+_HINT = (
+    "url(\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='72' height='19'%3E"
+    "%3Ctext x='66' y='14' text-anchor='end' font-family='sans-serif' font-size='13' "
+    "fill='%23444'%3Escroll %E2%86%92%3C/text%3E%3C/svg%3E\")"
+)
+_CSS = _CSS.replace("@HINT@", _HINT)
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -97,6 +116,7 @@ def grouped(groups: Sequence[tuple[str, Sequence[Figure]]]) -> str:
     return "".join(
         (f"<h3>{escape(heading)}</h3>" if heading else "") + figures(drawn)
         for heading, drawn in groups
+        if drawn
     )
 
 
@@ -109,9 +129,10 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def notes(lines: Sequence[str]) -> str:
+def notes(lines: Sequence[str], kind: str = "note") -> str:
+    """A list in a box, of the kind ``note`` or ``warn``; "" for none."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<div class="note"><ul>{items}</ul></div>' if lines else ""
+    return f'<div class="{kind}"><ul>{items}</ul></div>' if lines else ""
 
 
 def folded(summary: str, text: str) -> str:

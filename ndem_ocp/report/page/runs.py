@@ -15,6 +15,7 @@ from ndem_ocp.launch.files import read_json
 from ndem_ocp.report.history_file import FILE_NAME, HistoryError, read_history
 from ndem_ocp.report.page.errors import ReportError
 from ndem_ocp.report.run_record import read_run_record
+from ndem_ocp.report.validation_sets import validation_sets
 
 _SEED = re.compile(r"^(?P<arm>.+)-seed(?P<seed>\d+)$")  # a run directory of ndem sweep and submit
 _CHECKPOINTS = ("best_checkpoint.pt", "checkpoint.pt")
@@ -88,6 +89,51 @@ class Run:
         if not self.config:
             return None
         return not self.ndem.get("coefficient")
+
+    @cached_property
+    def validated_on(self) -> list[dict[str, dict[str, Any]]]:
+        """{split: path, selection and content of its data}, of each start that recorded it; of an
+        older version, what the configuration says."""
+        starts = self.record.get("starts") or []
+        told = [start.get("validation_sets") for start in starts] or [None]
+        known = [
+            {name: one for name, one in sets.items() if isinstance(one, dict)}
+            for sets in told
+            if isinstance(sets, dict)
+        ]
+        return known or ([validation_sets(self.config)] if self.config else [])
+
+    @property
+    def units(self) -> dict[str, str]:
+        """{output: its unit}, of those that have one in the configuration."""
+        outputs = self.config.get("outputs")
+        return {
+            name: str(output["unit"])
+            for name, output in (outputs.items() if isinstance(outputs, dict) else ())
+            if isinstance(output, dict) and output.get("unit")
+        }
+
+    @property
+    def steps(self) -> int:
+        return int(self.history[-1]["step"])
+
+    @property
+    def epochs(self) -> float | None:
+        return next((line["epoch"] for line in reversed(self.history) if "epoch" in line), None)
+
+    @property
+    def planned_epochs(self) -> float | None:
+        return (self.config.get("optim") or {}).get("max_epochs")
+
+    @property
+    def devices(self) -> list[str]:
+        """GPUs, or the processor, of every start that recorded them."""
+        found = []
+        for start in self.record.get("starts") or []:
+            known = start.get("hardware") or {}
+            gpus = known.get("gpus") or []
+            found.append(f"{len(gpus)} x {gpus[0]}" if gpus else known.get("cpu") or "")
+        return [device for device in dict.fromkeys(found) if device]
 
     @property
     def checkpoints(self) -> dict[str, Any]:
@@ -189,3 +235,12 @@ def arms_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
         arms[name] = sorted(members, key=lambda run: (run.seed is None, run.seed, run.run_id))
     plain = [name for name in arms if all(run.is_plain for run in arms[name])]
     return {name: arms[name] for name in [*plain, *(n for n in arms if n not in plain)]}
+
+
+def one_by_one(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Every run as an arm of its own."""
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        name = run.name
+        arms[name if name not in arms else f"{run.run_dir}/{run.run_id}"] = [run]
+    return arms

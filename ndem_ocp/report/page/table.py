@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ndem_ocp.report.metrics import Metric, validation_metrics
+from ndem_ocp.report.page.comparable import Arms, Sets, titled
 from ndem_ocp.report.page.runs import Run
 from ndem_ocp.report.page.series import Summary, cost, summary, value_at
 
@@ -41,43 +42,53 @@ def header(metrics: Sequence[Metric]) -> list[str]:
     return ["arm", "runs", "best step", "split", *shown, "s/step"]
 
 
-def rows(arms: dict[str, list[Run]], metrics: Sequence[Metric]) -> list[list[str]]:
-    """One row per arm and split: mean ± standard deviation over the runs, each at its best step."""
+def rows(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> list[list[str]]:
+    """One row per arm, split and set of it: mean ± standard deviation over the runs, each at its
+    best step."""
     table = []
     for arm, runs in arms.items():
-        steps = sorted({run.best_step for run in runs if run.best_step is not None})
         seconds = summary([cost(run, "s_per_step") for run in runs])
-        for index, split in enumerate(splits_of(runs)):
-            values = [
-                summary([shown(run, split, metric) for run in runs])
-                for metric in metrics[:MOST_METRICS]
-            ]
-            table.append(
-                [
-                    arm if index == 0 else "",
-                    str(len(runs)) if index == 0 else "",
-                    _range(steps) if index == 0 else "",
-                    split_title(split),
-                    *(number(value) for value in values),
-                    number(seconds) if index == 0 else "",
+        first = True
+        for split in splits_of(runs):
+            for letter, members in sets.of(runs, split).items():
+                values = [
+                    summary([shown(run, split, metric) for run in members])
+                    for metric in metrics[:MOST_METRICS]
                 ]
-            )
+                whole = first or len(members) < len(runs)
+                table.append(
+                    [
+                        arm if first else "",
+                        str(len(members)) if whole else "",
+                        _steps(members) if whole else "",
+                        titled(split_title(split), letter),
+                        *(number(value) for value in values),
+                        number(seconds) if first else "",
+                    ]
+                )
+                first = False
     return table
 
 
 def differences(
-    arms: dict[str, list[Run]], metrics: Sequence[Metric]
+    arms: Arms, metrics: Sequence[Metric], sets: Sets, baseline: str | None
 ) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: each arm less the first one, seed by seed, which cancels what a seed does to
-    both. Of the mean of splits where there is one; no rows without common seeds."""
-    first, *others = arms
+    """Head and rows: each arm less the baseline, seed by seed, which cancels what a seed does to
+    both. Of the mean of splits where there is one, and of runs with the same set of it; no rows
+    without such seeds."""
     runs = [run for members in arms.values() for run in members]
     split = "val_mean" if "val_mean" in splits_of(runs) else "val"
     chosen = metrics[:MOST_METRICS]
-    base = {run.seed: run for run in arms[first] if run.seed is not None}
+    base = {run.seed: run for run in arms.get(baseline or "", []) if run.seed is not None}
     body = []
-    for arm in others:
-        pairs = [(base[run.seed], run) for run in arms[arm] if run.seed in base]
+    for arm in arms:
+        pairs = [
+            (base[run.seed], run)
+            for run in arms[arm]
+            if arm != baseline
+            and run.seed in base
+            and sets.letter(run, split) == sets.letter(base[run.seed], split)
+        ]
         if not pairs:
             continue
         cells = []
@@ -86,7 +97,7 @@ def differences(
             cells.append(
                 number(summary([b - a for a, b in both if a is not None and b is not None]), "+")
             )
-        body.append([f"{arm} less {first}", str(len(pairs)), split_title(split), *cells])
+        body.append([f"{arm} less {baseline}", str(len(pairs)), split_title(split), *cells])
     return ["arms", "seeds", "split", *(metric.label for metric in chosen)], body
 
 
@@ -105,8 +116,22 @@ def number(value: Summary | None, sign: str = "") -> str:
     return f"{value.mean:{sign}.4g} ± {value.stdev:.2g}"
 
 
+def _steps(runs: Sequence[Run]) -> str:
+    """30 of 40: the best step, of the steps so far."""
+    best = sorted({run.best_step for run in runs if run.best_step is not None})
+    return f"{_range(best)} of {_range(sorted({run.steps for run in runs}))}"
+
+
 def _range(steps: list[int]) -> str:
     return " to ".join(map(str, steps if len(steps) < 3 else (steps[0], steps[-1]))) or "-"
+
+
+def without_empty_columns(
+    head: Sequence[str], body: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """The same table without the columns that say nothing in any row."""
+    kept = [n for n in range(len(head)) if any(row[n] not in ("", "-") for row in body)]
+    return [head[n] for n in kept], [[row[n] for n in kept] for row in body]
 
 
 def html(head: Sequence[str], body: Sequence[Sequence[str]], numeric_from: int = 1) -> str:
@@ -120,8 +145,8 @@ def html(head: Sequence[str], body: Sequence[Sequence[str]], numeric_from: int =
     lines += ["".join(cell("td", i, text) for i, text in enumerate(row)) for row in body]
     first, *rest = [f"<tr>{line}</tr>" for line in lines]
     return (
-        f'<div class="wide"><table><thead>{first}</thead><tbody>{"".join(rest)}</tbody></table>'
-        "</div>"
+        '<div class="wide" tabindex="0" role="region" aria-label="table, scrolls sideways">'
+        f"<table><thead>{first}</thead><tbody>{''.join(rest)}</tbody></table></div>"
     )
 
 
@@ -130,20 +155,20 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def as_csv(arms: dict[str, list[Run]], metrics: Sequence[Metric]) -> str:
+def as_csv(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> str:
     """One row per run and split, logged values in full precision, names with their units."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in metrics]
     costs = ("s_per_step", "atoms_per_s", "memory_GB", "ndem_share_of_time")
-    writer.writerow(["arm", "run", "seed", "split", "step", *names, *costs])
+    writer.writerow(["arm", "run", "seed", "split", "set", "step", *names, *costs])
     for arm, runs in arms.items():
         for run in runs:
             for split in run.validation_splits:
                 values = [value_at(run, split, name, run.best_step) for name in names]
                 cells = [*values, *(cost(run, name) for name in costs)]
                 writer.writerow(
-                    [arm, run.run_dir.name, run.seed, split, run.best_step]
+                    [arm, run.run_dir.name, run.seed, split, sets.letter(run, split), run.best_step]
                     + ["" if value is None else value for value in cells]
                 )
     return text.getvalue()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ndem_ocp.evaluation import Samples
 from ndem_ocp.report.page import figures
-from ndem_ocp.report.page.curves import Arms
+from ndem_ocp.report.page.comparable import Arms, Member, different, letters, titled
 from ndem_ocp.report.page.evaluations import (
     MOST_GROUPS,
     Evaluation,
@@ -27,20 +27,53 @@ NO_FORCE = "predicting no force"
 def groups_of_figures(
     arms: Arms, evaluations: Sequence[Evaluation]
 ) -> list[tuple[str, list[Figure]]]:
-    """(split, its figures); parity is of each arm's first run, errors are means over its runs."""
-    of_arm: dict[str, list[Evaluation]] = {
-        arm: [e for run in runs for e in evaluations if e.run is run] for arm, runs in arms.items()
-    }
-    splits = dict.fromkeys(name for found in of_arm.values() for e in found for name in e.splits)
+    """(split, its figures); parity is of each arm's first run, errors are means over its runs.
+
+    Evaluations of different data under one split's name have figures of their own.
+    """
     groups = []
-    for split in splits:
+    for split, letter, members in _evaluated(evaluations):
         found = {
-            arm: [e.samples(split) for e in members if split in e.splits]
-            for arm, members in of_arm.items()
+            arm: [e.samples(split) for run in runs for e in members if e.run is run]
+            for arm, runs in arms.items()
         }
-        first = next(e for members in of_arm.values() for e in members if split in e.splits)
-        groups.append((split, _figures(found, first)))
+        first = next(e for runs in arms.values() for run in runs for e in members if e.run is run)
+        groups.append((titled(split, letter), _figures(found, first)))
     return groups
+
+
+def notes(evaluations: Sequence[Evaluation]) -> list[str]:
+    """A sentence for each split of which the runs' evaluations have different data or units."""
+    found = []
+    for split in _splits(evaluations):
+        members = [_member(e, split) for e in evaluations if split in e.splits]
+        names = letters([member.identity for member in members])
+        if len(names) > 1:
+            found.append(different(f"ndem eval, {split}", members, names))
+    return found
+
+
+def _splits(evaluations: Sequence[Evaluation]) -> list[str]:
+    return list(dict.fromkeys(name for e in evaluations for name in e.splits))
+
+
+def _evaluated(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, str, list[Evaluation]]]:
+    """(split, letter of its set, the evaluations on it)."""
+    for split in _splits(evaluations):
+        members = [e for e in evaluations if split in e.splits]
+        of = {id(e): _member(e, split).identity for e in members}
+        for identity, letter in letters(list(of.values())).items():
+            yield split, letter, [e for e in members if of[id(e)] == identity]
+
+
+def _member(evaluation: Evaluation, split: str) -> Member:
+    about = evaluation.about["splits"][split]
+    units = evaluation.about.get("units") or {}
+    given = ", ".join(f"{name} in {unit}" for name, unit in sorted(units.items()))
+    content = about.get("data_hash") or f"path {about.get('path')}"
+    told = f"{about.get('path')}, {about.get('structures')} structures, content "
+    told += f"{about.get('data_hash') or 'not recorded'}" + (f", {given}" if given else "")
+    return Member(evaluation.run.name, (str(content), given), told)
 
 
 def _figures(found: dict[str, list[Samples]], first: Evaluation) -> list[Figure]:
