@@ -25,20 +25,24 @@ def second_views(results: Path) -> str:
     """Plain, NDeM and second views at equal processor time, a row for each arm that was run."""
     head = ["data", "arm", "steps", "processor time (s)", "force MAE (kcal/mol/Å)", "to plain",
             "energy MAE (kcal/mol)", "seeds"]  # fmt: skip
-    rows, sources = [head, ["---"] * len(head)], []
+    rows, sources, missing = [head, ["---"] * len(head)], [], []
     for case in CASES:
         name = f"second_views_{case.name}"
         found = _read(results / f"{name}.json")
         title = f"{case.molecule}, {case.frames} frames, budget {case.budget:g}"
         if found is None or "plain" not in found["arms"]:
-            rows.append([title, *[""] * 3, NOT_RUN, *[""] * 3])
+            missing.append(title)
             continue
         plain = found["arms"]["plain"]
         for arm in case.arms:
             rows.append(_row(title, arm, found["arms"].get(arm), plain))
         sources.append((name, found))
     text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-    return f"{text}\n\n{_note(sources)}"
+    return "\n\n".join(filter(None, [text, _note(sources), _not_run(missing)]))
+
+
+def _not_run(cases: list[str]) -> str:
+    return f"Not run: {'; '.join(cases)}." if cases else ""
 
 
 def _row(title: str, arm: str, values: dict[str, Any] | None, plain: dict[str, Any]) -> list[Any]:
