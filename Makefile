@@ -107,8 +107,9 @@ $(DOCS)/.ready: requirements/docs.txt
 	$(DOCS)/bin/python -m pip install --quiet -r requirements/docs.txt
 	@touch $@
 
+# Not --quiet: with it warnings are not counted, and --strict lets broken links pass.
 docs: $(DOCS)/.ready
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 	@echo "site/index.html"
 
 docs-pages: $(STAMP)
