@@ -236,7 +236,7 @@ def test_every_configuration_has_its_class():
 def test_every_configuration_passes_the_trainers_checks(name):
     config, _, conflicts = load_config(str(FOLDER / f"{name}.yml"))
     assert conflicts == []
-    settings, auxiliary_head = read_task(config)
+    settings, auxiliary_head, _ = read_task(config)
     assert settings.coefficient == 1
     check_config(config, settings)
     resolve_normalizers(config)

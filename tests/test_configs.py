@@ -50,7 +50,7 @@ def model_of(config: dict[str, Any]) -> dict[str, Any]:
     """The model section that the configuration's trainer builds."""
     config = copy.deepcopy(config)
     if is_ndem(config):
-        settings, auxiliary_head = read_task(config)
+        settings, auxiliary_head, _ = read_task(config)
         return two_view_config(config["model"], settings, auxiliary_head)
     return config["model"]
 
@@ -81,7 +81,7 @@ def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
 def test_the_folder_is_the_one_the_tests_know():
     assert set(PARTS) < set(FILES)
     expected = {f"{name}{end}" for name in (*LAMBDA_E, "small") for end in ("", "_ndem")}
-    assert set(COMPLETE) == expected | {"demo"}
+    assert set(COMPLETE) == expected | {"demo", "second_views"}
 
 
 @pytest.mark.parametrize("name", COMPLETE)
@@ -91,7 +91,7 @@ def test_loads_without_conflicts_and_passes_the_trainers_checks(name):
     assert issubclass(registry.get_trainer_class(config["trainer"]), OCPTrainer)
     registry.get_logger_class(config["logger"]["name"])
     if is_ndem(config):
-        settings, _ = read_task(config)
+        settings, _, _ = read_task(config)
         assert settings.active
         check_config(config, settings)
     else:
