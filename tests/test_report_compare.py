@@ -133,7 +133,10 @@ def test_a_selection_or_an_unknown_path_is_another_set(tmp_path, key, value, sai
     report = Report(find_runs([tmp_path]))
     assert said in report.not_comparable[0]
     assert report.paired[1] == []
-    assert any("content of the validation data was not recorded" in c for c in report.cautions)
+    assert any(
+        "No record of the content of the validation data: val of all runs; val_ood_ads" in c
+        for c in report.cautions
+    )
 
 
 def test_a_mean_over_other_splits_is_another_set(tmp_path):
@@ -283,6 +286,9 @@ def test_a_single_line_names_its_arm_where_there_are_others(tmp_path):
     make_run(tmp_path, "views", 0, edit=second_views, logged=VIEWS)
     slope = ndem_curves.second_views(Report(find_runs([tmp_path])).arms)[1]
     assert ">views<" in slope.svg
+    (ndem,) = find_runs([make_run(tmp_path / "other", "ndem", 0)])
+    noise = ndem_curves.recovered({"plain": find_runs([tmp_path / "plain-seed0"]), "ndem": [ndem]})
+    assert "Noise not recovered, by sigma: ndem" in noise[0].svg
 
 
 def test_a_heading_without_figures_is_left_out():
