@@ -53,6 +53,24 @@ def test_panels_show_what_a_run_logs(tmp_path):
     assert "val_ood_ads/forces_mae_meV_per_A" in asked
 
 
+def test_second_views_have_panels_where_a_run_logs_them(tmp_path):
+    logged = {
+        "ndem_change_error_kcal_per_mol_per_A": 1.0, "ndem_change_size_kcal_per_mol_per_A": 2.0,
+        "ndem_change_slope": 1.0, "ndem_change_cosine": 1.0, "ndem_share_of_atoms": 0.5,
+    }  # fmt: skip
+    plain = make_run(tmp_path, "plain", coefficient=0.0)
+    assert not any("change" in key for key in keys_of(_panels_of(plain)))
+    views = make_run(tmp_path, "views", logged=logged)
+    assert {f"train/{name}" for name in logged} <= keys_of(_panels_of(views))
+    (section,) = [found for found in _panels_of(views) if found.name.startswith("Second views")]
+    assert section.panels[0].unit == "kcal/mol/Å per displaced atom"
+    assert "train/ndem_change_size_eV_per_A" in keys_of(sections())
+
+
+def _panels_of(run):
+    return sections(**command._what_they_log(find_runs([run])))
+
+
 def test_a_fraction_is_not_called_a_percentage():
     units = {panel.keys[0]: panel.unit for panel in sections()[0].panels}
     assert units["val_mean/energy_forces_within_threshold"] == "fraction"

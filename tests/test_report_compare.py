@@ -19,7 +19,7 @@ from ndem_ocp.report.page.build import Report
 from ndem_ocp.report.page.by_group import groups_of_figures
 from ndem_ocp.report.page.errors import ReportError
 from ndem_ocp.report.page.evaluations import find_evaluations
-from ndem_ocp.report.page.html import grouped
+from ndem_ocp.report.page.html import grouped, page
 from ndem_ocp.report.page.runs import find_runs
 from test_report_page import Page, evaluate, make_run
 
@@ -133,7 +133,10 @@ def test_a_selection_or_an_unknown_path_is_another_set(tmp_path, key, value, sai
     report = Report(find_runs([tmp_path]))
     assert said in report.not_comparable[0]
     assert report.paired[1] == []
-    assert any("content of the validation data was not recorded" in c for c in report.cautions)
+    assert any(
+        "No record of the content of the validation data: val of all runs; val_ood_ads" in c
+        for c in report.cautions
+    )
 
 
 def test_a_mean_over_other_splits_is_another_set(tmp_path):
@@ -253,7 +256,8 @@ def test_the_caption_of_an_arm_of_second_views(tmp_path):
         "potential ANI1ccx(periodic_table_index=True).ase() (torchani 2.2.4), "
         "relative error of its force changes 6.7 %"
     )
-    assert method(run) in Page(Report([run]).page()).text
+    assert f"- views: {method(run)}\n" in Report([run]).markdown()
+    assert method(run) in Page(Report([run])._result()).text
 
 
 def test_a_schedule_of_sigma_has_the_quarters_of_its_whole_range(tmp_path):
@@ -264,18 +268,16 @@ def test_a_schedule_of_sigma_has_the_quarters_of_its_whole_range(tmp_path):
 
 def test_second_views_have_their_panels_and_no_empty_ones(tmp_path):
     make_run(tmp_path, "plain", 0, 0.0)
-    run = make_run(tmp_path, "views", 0, edit=second_views, logged=VIEWS)
-    for runs in ([run], [tmp_path]):
-        text = Page(Report(find_runs(runs)).page()).text
-        for wanted in (
-            "Second views", "views: size of the change", "eV/Å per displaced atom",
-            "Slope, predicted over given", "Direction of the change", "Displaced atoms",
-        ):  # fmt: skip
-            assert wanted in text
-        assert "Noise recovered" not in text
-        assert "NDeM loss" not in text
-    (plain,) = find_runs([tmp_path / "plain-seed0"])
-    assert "Second views" not in Page(Report([plain]).page()).text
+    make_run(tmp_path, "views", 0, edit=second_views, logged=VIEWS)
+    text = Page(Report(find_runs([tmp_path])).page()).text
+    for wanted in (
+        "Second views", "views: size of the change", "eV/Å per displaced atom",
+        "Slope, predicted over given", "Direction of the change", "Displaced atoms",
+    ):  # fmt: skip
+        assert wanted in text
+    assert "Noise recovered" not in text
+    assert "NDeM loss" not in text
+    assert ndem_curves.second_views({"plain": find_runs([tmp_path / "plain-seed0"])}) == []
 
 
 def test_a_single_line_names_its_arm_where_there_are_others(tmp_path):
@@ -283,6 +285,9 @@ def test_a_single_line_names_its_arm_where_there_are_others(tmp_path):
     make_run(tmp_path, "views", 0, edit=second_views, logged=VIEWS)
     slope = ndem_curves.second_views(Report(find_runs([tmp_path])).arms)[1]
     assert ">views<" in slope.svg
+    (ndem,) = find_runs([make_run(tmp_path / "other", "ndem", 0)])
+    noise = ndem_curves.recovered({"plain": find_runs([tmp_path / "plain-seed0"]), "ndem": [ndem]})
+    assert "Noise not recovered, by sigma: ndem" in noise[0].svg
 
 
 def test_a_heading_without_figures_is_left_out():
@@ -295,7 +300,8 @@ def test_an_empty_column_of_costs_is_left_out(tmp_path):
 
 
 def test_tables_are_reached_by_keyboard_and_say_that_they_go_on(tmp_path):
-    text = Report(find_runs([make_run(tmp_path, "a")])).page()
+    result = Report(find_runs([make_run(tmp_path, "a")]))._result()
+    text = page("title", "", [("Result", result)])
     tables = re.findall(r'<div class="wide"[^>]*>', text)
     assert tables
     assert all('tabindex="0"' in tag and 'role="region"' in tag for tag in tables)

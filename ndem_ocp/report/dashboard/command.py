@@ -23,6 +23,7 @@ from ndem_ocp.files import existing, existing_file, writable_folder, write_text
 from ndem_ocp.report.dashboard.errors import DashboardError
 
 _CURVATURE = "ndem_curvature_"
+_CHANGE = "ndem_change_error_"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +105,7 @@ def _setting(runs: Sequence[Any], key: str) -> str | None:
 
 
 def _what_they_log(runs: Sequence[Any]) -> dict[str, Any]:
-    """Splits, metrics and the curvature's name, as the runs' histories have them."""
+    """Splits, metrics, the names that have a unit, as the runs' histories have them."""
     from ndem_ocp.report.page.evaluations import find_evaluations
     from ndem_ocp.report.page.table import MOST_METRICS, metrics_of, splits_of
 
@@ -116,6 +117,8 @@ def _what_they_log(runs: Sequence[Any]) -> dict[str, Any]:
     curvature = [name for name in names if name.startswith(_CURVATURE)]
     if curvature:
         found["curvature"] = curvature[0]
+    change = [name for name in names if name.startswith(_CHANGE)]
+    found["change"] = change[0].removeprefix(_CHANGE) if change else None
     evaluations, _ = find_evaluations(runs, [])
     found["evaluated"] = list(dict.fromkeys(s for e in evaluations for s in e.splits))
     return found

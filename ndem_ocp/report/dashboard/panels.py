@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ndem_ocp.method.diagnostics import QUARTERS
-from ndem_ocp.report.metrics import EFWT, Metric, describe
+from ndem_ocp.report.metrics import EFWT, Metric, describe, unit_text
 
 #: of configs/oc20, where no run is there to tell
 OC20_SPLITS = ("val", "val_ood_ads", "val_ood_cat", "val_ood_both", "val_mean")
@@ -60,6 +60,7 @@ def sections(
     metrics: Sequence[str] = OC20_METRICS,
     evaluated: Sequence[str] = (),
     curvature: str = "ndem_curvature_eV_per_A2",
+    change: str | None = "eV_per_A",
 ) -> list[Section]:
     """All sections.
 
@@ -68,6 +69,8 @@ def sections(
         metrics: names as they are logged.
         evaluated: splits of ``ndem eval`` whose tables ``ndem report --wandb`` logs.
         curvature: name of the fitted curvature, which has the run's energy unit.
+        change: unit in the names of the change of forces from second views; None where no run
+            logs it.
     """
     shown = [describe(name) for name in metrics]
     main = "val_mean" if "val_mean" in splits else splits[0]
@@ -79,6 +82,7 @@ def sections(
         *(_sweep(key, title, main, shown) for key, title in SWEPT.items()),
         _ndem(curvature),
         _recovered(),
+        *([_second_views(change)] if change else []),
         _training(metrics),
         _cost(),
         _evaluation(evaluated or [split for split in splits if split != "val_mean"]),
@@ -132,7 +136,8 @@ def _ndem(curvature: str) -> Section:
             Panel("NDeM loss", "line", ("train/ndem_loss",)),
             Panel("Share of NDeM in the loss", "line", ("train/ndem_share_of_loss",)),
             Panel("Direction of the noise", "line", ("train/ndem_noise_cosine",), "cosine"),
-            Panel("Fitted curvature", "line", (f"train/{curvature}",), "eV/A^2"),
+            Panel("Fitted curvature", "line", (f"train/{curvature}",),
+                  unit_text(curvature.removeprefix("ndem_curvature_")).replace("A2", "Å²")),
             Panel("Coefficient", "line", ("train/ndem_coefficient",)),
         ],
     )  # fmt: skip
@@ -154,6 +159,20 @@ def _recovered() -> Section:
         ],
         columns=3,
     )
+
+
+def _second_views(unit: str) -> Section:
+    names = (f"train/ndem_change_error_{unit}", f"train/ndem_change_size_{unit}")
+    return Section(
+        "Second views: the model's change of forces against the given one",
+        [
+            Panel("Error, and size: the error of predicting no change", "line", names,
+                  f"{unit_text(unit)} per displaced atom"),
+            Panel("Slope, predicted over given", "line", ("train/ndem_change_slope",)),
+            Panel("Direction of the change", "line", ("train/ndem_change_cosine",), "cosine"),
+            Panel("Displaced atoms", "line", ("train/ndem_share_of_atoms",), "share of the atoms"),
+        ],
+    )  # fmt: skip
 
 
 def _training(metrics: Sequence[str]) -> Section:

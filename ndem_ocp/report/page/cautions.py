@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from ndem_ocp.report.page.comparable import MEAN, Arms, data_text
 from ndem_ocp.report.page.runs import Run
 from ndem_ocp.training.resume import changed_settings
@@ -47,21 +45,25 @@ def _hardware(arms: Arms) -> list[str]:
 
 
 def _by_path(arms: Arms) -> list[str]:
-    """Runs whose validation data is known by its path only, beside others."""
+    """Validation data that is known by its path only, in a report of several runs."""
     runs = [run for members in arms.values() for run in members]
-    lacking = [run.name for run in runs if any(map(partial(_unhashed, run), run.validation_splits))]
+    lacking: dict[str, list[Run]] = {}
+    for run in runs:
+        for split in run.validation_splits:
+            if split != MEAN and not any(
+                one.get(split, {}).get("hash") for one in run.validated_on
+            ):
+                lacking.setdefault(split, []).append(run)
     if len(runs) < 2 or not lacking:
         return []
-    names = "all runs" if len(lacking) == len(runs) else ", ".join(lacking)
-    return [
-        f"The content of the validation data was not recorded in {names}. Whether it is the same "
-        "is told by its path alone."
+    parts = [
+        f"{split} of {'all runs' if found == runs else ', '.join(run.name for run in found)}"
+        for split, found in lacking.items()
     ]
-
-
-def _unhashed(run: Run, split: str) -> bool:
-    known = any(one.get(split, {}).get("hash") for one in run.validated_on)
-    return split != MEAN and not known
+    return [
+        f"No record of the content of the validation data: {'; '.join(parts)}. Whether it is the "
+        "same is told by its path alone."
+    ]
 
 
 def _changed(arms: Arms) -> list[str]:

@@ -114,7 +114,7 @@ def recovered(arms: Arms) -> list[Figure]:
         ]
         drawn.append(
             line_figure(
-                f"Noise not recovered, by sigma{'' if len(arms) == 1 else f': {arm}'}",
+                f"Noise not recovered, by sigma{'' if len(colours) == 1 else f': {arm}'}",
                 lines,
                 "step",
                 "error / size of the noise",
