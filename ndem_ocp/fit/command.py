@@ -262,29 +262,30 @@ def _judge(folder: Folder, cpu: bool) -> None:
 
 
 def _evaluate(folder: Folder, cpu: bool) -> None:
-    from ndem_ocp.evaluation import command as evaluation
-    from ndem_ocp.launch.console import short_messages
-
-    args = argparse.Namespace(
-        checkpoint=folder.best,
-        data=[str(folder.data / name) for name in folder.splits()],
-        out=folder.eval, weights="auto", batch_size=None, ranks=1, workers=0, cpu=cpu, amp=False,
-        no_atoms=False, curvature=False, given=[],
-    )  # fmt: skip
-    # its table is shown with the guesses beside it
-    with short_messages(), contextlib.redirect_stdout(io.StringIO()):
-        evaluation.run(args)
+    """``ndem eval``; its table is shown later, with the guesses beside it."""
+    splits = [str(folder.data / name) for name in folder.splits()]
+    words = ["eval", str(folder.best), "--data", *splits, "--out", str(folder.eval)]
+    _quietly([*words, "--workers", "0", *(["--cpu"] if cpu else [])])
 
 
 def _report(folder: Folder) -> None:
-    from ndem_ocp.report.page import command as report
+    """``ndem report``."""
+    words = ["report", str(folder.path), "--out", str(folder.report), "--eval", str(folder.eval)]
+    _quietly([*words, f"--title={folder.path.name}"])
 
-    args = argparse.Namespace(
-        runs=[folder.path], out=folder.report, title=folder.path.name, eval=[folder.eval],
-        wandb=False, compare=True, baseline=None,
-    )  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):
-        report.run(args)
+
+def _quietly(words: list[str]) -> None:
+    """Another command of ndem, in this process and without what it prints.
+
+    Through its own parser, so that it has all its options, those of tomorrow too.
+    """
+    from ndem_ocp.commands.parser import build_parser
+    from ndem_ocp.launch.console import short_messages
+
+    args = build_parser(words).parse_args(words)
+    args.given = words
+    with short_messages(), contextlib.redirect_stdout(io.StringIO()):
+        args.func(args)
 
 
 def _workers() -> int:
