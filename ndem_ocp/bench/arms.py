@@ -32,6 +32,7 @@ from ndem_ocp.method import SettingsError
 from ndem_ocp.method.settings import APPLIES
 from ndem_ocp.models import ModelConfigError
 from ndem_ocp.models.dens import DENS_BACKBONES
+from ndem_ocp.models.graphs import edge_index_of
 from ndem_ocp.models.variant import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
 from ndem_ocp.training.config import ConfigError
@@ -164,7 +165,7 @@ class Arm:
             yield
 
     def _count_edges(self, graph: Any) -> None:
-        self.edges += int(graph.edge_index.shape[1])
+        self.edges += int(edge_index_of(graph).shape[1])
 
 
 def build_arm(

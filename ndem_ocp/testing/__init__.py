@@ -9,22 +9,15 @@
 docs/backbones.md shows it on two backbones from outside this package.
 """
 
-from ndem_ocp.testing.contract import BackboneContract
-from ndem_ocp.testing.precision import default_dtype, use_float64_graphs
-from ndem_ocp.testing.runs import frames, run_config, small_data, steps, trainer_of
-from ndem_ocp.testing.views import Motion, build, noised, random_motion
+from ndem_ocp.lazy import lazy_names
 
-__all__ = [
-    "BackboneContract",
-    "Motion",
-    "build",
-    "default_dtype",
-    "frames",
-    "noised",
-    "random_motion",
-    "run_config",
-    "small_data",
-    "steps",
-    "trainer_of",
-    "use_float64_graphs",
-]
+# when asked for: only the contract needs pytest, and `ndem bench` uses the rest
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        f"{__name__}.contract": ("BackboneContract",),
+        f"{__name__}.precision": ("default_dtype", "use_float64_graphs"),
+        f"{__name__}.runs": ("frames", "run_config", "small_data", "steps", "trainer_of"),
+        f"{__name__}.views": ("Motion", "build", "noised", "random_motion"),
+    },
+)

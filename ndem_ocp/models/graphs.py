@@ -1,0 +1,34 @@
+"""What a backbone's ``generate_graph`` returns: fairchem's GraphData, a dict, a tuple, a list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def edge_index_of(graph: Any) -> Tensor:
+    """(2, E) source and target of each edge, by name or, in a tuple or list, by its values.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if isinstance(graph, dict):
+        found = graph.get("edge_index")
+    elif hasattr(graph, "edge_index"):  # a named tuple too
+        found = graph.edge_index
+    else:
+        parts = graph if isinstance(graph, (tuple, list)) else ()
+        found = next(filter(_is_edge_index, parts), None)
+    if found is None:
+        raise ValueError(
+            f"generate_graph returned a {type(graph).__name__} without an edge index, a "
+            "whole-number tensor of shape (2, edges)."
+        )
+    return found
+
+
+def _is_edge_index(part: Any) -> bool:
+    kinds = (torch.int32, torch.int64)
+    return isinstance(part, Tensor) and part.dtype in kinds and part.dim() == 2 and len(part) == 2
