@@ -5,10 +5,10 @@ PINNED := .venv-pinned
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-REQUIREMENTS := $(filter-out requirements/docs.txt,$(wildcard requirements/*))
+REQUIREMENTS := $(filter-out requirements/docs.txt requirements/twine.txt,$(wildcard requirements/*))
 PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/*/* packaging/*/.include)
 
-.PHONY: help env demo bench bench-results md17 qm9 test test-fast test-pinned lint types lock results docs docs-pages clean
+.PHONY: help env demo bench bench-results md17 qm9 test test-fast test-pinned installs lint types lock results docs docs-pages clean
 
 help:
 	@echo "make demo         train EquiformerV2 + NDeM on generated data (minutes, CPU)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test         all tests"
 	@echo "make test-fast    tests without the slow ones"
 	@echo "make test-pinned  fast tests in a second environment with fairchem's own pins (torch 2.4)"
+	@echo "make installs     sdist and wheel, built and tried in a fresh environment"
 	@echo "make env          only the environment (.venv)"
 	@echo "make lint types   ruff, mypy"
 	@echo "make bench-results  docs/cost.md's measurements, tables and pictures (an hour on a CPU)"
@@ -80,6 +81,10 @@ test-pinned: $(PINNED)/.ready
 	$(PINNED)/bin/python -m pip install --quiet --no-deps --force-reinstall .
 	$(PINNED)/bin/ndem doctor
 	$(PINNED)/bin/python -m pytest -m "not slow and not ddp and not slurm and not gpu"
+
+# The sdist and the wheel in a fresh environment without developers' tools: a minute or two.
+installs: $(STAMP)
+	$(BIN)/python .ci/installs.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

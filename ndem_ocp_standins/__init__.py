@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import sys
 
-from ._finder import STAND_INS, PygHook, StandInFinder, spec_elsewhere
+from ._finder import STAND_INS, Namesake, PygHook, StandInFinder, spec_elsewhere
 
 __all__ = ["STAND_INS", "install", "status"]
 
 
 def install() -> None:
-    """Make the stand-ins importable. Calling it again changes nothing."""
+    """Make the stand-ins importable, and this project findable beside a clone of it.
+
+    Calling it again changes nothing.
+    """
     present = {getattr(finder, "ndem_ocp_role", None) for finder in sys.meta_path}
     if StandInFinder.ndem_ocp_role not in present:
         sys.meta_path.append(StandInFinder())
@@ -28,6 +31,8 @@ def install() -> None:
         # First, because it must see two torch-geometric modules before the
         # ordinary finder does; it declines every other name.
         sys.meta_path.insert(0, PygHook())
+    if Namesake.ndem_ocp_role not in present:
+        sys.meta_path.insert(0, Namesake())
 
 
 def status() -> dict[str, str]:

@@ -69,6 +69,32 @@ class StandInFinder:
         )
 
 
+class Namesake:
+    """Finds ``ndem_ocp`` where a folder of that name would hide it.
+
+    A clone is called ndem_ocp, too. For a script beside it the clone is a folder without an
+    ``__init__.py``, which Python takes for a package with nothing in it before it asks the finder
+    of an editable install. An ordinary package always wins.
+    """
+
+    ndem_ocp_role = "namesake"
+    NAME = "ndem_ocp"
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+        if name != self.NAME:
+            return None
+        spec = spec_elsewhere(name, path, target)
+        folder = os.path.join(os.path.dirname(HERE), self.NAME)
+        source = os.path.join(folder, "__init__.py")
+        if spec is None or spec.origin is not None or not os.path.isfile(source):
+            return spec
+        import importlib.util
+
+        return importlib.util.spec_from_file_location(
+            name, source, submodule_search_locations=[folder]
+        )
+
+
 class PygHook:
     """Adjusts two torch-geometric modules as they are imported.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ndem_ocp
 import ndem_ocp_standins
 
 STATUS = ndem_ocp_standins.status()
@@ -745,3 +747,21 @@ def test_fairchem_model_without_periodic_boundaries():
     out = fairchem_model("painn", use_pbc=False)(data)
     assert out["energy"].isfinite().all()
     assert out["forces"].shape == (11, 3)
+
+
+def test_a_folder_of_the_projects_name_hides_nothing(tmp_path):
+    """A script beside a clone: the clone's folder is called ndem_ocp and is no package."""
+    (tmp_path / "ndem_ocp" / "docs").mkdir(parents=True)
+    script = tmp_path / "script.py"
+    script.write_text("import ndem_ocp; print(ndem_ocp.__version__, ndem_ocp.__file__)\n")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    plain = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert plain.stdout.split()[0] == ndem_ocp.__version__, plain.stderr
+    # an ordinary package of that name is what was asked for
+    (tmp_path / "ndem_ocp" / "__init__.py").write_text("__version__ = 'mine'\n")
+    mine = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert mine.stdout.split()[0] == "mine", mine.stderr
