@@ -33,6 +33,7 @@ SOURCES = (
 def run(*words: object, folder: Path, **options) -> str:
     """stdout of a command that must succeed."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["NO_COLOR"] = "1"
     done = subprocess.run(
         list(map(str, words)), cwd=folder, env=environment, text=True, capture_output=True,
         check=False, **options,

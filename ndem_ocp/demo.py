@@ -23,6 +23,7 @@ from ndem_ocp.launch.device import choose_cpu
 from ndem_ocp.yaml_file import read_mapping
 
 RUN_ID = "demo"
+CONFIG = Path("configs/oc20/demo.yml")
 PRINT_EVERY = 50  # steps
 SPLITS = ("val_id", "val_ood")
 
@@ -33,7 +34,7 @@ class DemoError(NDeMError, RuntimeError):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """``ndem demo``."""
-    parser.add_argument("--config", type=Path, default=Path("configs/oc20/demo.yml"))
+    parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--data", type=Path, default=Path("data/demo"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--size", choices=("default", "small"), default="default")
@@ -44,6 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Data, training, validation and prediction on both splits, pictures, metrics.json."""
+    if args.config == CONFIG and not CONFIG.exists():
+        raise DemoError(
+            f"{CONFIG} is not here: run ndem demo in a checkout of the project, or give --config "
+            "the path of a configuration. For a model of your own files there is ndem fit."
+        )
     read_mapping(args.config, DemoError, "a configuration")
     args.cpu = choose_cpu(args.cpu, args.gpu)
     if (args.out / "metrics.json").exists():
