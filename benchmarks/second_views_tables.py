@@ -42,7 +42,7 @@ def second_views(results: Path) -> str:
 
 
 def _not_run(cases: list[str]) -> str:
-    return f"Not run: {'; '.join(cases)}." if cases else ""
+    return f"These cases were not run: {'; '.join(cases)}." if cases else ""
 
 
 def _row(title: str, arm: str, values: dict[str, Any] | None, plain: dict[str, Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from ndem_ocp.commands.options import add_device
 from ndem_ocp.errors import NDeMError
 from ndem_ocp.files import replacing, writable_folder, write_text
 from ndem_ocp.launch.device import choose_cpu
+from ndem_ocp.launch.environment import without_group
 from ndem_ocp.yaml_file import read_mapping
 
 RUN_ID = "demo"
@@ -86,7 +87,7 @@ def _fairchem(args: argparse.Namespace, mode: str, options: list[str]) -> None:
 def _command(command: list[str], log: Path) -> None:
     """Run one command, its output in ``log``, its metrics on the screen as they come."""
     print("\n$", shlex.join([Path(command[0]).name, *command[1:]]), flush=True)
-    environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", **os.environ}
+    environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", **without_group(os.environ)}
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -33,6 +33,7 @@ from ndem_ocp.commands.options import add_device, describe
 from ndem_ocp.errors import NDeMError
 from ndem_ocp.files import writable_folder, write_text
 from ndem_ocp.launch.device import choose_cpu
+from ndem_ocp.launch.environment import without_group
 from ndem_ocp.launch.record import finished_id
 from ndem_ocp.report.history_file import FILE_NAME, read_history
 from ndem_ocp.yaml_file import read_mapping
@@ -200,7 +201,7 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
 
 def _fairchem(options: list[str], log: Path) -> None:
     command = [str(Path(sys.executable).parent / "fairchem"), *options]
-    environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **os.environ}
+    environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **without_group(os.environ)}
     with log.open("a", encoding="utf-8") as file:
         done = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False)
     if done.returncode:

@@ -13,6 +13,7 @@ from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp
 from ndem_ocp.data.demo import make_demo
+from ndem_ocp.launch.environment import GROUP
 from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tests)
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -41,6 +42,18 @@ def _fairchem():
     torch.set_num_threads(1)  # results to the bit, and no two tests fighting for cores
     setup_imports()
     ndem_ocp.register()
+
+
+@pytest.fixture(autouse=True)
+def _own_group():
+    """Runs in this process leave fairchem's group of ranks in the environment: not to the next."""
+    before = {name: os.environ.get(name) for name in GROUP}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

@@ -366,7 +366,7 @@ def test_a_model_without_periodicity_refuses_a_periodic_structure(slabs, tmp_pat
 
 
 def test_files_and_devices_that_are_not_there(slabs, tmp_path):
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="no such file"):
         ndem_ocp.calculator(tmp_path / "none.pt")
     with pytest.raises(CalculatorError, match="cpu, cuda, cuda:N, or None"):
         ndem_ocp.calculator(slabs.last, device="gpu")

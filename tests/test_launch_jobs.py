@@ -175,7 +175,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     with pytest.raises(LaunchError, match="use another --out"):
         again.name_runs(manifest)
     (tmp_path / "tasks.json").write_text("{}")
-    with pytest.raises(LaunchError, match="no manifest"):
+    with pytest.raises(LaunchError, match="no list of tasks that ndem submit wrote"):
         read_manifest(tmp_path)
 
 

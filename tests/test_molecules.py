@@ -242,7 +242,7 @@ def test_tables_4_and_5_are_the_papers():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1", "read as YAML"),
+        ("[1", "not valid YAML"),
         ("3", "is a mapping"),
         ("{confg: a}", "unknown key 'confg'"),
         ("{config: a.yml, test: x}", "'metrics' is missing"),

@@ -1,0 +1,16 @@
+"""What a process that starts another run must not hand down to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: what fairchem writes into the environment of a process that trains or evaluates
+GROUP = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def without_group(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without this process's own group of ranks.
+
+    A run that inherited it would wait for the port that this process still holds.
+    """
+    return {name: value for name, value in environ.items() if name not in GROUP}
