@@ -190,7 +190,7 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     """One training and its test, if it is not done, and the case's result so far."""
     sweep, out = sweep_of(case), _out(case)
     print(f"{case.name}: {arm}, seed {seed}", flush=True)
-    train_and_test(Namespace(gpu=False, overrides=[]), sweep, out, arm, seed)
+    train_and_test(sweep, out, arm, seed)
     for seeds in (args.seeds, [seed]):
         complete = [
             name

@@ -24,6 +24,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,7 +142,10 @@ def run(args: argparse.Namespace) -> int:
         writable_folder(args.result.resolve().parent)
     work = [(arm, seed) for seed in seeds for arm in arms]
     with ThreadPoolExecutor(args.jobs) as pool:
-        running = [pool.submit(train_and_test, args, sweep, out, *item) for item in work]
+        running = [
+            pool.submit(train_and_test, sweep, out, *item, args.cpu, args.overrides)
+            for item in work
+        ]
         try:
             for future in tqdm(as_completed(running), total=len(running), desc="runs"):
                 future.result()
@@ -163,10 +167,12 @@ def run_directory(out: Path, arm: str, seed: int) -> Path:
     return out / f"{arm.replace('/', '_')}-seed{seed}"
 
 
-def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, seed: int) -> None:
+def train_and_test(
+    sweep: Sweep, out: Path, arm: str, seed: int, cpu: bool = True, overrides: Sequence[str] = ()
+) -> None:
     """One training and its test, unless both are there already."""
     where = run_directory(out, arm, seed)
-    made_of = {"changes": sweep.arms[arm], "all": list(args.overrides), "test": sweep.test}
+    made_of = {"changes": sweep.arms[arm], "all": list(overrides), "test": sweep.test}
     if (where / DONE).exists():
         if json.loads((where / DONE).read_text())["made_of"] != made_of:
             raise SweepError(
@@ -176,10 +182,10 @@ def train_and_test(args: argparse.Namespace, sweep: Sweep, out: Path, arm: str, 
         return
     where.mkdir(parents=True, exist_ok=True)
     changes = [f"--{key}={value}" for key, value in sweep.arms[arm].items()]
-    changes += [f"--{given.lstrip('-')}" for given in args.overrides]
+    changes += [f"--{given.lstrip('-')}" for given in overrides]
     common = [
         "--config-yml", str(sweep.config), "--run-dir", str(where), "--identifier", arm,
-        "--seed", str(seed), *(["--cpu"] if args.cpu else []), *changes,
+        "--seed", str(seed), *(["--cpu"] if cpu else []), *changes,
     ]  # fmt: skip
     run_id = finished_id(where) or RUN_ID  # `ndem submit` may have trained it already
     if run_id == RUN_ID:

@@ -13,7 +13,7 @@ from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp
 from ndem_ocp.data.demo import make_demo
-from ndem_ocp.launch.environment import GROUP
+from ndem_ocp.launch.environment import GROUP, WANDB_SERVICE
 from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tests)
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -46,8 +46,9 @@ def _fairchem():
 
 @pytest.fixture(autouse=True)
 def _own_group():
-    """Runs in this process leave fairchem's group of ranks in the environment: not to the next."""
-    before = {name: os.environ.get(name) for name in GROUP}
+    """Runs in this process leave fairchem's group of ranks and the address of W&B's service in the
+    environment: not for the next test, nor for what it starts."""
+    before = {name: os.environ.get(name) for name in (*GROUP, WANDB_SERVICE)}
     yield
     for name, value in before.items():
         if value is None:
