@@ -5,6 +5,7 @@ Forked, not started: everything is imported once, so a run of eighteen steps tak
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -76,6 +77,8 @@ def launch(
 
 def _rank(rank: int, ranks: int, port: int, config: dict, run_dir: Path, hook: Any) -> None:
     torch.set_num_threads(1)
+    stacks = (run_dir / f"stacks-{rank}.txt").open("w")
+    faulthandler.register(signal.SIGUSR1, stacks)
     try:
         if ranks > 1:
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -99,8 +102,12 @@ def finish(processes: list[Any], run_dir: Path, seconds: float = 400) -> int:
     for process in processes:
         process.join(max(0.1, until - time.monotonic()))
         if process.exitcode is None:
+            for each in processes:
+                os.kill(each.pid, signal.SIGUSR1)
+            time.sleep(1)
             kill(processes)
-            raise AssertionError(f"a run in {run_dir} did not end in {seconds} s")
+            stacks = "\n".join(path.read_text() for path in sorted(run_dir.glob("stacks-*.txt")))
+            raise AssertionError(f"a run in {run_dir} did not end in {seconds} s:\n{stacks}")
     status = {process.exitcode for process in processes}
     errors = "".join(path.read_text() for path in run_dir.glob("error-*.txt"))
     assert len(status) == 1, f"{[process.exitcode for process in processes]} {errors}"
