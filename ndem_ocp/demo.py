@@ -88,21 +88,34 @@ def _command(command: list[str], log: Path) -> None:
     """Run one command, its output in ``log``, its metrics on the screen as they come."""
     print("\n$", shlex.join([Path(command[0]).name, *command[1:]]), flush=True)
     environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", **without_group(os.environ)}
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
+    with log.open("w", encoding="utf-8") as file, log.open(encoding="utf-8") as written:
+        # Into a file: the end of a pipe would not come while W&B's service still held it.
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         try:
-            for line in process.stdout or ():
-                file.write(line)
-                if "forces_mae: " in line:
-                    print("  " + _short(line), flush=True)
+            ended, line = False, ""
+            while not ended:
+                ended = _ended(process)
+                for part in written:  # the last line may not be whole yet
+                    line += part
+                    if not line.endswith("\n"):
+                        continue
+                    if "forces_mae: " in line:
+                        print("  " + _short(line), flush=True)
+                    line = ""
         except KeyboardInterrupt:
             process.wait()
             raise
-    if process.wait():
+    if process.returncode:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         raise DemoError(f"the command above failed; the end of {log}:\n{tail}")
+
+
+def _ended(process: subprocess.Popen) -> bool:
+    try:
+        process.wait(0.5)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _short(line: str) -> str:
