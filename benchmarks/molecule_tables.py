@@ -157,12 +157,13 @@ def md17_small(results: Path) -> str:
     return table + "\n\n" + "\n".join(notes) if notes else table
 
 
-def paired(arm: dict[str, Any], plain: dict[str, Any]) -> str:
-    """Mean ± standard deviation of the difference in force MAE between runs of one seed.
+def paired(
+    arm: dict[str, Any], plain: dict[str, Any], metric: str = "forces_mae_kcal_per_mol_A"
+) -> str:
+    """Mean ± standard deviation of the difference in ``metric`` between runs of one seed.
 
     Runs of one seed start from the same weights and see the same batches.
     """
-    metric = "forces_mae_kcal_per_mol_A"
     base = {run["seed"]: run["test"][metric] for run in plain["runs"]}
     found = [r["test"][metric] - base[r["seed"]] for r in arm["runs"] if r["seed"] in base]
     if not found:

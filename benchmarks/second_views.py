@@ -4,13 +4,13 @@
     python benchmarks/second_views.py --md17 FOLDER --calculator SPEC      # all that is not done
     python benchmarks/second_views.py --md17 FOLDER --calculator SPEC --cases ethanol_100_x4
 
-FOLDER holds rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Runs are made one after
+FOLDER holds rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Cases with surfaces need
+``--oc20 FOLDER`` with trajectories of OC20 relaxations, and second views that were made beforehand
+where the potential needs an environment of its own. Runs are made one after
 another on one thread. Stopped at any moment, the same command continues within the run that was
 stopped; results/second_views_CASE.json is written after each run.
 
-A case is a molecule, a number of frames and a budget: so many times the 3,120 steps of eight that
-the first comparison had. Plain training always takes the whole budget, with a schedule of that
-length; an arm whose step costs more takes fewer steps.
+The cases and their arms are in second_views_cases.py.
 """
 
 from __future__ import annotations
@@ -21,85 +21,26 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from second_views_cases import CASES, Case, Pretraining
+
 from ndem_ocp.report.sweep_results import collect
 from ndem_ocp.second_views.sidecar import read_meta
-from ndem_ocp.sweep import DONE, Sweep, run_directory, train_and_test
+from ndem_ocp.sweep import DONE, RUN_ID, Sweep, run_directory, train_and_test
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 3120  # of a budget of 1
-VALIDATIONS = 24  # of a run
-VAL, TEST = 50, 1000  # frames
-METRICS = ["forces_mae_kcal_per_mol_A", "energy_mae_kcal_per_mol", "forces_cosine_similarity"]
-VIEWS = {
-    "task.ndem.target": "second_views",
-    "task.ndem.sigma_min": 0.02,
-    "task.ndem.sigma_max": 0.05,
-}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Changes of the plain configuration, and how many plain steps one of its steps costs."""
-
-    changes: dict[str, Any]
-    cost: float = 1.0
-
-
-ARMS = {
-    "plain": Arm({"task.ndem.coefficient": 0}),
-    "instead": Arm({**VIEWS, "task.ndem.share": 0.6}),
-    "ndem": Arm({"task.ndem.sigma_max": 0.05}, cost=1.6),
-    "first_order": Arm(
-        {"task.ndem.target": "first_order", "task.ndem.sigma_max": 0.02, "task.ndem.share": 0.25}
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison."""
-
-    molecule: str
-    frames: int
-    budget: float
-    arms: tuple[str, ...] = ("plain", "instead", "ndem")
-    draws: int = 64
-
-    @property
-    def name(self) -> str:
-        return f"{self.molecule}_{self.frames}_x{self.budget:g}"
-
-    @property
-    def data(self) -> str:
-        return f"data/second_views/{self.molecule}_{self.frames}"
-
-
-CASES = [
-    Case("ethanol", 50, 2),
-    Case("aspirin", 50, 1),
-    Case("ethanol", 100, 4),
-    Case("aspirin", 100, 2),
-    Case("ethanol", 100, 1, ("plain", "instead", "first_order")),
-    Case("ethanol", 300, 4, draws=32),
-    Case("aspirin", 300, 4, draws=32),
-    Case("ethanol", 100, 16),
-    Case("ethanol", 950, 4, draws=16),
-    Case("aspirin", 950, 4, draws=16),
-]
 
 
 def main() -> int:
     args = _arguments()
+    os.chdir(ROOT)
     chosen = [case for case in CASES if not args.cases or case.name in args.cases]
     if args.list:
         for case in chosen:
-            print(f"{case.name:20s} {', '.join(case.arms):40s} {_state(case, args)}")
+            print(f"{case.name:28s} {', '.join(case.arms):40s} {_state(case, args)}")
         return 0
-    os.chdir(ROOT)
     for case in chosen:
         make_data(case, args)
         for seed in args.seeds:
@@ -112,6 +53,7 @@ def main() -> int:
 def _arguments() -> Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--md17", type=Path, help="folder with the npz files of revised MD17")
+    parser.add_argument("--oc20", type=Path, help="folder with OC20 trajectories (random*.traj)")
     parser.add_argument("--calculator", help="potential of the second views")
     parser.add_argument("--cases", nargs="+", help="only these")
     parser.add_argument("--arms", nargs="+", help="only these")
@@ -135,17 +77,11 @@ def _out(case: Case) -> Path:
 
 def make_data(case: Case, args: Namespace) -> None:
     """The data set and the second views of its training frames, once."""
-    if not (ROOT / case.data).exists():
-        files = [args.md17 / f"rmd17_{case.molecule}_{part}_01.npz" for part in ("train", "test")]
-        _ndem(
-            "data", "md17", files[0], "--test-file", files[1], "--labels", "original",
-            "--train", case.frames, "--val", VAL, "--test", TEST, "--out", case.data,
-        )  # fmt: skip
-    views = ROOT / f"{case.data}.views.lmdb"
-    if not views.exists() or not read_meta(views).get("complete"):
+    case.make(_ndem, args)
+    if not Path(case.views).exists() or not read_meta(Path(case.views)).get("complete"):
         _ndem(
             "data", "second-views", f"{case.data}/train", "--calculator", args.calculator,
-            "--draws", case.draws, "--sigma", 0.005, 0.08, "--out", views,
+            "--draws", case.draws, "--sigma", *case.sigma, "--out", case.views,
         )  # fmt: skip
 
 
@@ -154,41 +90,44 @@ def _ndem(*words: object) -> None:
     subprocess.run(command, check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
-def sweep_of(case: Case) -> Sweep:
-    """The case as a sweep: every arm's overrides, with its number of epochs."""
+def sweep_of(case: Case, arms: dict[str, dict[str, Any]]) -> Sweep:
+    """Trainings of a case as a sweep: the overrides of every arm."""
     return Sweep(
         path=Path(__file__).resolve(),
-        config=ROOT / "configs/md17/small_ndem.yml",
+        config=ROOT / case.config,
         seeds=[0, 1, 2],
         test=f"{case.data}/test",
-        arms={name: _overrides(case, ARMS[name]) for name in case.arms},
-        metrics=METRICS,
-        about=f"Small ET (32 channels, 2 layers, gradient forces) on {case.frames} frames of "
-        f"{case.molecule}, budget of {case.budget * STEPS:,.0f} plain steps",
+        arms=arms,
+        metrics=list(case.metrics),
+        about=f"{case.about} on {case.title}; {case.plain_steps:,} plain steps",
     )
 
 
-def _overrides(case: Case, arm: Arm) -> dict[str, Any]:
-    steps_per_epoch = -(-case.frames // 8)
-    epochs = max(1, round(case.budget * STEPS / arm.cost / steps_per_epoch))
-    every = max(1, epochs // VALIDATIONS)
-    views = {"task.ndem.second_views": f"{case.data}.views.lmdb"}
-    return {
-        "dataset.train.src": f"{case.data}/train",
-        "dataset.val.src": f"{case.data}/val",
-        "optim.max_epochs": epochs,
-        "optim.eval_every": every * steps_per_epoch,
-        "optim.scheduler_params.warmup_epochs": max(1, round(0.04 * epochs)),
-        "logger.inner": None,
-        "hide_eval_progressbar": True,
-        **arm.changes,
-        **(views if arm.changes.get("task.ndem.target") == "second_views" else {}),
+def pretrain(case: Case, first: Pretraining) -> Path:
+    """The checkpoint that trainings start from; made once, with seed 0, for all of their seeds."""
+    if first.name == "potential":
+        case.make_potential_set(_ndem)
+    out, name = ROOT / "runs/second_views/pretraining", f"{case.name}_{first.name}"
+    changes = {
+        **case.settings(first.data, first.steps),
+        **case.all_arms["plain"].changes,
+        "dataset.val.src": f"{first.data}/val",
     }
+    print(f"{case.name}: pre-training on {first.data}", flush=True)
+    train_and_test(sweep_of(case, {name: changes}), out, name, 0)
+    return run_directory(out, name, 0) / "checkpoints" / RUN_ID / "best_checkpoint.pt"
+
+
+def overrides(case: Case, arm: str) -> dict[str, Any]:
+    """The settings of an arm, with the checkpoint that it starts from."""
+    first = case.pretraining(arm)
+    checkpoint = pretrain(case, first).relative_to(ROOT) if first else None
+    return case.overrides(arm, checkpoint and str(checkpoint))
 
 
 def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     """One training and its test, if it is not done, and the case's result so far."""
-    sweep, out = sweep_of(case), _out(case)
+    sweep, out = sweep_of(case, {arm: overrides(case, arm)}), _out(case)
     print(f"{case.name}: {arm}, seed {seed}", flush=True)
     train_and_test(sweep, out, arm, seed)
     for seeds in (args.seeds, [seed]):
@@ -206,12 +145,13 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
         for each in args.seeds
         if all((run_directory(out, name, each) / DONE).exists() for name in complete)
     ]
+    sweep = sweep_of(case, {name: overrides(case, name) for name in complete})
     found = collect(sweep, out, complete, seeds, [])
-    meta = read_meta(ROOT / f"{case.data}.views.lmdb")
+    meta = read_meta(Path(case.views))
     found["second_views"] = {
         key: meta[key] for key in ("made_of", "scale", "relative_error", "structures", "counts")
     }
-    found["cost_per_step"] = {name: ARMS[name].cost for name in complete}
+    found["cost_per_step"] = {name: case.all_arms[name].cost for name in complete}
     path = ROOT / f"results/second_views_{case.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

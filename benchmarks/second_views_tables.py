@@ -8,65 +8,87 @@ from pathlib import Path
 from typing import Any
 
 from molecule_tables import NOT_RUN, paired, spread
-from second_views import CASES
+from second_views_cases import CASES, Case, Molecule, Surfaces
 
-METRIC, ENERGY = "forces_mae_kcal_per_mol_A", "energy_mae_kcal_per_mol"
 ARMS = {
     "plain": "plain",
     "instead": "**second views, in place**",
     "ndem": "NDeM, λ = 1",
     "first_order": "first order, no potential",
+    "pretrained": "pre-trained on the potential's forces",
+    "dens": "DeNS",
 }
 SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
          "malonaldehyde": "malonaldehyde", "oc20": "OC20 relaxations"}  # fmt: skip
 
 
-def second_views(results: Path) -> str:
+def molecules(results: Path) -> str:
     """Plain, NDeM and second views at equal processor time, a row for each arm that was run."""
-    head = ["data", "arm", "steps", "processor time (s)", "force MAE (kcal/mol/Å)", "to plain",
-            "energy MAE (kcal/mol)", "seeds"]  # fmt: skip
+    cases = [case for case in CASES if isinstance(case, Molecule)]
+    what = (
+        "Small TorchMD-NET ET (32 channels, 2 layers, gradient forces), original MD17 labels, 50 "
+        "frames for validation, errors on 1,000 others. A budget of 1 is 3,120 plain steps of 8 "
+        "frames; every arm has its own learning-rate schedule."
+    )
+    return _table(results, cases, "kcal/mol", what)
+
+
+def surfaces(results: Path) -> str:
+    """The same on surfaces."""
+    cases = [case for case in CASES if isinstance(case, Surfaces)]
+    what = (
+        "Small EquiformerV2 (32 channels, 2 layers, L = 2, direct forces), batches of 4 frames "
+        "drawn at random from relaxations of six systems; errors on all other frames of these "
+        "systems. Energies are relative to the last frame of each relaxation."
+    )
+    return _table(results, cases, "eV", what)
+
+
+def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
+    head = ["data", "arm", "steps", "processor time (s)", f"force MAE ({unit}/Å)", "to plain",
+            f"energy MAE ({unit})", "seeds"]  # fmt: skip
     rows, sources, missing = [head, ["---"] * len(head)], [], []
-    for case in CASES:
+    for case in cases:
         name = f"second_views_{case.name}"
         found = _read(results / f"{name}.json")
-        title = f"{case.molecule}, {case.frames} frames, budget {case.budget:g}"
         if found is None or "plain" not in found["arms"]:
-            missing.append(title)
+            missing.append(case.title)
             continue
-        plain = found["arms"]["plain"]
-        for arm in case.arms:
-            rows.append(_row(title, arm, found["arms"].get(arm), plain))
+        rows += [_row(case, arm, found["arms"]) for arm in case.arms]
         sources.append((name, found))
+    if not sources:
+        return _not_run(missing)
     text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-    return "\n\n".join(filter(None, [text, _note(sources), _not_run(missing)]))
+    return "\n\n".join(filter(None, [text, _note(sources, what), _not_run(missing)]))
 
 
 def _not_run(cases: list[str]) -> str:
     return f"These cases were not run: {'; '.join(cases)}." if cases else ""
 
 
-def _row(title: str, arm: str, values: dict[str, Any] | None, plain: dict[str, Any]) -> list[Any]:
+def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]]) -> list[Any]:
+    values, plain = arms.get(arm), arms["plain"]
     if values is None:
-        return [title, ARMS[arm], "", "", NOT_RUN, "", "", ""]
+        return [case.title, ARMS[arm], "", "", NOT_RUN, "", "", ""]
+    forces, energy = case.metrics[:2]
     runs = values["runs"]
     steps = sorted({f"{run['steps']:,}" for run in runs})
     summary = values["summary"]
-    change = summary[METRIC]["mean"] / plain["summary"][METRIC]["mean"] - 1
+    change = summary[forces]["mean"] / plain["summary"][forces]["mean"] - 1
+    difference = f"{100 * change:+.0f} % ({paired(values, plain, forces)})"
     return [
-        title,
+        case.title,
         ARMS[arm],
         " to ".join(steps),
         f"{statistics.mean(run['process_s'] for run in runs):.0f}",
-        spread(summary[METRIC]),
-        "" if arm == "plain" else f"{100 * change:+.0f} % ({paired(values, plain)})",
-        spread(summary[ENERGY]),
+        spread(summary[forces]),
+        "" if arm == "plain" else difference,
+        spread(summary[energy]),
         len(runs),
     ]
 
 
-def _note(sources: list[tuple[str, dict[str, Any]]]) -> str:
-    if not sources:
-        return ""
+def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
     first = sources[0][1]
     commits = sorted(
         {commit[:10] for _, found in sources for arm in found["arms"].values()
@@ -75,10 +97,7 @@ def _note(sources: list[tuple[str, dict[str, Any]]]) -> str:
     made_of = first["second_views"]["made_of"]["calculator"]
     links = ", ".join(f"[{name}](results/{name}.json)" for name, _ in sources)
     return (
-        "Mean ± standard deviation over seeds; in brackets the difference seed by seed. Small "
-        "TorchMD-NET ET (32 channels, 2 layers, gradient forces), original MD17 labels, 50 frames "
-        "for validation, errors on 1,000 others. A budget of 1 is 3,120 plain steps of 8 frames; "
-        "every arm has its own learning-rate schedule. "
+        f"Mean ± standard deviation over seeds; in brackets the difference seed by seed. {what} "
         f"Potential: {made_of['package']} {made_of['version']}, `{_call(made_of['spec'])}`. "
         f"{first['hardware']['cpu']}, one thread per run on a machine shared with other work, "
         f"torch {first['hardware']['torch']}, commit {', '.join(commits)}; {links}."
@@ -137,4 +156,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-SECOND_VIEWS_TABLES = {"second_views": second_views, "curvature": curvature}
+SECOND_VIEWS_TABLES = {
+    "second_views": molecules,
+    "second_views_surfaces": surfaces,
+    "curvature": curvature,
+}

@@ -1,0 +1,67 @@
+"""benchmarks/second_views.py: what it would train, without training it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from unittest.mock import create_autospec
+
+import pytest
+from fairchem.core.common.flags import flags
+from fairchem.core.common.utils import build_config
+
+from conftest import ROOT
+from ndem_ocp.training.config import read_task
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import second_views
+import second_views_cases
+from second_views_cases import CASES, Molecule, Surfaces
+
+
+def test_every_case_has_a_name_and_a_folder_of_its_own():
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(set(case.arms) <= set(case.all_arms) and case.arms[0] == "plain" for case in CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_settings_of_every_arm_are_valid(case, demo_data, monkeypatch):
+    monkeypatch.setattr(Surfaces, "data", str(demo_data))
+    for arm in case.arms:
+        changes = [f"--{key}={value}" for key, value in case.overrides(arm).items()]
+        args = flags.get_parser().parse_args(
+            ["--mode", "train", "--cpu", "--config-yml", str(ROOT / case.config)]
+        )
+        config = build_config(args, changes)
+        views = config["task"]["ndem"].get("second_views")
+        assert (views == case.views) == (arm == "instead")
+        config["task"]["ndem"].pop("second_views", None)  # a file that is not there
+        if views is None:
+            assert read_task(config).settings is not None
+
+
+def test_plain_training_takes_the_whole_budget():
+    for case in (case for case in CASES if isinstance(case, Molecule)):
+        per_epoch = -(-case.frames // 8)
+        steps = {arm: case.overrides(arm)["optim.max_epochs"] * per_epoch for arm in case.arms}
+        assert steps["plain"] == pytest.approx(case.plain_steps, abs=per_epoch)
+        if "ndem" in steps:
+            assert steps["ndem"] == pytest.approx(case.plain_steps / 1.6, abs=per_epoch)
+
+
+def test_the_queue_trains_each_arm_and_what_it_starts_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(second_views, "ROOT", tmp_path)
+    monkeypatch.setattr(second_views_cases.Molecule, "make_potential_set", lambda case, ndem: None)
+    train = create_autospec(second_views.train_and_test)
+    monkeypatch.setattr(second_views, "train_and_test", train)
+    case = CASES[0]
+    for arm in case.arms:
+        second_views.run(case, arm, 1, Namespace(seeds=[1]))
+    trained = [(call.args[2], call.args[3]) for call in train.call_args_list]
+    assert trained[:3] == [("plain", 1), ("instead", 1), ("ndem", 1)]
+    assert trained[3:] == [(f"{case.name}_potential", 0), ("pretrained", 1)]
+    first, second = (train.call_args_list[i].args[0] for i in (3, 4))
+    checkpoint = second.arms["pretrained"]["task.init_from.checkpoint"]
+    assert checkpoint.endswith(f"{case.name}_potential-seed0/checkpoints/train/best_checkpoint.pt")
+    (changes,) = first.arms.values()
+    assert changes["dataset.train.src"] == f"{case.data}.potential/train"
