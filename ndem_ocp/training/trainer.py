@@ -29,6 +29,7 @@ from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from ndem_ocp.commands.uncaught import say_it_in_a_sentence
 from ndem_ocp.method import (
     Noise,
     Tally,
@@ -76,6 +77,7 @@ class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
     """
 
     def __init__(self, *args: Any, name: str = "ocp", **kwargs: Any) -> None:
+        say_it_in_a_sentence()
         self._evaluator = name  # fairchem's name of a task, by which its evaluator is chosen
         super().__init__(*args, name=NAME, **kwargs)
 

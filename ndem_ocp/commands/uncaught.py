@@ -1,0 +1,33 @@
+"""Errors in a process that is not ours: the stock ``fairchem`` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from ndem_ocp.commands.ending import explained, refuse
+
+
+def say_it_in_a_sentence() -> None:
+    """Let an error that a user can mend end ``fairchem`` as it ends ``ndem``: in one sentence.
+
+    Call it once torch's process group exists, because that sets a hook of its own. Ranks that
+    ``fairchem --num-gpus`` starts, and all programs but ``fairchem``, keep their traceback.
+    """
+    before = sys.excepthook
+    if Path(sys.argv[0]).name != "fairchem" or before is _Hook.current:
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sentence = explained(error) if isinstance(error, Exception) else None
+        if sentence is None:
+            before(kind, error, trace)
+        else:
+            sys.exit(refuse(sentence))
+
+    sys.excepthook = _Hook.current = hook
+
+
+class _Hook:
+    current: object = None
