@@ -15,12 +15,12 @@ from ase.calculators.harmonic import HarmonicCalculator, HarmonicForceField
 from ase.constraints import FixAtoms
 
 from conftest import ROOT, short_training
+from ndem_ocp.calculators.potential import Potential
 from ndem_ocp.cli import main
-from ndem_ocp.data.curvature import agreement_of, isotropic
-from ndem_ocp.data.pairs import near_pairs
+from ndem_ocp.curvature.measure import agreement_of, isotropic
+from ndem_ocp.curvature.pairs import near_pairs
 from ndem_ocp.data.records import Structure, iter_structures
 from ndem_ocp.evaluation.vibrations import frequencies_of, vibrations
-from ndem_ocp.second_views.draws import Potential
 
 EXACT = "ase.calculators.emt:EMT()"
 SPRING = 3.0  # eV/A^2

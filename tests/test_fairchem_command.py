@@ -381,7 +381,10 @@ def test_a_misspelt_setting_ends_in_one_sentence(first):
     done = first["misspelt"]
     assert done.status == 2
     assert "Traceback" not in done.output
-    assert "ndem: task.ndem.sigma_maks is not a setting of NDeM. Did you mean 'sigma_max'?" in done.output
+    assert (
+        "ndem: task.ndem.sigma_maks is not a setting of NDeM. Did you mean 'sigma_max'?"
+        in done.output
+    )
     assert not list(done.run_dir.rglob("*.pt"))
 
 

@@ -13,6 +13,8 @@ from ase.calculators.emt import EMT
 
 from conftest import tiny_config, trainer_of
 from helpers import state_of
+from ndem_ocp.calculators.potential import Potential
+from ndem_ocp.calculators.spec import calculator_of, provenance_of
 from ndem_ocp.cli import main
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.records import Structure, iter_structures
@@ -23,8 +25,8 @@ from ndem_ocp.method import (
     view_energy,
     view_forces,
 )
-from ndem_ocp.second_views.calculators import calculator_of, provenance_of
-from ndem_ocp.second_views.draws import Draws, Potential, digest_of
+from ndem_ocp.second_views import make
+from ndem_ocp.second_views.draws import Draws, digest_of, views_of
 from ndem_ocp.second_views.make import MakeOptions, make_second_views
 from ndem_ocp.second_views.sidecar import Sidecar, SidecarWriter, read_meta
 from ndem_ocp.second_views.source import ViewSource
@@ -176,13 +178,13 @@ def same_views(structures, ours, theirs) -> None:
 def test_it_continues_where_it_was_stopped(train_split, sidecar, tmp_path, monkeypatch):
     out, seen = tmp_path / "views.lmdb", []
 
-    def stops(self, structure, draws, whole=Potential.views):
+    def stops(potential, structure, draws):
         if len(seen) == 5:
             raise KeyboardInterrupt
         seen.append(structure)
-        return whole(self, structure, draws)
+        return views_of(potential, structure, draws)
 
-    monkeypatch.setattr(Potential, "views", stops)
+    monkeypatch.setattr(make, "views_of", stops)
     with pytest.raises(KeyboardInterrupt):
         make_second_views(train_split, EXACT, out, FEW)
     with pytest.raises(DataError, match=r"is not finished \(5 structures so far"):
@@ -190,11 +192,11 @@ def test_it_continues_where_it_was_stopped(train_split, sidecar, tmp_path, monke
     monkeypatch.undo()
     made = []
     monkeypatch.setattr(
-        Potential,
-        "views",
-        lambda self, structure, draws, whole=Potential.views: (
+        make,
+        "views_of",
+        lambda potential, structure, draws: (
             made.append(structure),
-            whole(self, structure, draws),
+            views_of(potential, structure, draws),
         )[1],
     )
     make_second_views(train_split, EXACT, out, FEW)

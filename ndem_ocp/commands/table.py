@@ -78,7 +78,7 @@ COMMANDS = (
     Command(
         "data curvature",
         "how forces change over near frames: isotropic c, calculators, checkpoints",
-        "data.cli_curvature",
+        "curvature.command",
     ),
     Command(
         "data second-views",

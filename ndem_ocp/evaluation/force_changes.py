@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ndem_ocp.data.curvature import agreement_of, isotropic
-from ndem_ocp.data.pairs import near_pairs
+from ndem_ocp.curvature.measure import agreement_of, isotropic
+from ndem_ocp.curvature.pairs import near_pairs
 from ndem_ocp.data.records import iter_structures
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.evaluation.samples import Samples

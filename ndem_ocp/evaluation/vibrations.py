@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         existing_file(path, EvaluationError)
 
     import ndem_ocp
-    from ndem_ocp.second_views.calculators import calculator_of
+    from ndem_ocp.calculators.spec import calculator_of
 
     atoms = _read(args.structure)
     given = None if args.reference is None else _numbers(args.reference)

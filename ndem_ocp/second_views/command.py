@@ -122,7 +122,7 @@ def _split(path: Path) -> Path:
 
 def summary(out: str, meta: dict[str, Any]) -> str:
     """What was written, and how to train with it."""
-    from .calculators import Provenance
+    from ndem_ocp.calculators.spec import Provenance
 
     counts, made_of = meta["counts"], meta["made_of"]
     calculator, draws = made_of["calculator"], made_of["draws"]

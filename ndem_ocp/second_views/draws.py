@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ndem_ocp.calculators.potential import Potential
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.records import Structure
 
@@ -56,75 +57,35 @@ def digest_of(structure: Structure) -> bytes:
     return structure_digest(structure.numbers, structure.positions, structure.cell, ~structure.free)
 
 
-class Potential:
-    """An ASE calculator for structures of a data set, one after another.
+def views_of(potential: Potential, structure: Structure, draws: Draws) -> Views:
+    """All second views of a structure: K + 1 calculations."""
+    sigma, eps = draws.of(structure)
+    energy, forces = potential(structure)
+    moved = [potential(structure, each) for each in eps]
+    return Views(
+        forces=forces,
+        sigma=sigma,
+        eps=eps,
+        force_change=np.array([f - forces for _, f in moved]),
+        energy_change=np.array([e - energy for e, _ in moved]),
+    )
 
-    Raises:
-        DataError: (all methods) the calculator fails or gives numbers that are not finite; with
-            the record and the calculator's own words.
+
+def gradient_mismatch(
+    potential: Potential, structures: list[Structure], sigma: float = 0.02
+) -> float:
+    """How far the forces are from the energy's gradient: relative, 0 when they are it.
+
+    rms of E(X+eps) - E(X) + (T(X) + T(X+eps)) . eps / 2, which is of third order in eps, over
+    that of the second term.
     """
-
-    def __init__(self, calculator: Any) -> None:
-        self.calculator = calculator
-
-    def __call__(
-        self, structure: Structure, eps: np.ndarray | None = None
-    ) -> tuple[float, np.ndarray]:
-        """Energy in eV and (N, 3) forces in eV/A on the structure, or displaced by eps.
-
-        X + eps is rounded to float32 first, as it is where a model sees it.
-        """
-        from ase import Atoms
-
-        positions = structure.positions if eps is None else structure.positions + eps
-        atoms = Atoms(
-            structure.numbers,
-            positions.astype(np.float64),
-            cell=structure.cell,
-            pbc=structure.pbc,
-        )
-        atoms.calc = self.calculator
-        try:
-            energy = float(atoms.get_potential_energy())
-            forces = np.asarray(atoms.get_forces(), dtype=np.float64)
-        except Exception as error:  # whatever the calculator raises: an unknown element, say
-            raise DataError(
-                f"{structure.where} ({atoms.get_chemical_formula()}): the calculator fails "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        if not np.isfinite(energy) or not np.isfinite(forces).all():
-            raise DataError(
-                f"{structure.where} ({atoms.get_chemical_formula()}): the calculator's energy or "
-                "forces are not finite"
-            )
-        return energy, forces
-
-    def views(self, structure: Structure, draws: Draws) -> Views:
-        """All second views of a structure: K + 1 calculations."""
-        sigma, eps = draws.of(structure)
-        energy, forces = self(structure)
-        moved = [self(structure, each) for each in eps]
-        return Views(
-            forces=forces,
-            sigma=sigma,
-            eps=eps,
-            force_change=np.array([f - forces for _, f in moved]),
-            energy_change=np.array([e - energy for e, _ in moved]),
-        )
-
-    def gradient_mismatch(self, structures: list[Structure], sigma: float = 0.02) -> float:
-        """How far the forces are from the energy's gradient: relative, 0 when they are it.
-
-        rms of E(X+eps) - E(X) + (T(X) + T(X+eps)) . eps / 2, which is of third order in eps, over
-        that of the second term.
-        """
-        wrong = size = 0.0
-        for structure in structures:
-            _, eps = Draws(2, sigma, sigma).of(structure)
-            energy, forces = self(structure)
-            for each in eps:
-                displaced, changed = self(structure, each)
-                work = float((each * (forces + changed)).sum()) / 2
-                wrong += (displaced - energy + work) ** 2
-                size += work**2
-        return float(np.sqrt(wrong / size)) if size > 0 else 0.0
+    wrong = size = 0.0
+    for structure in structures:
+        _, eps = Draws(2, sigma, sigma).of(structure)
+        energy, forces = potential(structure)
+        for each in eps:
+            displaced, changed = potential(structure, each)
+            work = float((each * (forces + changed)).sum()) / 2
+            wrong += (displaced - energy + work) ** 2
+            size += work**2
+    return float(np.sqrt(wrong / size)) if size > 0 else 0.0

@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from ndem_ocp.calculators.potential import Potential
+from ndem_ocp.calculators.spec import calculator_of, provenance_of
+from ndem_ocp.curvature.measure import Agreement, agreement_of
+from ndem_ocp.curvature.pairs import MOST_READ, near_pairs
 from ndem_ocp.data.convert import package_version
-from ndem_ocp.data.curvature import Agreement, agreement_of
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.lock import only_writer
-from ndem_ocp.data.pairs import near_pairs
 from ndem_ocp.data.records import Structure, iter_structures
 from ndem_ocp.data.units import force_in_ev, units_of
 
-from .calculators import calculator_of, provenance_of
-from .draws import Draws, Potential, digest_of
+from .draws import Draws, digest_of, gradient_mismatch, views_of
 from .sidecar import SidecarWriter, Views
 
-MOST_READ = 20_000  # records among which pairs of near frames are looked for
 MAX_GRADIENT_MISMATCH = 0.2
 
 
@@ -123,7 +123,7 @@ def _judge(path: Path, potential: Potential, options: MakeOptions) -> dict[str, 
     if not labelled:
         raise DataError(f"{path}: no record has forces, so there is nothing to add changes to")
     few = labelled[:: max(1, len(labelled) // 3)][:3]
-    mismatch = potential.gradient_mismatch(few)
+    mismatch = gradient_mismatch(potential, few)
     if mismatch > MAX_GRADIENT_MISMATCH:
         raise DataError(
             f"the calculator's forces are not the gradient of its energy (off by "
@@ -251,7 +251,7 @@ def _views(
 
 def _one(potential: Potential, structure: Structure, options: MakeOptions) -> Views | str:
     try:
-        return potential.views(structure, options.draws)
+        return views_of(potential, structure, options.draws)
     except DataError as error:
         if options.skip_failed:
             return str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ndem_ocp.data.curvature import Agreement
+from ndem_ocp.curvature.measure import Agreement
 from ndem_ocp.report.plots import MUTED, plt
 
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.commands.options import add_seed, add_unsafe, at_least
+from ndem_ocp.data.errors import DataError
 from ndem_ocp.files import existing, existing_file, write_text
-
-from .errors import DataError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,12 +59,11 @@ def _run(args: argparse.Namespace) -> int:
     existing(args.path)
     for path in args.checkpoint:
         existing_file(path)
-    from ndem_ocp.second_views.make import MOST_READ
+    from ndem_ocp.data.records import iter_structures
+    from ndem_ocp.data.units import units_of
 
-    from .curvature import isotropic
-    from .pairs import near_pairs
-    from .records import iter_structures
-    from .units import units_of
+    from .measure import isotropic
+    from .pairs import MOST_READ, near_pairs
 
     for option, file in (("--json", args.json), ("--figure", args.figure)):
         if file and not Path(file).resolve().parent.is_dir():  # known before a long calculation
@@ -86,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _write(args, found, unit)
     if args.figure:
-        from ndem_ocp.report.curvature_figure import draw
+        from ndem_ocp.curvature.figure import draw
 
         draw(found, Path(args.figure))
     return 0
@@ -110,17 +108,16 @@ def _write(args: argparse.Namespace, found: Any, unit: str) -> None:
 
 
 def _agreement(name: str, structures: Any, pairs: Any, forces: Any) -> Any:
-    from .curvature import agreement_of
+    from .measure import agreement_of
 
     return agreement_of(name, structures, pairs, forces)
 
 
 def _predictors(args: argparse.Namespace, structures: Any) -> Any:
     """(name, function of a structure's position giving (N, 3) forces in the data's unit)."""
-    from ndem_ocp.second_views.calculators import calculator_of, provenance_of
-    from ndem_ocp.second_views.draws import Potential
-
-    from .units import force_in_ev, units_of
+    from ndem_ocp.calculators.potential import Potential
+    from ndem_ocp.calculators.spec import calculator_of, provenance_of
+    from ndem_ocp.data.units import force_in_ev, units_of
 
     unit = force_in_ev(units_of(Path(args.path)))
     made = []
@@ -139,7 +136,7 @@ def _predictors(args: argparse.Namespace, structures: Any) -> Any:
 def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
     import numpy as np
 
-    from .curvature import force_changes
+    from .measure import force_changes
 
     sizes = [pair.rms for pair in pairs]
     change = np.concatenate([np.abs(each).ravel() for each in force_changes(structures, pairs)])

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from ndem_ocp.data.records import Structure
+
 from .pairs import Pair
-from .records import Structure
 
 _BINS = 4  # of displacement
 _MIN_ATOMS = 10  # atoms of an element for a number of its own
@@ -82,8 +83,7 @@ def agreement_of(
 def force_changes(structures: Sequence[Structure], pairs: Sequence[Pair]) -> list[np.ndarray]:
     """dF of each pair on its free atoms, (n, 3), from the labels."""
     return [
-        pair.change(structures[pair.first].forces, structures[pair.second].forces)
-        for pair in pairs
+        pair.change(structures[pair.first].forces, structures[pair.second].forces) for pair in pairs
     ]
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .records import Structure
+from ndem_ocp.data.records import Structure
 
 #: A, range of the largest displacement of a free atom between the frames of a pair
 DISPLACEMENTS = (0.02, 0.3)
 _LOOK_AHEAD = 40  # frames
 _MOST_FRAMES = 2000  # of one molecule: nearest frames are searched among all pairs of them
+MOST_READ = 20_000  # records that the commands search for pairs
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Any ASE calculator, by its dotted name."""

@@ -1,0 +1,1 @@
+"""How forces change over near frames: in the data, and as calculators and models say."""
