@@ -83,7 +83,7 @@ def test_original_labels_need_a_revised_file(tmp_path):
     [
         ("0\n1\n20\n", "2", None, r"train\.txt: index 20 for train is out of range: .*20 frames"),
         ("0\n-1\n", "2", None, r"index -1 for train is out of range"),
-        ("0\n3\n3\n", "2", None, r"index 3 for train is there 2 times"),
+        ("0\n3\n3\n", "2", None, r"index 3 for train appears 2 times"),
         ("0\n1\n", "2\n1\n", None, r"val\.txt: 1 indices for val are also in train, the first is 1"),
         ("0\n1\n", "2\n", "4\n2\n", r"test\.txt: 1 indices for test are in val too, .* is 2"),
         ("0\n1.5\n", "2", None, r"train\.txt: line 2 is '1\.5', not an index"),

@@ -59,7 +59,7 @@ def iter_frames(source: Source, frames: Sequence[int] | None = None) -> Iterator
         EOFError,
         lzma.LZMAError,
         UnicodeError,
-    ) as error:  # an error of the file, not of a frame
+    ) as error:  # of the file
         yield None, error
 
 

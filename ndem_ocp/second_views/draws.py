@@ -1,4 +1,4 @@
-"""Displacements of a structure, and what a calculator says about them."""
+"""Displacements of a structure, and a calculator's energies and forces for them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Draws:
     """How structures are displaced: eps_i ~ N(0, sigma^2 I) on every free atom.
 
     Attributes:
-        count: K, displacements of each structure.
+        count: K, displacements per structure.
         sigma_min, sigma_max: A, range of sigma. Its K values are spread evenly over the range.
-        seed: with the structure's digest it decides the displacements, whatever the order.
+        seed: determines the displacements together with the structure's digest, in any order.
     """
 
     count: int = 16
@@ -30,10 +30,11 @@ class Draws:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise DataError(f"--draws {self.count}: at least 1 displacement for each structure")
+            raise DataError(f"--draws {self.count}: give at least 1 displacement per structure")
         if not 0 < self.sigma_min <= self.sigma_max < 1:
             raise DataError(
-                f"--sigma {self.sigma_min} {self.sigma_max}: two lengths in A, 0 < MIN <= MAX < 1"
+                f"--sigma {self.sigma_min} {self.sigma_max}: give two lengths in A, 0 < MIN <= MAX "
+                "< 1"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,8 +61,8 @@ class Potential:
     """An ASE calculator for structures of a data set, one after another.
 
     Raises:
-        DataError: (all methods) the calculator fails or gives numbers that are not finite; with
-            the record and the calculator's own words.
+        DataError: (all methods) the calculator fails or its results are not finite; the message has
+            the record and the calculator's own error.
     """
 
     def __init__(self, calculator: Any) -> None:
@@ -72,7 +73,7 @@ class Potential:
     ) -> tuple[float, np.ndarray]:
         """Energy in eV and (N, 3) forces in eV/A on the structure, or displaced by eps.
 
-        X + eps is rounded to float32 first, as it is where a model sees it.
+        X + eps is first rounded to float32, like the input of a model.
         """
         from ase import Atoms
 
@@ -87,7 +88,9 @@ class Potential:
         try:
             energy = float(atoms.get_potential_energy())
             forces = np.asarray(atoms.get_forces(), dtype=np.float64)
-        except Exception as error:  # whatever the calculator raises: an unknown element, say
+        except (
+            Exception
+        ) as error:  # whatever the calculator raises, for example for an unknown element
             raise DataError(
                 f"{structure.where} ({atoms.get_chemical_formula()}): the calculator fails "
                 f"({type(error).__name__}: {error})"
@@ -113,10 +116,10 @@ class Potential:
         )
 
     def gradient_mismatch(self, structures: list[Structure], sigma: float = 0.02) -> float:
-        """How far the forces are from the energy's gradient: relative, 0 when they are it.
+        """Relative difference between the forces and the energy's gradient; 0 if they agree.
 
-        rms of E(X+eps) - E(X) + (T(X) + T(X+eps)) . eps / 2, which is of third order in eps, over
-        that of the second term.
+        rms of E(X+eps) - E(X) + (T(X) + T(X+eps)) . eps / 2, which is of third order in eps for a
+        gradient, divided by the rms of the last term.
         """
         wrong = size = 0.0
         for structure in structures:
