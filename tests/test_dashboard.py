@@ -150,7 +150,7 @@ def test_a_file_of_something_else_is_refused(workspaces, tmp_path, capsys):
     path = tmp_path / "x.json"
     path.write_text("{}")
     assert cli.main(["dashboard", "--from", str(path)]) == 2
-    assert "is no file of ndem dashboard --out" in capsys.readouterr().err
+    assert "is not a file of ndem dashboard --out" in capsys.readouterr().err
 
 
 def test_without_the_extra_its_name_is_said(monkeypatch, capsys):

@@ -143,7 +143,7 @@ def test_a_task_of_a_sweep(tmp_path):
             command_of(train_args("--sweep", TABLE4, *wrong))
     with pytest.raises(LaunchError, match=r"leave .* out"):
         command_of(train_args(SMALL, *words))
-    with pytest.raises(LaunchError, match="which configuration"):
+    with pytest.raises(LaunchError, match="no configuration"):
         command_of(train_args("--cpu"))
     with pytest.raises(LaunchError, match="--sweep"):
         command_of(train_args(SMALL, "--task", "1"))

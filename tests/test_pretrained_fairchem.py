@@ -334,7 +334,7 @@ def test_other_objects_need_a_word_and_are_read_with_a_warning(
     assert "task.init_from.unsafe: True" in str(refused.value)
     with caplog.at_level(logging.WARNING):
         load_pretrained(model, path, kind=kind, unsafe=True)
-    assert "unrestricted reader (unsafe)" in caplog.text
+    assert "unrestricted reader, because unsafe" in caplog.text
 
 
 # --- in a run ------------------------------------------------------------------------------------
