@@ -272,7 +272,7 @@ def test_mistakes_are_one_sentence_that_names_the_way_out(
     assert "no such file" in refused(tmp_path / "nowhere.pt", "--data", val)
     assert "nowhere: no such file or directory" in refused(trained[0], "--data", "nowhere")
     (tmp_path / "text.pt").write_text("no checkpoint")
-    assert "text.pt is no checkpoint" in refused(tmp_path / "text.pt", "--data", val)
+    assert "text.pt is not a checkpoint" in refused(tmp_path / "text.pt", "--data", val)
     torch.save({"state_dict": {}}, tmp_path / "bare.pt")
     assert "contains no configuration" in refused(tmp_path / "bare.pt", "--data", val)
     assert "two splits are called 'a'" in refused(

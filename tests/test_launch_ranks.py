@@ -180,7 +180,7 @@ def test_every_rank_needs_a_gpu_of_its_own(monkeypatch):
         assert with_device(place).local_rank == local_rank
     for gpus, advice in ((0, "add --cpu"), (2, "as many ranks as there are GPUs")):
         seen["gpus"] = gpus
-        with pytest.raises(LaunchError, match=way_out):
+        with pytest.raises(LaunchError, match=advice):
             with_device(place)
 
 
