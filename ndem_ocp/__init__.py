@@ -4,10 +4,10 @@ Importing the package is quick and loads neither torch nor fairchem: its names a
 they are first used, and register its trainer, models, heads, losses, reader and logger with
 fairchem then, under ``ndem``, ``ndem_hydra``, ``ndem_lmdb``, ``squared_l2`` and so on. The dotted
 names (``trainer: ndem_ocp.NDeMTrainer``) work in every process without any import; so do the short
-ones where fairchem reads its plug-in folder, as all its commands do. A script that looks a short
-name up in fairchem's registry by itself calls :func:`register` first.
+ones if fairchem reads its plug-in folder, as all its commands do. A script that looks up a short
+name in fairchem's registry must call :func:`register` first.
 
-``ndem_ocp.method`` works without fairchem: it needs torch alone.
+``ndem_ocp.method`` works without fairchem; it only needs torch.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ def register() -> None:
     """Register everything of this package with fairchem, under its short names.
 
     Raises:
-        ImportError: where fairchem-core 1.10 is not installed or does not start.
+        ImportError: if fairchem-core 1.10 is not installed or cannot be imported.
     """
     try:
         for module, names in _HOMES.items():
-            for name in names:  # asked for, because a module may be lazy itself
+            for name in names:  # getattr, because a module may itself be lazy
                 getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ImportError(
             f"ndem_ocp needs fairchem-core 1.10 for everything but ndem_ocp.method ({error}); "
-            "`ndem doctor` says what is installed here.",
+            "`ndem doctor` shows what is installed here.",
             name=error.name,
         ) from error
 
 
-# A configuration that names one thing by its dotted name may name others by their short ones.
+# A configuration with one dotted name may use short names for everything else.
 __getattr__, __dir__, _names = lazy_names(__name__, _HOMES, before=register)
 
 __all__ = ["NDeMError", "__version__", "register", *_names]

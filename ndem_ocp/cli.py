@@ -11,14 +11,14 @@ __all__ = ["build_parser", "main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status (:mod:`ndem_ocp.commands.ending`)."""
+    """Run one command; returns the exit status (:mod:`ndem_ocp.commands.ending`)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     return ending.run(lambda: _run(given))
 
 
 def _run(given: list[str]) -> int:
     parser = build_parser(given)
-    # argparse cannot tell what follows -- from a missing positional argument
+    # argparse would take what follows -- for a missing positional argument
     head, overrides = given, []
     if "--" in given:
         head, overrides = given[: given.index("--")], given[given.index("--") + 1 :]

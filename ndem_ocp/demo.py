@@ -1,7 +1,7 @@
 """``ndem demo``: a real NDeM training run on data made on the spot, through stock fairchem.
 
-Every step is a command that a user could type, and is printed before it runs. Interrupted, the
-demo goes on from the run's last checkpoint when it is started again.
+Every step is a command that a user could type, and is printed before it runs. After an
+interruption, the same command continues from the run's last checkpoint.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
     """Data, training, validation and prediction on both splits, pictures, metrics.json."""
     if args.config == CONFIG and not CONFIG.exists():
         raise DemoError(
-            f"{CONFIG} is not here: run ndem demo in a checkout of the project, or give --config "
-            "the path of a configuration. For a model of your own files there is ndem fit."
+            f"{CONFIG} does not exist: run ndem demo in a checkout of the project, or give "
+            "--config the path of a configuration. To train on your own files use ndem fit."
         )
     read_mapping(args.config, DemoError, "a configuration")
     args.cpu = choose_cpu(args.cpu, args.gpu)
     if (args.out / "metrics.json").exists():
-        print(f"{args.out} holds a finished demo: making it anew.")
+        print(f"{args.out} holds a finished demo: making it again.")
         shutil.rmtree(args.out)
     writable_folder(args.out)
     if not (args.data / "train").is_dir():

@@ -1,4 +1,4 @@
-"""``ndem doctor``: what is installed, what stands in for what, and what is wrong with the fix."""
+"""``ndem doctor``: what is installed, which stand-ins are used, what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def examine() -> Report:
 def _guarded(check: Callable[[Report], None], report: Report) -> None:
     try:
         check(report)
-    except Exception as error:  # a doctor reports what breaks, whatever it is
+    except Exception as error:  # report whatever breaks
         report.problems.append(f"{check.__name__[1:]}: {type(error).__name__}: {error}")
 
 
@@ -137,7 +137,7 @@ def _extensions(report: Report) -> None:
         report.line(name, state)
         if state == "missing":
             report.problems.append(f"{name} is missing: reinstall ndem_ocp (pip install .)")
-        elif state != "stand-in":  # the real package: does it load beside this torch?
+        elif state != "stand-in":  # the real package: does it load with this torch?
             try:
                 __import__(name)
             except (ImportError, OSError) as error:
@@ -159,12 +159,12 @@ def _registration(report: Report) -> None:
     report.line("short name", "in fairchem's plug-in folder" if _plugged_in() else "import only")
     if _plugged_in() and not _plug_in_is_ours():
         report.problems.append(
-            f"{_plug_in_file()} is of an older ndem_ocp and registers nothing: install this "
+            f"{_plug_in_file()} is from an older ndem_ocp and registers nothing: install this "
             "package again (make env, or pip install)."
         )
     if not _plugged_in():
         report.lines.append(
-            "    'trainer: ndem' needs fairchem and ndem_ocp in one site-packages; use "
+            "    'trainer: ndem' needs fairchem and ndem_ocp in the same site-packages; use "
             "'trainer: ndem_ocp.NDeMTrainer', which always works."
         )
 

@@ -1,4 +1,4 @@
-"""Files that a user names: are they there, and writing them whole or not at all."""
+"""Files given by the user: checking that they exist, and writing them completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 
 from ndem_ocp.errors import NDeMError
 
-TEMPORARY = ".writing-"  # prefix of a file being written; then host, process and its final name
+TEMPORARY = ".writing-"  # prefix of a file being written, before host, process and final name
 
-# What a user can put right. A connection that is lost, say, is an error like any other.
+# Errors that a user can fix; any other, such as a lost connection, keeps its traceback.
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than is allowed here",
+    errno.EFBIG: "the file would be larger than allowed here",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
     errno.ENOENT: "no such file or directory",
-    errno.ENOTDIR: "a part of this path is a file, not a directory",
-    errno.EISDIR: "this is a directory, and a file is needed",
+    errno.ENOTDIR: "part of this path is a file, not a directory",
+    errno.EISDIR: "this is a directory, but a file is needed",
     errno.EEXIST: "this exists already",
-    errno.ELOOP: "a symbolic link that leads back to itself",
+    errno.ELOOP: "a symbolic link that points back to itself",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EIO: "the disk cannot be read or written",
     errno.EMFILE: "too many files are open",
@@ -37,28 +37,28 @@ _REASONS = {
 
 
 class InputError(NDeMError, ValueError):
-    """A path that a user gave and that cannot be read; the message names it."""
+    """A path given by the user that cannot be read; the message names it."""
 
 
 class OutputError(NDeMError, OSError):
-    """A file that cannot be written; the message names it, and what was there is untouched."""
+    """A file that cannot be written; the message names it. An existing file is unchanged."""
 
 
 def reason_of(error: OSError) -> str | None:
-    """What is wrong with a file or a disk, in words; None if it is neither that is wrong."""
+    """What is wrong with a file or disk, in words; None if the error is about neither."""
     return _REASONS.get(error.errno or 0)
 
 
 def existing(
     path: str | Path, error: type[NDeMError] = InputError, option: str | None = None
 ) -> Path:
-    """``path``, which is a file or a directory.
+    """Return ``path``, an existing file or directory.
 
     Args:
         path: as given. error: the class to raise. option: of the command line, for the message.
 
     Raises:
-        InputError: or ``error``, if it is not there, or a link leads nowhere.
+        InputError: or ``error``, if it does not exist or is a broken link.
     """
     path = Path(path)
     try:
@@ -70,20 +70,20 @@ def existing(
 
 
 def existing_file(path: str | Path, error: type[NDeMError] = InputError) -> Path:
-    """``path``, which is a file.
+    """Return ``path``, an existing file.
 
     Raises:
-        InputError: or ``error``, if it is not there, or is a directory.
+        InputError: or ``error``, if it does not exist or is a directory.
     """
     path = Path(path)
     if existing(path, error).is_dir():
-        raise error(f"{path}: this is a directory; the name of a file is needed.")
+        raise error(f"{path}: this is a directory, but a file is needed.")
     return path
 
 
 def _why_absent(path: Path, problem: OSError) -> str:
     if problem.errno == errno.ENOENT and path.is_symlink():
-        return f"a symbolic link to {path.readlink()}, which is not there"
+        return f"a symbolic link to {path.readlink()}, which does not exist"
     if problem.errno == errno.ENOENT:
         return f"no such file or directory (from {Path.cwd()})"
     return reason_of(problem) or problem.strerror or str(problem)
@@ -91,10 +91,10 @@ def _why_absent(path: Path, problem: OSError) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A name beside ``path`` to write a file under; it takes the place of ``path`` at the end.
+    """A temporary name next to ``path`` to write to; it is renamed to ``path`` at the end.
 
     Raises:
-        OutputError: when the disk refuses; what was at ``path`` is untouched, and nothing is left.
+        OutputError: if writing fails; ``path`` is unchanged and the temporary file removed.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -108,7 +108,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OutputError) or reason_of(error) is None:
             raise
         raise OutputError(
-            f"{path} could not be written: {reason_of(error)}. What was there before is untouched."
+            f"{path} could not be written: {reason_of(error)}. An existing file is unchanged."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -116,7 +116,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all.
+    """Write ``text`` to ``path``, completely or not at all.
 
     Raises:
         OutputError: when the disk refuses.
@@ -126,28 +126,26 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """``path`` as a directory in which files can be made: asked before a long computation.
+    """Create directory ``path`` if needed and check that files can be written there.
 
     Raises:
-        OutputError: if it cannot be made, or takes no files.
+        OutputError: if it cannot be created or written to.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise OutputError(f"{path}: this is a file, and a directory to write into is needed.")
+        raise OutputError(f"{path}: this is a file, but a directory to write to is needed.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = temporary_name(path / "probe")
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(
-            f"{path}: nothing can be written there: {reason_of(error) or error}."
-        ) from error
+        raise OutputError(f"{path}: cannot write there: {reason_of(error) or error}.") from error
     return path
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames in ``directory`` last; some file systems cannot, and need not."""
+    """Make renames in ``directory`` permanent; some file systems cannot and need not."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:
@@ -157,5 +155,5 @@ def sync_directory(directory: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """The name under which this process writes ``path``."""
+    """The temporary name to which this process writes ``path``."""
     return path.with_name(f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{path.name}")

@@ -20,7 +20,7 @@ def lazy_names(
         homes: names by the module that has them.
         before: called once before the first of these modules is imported.
 
-    A name that was used once is an ordinary attribute of the package.
+    After its first use a name is an ordinary attribute of the package.
     """
     home_of = {name: module for module, names in homes.items() for name in names}
 

@@ -1,7 +1,7 @@
-"""npz files of somebody else: looked at before anything reads them with pickle allowed.
+"""Checking npz files from others before anything reads them with pickle allowed.
 
-fairchem reads ``metadata.npz`` and linear references with ``allow_pickle=True``, which runs
-whatever an array of Python objects says, and takes a file that is no archive for a pickle.
+fairchem reads ``metadata.npz`` and linear references with ``allow_pickle=True``, which runs code in
+arrays of Python objects and reads a file that is not an archive as a pickle.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ _HEADERS = {
 
 
 def check_npz(path: str | Path, error: type[NDeMError] = InputError) -> Path:
-    """``path``, if it is an npz file of numbers and text; only the heads of its arrays are read.
+    """Return ``path`` if it is an npz file of numbers and text; only array headers are read.
 
     Raises:
-        InputError: or ``error``: the file is not there, is no npz file, is damaged, or holds an
-            array of Python objects.
+        InputError: or ``error``, if the file does not exist, is not an npz file, is damaged, or
+            contains an array of Python objects.
     """
     path = existing_file(path, error)
     try:
         with path.open("rb") as file:
             start = file.read(4)
         if start not in _ARCHIVE:
-            raise error(f"{path}: this is no npz file (it starts with {start!r}), and is not read.")
+            raise error(
+                f"{path}: this is not an npz file (it starts with {start!r}); it was not read."
+            )
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as member:
                     header = _HEADERS.get(np.lib.format.read_magic(member))
                     if header is None or header(member)[2].hasobject:
                         raise error(
-                            f"{path}: the array {name.removesuffix('.npy')!r} holds Python "
+                            f"{path}: the array {name.removesuffix('.npy')!r} contains Python "
                             "objects, and reading these can run any code that their author put "
-                            "there: it is not read. Write it as numbers or text."
+                            "there, so it was not read. Save it as numbers or text."
                         )
     except NDeMError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as problem:
-        raise error(f"{path}: this is no npz file, or it is damaged ({problem}).") from problem
+        raise error(f"{path}: this is not an npz file, or it is damaged ({problem}).") from problem
     return path

@@ -1,19 +1,19 @@
-"""``ndem sweep``: several trainings of one configuration, their errors on a test set, a table.
+"""``ndem sweep``: several runs of one configuration, their errors on a test set, a table.
 
 A sweep is a file:
 
-    config: ../aspirin_ndem.yml            # beside this file
+    config: ../aspirin_ndem.yml            # relative to this file
     seeds: [0, 1, 2]
-    test: data/md17/aspirin/test           # judged with each run's best checkpoint
+    test: data/md17/aspirin/test           # evaluated with each run's best checkpoint
     grid:                                  # every combination is an arm, or
       task.ndem.coefficient: [0, 0.1, 1]
-    arms:                                  # arms by name
+    arms:                                  # named arms
       plain: {task.ndem.coefficient: 0}
     overrides: {optim.max_epochs: 10}      # for all arms
     metrics: [forces_mae_kcal_per_mol_A]   # columns of the table, the primary metric first
 
-Every run is a stock ``fairchem --mode train``. Runs that are complete are not made again, and one
-that was interrupted goes on from its last checkpoint.
+Every run is a stock ``fairchem --mode train``. If you start the command again, completed runs are
+skipped and interrupted ones continue from their last checkpoint.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from ndem_ocp.yaml_file import read_mapping
 
 LOGS = "logs/ndem_ocp.HistoryLogger"
 DONE = "finished.json"
-RUN_ID = "train"  # of a training that this command runs itself
+RUN_ID = "train"  # of a run that this command starts itself
 KEYS = ("config", "seeds", "test", "grid", "arms", "overrides", "metrics", "about")
 
 
 class SweepError(NDeMError, RuntimeError):
-    """A sweep file or one of its runs failed; the message names the file or the log."""
+    """A sweep file is wrong or one of its runs failed; the message names the file or the log."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says."""
+    """The content of a sweep file."""
 
     path: Path
     config: Path
@@ -67,9 +67,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(parser, __doc__)
     parser.add_argument("file", type=Path, help="such as configs/md17/sweeps/table4.yml")
     parser.add_argument("--out", type=Path, help="default: runs/<name of the file>")
-    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the file's")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the file's")
     parser.add_argument("--arms", nargs="+", help="only these")
-    parser.add_argument("--test", help="test split in place of the file's")
+    parser.add_argument("--test", help="test split instead of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     add_device(parser)
     parser.add_argument("--result", type=Path, help="also write the table's JSON there")
@@ -92,7 +92,7 @@ def read_sweep(path: Path) -> Sweep:
             raise SweepError(f"{path}: the key {key!r} is missing.")
     config = (path.parent / given["config"]).resolve()
     if not config.is_file():
-        raise SweepError(f"{path}: config = {given['config']!r}: there is no file {config}.")
+        raise SweepError(f"{path}: config = {given['config']!r}: no such file: {config}.")
     common = given.get("overrides") or {}
     arms = _arms(path, given)
     return Sweep(
@@ -120,7 +120,7 @@ def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is not trained yet, judge it, write sweep.json, table.md and curves.png."""
+    """Train the missing runs, evaluate them, write sweep.json, table.md and curves.png."""
     sweep = read_sweep(args.file)
     if args.test:
         sweep = replace(sweep, test=args.test)
@@ -170,13 +170,13 @@ def run_directory(out: Path, arm: str, seed: int) -> Path:
 def train_and_test(
     sweep: Sweep, out: Path, arm: str, seed: int, cpu: bool = True, overrides: Sequence[str] = ()
 ) -> None:
-    """One training and its test, unless both are there already."""
+    """One run and its test, unless both exist already."""
     where = run_directory(out, arm, seed)
     made_of = {"changes": sweep.arms[arm], "all": list(overrides), "test": sweep.test}
     if (where / DONE).exists():
         if json.loads((where / DONE).read_text())["made_of"] != made_of:
             raise SweepError(
-                f"{where} was made with other settings, or is judged on another test set: use "
+                f"{where} was made with other settings or has another test set: use "
                 "another --out, or remove it."
             )
         return
@@ -193,7 +193,7 @@ def train_and_test(
     best = where / "checkpoints" / run_id / "best_checkpoint.pt"
     if not best.exists():
         raise SweepError(
-            f"{where} has no best checkpoint: its training was shorter than optim.eval_every "
+            f"{where} has no best checkpoint: its run was shorter than optim.eval_every "
             "steps. Lower optim.eval_every and start again with another --out."
         )
     test = ["--timestamp-id", "test", "--checkpoint", str(best), f"--dataset.val.src={sweep.test}"]

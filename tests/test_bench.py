@@ -518,17 +518,20 @@ REFUSED = {
     ),
     "mmax": (["step", "--mmax", "9"], "--mmax 9 is above the L"),
     "sizes": (["step", "--batch-sizes", "2", "many"], "--batch-sizes 2 many"),
-    "max": (["step", "--batch-sizes", "max", "--device", "cpu"], "name sizes on the CPU"),
-    "inference max": (["inference", "--batch-sizes", "max", "--device", "cpu"], "name sizes"),
+    "max": (["step", "--batch-sizes", "max", "--device", "cpu"], "give numbers on the CPU"),
+    "inference max": (
+        ["inference", "--batch-sizes", "max", "--device", "cpu"],
+        "give numbers here",
+    ),
     "device": (["step", "--device", "tpu"], "--device tpu: cuda or cpu"),
     "amp": (["step", "--amp", "--device", "cpu"], "--amp is CUDA's"),
     "threads": (["step", "--threads", "0"], "--threads must be at least 1"),
     "data": (["step", "--data", "nowhere"], "--data nowhere: no such file"),
-    "no data": (["step", "--data", ROOT / "docs"], "docs: no *.lmdb there"),
-    "override": (["step", "--", "model.backbone"], "'model.backbone' is no override"),
+    "no data": (["step", "--data", ROOT / "docs"], "docs: no *.lmdb in it"),
+    "override": (["step", "--", "model.backbone"], "'model.backbone' is not an override"),
     "not hydra": (["step", "--", "--model.name=painn"], "model.name is 'painn'"),
     "workers": (["data", "--workers", "-1"], "--workers must be at least 0"),
-    "step file": (["data", "--step", ROOT / "setup.py"], "setup.py is no result of"),
+    "step file": (["data", "--step", ROOT / "setup.py"], "setup.py is not a result of"),
     "checkpoint": (["inference", "--checkpoint", "gone.pt"], "gone.pt"),
 }
 
@@ -552,7 +555,7 @@ def test_a_batch_larger_than_the_data_is_refused(tiny, demo_data, capsys):
         "cpu", "--no-memory", "--no-progress", "--arms", "upstream",
     )  # fmt: skip
     assert code == 2
-    assert "a batch of 1000 structures, and the data has 40" in error
+    assert "a batch has 1000 structures, but the data set only 40" in error
 
 
 def test_dens_is_left_out_where_a_model_cannot_be_told_forces():
@@ -561,7 +564,7 @@ def test_dens_is_left_out_where_a_model_cannot_be_told_forces():
     config = read_config(str(ROOT / "configs/backbones/painn.yml"))
     arms, notes = possible_arms(["upstream", "dens", "ndem"], config)
     assert arms == ["upstream", "ndem"]
-    assert notes == ["dens is left out: painn_backbone cannot be told forces."]
+    assert notes == ["dens is left out: painn_backbone does not take forces as input."]
 
 
 def test_sizes_and_overrides_change_the_model():

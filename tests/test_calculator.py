@@ -136,12 +136,12 @@ def test_a_checkpoint_of_fairchems_own_trainer(demo_data, tmp_path):
     assert atoms.get_potential_energy() == pytest.approx(energy.item(), rel=FRAMES, abs=FRAMES)
     best = ndem_ocp.calculator(trainer.best, device="cpu")
     assert best.weights == "ema"  # in place of the weights, and nothing in the file says so
-    with pytest.raises(CheckpointError, match=r"moving average \(EMA\) alone"):
+    with pytest.raises(CheckpointError, match=r"only has the moving average \(EMA\)"):
         ndem_ocp.calculator(trainer.best, device="cpu", weights="last")
 
 
 def test_a_best_checkpoint_has_no_last_step(slabs):
-    with pytest.raises(CheckpointError, match=r"moving average \(EMA\) alone"):
+    with pytest.raises(CheckpointError, match=r"only has the moving average \(EMA\)"):
         ndem_ocp.calculator(slabs.best, weights="last")
     with pytest.raises(CheckpointError, match="choose one of auto, ema, last"):
         ndem_ocp.calculator(slabs.best, weights="average")
@@ -176,7 +176,11 @@ def test_units_that_the_checkpoint_does_not_say(molecules, tmp_path):
     content = torch.load(molecules.last, weights_only=True)
     del content["config"]["outputs"]["forces"]["unit"]
     torch.save(content, tmp_path / "half.pt")
-    with pytest.raises(CalculatorError, match=r"energy are in kcal/mol .* nothing of forces"):
+    with pytest.raises(
+        CalculatorError,
+        match=r"energy are in kcal/mol .* but has no unit for "
+        r"forces",
+    ):
         ndem_ocp.calculator(tmp_path / "half.pt")
     given = {"energy": "kcal/mol", "forces": "kcal/mol/A"}
     atoms = molecule("CH3OH")
@@ -311,9 +315,12 @@ def two(atoms, distance):
         ),
         (lambda a: two(a, 30.0), "No atom has a neighbour within 4 A"),
         (lambda a: (two(a, 30.0), a.set_pbc(False)), "No atom has a neighbour within 4 A"),
-        (lambda a: two(a, 0.0), "Atoms 0 and 1 are in one place"),
-        (lambda a: two(a, 80.0), r"Atoms 0 and 1 are in one place .*images included"),
-        (lambda a: a.positions.__setitem__(12, a.positions[3]), "Atoms 3 and 12 are in one place"),
+        (lambda a: two(a, 0.0), "Atoms 0 and 1 are at the same position"),
+        (lambda a: two(a, 80.0), r"Atoms 0 and 1 are at the same position .*images included"),
+        (
+            lambda a: a.positions.__setitem__(12, a.positions[3]),
+            "Atoms 3 and 12 are at the same position",
+        ),
     ],
 )
 def test_structures_that_cannot_be_meant(slabs, change, words):
@@ -379,5 +386,5 @@ def test_files_and_devices_that_are_not_there(slabs, tmp_path):
         ndem_ocp.calculator(tmp_path / "gap.pt")
     del content["config"]
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(CheckpointError, match="has no configuration"):
+    with pytest.raises(CheckpointError, match="contains no configuration"):
         ndem_ocp.calculator(tmp_path / "weights.pt")

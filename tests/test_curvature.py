@@ -138,7 +138,7 @@ def test_what_cannot_be_compared_is_one_sentence(demo_data, tmp_path, capsys):
     base = ["data", "curvature", str(demo_data / "train")]
     for words, said in (
         (["data", "curvature", str(tmp_path)], "no *.lmdb files"),
-        ([*base, "--displacement", "5", "6"], "no two frames of one system lie between 5 and 6 A"),
+        ([*base, "--displacement", "5", "6"], "no two frames of one system are 5 to 6 A"),
         ([*base, "--json", str(tmp_path / "no/x.json")], "its folder does not exist"),
         ([*base, "--calculator", "nonsense"], "write MODULE:CALCULATOR"),
     ):

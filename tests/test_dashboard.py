@@ -150,7 +150,7 @@ def test_a_file_of_something_else_is_refused(workspaces, tmp_path, capsys):
     path = tmp_path / "x.json"
     path.write_text("{}")
     assert cli.main(["dashboard", "--from", str(path)]) == 2
-    assert "is no file of ndem dashboard --out" in capsys.readouterr().err
+    assert "is not a file of ndem dashboard --out" in capsys.readouterr().err
 
 
 def test_without_the_extra_its_name_is_said(monkeypatch, capsys):
@@ -239,6 +239,6 @@ def test_evaluations_go_into_the_run_they_are_of(offline, tmp_path, capsys):
     assert "Error by element" in html.read_text(encoding="utf-8")
     table = json.loads(next(run.rglob("by_element*.table.json")).read_text())
     assert table["columns"] == [
-        "element", "force MAE (eV/Å)", "predicting no force (eV/Å)", "count"
+        "element", "force MAE (eV/Å)", "predicting zero forces (eV/Å)", "count"
     ]  # fmt: skip
     assert [row[0] for row in table["data"]] == ["O", "Cu"]

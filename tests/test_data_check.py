@@ -45,7 +45,7 @@ def check(path: Path, **options):
         ({"pos": torch.tensor([[0, 0, 0.1], [0, 0, 9.9]])}, "error", "overlap", "0.200 A apart"),
         ({"cell": torch.zeros(1, 3, 3)}, "error", "cell", "volume 0"),
         ({"atomic_numbers": torch.tensor([0, 8])}, "error", "value", "atomic numbers 0"),
-        ({"atomic_numbers": torch.tensor([6.5, 8])}, "error", "value", "6.5, which is no whole"),
+        ({"atomic_numbers": torch.tensor([6.5, 8])}, "error", "value", "6.5, which is not a whole"),
         ({"atomic_numbers": torch.tensor([torch.nan, 8])}, "error", "not finite", "atomic_num"),
         ({"tags": torch.tensor([1, 3])}, "error", "value", "`tags` has values"),
         ({"tags": torch.tensor([0, 0])}, "warning", "tags", "all tags are 0"),

@@ -64,8 +64,8 @@ def test_energies_that_are_no_numbers_are_named_and_skippable(tmp_path, key, tex
     [
         (np.zeros((9, 2)), r"forces of shape \(9, 2\) for 9 atoms"),
         (np.zeros(9), r"forces of shape \(9,\)"),
-        (np.full((9, 3), "a"), "no numbers in eV/A, the first is 'a'"),
-        (np.full((9, 3), True), "no numbers in eV/A, the first is True"),
+        (np.full((9, 3), "a"), "not numbers in eV/A, the first is 'a'"),
+        (np.full((9, 3), True), "not numbers in eV/A, the first is True"),
         (np.full((9, 3), 1e39), "infinite forces on 9 atoms"),
     ],
 )

@@ -170,7 +170,7 @@ def test_test_file_is_not_mixed(tmp_path):
     assert len(fids(tmp_path / "few", "test")) == 3
     with pytest.raises(DataError, match=r"a_test\.npz.*--test-file a_test\.npz"):
         convert([train, test], tmp_path / "mixed")
-    with pytest.raises(DataError, match="named twice"):
+    with pytest.raises(DataError, match="given twice"):
         convert(train, tmp_path / "mixed", test_file=str(train))
 
 

@@ -74,7 +74,7 @@ def test_files_that_are_no_npz(tmp_path, what):
 
 def test_original_labels_need_a_revised_file(tmp_path):
     source = save(tmp_path / "a.npz", **arrays("MD17"))
-    with pytest.raises(DataError, match=r"needs old_energies and old_forces.*Leave the option out"):
+    with pytest.raises(DataError, match=r"needs old_energies and old_forces.*Leave out the option"):
         convert(source, tmp_path / "out", labels="original")
 
 
@@ -83,9 +83,14 @@ def test_original_labels_need_a_revised_file(tmp_path):
     [
         ("0\n1\n20\n", "2", None, r"train\.txt: index 20 for train is out of range: .*20 frames"),
         ("0\n-1\n", "2", None, r"index -1 for train is out of range"),
-        ("0\n3\n3\n", "2", None, r"index 3 for train is there 2 times"),
-        ("0\n1\n", "2\n1\n", None, r"val\.txt: 1 indices for val are in train too, the first is 1"),
-        ("0\n1\n", "2\n", "4\n2\n", r"test\.txt: 1 indices for test are in val too, .* is 2"),
+        ("0\n3\n3\n", "2", None, r"index 3 for train appears 2 times"),
+        (
+            "0\n1\n",
+            "2\n1\n",
+            None,
+            r"val\.txt: 1 indices for val are also in train, the first is 1",
+        ),
+        ("0\n1\n", "2\n", "4\n2\n", r"test\.txt: 1 indices for test are also in val, .* is 2"),
         ("0\n1.5\n", "2", None, r"train\.txt: line 2 is '1\.5', not an index"),
         ("", "2", None, r"train\.txt: no index for training"),
         ("0\n1\n", None, None, "index files are needed for training and validation"),
@@ -106,9 +111,12 @@ def test_bad_index_files(tmp_path, train, val, test, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"idx_train": [0], "idx_val": [1]}, r"no key `idx_test`; it has \['idx_train', 'idx_val'"),
+        (
+            {"idx_train": [0], "idx_val": [1]},
+            r"the key `idx_test` is missing; it has \['idx_train', 'idx_val'",
+        ),
         ({"idx_train": [0.5], "idx_val": [1], "idx_test": [2]}, "`idx_train` is float64"),
-        ({"idx_train": [0], "idx_val": [1], "idx_test": [2, 0]}, "for test are in train too"),
+        ({"idx_train": [0], "idx_val": [1], "idx_test": [2, 0]}, "for test are also in train"),
     ],
 )
 def test_bad_split_files(tmp_path, content, message):

@@ -98,4 +98,6 @@ def test_check_names_coordinates_that_were_rounded(tmp_path):
         write_split(tmp_path / "train", record(pos=far)), progress=False, isolate=False
     )
     (finding,) = (f for f in report.findings if f.kind == "far")
-    assert "coordinates of up to 1e+06 A, which float32 holds to 0.06 A" in finding.message
+    assert (
+        "coordinates of up to 1e+06 A, where the resolution of float32 is 0.06 A" in finding.message
+    )

@@ -26,7 +26,7 @@ def test_a_missing_package_is_explained(tmp_path, monkeypatch):
     [
         ({"U_au": 1, "HOMO_au": None}, r"unknown layout; it lacks \['HOMO_au'\] and has \['Dip"),
         ({"Z": np.ones(3)}, r"`Z` is float64 of shape \(3,\), expected numbers of shape"),
-        ({"Index": np.r_[INDEX[:9], 3]}, "molecule 3 is there 2 times"),
+        ({"Index": np.r_[INDEX[:9], 3]}, "molecule 3 appears 2 times"),
         ({"Z": np.full(50, 14)}, r"`Z`: record 0 has atomic number 14; QM9 has H, C, N, O and F"),
         ({"Z": np.full(50, 6.5)}, r"`Z`: entry 0 is 6\.5, expected whole numbers"),
         ({"ZPVE_au": np.r_[np.zeros(9), np.nan]}, r"`ZPVE_au`: record 9: NaN or infinite"),

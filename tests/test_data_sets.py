@@ -157,7 +157,7 @@ def test_two_systems_with_one_number_are_found(tmp_path, trajectories):
     messages = errors(tmp_path / "a", "sid")
     assert any("sid 0 is O1-Ag8 here and O1-Cu8 in" in message for message in messages)
     (warning,) = errors(tmp_path / "a", "sid", "warning")
-    assert "systems.json: it has system(s) 0 in other splits than val" in warning
+    assert "systems.json: it has system(s) 0 in other splits, but they are also in val" in warning
     run(trajectories[1:3], tmp_path / "c")
     (tmp_path / "c/train").rename(tmp_path / "a/more")
     messages = errors(tmp_path / "a", "sid")
@@ -165,7 +165,7 @@ def test_two_systems_with_one_number_are_found(tmp_path, trajectories):
     systems = json.loads((tmp_path / "a/systems.json").read_text())
     systems["other"] = systems["system0"]
     (tmp_path / "a/systems.json").write_text(json.dumps(systems))
-    assert any("have one sid, 0" in message for message in errors(tmp_path / "a/train", "sid"))
+    assert any("have the same sid, 0" in message for message in errors(tmp_path / "a/train", "sid"))
 
 
 def test_a_system_in_two_splits_keeps_both(tmp_path, trajectories):

@@ -64,7 +64,7 @@ def test_sources_keep_their_bytes_and_times_and_get_no_neighbours(tmp_path):
     assert "bookmarks" in bad["d.db"]
     assert "of another program" in bad["e.db"]
     assert "an empty file" in bad["f.db"]
-    assert "no SQLite file" in bad["g.db"]
+    assert "not an SQLite file" in bad["g.db"]
 
 
 def test_a_database_that_is_no_ase_database_stops_the_conversion_by_name(tmp_path):

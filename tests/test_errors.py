@@ -272,7 +272,7 @@ def test_configurations_that_cannot_train(good, refused, tmp_path):
 
     assert "model.name is 'schnet'" in changed(model={"name": "schnet"})
     assert "model.backbone.model = 'no.Such'" in changed(model__backbone={"model": "no.Such"})
-    assert "trainer = 'nosuch' is no trainer" in changed(trainer="nosuch")
+    assert "trainer = 'nosuch' is not a trainer" in changed(trainer="nosuch")
     assert "logger.name = 'nosuch'" in changed(logger="nosuch")
     assert "gone.pt" in changed(task__init_from="gone.pt")
     assert "dataset.train.src = 'gone'" in changed(dataset__train__src="gone")

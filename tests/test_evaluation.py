@@ -154,7 +154,7 @@ def test_a_missing_or_doubled_batch_is_an_error():
     metrics, samples = merge([result(1, [2]), result(0, [0, 1])], 3)
     assert metrics == {"energy_mae": 0.5}
     assert samples.columns["index"].tolist() == [0, 1, 2]
-    with pytest.raises(EvaluationError, match="2 structures were evaluated and the split has 3"):
+    with pytest.raises(EvaluationError, match="2 structures were evaluated, but the split has 3"):
         merge([result(0, [0, 1])], 3)
     with pytest.raises(EvaluationError, match="a rank is missing"):
         merge([result(0, [0, 1]), result(0, [0, 1])], 3)
@@ -199,7 +199,7 @@ def test_which_weights_are_used_is_chosen_and_stated(trained, tmp_path, capsys, 
     assert (ema.weights, steps.weights) == ("ema", "last")
     assert not torch.equal(parameters(ema), parameters(steps))
     assert torch.equal(parameters(load_model(best, cpu=True)), parameters(ema))
-    with pytest.raises(EvaluationError, match=r"moving average \(EMA\) alone"):
+    with pytest.raises(EvaluationError, match=r"only has the moving average \(EMA\)"):
         load_model(best, "last", cpu=True)
 
     state = torch.load(last, weights_only=True)
@@ -272,9 +272,9 @@ def test_mistakes_are_one_sentence_that_names_the_way_out(
     assert "no such file" in refused(tmp_path / "nowhere.pt", "--data", val)
     assert "nowhere: no such file or directory" in refused(trained[0], "--data", "nowhere")
     (tmp_path / "text.pt").write_text("no checkpoint")
-    assert "text.pt is no checkpoint" in refused(tmp_path / "text.pt", "--data", val)
+    assert "text.pt is not a checkpoint" in refused(tmp_path / "text.pt", "--data", val)
     torch.save({"state_dict": {}}, tmp_path / "bare.pt")
-    assert "holds no configuration" in refused(tmp_path / "bare.pt", "--data", val)
+    assert "contains no configuration" in refused(tmp_path / "bare.pt", "--data", val)
     assert "two splits are called 'a'" in refused(
         trained[0], "--data", f"a={val}", f"a={demo_data / 'val_ood'}"
     )

@@ -76,7 +76,7 @@ def test_a_run_starts_from_a_published_layout(published, new_trainer, caplog):
         "mapped into output_heads.energy: ",
         "mapped into output_heads.forces: ",
         "head noisy_forces is not in the checkpoint: ",
-        "The auxiliary head starts fresh",
+        "The auxiliary head starts from random weights",
         "Weights: the moving average.",
         "The file is at step 1000000; this run starts at step 0",
     ):
@@ -93,7 +93,7 @@ def test_the_runs_own_normalizers_are_kept_unless_asked(published, new_trainer, 
     with caplog.at_level(logging.WARNING):
         trainer.before_training()
     assert trainer.normalizers["forces"].rmsd.item() == pytest.approx(0.739)
-    assert "The normalizer of forces is not the checkpoint's" in caplog.text
+    assert "The normalizer of forces differs from the checkpoint's" in caplog.text
     assert "task.init_from.normalizers: checkpoint" in caplog.text
 
 
@@ -143,7 +143,7 @@ def test_normalizers_that_cannot_be_taken(published, new_trainer, tmp_path):
         new_trainer(edit=starting_from(tmp_path / "none.pt", normalizers="checkpoint"))
     changed = {**content, "elementrefs": {"energy": {"element_references": torch.zeros(119)}}}
     torch.save(changed, tmp_path / "references.pt")
-    with pytest.raises(PretrainedError, match="less element references"):
+    with pytest.raises(PretrainedError, match="minus element references"):
         new_trainer(edit=starting_from(tmp_path / "references.pt", normalizers="checkpoint"))
     torch.save({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": {}}, tmp_path / "pl.pt")
     with pytest.raises(PretrainedError, match="is for checkpoints of fairchem"):

@@ -69,7 +69,7 @@ def test_from_a_file_to_a_model(frames, folder, capfd):
     said = capfd.readouterr().out
     for words in (
         "40 frames (32 train, 4 val, 4 test) of O Cu, 3 atoms, periodic TTT",
-        "in blocks of 2 neighbours (one system)",
+        "in blocks of 2 consecutive ones (one system)",
         "plain training: ",
         "epoch",
         "On test, its forces are ",
@@ -101,7 +101,7 @@ def test_from_a_file_to_a_model(frames, folder, capfd):
     assert fit(source.name, *SHORT) == 0
     assert tree(out).items() >= kept.items()
     again = capfd.readouterr().out
-    assert "cu_fit is there: going on with it" in again
+    assert "cu_fit exists: continuing with it" in again
     assert "On test, its forces are " in again
 
     # and what another line would make of it
@@ -181,7 +181,7 @@ def test_a_stopped_fit_goes_on(frames, folder, capfd, monkeypatch, no_pictures):
 
     monkeypatch.setattr(survival.SurvivingTrainer, "_backward", stop_at_two)
     assert fit(*words) == exit_codes.STOPPED
-    assert "The same line goes on:\n  ndem fit" in capfd.readouterr().err
+    assert "The same command continues:\n  ndem fit" in capfd.readouterr().err
     assert Record(folder / "a", "fit").read()["state"] == "stopped"
     monkeypatch.setattr(survival.SurvivingTrainer, "_backward", backward)
 
@@ -220,7 +220,7 @@ def test_files_for_validation_and_test_of_known_systems(frames, folder, capfd):
     assert fit(*words) == 0
     said = capfd.readouterr().out
     assert "51 frames (40 train, 5 val, 6 test)" in said
-    assert "every composition of val and test is also trained on" in said
+    assert "every composition of val and test is also in training" in said
 
 
 def test_several_systems_are_split_by_system(folder, capfd):
@@ -232,7 +232,7 @@ def test_several_systems_are_split_by_system(folder, capfd):
     assert fit(*names, *SHORT, "--dry-run") == 0
     said = capfd.readouterr().out
     assert "36 frames (24 train, 6 val, 6 test)" in said
-    assert "of the 6 systems, whole" in said
+    assert "of the 6 whole systems" in said
 
 
 @pytest.mark.parametrize("unit", ["kcal/mol", "kJ/mol"])
@@ -248,7 +248,7 @@ def test_other_units_and_keys(folder, capfd, unit, no_pictures):
     source = write_frames(folder / "m.extxyz", frames)
     keys = (source, *SHORT, "--energy-key", "E", "--forces-key", "F")
     assert fit(*keys) == 2
-    assert "Are the labels in kcal/mol or kJ/mol? Say so with --units" in capfd.readouterr().err
+    assert "Are the labels in kcal/mol or kJ/mol? Then give --units" in capfd.readouterr().err
     assert fit(*keys, "--units", unit, "--out", "b") == 0
     atoms = ase_molecule("CH4")
     truth = labelled(atoms).get_potential_energy()
@@ -298,7 +298,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(folder, capfd, name):
 def test_a_frame_in_two_files_is_named(frames, folder, capfd):
     valid = write_frames(folder / "v.extxyz", rattled(surface(), 40)[3:5])
     assert fit(frames, *SHORT, "--valid", valid) == 2
-    assert "2 frame(s) would train the model and judge it" in capfd.readouterr().err
+    assert "2 frame(s) are in both training and evaluation files" in capfd.readouterr().err
 
 
 def test_a_bad_record_is_named_by_its_frame(folder, capfd):
@@ -328,7 +328,7 @@ def test_a_folder_of_something_else_is_left_alone(frames, folder, capfd):
     (folder / "cu_fit").mkdir()
     (folder / "cu_fit" / "thesis.tex").write_text("x")
     assert fit(frames, *SHORT) == 2
-    assert "no fit has made it" in capfd.readouterr().err
+    assert "was not made by ndem fit" in capfd.readouterr().err
     assert [path.name for path in (folder / "cu_fit").iterdir()] == ["thesis.tex"]
 
 

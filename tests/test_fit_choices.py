@@ -56,7 +56,7 @@ CO, CO2, CU = ((6, 1), (8, 1)), ((6, 1), (8, 2)), ((29, 4),)
 def test_one_system_is_split_in_blocks_of_neighbours():
     split = drawn(table([(CO, 400)]))
     assert not split.by_system
-    assert "blocks of 20 neighbours (one system)" in split.reason
+    assert "blocks of 20 consecutive ones (one system)" in split.reason
     counts = {name: int((split.of == name).sum()) for name in ("train", "val", "test")}
     assert counts == {"train": 320, "val": 40, "test": 40}
     changes = int((split.of[1:] != split.of[:-1]).sum())
@@ -70,7 +70,7 @@ def test_many_systems_are_kept_whole():
     frames = table([(CO, 30)] * 20)
     split = drawn(frames)
     assert split.by_system
-    assert "20 systems, whole" in split.reason
+    assert "20 whole systems" in split.reason
     for name in ("val", "test"):
         systems = np.unique(frames.system[split.of == name])
         assert len(systems) == 2
@@ -87,14 +87,14 @@ def test_systems_that_share_nothing_are_not_spared():
     frames = table([(((z, 1),), 40) for z in range(20, 26)])
     split = drawn(frames)
     assert not split.by_system
-    assert "6 systems, none to spare" in split.reason
+    assert "6 systems, too few to leave one out" in split.reason
 
 
 def test_given_files_are_taken_as_they_are():
     frames = table([(CO, 30), (CO, 5), (CO2, 7)])
     split = choose_split(frames, {"0": "train", "1": "val", "2": "test"}, 0)
     assert [int((split.of == name).sum()) for name in ("train", "val", "test")] == [30, 5, 7]
-    assert "every composition of val is also trained on" in split.reason
+    assert "every composition of val is also in training" in split.reason
     assert not split.by_system
     only_valid = choose_split(table([(CO, 30), (CO, 5)]), {"0": "train", "1": "val"}, 0)
     assert not (only_valid.of == "test").any()
@@ -113,7 +113,7 @@ def test_a_frame_that_trains_and_judges_is_refused_in_files_and_moved_in_draws()
     twice.energy[val] = twice.energy[int(np.flatnonzero(drawn(twice).of == "train")[0])]
     split = drawn(twice)
     assert split.of[val] == "train"
-    assert "1 frame(s) that are there twice train only" in split.reason
+    assert "1 duplicate frame(s) are in training only" in split.reason
 
 
 def test_elements_that_do_not_train_are_refused():
@@ -136,7 +136,7 @@ def test_the_reference_is_linear_where_the_data_settle_it():
     of = np.repeat(np.array(["train"] * 5 + ["val"], dtype=object), 10)
     mode, why = choose_reference(alone, of)
     assert mode == "last-frame"
-    assert "5 compositions do not settle the energies of 6 elements" in why
+    assert "5 compositions do not determine the energies of 6 elements" in why
 
 
 def test_the_length_fills_the_time():

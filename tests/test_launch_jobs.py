@@ -95,7 +95,7 @@ def test_times_as_slurm_writes_them(text, count):
 def test_submit_needs_slurm(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["submit", SMALL, "--out", str(tmp_path / "out")]) == 2
-    assert "no sbatch here" in capsys.readouterr().err
+    assert "sbatch was not found" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +139,7 @@ def test_a_dry_run_shows_the_job_and_leaves_nothing(tmp_path, monkeypatch, capsy
     [
         ([], "either CONFIG or --sweep"),
         ([SMALL, "--sweep", TABLE4], "either CONFIG or --sweep"),
-        ([SMALL, "--arms", "x"], "--arms are those of a --sweep"),
+        ([SMALL, "--arms", "x"], "--arms needs --sweep FILE"),
         (["--sweep", TABLE4, "--arms", "x"], "has no arm 'x'"),
         ([SMALL, "--time", "soon"], "--time soon"),
         (["nowhere.yml"], "no such file"),
@@ -175,7 +175,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     with pytest.raises(LaunchError, match="use another --out"):
         again.name_runs(manifest)
     (tmp_path / "tasks.json").write_text("{}")
-    with pytest.raises(LaunchError, match="no list of tasks that ndem submit wrote"):
+    with pytest.raises(LaunchError, match="not a list of tasks written by ndem submit"):
         read_manifest(tmp_path)
 
 

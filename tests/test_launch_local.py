@@ -123,7 +123,7 @@ def test_ctrl_c_is_a_pause(config, undisturbed, tmp_path):
     process.send_signal(signal.SIGINT)
     code, out = finished(process, 200)
     assert code == exit_codes.STOPPED, out[-3000:]
-    saved = int(re.search(r"Stopped; all is saved up to step (\d+)", out)[1])
+    saved = int(re.search(r"Stopped; everything up to step (\d+) is saved", out)[1])
     assert step <= saved < STEPS
     command = shlex.split(out.strip().splitlines()[-1])
     assert command[:2] == ["ndem", "train"]

@@ -178,9 +178,9 @@ def test_every_rank_needs_a_gpu_of_its_own(monkeypatch):
     for gpus, local_rank in ((4, 3), (8, 3), (1, 0)):  # 1: srun shows each rank its own
         seen["gpus"] = gpus
         assert with_device(place).local_rank == local_rank
-    for gpus, way_out in ((0, "add --cpu"), (2, "as many ranks as GPUs")):
+    for gpus, advice in ((0, "add --cpu"), (2, "as many ranks as there are GPUs")):
         seen["gpus"] = gpus
-        with pytest.raises(LaunchError, match=way_out):
+        with pytest.raises(LaunchError, match=advice):
             with_device(place)
 
 

@@ -243,10 +243,10 @@ def test_tables_4_and_5_are_the_papers():
     ("content", "message"),
     [
         ("[1", "not valid YAML"),
-        ("3", "is a mapping"),
+        ("3", "must be a mapping"),
         ("{confg: a}", "unknown key 'confg'"),
         ("{config: a.yml, test: x}", "'metrics' is missing"),
-        ("{config: a.yml, test: x, metrics: [m], grid: {a: [1]}}", "there is no file"),
+        ("{config: a.yml, test: x, metrics: [m], grid: {a: [1]}}", "no such file"),
         ("{config: b.yml, test: x, metrics: [m]}", "either grid: or arms:"),
     ],
 )

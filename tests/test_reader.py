@@ -217,11 +217,11 @@ def test_keys_and_length(tmp_path):
         LmdbReader(split("wrong", (b"length", pickle.dumps(9))))
     with pytest.raises(RecordError, match=r"1 key\(s\) missing: 3"):
         LmdbReader(split("gap", (b"3", None)))
-    with pytest.raises(RecordError, match=r"1 key\(s\) that are no numbers: b'nextid'"):
+    with pytest.raises(RecordError, match=r"1 key\(s\) that are not numbers: b'nextid'"):
         LmdbReader(split("foreign", (b"nextid", b"\x01")))
     with pytest.raises(RecordError, match="`length` cannot be read"):
         LmdbReader(split("hostile", (b"length", b"cos\nsystem\n(S'true'\ntR.")))
-    with pytest.raises(RecordError, match="no numbering from 0: the largest is 50000"):
+    with pytest.raises(RecordError, match="not a numbering from 0: the largest is 50000"):
         LmdbReader(split("stray", (b"50000", b"\x01")))
     assert len(LmdbReader(split("none", (b"length", None)))) == 5
 
@@ -356,12 +356,12 @@ def test_a_failing_disk_is_never_skipped(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"on_bad_recod": "skip"}, "on_bad_recod is no key .* Did you mean 'on_bad_record'"),
+        ({"on_bad_recod": "skip"}, "on_bad_recod is not a key .* Did you mean 'on_bad_record'"),
         ({"max_atomic_numbers": 90}, "Did you mean 'max_atomic_number'"),
         ({"on_bad_record": "drop"}, "on_bad_record is raise, skip: 'drop'"),
         ({"checks": "all"}, "checks is full, values, none"),
-        ({"cutoff": "12"}, "cutoff is a length in Angstrom"),
-        ({"max_bad_records": 0.1}, "max_bad_records is a whole number"),
+        ({"cutoff": "12"}, "cutoff must be a length in Angstrom"),
+        ({"max_bad_records": 0.1}, "max_bad_records must be a whole number"),
         ({"min_distance": 13.0}, "min_distance must be below"),
         ({"train_on_oc20_total_energies": True}, "oc22_lmdb"),
         ({"src": "/nowhere"}, "no such file or directory"),
@@ -381,7 +381,7 @@ def test_metadata_of_another_set(tmp_path):
 
 def test_a_name_that_is_taken_by_the_key_mapping(tmp_path):
     split = write_split(tmp_path / "split", record(energy=1.0))
-    with pytest.raises(RecordError, match="a new name is there already"):
+    with pytest.raises(RecordError, match="a new name already exists"):
         LmdbReader({"src": str(split), "key_mapping": KEYS})[0]
 
 

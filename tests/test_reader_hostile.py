@@ -151,7 +151,7 @@ def test_nothing_that_a_record_names_is_run(tmp_path):
         (b"I" + b"9" * 100_000 + b"\n.", "a line of"),
         (b"\x80\x04\x8d" + b"\xff" * 8, "too early"),
         (b"", "too early"),
-        (b"\x80\x04N.", "no torch_geometric Data"),
+        (b"\x80\x04N.", "not a torch_geometric Data"),
     ],
 )
 def test_bombs(raw, message):

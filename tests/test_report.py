@@ -73,8 +73,8 @@ def test_a_lost_inner_logger_does_not_end_the_run(tmp_path, monkeypatch, caplog)
         log.log({"loss": 1.0}, step=step, split="train")
     log.mark_preempting()
     assert [r["step"] for r in read_history(tmp_path)] == [1, 2]
-    (said,) = [r.message for r in caplog.records if "is lost" in r.message]
-    assert "TensorboardLogger is lost (BrokenPipeError: the service is gone)" in said
+    (said,) = [r.message for r in caplog.records if "has failed" in r.message]
+    assert "TensorboardLogger has failed (BrokenPipeError: the service is gone)" in said
 
 
 def test_a_missing_history_says_what_writes_it(tmp_path):

@@ -272,7 +272,7 @@ def test_second_views_have_their_panels_and_no_empty_ones(tmp_path):
     text = Page(Report(find_runs([tmp_path])).page()).text
     for wanted in (
         "Second views", "views: size of the change", "eV/Å per displaced atom",
-        "Slope, predicted over given", "Direction of the change", "Displaced atoms",
+        "Slope of predicted over given change", "Direction of the change", "Displaced atoms",
     ):  # fmt: skip
         assert wanted in text
     assert "Noise recovered" not in text

@@ -272,7 +272,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_named(sweep):
     told["config"]["task"]["ndem"]["sigma_max"] = 0.3
     record.write_text(json.dumps(told))
     notes = Report(find_runs([sweep])).cautions
-    assert any("ndem-seed2 is no repetition" in n and "sigma_max was 0.1" in n for n in notes)
+    assert any("ndem-seed2 is not a repetition" in n and "sigma_max was 0.1" in n for n in notes)
 
 
 def test_a_run_without_its_record_is_shown_and_what_lacks_is_said(tmp_path):
@@ -287,7 +287,7 @@ def test_a_run_without_its_record_is_shown_and_what_lacks_is_said(tmp_path):
 def test_a_shorter_run_of_an_arm_is_named(sweep):
     make_run(sweep, "ndem", 3, steps=20)
     notes = " ".join(Report(find_runs([sweep])).cautions)
-    assert "ndem-seed3 has 20 steps so far and others of its arm 40" in notes
+    assert "ndem-seed3 has 20 steps so far, others of its arm 40" in notes
 
 
 def test_what_ran_is_told(tmp_path):

@@ -600,7 +600,7 @@ def test_an_old_checkpoint_with_objects_needs_a_word(demo_data, tmp_path, caplog
     with caplog.at_level("WARNING"):
         trainer.load_checkpoint(str(path))
     assert trainer.step == resuming.STEPS
-    assert "unrestricted reader (unsafe)" in caplog.text
+    assert "unrestricted reader, because unsafe" in caplog.text
 
 
 class Unusual:
@@ -633,5 +633,5 @@ def test_read_checkpoint_says_what_is_wrong(tmp_path):
     with pytest.raises(CheckpointError, match=r"missing\.pt: no such file"):
         read_checkpoint(tmp_path / "missing.pt")
     torch.save({"weights": 1}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"no checkpoint of a trainer.*weights"):
+    with pytest.raises(CheckpointError, match=r"not a trainer's checkpoint.*weights"):
         read_checkpoint(tmp_path / "other.pt")

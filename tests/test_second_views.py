@@ -97,8 +97,8 @@ def test_a_calculator_is_made_from_a_line_of_text():
     [
         ("EMT()", "write MODULE:CALCULATOR"),
         ("no_such_module:EMT()", "no_such_module cannot be imported here"),
-        ("./no_such_file.py:make()", "there is no file no_such_file.py"),
-        ("ase.calculators.emt:EMT", "not an ASE calculator; call it: add ()"),
+        ("./no_such_file.py:make()", "no such file: no_such_file.py"),
+        ("ase.calculators.emt:EMT", "not an ASE calculator; call it by adding ()"),
         ("ase.calculators.emt:EMT(nonsense", "is not a Python call"),
         ("ase.calculators.emt:Nonsense()", "Nonsense failed"),
         ("ase.calculators.emt:EMT(asap_cutoff=open('x'))", "EMT(asap_cutoff=open('x')) failed"),
@@ -424,7 +424,7 @@ def test_a_changed_record_is_noticed(demo_data, sidecar, tmp_path):
     source = ViewSource(sidecar, demo_data / "train", settings)
     batch = _batch_of(demo_data, 1)
     batch.pos[0, 0] += 1e-3
-    with pytest.raises(DataError, match=r"does not know a training structure \(sid"):
+    with pytest.raises(DataError, match=r"has no entry for a training structure \(sid"):
         source.draw(batch, step_generator(0, 0, 1))
     with pytest.raises(DataError, match="was made for other records"):
         ViewSource(sidecar, demo_data / "val_ood", settings)
@@ -438,7 +438,7 @@ def test_a_range_of_sigma_chooses_among_the_views(demo_data, sidecar):
         )
         assert low - 1e-6 <= noise.sigma.min() <= noise.sigma.max() <= high + 1e-6
     far = NDeMSettings(target="second_views", sigma_max=0.01)
-    with pytest.raises(DataError, match=r"choose among the views of .* set sigma_max: 0.05"):
+    with pytest.raises(DataError, match=r"select from the views of .* set sigma_max: 0.05"):
         ViewSource(sidecar, demo_data / "train", far)
 
 

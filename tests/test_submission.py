@@ -137,7 +137,7 @@ def swapped(arrays):
     ("change", "sentence"),
     [
         (lambda a: a.pop("ood_cat_energy"), "ood_cat: missing: ood_cat_energy"),
-        (lambda a: a.update(val_ids=a["id_ids"]), "val_ids: no key of a submission"),
+        (lambda a: a.update(val_ids=a["id_ids"]), "val_ids: not a key of a submission"),
         (lambda a: a.update(id_ids=np.arange(4)), "id_ids: int64 (4,); it must be"),
         (lambda a: a.update(id_energy=np.ones((4, 1))), "id_energy is a column (4, 1)"),
         (lambda a: a.update(id_energy=np.ones(3)), "id_energy has 3 values for 4 ids"),

@@ -76,8 +76,8 @@ def test_the_tutorial(tmp_path):
         assert numbers == pytest.approx(printed[name], abs=2e-3)
     # what the page says of the result
     zero = [float(value) for value in re.findall(r"zero-force MAE +([\d.]+)", output)][-1]
-    judged = read_history(find_history(made / "logs/ndem_ocp.HistoryLogger/judged"), "val")
-    assert judged[-1]["forces_mae"] < 0.85 * zero
+    validated = read_history(find_history(made / "logs/ndem_ocp.HistoryLogger/validated"), "val")
+    assert validated[-1]["forces_mae"] < 0.85 * zero
     before, after = (
         float(re.search(rf"^{name}: ([\d.]+) eV", output, re.MULTILINE).group(1))
         for name in ("before", "after")

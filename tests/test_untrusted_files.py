@@ -218,7 +218,11 @@ def test_a_linear_reference_with_objects_is_refused_unread(demo_data, tmp_path, 
     monkeypatch.chdir(tmp_path)
     np.savez("reference.npz", coeff=np.array([Calls(os.system, f"touch {RAN}")], dtype=object))
     section = {"src": str(demo_data / "val_id"), "format": "ndem_lmdb", "lin_ref": "reference.npz"}
-    with pytest.raises(DataError, match=r"reference\.npz: the array 'coeff' holds Python objects"):
+    with pytest.raises(
+        DataError,
+        match=r"reference\.npz: the array 'coeff' contains Python "
+        r"objects",
+    ):
         create_dataset(section, "val")
     assert not Path(RAN).exists()
 

@@ -1,4 +1,4 @@
-"""What things cost: a training step, an evaluation, reading data, and how the cost grows.
+"""Time and memory of a training step, an evaluation and data reading, and how they grow.
 
 ``ndem bench step``       upstream, naive NDeM, ours plain, ours with NDeM, DeNS; interleaved
 ``ndem bench inference``  energies and forces, upstream's EquiformerV2 against ours

@@ -1,13 +1,13 @@
-"""The arms of ``ndem bench step``: trainers on one data set, from one set of weights.
+"""The arms of ``ndem bench step``: trainers with the same data and weights.
 
     upstream   fairchem's trainer (EquiformerV2ForcesTrainer), model and plain loss
-    naive      NDeM on upstream's model, two forwards per step
-    joint      our trainer's NDeM on upstream's model: one forward over both views
+    naive      NDeM on upstream's model, two forward passes per step
+    joint      our trainer's NDeM on upstream's model: one forward pass over both views
     plain      our trainer, our EquiformerV2, coefficient 0
     ndem       our trainer, our EquiformerV2, coefficient 1; ndem@F: a second view for a fraction F
     dens       our trainer's DeNS (Liao et al.) on upstream's model
 
-A backbone other than EquiformerV2 is the same class in all arms.
+Any backbone other than EquiformerV2 is the same class in all arms.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.schedule import ScheduleError, uses_epochs
 
 OURS = ("plain", "ndem")
-# what a backbone calls to find the edges of a batch
+# the function that a backbone calls to find the edges of a batch
 GRAPH_METHOD = "generate_graph"
 
 
 def arm_config(
     arm: str, config: dict[str, Any], data: Path, batch_size: int, ours: list[str] | None = None
 ) -> dict[str, Any]:
-    """The configuration that an arm trains with, its trainer included.
+    """The configuration of an arm, including its trainer.
 
     Args:
-        arm: of :data:`ARMS`, or ``ndem@F``.
-        config: of :func:`ndem_ocp.bench.configs.read_config`.
+        arm: one of :data:`ARMS`, or ``ndem@F``. config: from
+            :func:`ndem_ocp.bench.configs.read_config`.
         data: folder or file of the training set.
         batch_size: structures per step.
         ours: ``key=value`` settings of the model section that only our EquiformerV2 has.
 
     Raises:
-        BenchError: for an arm that there is not.
+        BenchError: for an unknown arm.
     """
     kind, _, fraction = arm.partition("@")
     if kind not in ARMS or (fraction and kind != "ndem"):
@@ -74,7 +74,7 @@ def arm_config(
         config["task"] = {"ndem": _settings(kind, settings, fraction)}
     train = {k: v for k, v in config["dataset"]["train"].items() if k != "splits"}
     config["dataset"] = {"train": {**train, "src": str(data)}}
-    config["logger"] = "tensorboard"  # not made: the trainers run in fairchem's debug mode
+    config["logger"] = "tensorboard"  # not used: the trainers run in fairchem's debug mode
     config["optim"].update(
         batch_size=batch_size, eval_batch_size=batch_size, load_balancing=None, num_workers=0
     )
@@ -82,13 +82,13 @@ def arm_config(
 
 
 def _trainer(kind: str, optim: dict[str, Any]) -> str:
-    if kind == "upstream":  # fairchem's, for EquiformerV2's schedule or for its own
+    if kind == "upstream":  # fairchem's trainer, for EquiformerV2's schedule or for fairchem's own
         return "equiformerv2_forces" if uses_epochs(optim) else "forces"
     return "ndem_ocp.bench.naive.NaiveTrainer" if kind == "naive" else "ndem_ocp.NDeMTrainer"
 
 
 def _settings(kind: str, settings: dict[str, Any], fraction: str) -> dict[str, Any]:
-    """``task.ndem`` of an arm: the configuration's, where they apply to its objective."""
+    """``task.ndem`` of an arm: the settings of the configuration that apply to its objective."""
     objective = "dens" if kind == "dens" else "ndem"
     kept = {k: v for k, v in settings.items() if objective in APPLIES.get(k, (objective,))}
     kept |= {"objective": objective, "coefficient": 0.0 if kind == "plain" else 1.0}
@@ -103,7 +103,7 @@ def possible_arms(arms: list[str], config: dict[str, Any]) -> tuple[list[str], l
     if "dens" not in arms or backbone in DENS_BACKBONES:
         return arms, []
     return [arm for arm in arms if arm != "dens"], [
-        f"dens is left out: {backbone} cannot be told forces."
+        f"dens is left out: {backbone} does not take forces as input."
     ]
 
 
@@ -114,21 +114,21 @@ class Arm:
     name: str
     trainer: Any
     device: torch.device
-    edges: int = 0  # of the last batch, both views together
+    edges: int = 0  # of the last batch, both views
 
     def evaluate(self, batch: Any, seed: int) -> float:
-        """The loss of a batch as in a validation: no noise, no dropout, no second view."""
+        """The loss of a batch as in validation: no noise, no dropout, no second view."""
         self.trainer.model.eval()
-        torch.manual_seed(seed)  # EquiformerV2 draws a rotation about each edge
+        torch.manual_seed(seed)  # EquiformerV2 draws a random rotation about each edge
         with torch.no_grad():
             out = self.trainer._forward(batch)
             return float(self.trainer._compute_loss(out, batch))
 
     def step(self, batch: Any, seed: int, watch: Stopwatch) -> Timing:
-        """One training step as fairchem's loop takes it, metrics and logs apart.
+        """One training step as in fairchem's loop, without metrics and logs.
 
         Raises:
-            BenchError: if the loss is not finite, because such a step is not a whole one.
+            BenchError: if the loss is not finite, because such a step is incomplete.
         """
         trainer = self.trainer
         trainer.step += 1
@@ -147,7 +147,7 @@ class Arm:
         timing = watch.stop()
         if not bool(torch.isfinite(loss.detach())):
             raise BenchError(
-                f"{self.name}: the loss of step {trainer.step} is not finite; look at the data "
+                f"{self.name}: the loss of step {trainer.step} is not finite; check the data "
                 "with `ndem data check`, or lower optim.lr_initial."
             )
         phases = dict(timing.phases_s)
@@ -171,7 +171,7 @@ class Arm:
 def build_arm(
     name: str, config: dict[str, Any], device: torch.device, amp: bool = False, seed: int = 0
 ) -> Arm:
-    """The trainer of one arm from :func:`arm_config`'s configuration.
+    """The trainer of one arm, from the configuration of :func:`arm_config`.
 
     Raises:
         BenchError: if the configuration is refused.
@@ -189,7 +189,7 @@ def build_arm(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without fairchem's notes on each model it builds, the whole configuration among them."""
+    """Hide fairchem's messages on each model that it builds, such as the whole configuration."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -199,10 +199,10 @@ def quiet() -> Iterator[None]:
 
 
 def share_weights(arms: list[Arm]) -> None:
-    """Give every arm the first one's weights; what it has besides stays.
+    """Give every arm the first one's weights; additional weights do not change.
 
     Raises:
-        BenchError: if an arm lacks one of them or has it in another shape.
+        BenchError: if an arm lacks one of them or has another shape.
     """
     source = arms[0].trainer._unwrapped_model.state_dict()
     for arm in arms[1:]:

@@ -1,4 +1,4 @@
-"""The batches of a benchmark: real structures, the same ones for every arm."""
+"""The batches of a benchmark: real structures, the same for every arm."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.data.demo import make_demo
 from ndem_ocp.report.provenance import files_hash
 
-DEMO = Path("data/demo")  # the demo's own set; made when absent, in seconds
+DEMO = Path("data/demo")  # the demo's data set; made in seconds if absent
 KEYS = {"y": "energy", "force": "forces"}
 READERS = {"ours": "ndem_lmdb", "upstream": "lmdb"}
 
 
 def find_data(given: Path | None, progress: bool = True) -> Path:
-    """The folder or file of LMDBs to read; without one the demo's training set, made if absent.
+    """The folder or file of LMDBs to read; by default the demo's training set, made if absent.
 
     Raises:
         BenchError: if there is nothing to read.
@@ -36,18 +36,18 @@ def find_data(given: Path | None, progress: bool = True) -> Path:
         if path.is_file() or any(path.glob("*.lmdb")):
             return path
     raise BenchError(
-        f"--data {given}: no *.lmdb there or in its folder train. `ndem data ase` makes such a set "
-        "from ASE files, `ndem data demo` one from nothing."
+        f"--data {given}: no *.lmdb in it or in its folder train. `ndem data ase` makes them "
+        "from ASE files, `ndem data demo` without any files."
     )
 
 
 def data_hash(path: Path) -> str:
-    """Hash over the contents of the LMDBs that are read."""
+    """Hash of the contents of the LMDBs."""
     return files_hash(path.parent, path.name) if path.is_file() else files_hash(path)
 
 
 def open_data(path: Path, reader: str = "ours", key_mapping: dict[str, str] | None = None) -> Any:
-    """The data set with a reader of :data:`READERS`."""
+    """Open the data set with a reader of :data:`READERS`."""
     ndem_ocp.register()
     source = {"src": str(path), "format": READERS[reader], "key_mapping": key_mapping or KEYS}
     return create_dataset(source, "train")
@@ -55,7 +55,7 @@ def open_data(path: Path, reader: str = "ours", key_mapping: dict[str, str] | No
 
 @dataclass(frozen=True)
 class Batches:
-    """Collated batches on the CPU, and what it took to read them in this process."""
+    """Collated batches on the CPU, and the time to read them in this process."""
 
     batches: list[Batch]
     loading_s: list[float]  # reading and collation, per batch
@@ -65,7 +65,7 @@ class Batches:
         return [int(batch.natoms.sum()) for batch in self.batches]
 
     def on(self, number: int, device: torch.device) -> Batch:
-        """A copy of a batch for one step: models may write into theirs."""
+        """A copy of a batch for one step, because models may modify it."""
         return self.batches[number % len(self.batches)].clone().to(device)
 
 
@@ -75,19 +75,17 @@ def read_batches(
     """``count`` batches of different structures, drawn once with ``seed``.
 
     Args:
-        dataset: of :func:`open_data`.
-        batch_size: structures in each.
-        count: of batches.
-        seed: which structures; the same for the same data set.
-        repeat: each structure as a supercell, so many times along its first two cell vectors.
+        dataset: from :func:`open_data`. batch_size: structures in each. count: number of batches.
+            seed: selects the structures. repeat: make a supercell of each structure, repeated along
+            its first two cell vectors.
 
     Raises:
-        BenchError: if the set has fewer structures than one batch.
+        BenchError: if the data set has fewer structures than one batch.
     """
     if batch_size > len(dataset):
         raise BenchError(
-            f"a batch of {batch_size} structures, and the data has {len(dataset)}: give --data a "
-            "larger set or --batch-sizes smaller ones."
+            f"a batch has {batch_size} structures, but the data set only {len(dataset)}: give a "
+            "larger --data or smaller --batch-sizes."
         )
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
     batches, seconds = [], []
@@ -105,7 +103,7 @@ def read_batches(
 
 
 def supercell(data: Data, first: int, second: int) -> Data:
-    """``first`` x ``second`` copies of a periodic structure beside each other.
+    """A supercell of ``first`` x ``second`` copies of a periodic structure.
 
     Energies are multiplied, forces and everything else per atom repeated.
     """

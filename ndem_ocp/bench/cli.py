@@ -1,6 +1,6 @@
-"""``ndem bench``: what things cost on this machine.
+"""``ndem bench``: measure time and memory on this machine.
 
-What the commands do is imported when one runs, so that `ndem --help` need not.
+The code of a command is imported when it runs, to keep `ndem --help` fast.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ndem_ocp.commands.ending import INTERRUPTED
 from ndem_ocp.commands.options import add_unsafe
 from ndem_ocp.files import existing, writable_folder
 
-# (rounds that count, rounds before them) where --repeats and --warmup are not given
+# (measured rounds, warm-up rounds) without --repeats and --warmup
 ROUNDS = {"cpu": (9, 1), "cuda": (30, 5)}
 
 
@@ -27,11 +27,12 @@ def configure_step(parser: argparse.ArgumentParser) -> None:
     _add_batch_sizes(parser, ["8"])
     parser.add_argument(
         "--arms", nargs="+", default=list(STEP_ARMS), metavar="ARM",
-        help=f"of {', '.join(ARMS)} (default: {' '.join(STEP_ARMS)})",
+        help=f"arms from {', '.join(ARMS)} (default: {' '.join(STEP_ARMS)})",
     )  # fmt: skip
     parser.add_argument(
         "--fractions", nargs="+", type=float, default=[], metavar="F",
-        help="also NDeM with a second view of so much of each batch (task.ndem.fraction)",
+        help="also measure NDeM with a second view of this fraction of each batch "
+             "(task.ndem.fraction)",
     )  # fmt: skip
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.set_defaults(func=run_step)
@@ -42,7 +43,9 @@ def configure_inference(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     _add_batch_sizes(parser, ["1", "8"])
     parser.add_argument(
-        "--checkpoint", type=Path, help="its model and weights, not those of --model"
+        "--checkpoint",
+        type=Path,
+        help="measure the model and weights of this checkpoint instead of --model",
     )
     add_unsafe(parser)
     parser.set_defaults(func=run_inference)
@@ -52,12 +55,21 @@ def configure_data(parser: argparse.ArgumentParser) -> None:
     """``ndem bench data``."""
     add_machine(parser)
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], metavar="N")
-    parser.add_argument("--batch-size", type=int, default=8, help="structures (default: 8)")
-    parser.add_argument("--batches", type=int, default=150, help="in a pass (default: 150)")
-    parser.add_argument("--repeats", type=int, default=5, help="passes (default: 5)")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="structures per batch (default: 8)"
+    )
+    parser.add_argument("--batches", type=int, default=150, help="batches per pass (default: 150)")
+    parser.add_argument("--repeats", type=int, default=5, help="number of passes (default: 5)")
     speed = parser.add_mutually_exclusive_group()
-    speed.add_argument("--atoms-per-second", type=float, metavar="X", help="of the model to feed")
-    speed.add_argument("--step", type=Path, metavar="FILE", help="JSON of ndem bench step, instead")
+    speed.add_argument(
+        "--atoms-per-second", type=float, metavar="X", help="speed of the model that needs the data"
+    )
+    speed.add_argument(
+        "--step",
+        type=Path,
+        metavar="FILE",
+        help="take the speed from a JSON file of ndem bench step",
+    )
     parser.set_defaults(func=run_data)
 
 
@@ -66,7 +78,9 @@ def configure_scaling(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=AXES)
     parser.add_argument("--arms", nargs="+", default=list(SCALING_ARMS), metavar="ARM")
-    parser.add_argument("--batch-size", type=int, default=2, help="where it does not grow")
+    parser.add_argument(
+        "--batch-size", type=int, default=2, help="structures per batch on the other axes"
+    )
     _add_rounds(parser)
     parser.set_defaults(func=run_scaling)
 
@@ -74,19 +88,21 @@ def configure_scaling(parser: argparse.ArgumentParser) -> None:
 def _add_batch_sizes(parser: argparse.ArgumentParser, default: list[str]) -> None:
     parser.add_argument(
         "--batch-sizes", nargs="+", default=default, metavar="N",
-        help=f"structures, or max (CUDA): 1, 2, 4, ... (default: {' '.join(default)})",
+        help=f"structures per batch, or max (CUDA): 1, 2, 4, ... (default: {' '.join(default)})",
     )  # fmt: skip
     _add_rounds(parser)
 
 
 def _add_rounds(parser: argparse.ArgumentParser) -> None:
     usual = "; ".join(f"{device} {pair[0]} and {pair[1]}" for device, pair in ROUNDS.items())
-    parser.add_argument("--repeats", type=int, help="rounds that count")
-    parser.add_argument("--warmup", type=int, help=f"rounds before them (defaults: {usual})")
+    parser.add_argument("--repeats", type=int, help="measured rounds")
+    parser.add_argument(
+        "--warmup", type=int, help=f"warm-up rounds before them (defaults: {usual})"
+    )
 
 
 def _look_at_paths(args: argparse.Namespace) -> None:
-    """Refuse a file that is not there before torch is imported."""
+    """Refuse missing files before torch is imported."""
     if getattr(args, "model", None) is not None:
         config_path(args.model)
     for option in ("data", "checkpoint", "step"):
@@ -105,7 +121,7 @@ def _rounds(args: argparse.Namespace, device: Any) -> tuple[int, int]:
 
 
 def run_step(args: argparse.Namespace) -> int:
-    """Measure, print a table per batch size, write JSON; last comes the line of ratios."""
+    """Measure, print a table per batch size, write JSON; the last line has the ratios."""
     arms = arms_of(args.arms, args.fractions)
     _look_at_paths(args)
 
@@ -139,7 +155,7 @@ def run_inference(args: argparse.Namespace) -> int:
     common = common_of(args)
     sizes = batch_sizes_of(args.batch_sizes, common.device)
     if sizes is None:
-        raise BenchError("--batch-sizes max is for ndem bench step: name sizes here.")
+        raise BenchError("--batch-sizes max is for ndem bench step: give numbers here.")
     bench = InferenceBench(common, args.checkpoint, args.unsafe)
     print(head_lines(bench.result()), flush=True)
     bench.run(sizes, *_rounds(args, common.device))
@@ -199,11 +215,11 @@ def run_scaling(args: argparse.Namespace) -> int:
 
 
 def _finish(args: argparse.Namespace, bench: Any, **more: Any) -> int:
-    """Write what was measured, and say so if it is not all."""
+    """Write the measurements, and say so if they are incomplete."""
     from ndem_ocp.bench.options import write_result
 
     if bench.interrupted:
-        print("Interrupted: this is what was measured until then.")
+        print("Interrupted: these are the measurements so far.")
     write_result(args.out, {**bench.result(), **more})
     return INTERRUPTED if bench.interrupted else 0
 
@@ -212,12 +228,12 @@ def arms_of(arms: list[str], fractions: list[float]) -> list[str]:
     """Arms in the order given, upstream first, then those of the fractions.
 
     Raises:
-        BenchError: for an arm that there is not, or a fraction outside (0, 1].
+        BenchError: for an unknown arm, or a fraction outside (0, 1].
     """
     for arm in arms:
         if arm not in ARMS:
             raise BenchError(f"--arms {arm}: choose from {', '.join(ARMS)}.")
     for fraction in fractions:
         if not 0 < fraction <= 1:
-            raise BenchError(f"--fractions {fraction:g}: more than 0, at most 1.")
+            raise BenchError(f"--fractions {fraction:g}: must be more than 0 and at most 1.")
     return list(dict.fromkeys(["upstream", *arms, *(f"ndem@{f:g}" for f in fractions)]))

@@ -22,8 +22,8 @@ class Timing(NamedTuple):
 class Stopwatch:
     """Phases are marked without waiting for the device: with CUDA events, read at the end.
 
-    Synchronising at every phase would take away the overlap of a step's launches with its
-    kernels, and so change what is measured.
+    Synchronising at every phase would remove the overlap of launches and kernels in a step, and so
+    change the result.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -66,7 +66,7 @@ class Stopwatch:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -75,14 +75,14 @@ def synchronize(device: torch.device) -> None:
 def timed_calls(
     owner: Any, method: str, watch: Stopwatch, name: str, seen: Callable[[Any], None] | None = None
 ) -> Iterator[None]:
-    """Within, each call of ``owner.method`` is a phase; an owner without it is left alone.
+    """Context in which each call of ``owner.method`` is a phase; does nothing if it does not exist.
 
     Args:
         owner: an object or a class.
         method: its name there.
         watch: times the calls.
         name: of the phase.
-        seen: is shown each result.
+        seen: called with each result.
     """
     original = getattr(owner, method, None)
     if original is None:

@@ -1,4 +1,4 @@
-"""Which model is measured: a configuration, with other sizes if asked for."""
+"""The configuration of the measured model, with changed sizes if requested."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config_path(name: str) -> Path:
         if path.is_file():
             return path
         raise BenchError(
-            f"--model {name}: no such file, and no name either; names: {', '.join(MODELS)}."
+            f"--model {name}: no such file, and not one of the names {', '.join(MODELS)}."
         )
     return _shipped(MODELS[name])
 
@@ -38,8 +38,8 @@ def _shipped(name: str) -> Path:
         if (place / name).is_file():
             return place / name
     raise BenchError(
-        f"configs/oc20/{name} is not here: run this in a checkout of the project, or give --model "
-        "the path of a configuration."
+        f"configs/oc20/{name} does not exist: run this in a checkout of the project, or give "
+        "--model the path of a configuration."
     )
 
 
@@ -91,10 +91,11 @@ def resize(
     lmax: int | None = None,
     mmax: int | None = None,
 ) -> None:
-    """Set sizes of a backbone section; what is None stays.
+    """Set sizes of a backbone section; None leaves a size unchanged.
 
     Raises:
-        BenchError: if the backbone, of the model ``name``, has no such size or not this one.
+        BenchError: if the backbone of the model ``name`` has no such size, or the value is
+            impossible.
     """
     given = {"--layers": layers, "--lmax": lmax, "--mmax": mmax}
     keys = {"--layers": "num_layers", "--lmax": "lmax_list", "--mmax": "mmax_list"}
@@ -125,12 +126,12 @@ def set_key(config: dict[str, Any], override: str) -> None:
     """
     key, found, value = override.lstrip("-").partition("=")
     if not (key and found):
-        raise BenchError(f"{override!r} is no override: write --model.backbone.num_layers=2.")
+        raise BenchError(f"{override!r} is not an override: write --model.backbone.num_layers=2.")
     *sections, last = key.split(".")
     for section in sections:
         config = config.setdefault(section, {})
         if not isinstance(config, dict):
-            raise BenchError(f"{override!r}: {section} is no section.")
+            raise BenchError(f"{override!r}: {section} is not a section.")
     config[last] = yaml.safe_load(value)
 
 
@@ -148,7 +149,7 @@ def describe(model: dict[str, Any]) -> str:
 
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """For a hash of what was computed, wherever the data lay."""
+    """The configuration without paths, for a hash that does not depend on where the data are."""
     config = copy.deepcopy(config)
     for section in (config.get("dataset") or {}).values():
         section.pop("src", None)

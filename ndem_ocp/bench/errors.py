@@ -1,4 +1,4 @@
-"""The error of a benchmark that cannot be run as asked."""
+"""The error of a benchmark that cannot be run."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ndem_ocp.errors import NDeMError
 
 
 class BenchError(NDeMError, RuntimeError):
-    """A benchmark that cannot be run as asked, or whose arms fail; the message says the way out."""
+    """A benchmark that cannot be run, or whose arms fail; the message says what to do."""

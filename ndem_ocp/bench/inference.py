@@ -43,7 +43,7 @@ class InferenceBench:
     """Upstream's model and ours with the same weights, without gradients.
 
     With a checkpoint they have its weights, and a third arm, ``trained``, is the checkpoint's own
-    model as fairchem would build it: with its auxiliary head, which sleeps.
+    model as fairchem would build it, with the auxiliary head, which does not run.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class InferenceBench:
         self.interrupted = False
 
     def run(self, batch_sizes: list[int], repeats: int, warmup: int) -> None:
-        """Measure; ``settings`` holds what there is, after Ctrl-C as well."""
+        """Measure; ``settings`` has the results so far, also after Ctrl-C."""
         try:
             for batch_size in batch_sizes:
                 self._measure(batch_size, repeats, warmup)
@@ -130,7 +130,7 @@ class InferenceBench:
         }
 
     def result(self) -> dict[str, Any]:
-        """What goes to the JSON file, provenance apart."""
+        """The content of the JSON file, without provenance."""
         config = {**self.common.config, "model": plain_model(self.model)}
         return {
             "what": "seconds of one evaluation of energy and forces",
@@ -143,7 +143,7 @@ class InferenceBench:
 
 
 def flat(out: dict[str, Any]) -> dict[str, Tensor]:
-    """A hydra model's outputs by name, whether or not its heads' own names are around them."""
+    """A hydra model's outputs by name, whether or not they are grouped by head."""
     found: dict[str, Tensor] = {}
     for name, value in out.items():
         found |= value if isinstance(value, dict) else {name: value}
@@ -154,7 +154,7 @@ def read_model(path: Path, unsafe: bool = False) -> tuple[dict[str, Any], dict[s
     """(model section, weights) of a checkpoint of fairchem's or ours.
 
     Raises:
-        BenchError: if it cannot be read, or its model is no hydra model.
+        BenchError: if it cannot be read, or its model is not a hydra model.
     """
     try:
         checkpoint = read_checkpoint(path, unsafe=unsafe)
@@ -170,7 +170,8 @@ def read_model(path: Path, unsafe: bool = False) -> tuple[dict[str, Any], dict[s
 
 
 def plain_model(model: dict[str, Any]) -> dict[str, Any]:
-    """Upstream's model section behind one of any objective: without what only training needs."""
+    """Upstream's model section for a model of any objective, without parts only used in
+    training."""
     model = copy.deepcopy(model)
     if model["name"] in (*TWO_VIEW_NAMES, *DENS_NAMES):
         model["name"] = "hydra"

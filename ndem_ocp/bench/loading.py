@@ -1,4 +1,4 @@
-"""``ndem bench data``: how fast structures are read and collated, and by how many workers."""
+"""``ndem bench data``: speed of reading and collating structures, by number of workers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LoadingBench:
         self.interrupted = False
 
     def run(self, workers: list[int], repeats: int, progress: bool = True) -> None:
-        """Measure; what there is stays after Ctrl-C."""
+        """Measure; the results so far are kept after Ctrl-C."""
         work = [(reader, count) for count in workers for reader in READERS]
         self.rounds = {key: [] for key in work}
         try:
@@ -95,7 +95,7 @@ class LoadingBench:
         }
 
     def result(self) -> dict[str, Any]:
-        """What goes to the JSON file, provenance apart."""
+        """The content of the JSON file, without provenance."""
         rows = []
         for (reader, workers), found in self.rounds.items():
             if not found:
@@ -130,7 +130,7 @@ class LoadingBench:
 def workers_needed(rows: list[dict[str, Any]], atoms_per_s: float) -> int | None:
     """Workers of our reader that keep a model of this speed fed; None if one was not measured.
 
-    From the speed of one worker: it assumes a core for each.
+    Computed from the speed of one worker, assuming one core for each.
     """
     for row in rows:
         if row["reader"] == "ndem_lmdb" and row["workers"] == 1:
@@ -142,7 +142,7 @@ def model_speeds(path: Path) -> dict[str, float]:
     """arm -> largest atoms per s in a result of ``ndem bench step``.
 
     Raises:
-        BenchError: if the file is no such result.
+        BenchError: if the file is not such a result.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
@@ -152,7 +152,7 @@ def model_speeds(path: Path) -> dict[str, float]:
                 speeds[arm] = max(speeds.get(arm, 0.0), found["atoms_per_s"]["median"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchError(
-            f"{path} is no result of `ndem bench step --out FILE` "
+            f"{path} is not a result of `ndem bench step --out FILE` "
             f"({type(error).__name__}: {error})."
         ) from error
     return speeds

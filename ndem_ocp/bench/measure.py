@@ -1,4 +1,4 @@
-"""Interleaved measurement, and its medians, spreads and ratios."""
+"""Interleaved measurement, with medians, quartiles and ratios."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def interleave(
     warmup: int,
     rounds: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Measured:
-    """Rounds over all arms: each round every arm once, on the same batch, starting one further.
+    """Rounds over all arms: in each round every arm runs once on the same batch, starting with the
+    next arm.
 
-    What disturbs the machine for a while so disturbs all arms, and the ratios the least. Ctrl-C
-    ends the measurement; the whole rounds until then are what was measured.
+    So a temporary slowdown of the machine affects all arms, and the ratios least. Ctrl-C ends the
+    measurement; the complete rounds until then are used.
 
     Args:
         arms: names.
         step: runs (arm, round) and times it.
-        repeats: rounds that count.
-        warmup: rounds before them that do not.
+        repeats: measured rounds. warmup: rounds before them that are not measured.
         rounds: wraps the round numbers, for a progress bar.
     """
     measured = Measured({arm: [] for arm in arms})
@@ -44,7 +44,7 @@ def interleave(
             shift = number % len(arms)
             this_round = {}
             gc.collect()
-            gc.disable()  # a collection costs as much as a small step, and hits any arm
+            gc.disable()  # a collection takes as long as a small step and can happen in any arm
             for arm in (*arms[shift:], *arms[:shift]):
                 this_round[arm] = step(arm, number)
             if number >= warmup:
@@ -80,7 +80,7 @@ def arm_results(
 
     Args:
         measured: with at least one round.
-        reference: the arm that ratios are to; where it was not measured there are none.
+        reference: the arm to which ratios refer; without its measurement there are none.
         atoms: of the batch of each round.
     """
     base = measured.get(reference)

@@ -1,9 +1,10 @@
-"""Peak memory of one arm, in a process of its own.
+"""Peak memory of one arm, in a separate process.
 
 On CUDA it is torch.cuda.max_memory_allocated over some steps: weights, gradients, optimizer and
 activations. On the CPU it is the growth of the peak resident set over these steps, from a baseline
-taken when imports, data, model and optimizer object are there; activations, gradients and the
-optimizer's moments, but not the weights. A process has one peak, so every arm gets a new process.
+taken after imports, data, model and optimizer have been created: activations, gradients and the
+    optimizer's moments, but not the weights. A process has only one peak, so every arm gets a new
+    process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from ndem_ocp.bench.errors import BenchError
 
-STEPS = 2  # the second has the optimizer's moments from its start
+STEPS = 2  # in the second the optimizer's moments already exist
 MARK = "ndem-bench-memory: "
 
 
@@ -39,7 +40,7 @@ class Request:
 def peak_memory(request: Request) -> list[dict[str, int]]:
     """[{batch_size, peak_bytes, steady_bytes}], up to the first batch that does not fit.
 
-    ``steady_bytes`` is what was there before the steps: allocated on CUDA, resident on the CPU.
+    ``steady_bytes`` is the memory before the steps: allocated on CUDA, resident on the CPU.
 
     Raises:
         BenchError: if the process fails; the message ends with its output.
@@ -76,7 +77,7 @@ def _measure(request: Request) -> list[dict[str, int]]:
     from ndem_ocp.bench.arms import build_arm
     from ndem_ocp.bench.batches import open_data
 
-    ndem_ocp.register()  # what configurations name
+    ndem_ocp.register()  # the names used in configurations
     device = torch.device(request.device)
     source = request.config["dataset"]["train"]
     dataset = open_data(Path(source["src"]), key_mapping=source.get("key_mapping"))
@@ -108,13 +109,13 @@ def _peak_of_steps(arm: Any, dataset: Any, batch_size: int, seed: int) -> dict[s
 
 
 def _steady(device: torch.device) -> int:
-    """Bytes in use now, with the peak set back to it where the system can."""
+    """Bytes in use now; also resets the peak to it if the system supports that."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak
         return 1024 * _status("VmRSS")
     except (OSError, KeyError):
         return _peak_resident()
@@ -132,7 +133,7 @@ def _status(key: str) -> int:
     """A number of /proc/self/status, in kB.
 
     Raises:
-        OSError, KeyError: where there is no such file or line.
+        OSError, KeyError: if there is no such file or line.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):

@@ -1,7 +1,7 @@
-"""NDeM as one would write it first: the model runs on X, then again on X + eps.
+"""The simplest implementation of NDeM: the model runs on X, then again on X + eps.
 
-The yardstick for the joint forward, with nothing added to make it slow: upstream's model, the
-auxiliary head asleep in the first pass, the same losses, one backward.
+The reference for the joint forward pass, not slowed down on purpose: upstream's model, no auxiliary
+    head in the first pass, the same losses, one backward pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ TWO_PASS_MODEL = "ndem_ocp.bench.naive.TwoPassHydra"
 
 @registry.register_model("ndem_two_pass_hydra")
 class TwoPassHydra(TwoViewHydra):
-    """Outputs and weights of :class:`TwoViewHydra` with a separate head, two forwards per step.
+    """Outputs and weights of :class:`TwoViewHydra` with a separate head, two forward passes per
+    step.
 
     Every structure of the batch gets its second view (``fraction: 1``).
     """
@@ -33,7 +34,7 @@ class TwoPassHydra(TwoViewHydra):
         clean = HydraModel.forward(self, data)
         noisy = copy.copy(data)
         noisy.pos = data.pos + data[EPS]
-        noisy[JOINT] = True  # wakes the auxiliary head
+        noisy[JOINT] = True  # makes the auxiliary head run
         second = HydraModel.forward(self, noisy)[NOISY_FORCES]
         clean[NOISY_FORCES] = second[NOISY_FORCES] if isinstance(second, dict) else second
         return clean

@@ -1,4 +1,4 @@
-"""What the options of ``ndem bench`` may name: this module imports nothing."""
+"""Valid names for the options of ``ndem bench``; this module imports nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ MODELS = {
     "83M": "83M_2M.yml",
     "153M": "153M.yml",
 }
-# The channels of all of OC20's models, and few enough layers for minutes on a laptop.
+# The channels of OC20's models, and few enough layers for minutes on a laptop.
 DEFAULT_MODEL, DEFAULT_LAYERS = "31M", 2
 
-#: Arms of ``ndem bench step``; ndem_ocp.bench.arms says what they are.
+#: Arms of ``ndem bench step``; ndem_ocp.bench.arms describes them.
 ARMS = ("upstream", "naive", "joint", "plain", "ndem", "dens")
-STEP_ARMS = ("upstream", "naive", "plain", "ndem", "dens")  # where --arms is not given
+STEP_ARMS = ("upstream", "naive", "plain", "ndem", "dens")  # without --arms
 SCALING_ARMS = ("upstream", "naive", "plain", "ndem")
 
-#: What ``ndem bench scaling`` lets grow; ndem_ocp.bench.scaling says how.
+#: Axes of ``ndem bench scaling``; see ndem_ocp.bench.scaling.
 AXES = ("atoms", "edges", "L", "layers", "batch")

@@ -24,7 +24,7 @@ MAX = "max"
 
 @dataclass(frozen=True)
 class Common:
-    """What every benchmark of a model needs to know."""
+    """Options of every benchmark of a model."""
 
     name: str  # of the model, as given
     config: dict[str, Any]  # a complete configuration
@@ -39,8 +39,7 @@ class Common:
         """Model, data and machine settings of a result.
 
         Args:
-            config: what was run by the reference arm.
-            data: the LMDBs that were read.
+            config: of the reference arm. data: the LMDBs that were read.
         """
         return {
             "model": describe(config["model"]),
@@ -61,7 +60,7 @@ def common_of(args: argparse.Namespace) -> Common:
     """Read and check the options of :func:`ndem_ocp.bench.arguments.add_common`.
 
     Raises:
-        BenchError: naming the option and the way out.
+        BenchError: naming the option and what to do.
     """
     device = device_of(args)
     if args.amp and device.type != "cuda":
@@ -84,7 +83,7 @@ def device_of(args: argparse.Namespace) -> torch.device:
     """The device of ``--device``, with ``--threads`` set.
 
     Raises:
-        BenchError: for a device that is not here.
+        BenchError: for a device that does not exist.
     """
     if args.threads is not None:
         if args.threads < 1:
@@ -92,9 +91,11 @@ def device_of(args: argparse.Namespace) -> torch.device:
         torch.set_num_threads(args.threads)
     name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda", "cuda:0"):
-        raise BenchError(f"--device {name}: cuda or cpu; CUDA_VISIBLE_DEVICES chooses the GPU.")
+        raise BenchError(
+            f"--device {name}: give cuda or cpu; CUDA_VISIBLE_DEVICES selects the GPU."
+        )
     if name != "cpu" and not torch.cuda.is_available():
-        raise BenchError("--device cuda: torch sees no GPU here (`ndem doctor` says why).")
+        raise BenchError("--device cuda: torch sees no GPU here (`ndem doctor` may show why).")
     return torch.device("cpu" if name == "cpu" else "cuda:0")
 
 
@@ -107,16 +108,18 @@ def batch_sizes_of(given: list[str], device: torch.device) -> list[int] | None:
     if given == [MAX]:
         if device.type != "cuda":
             raise BenchError(
-                "--batch-sizes max doubles until the GPU is full: name sizes on the CPU."
+                "--batch-sizes max doubles until the GPU is full: give numbers on the CPU."
             )
         return None
     if not all(size.isdecimal() and int(size) > 0 for size in given):
-        raise BenchError(f"--batch-sizes {' '.join(given)}: numbers of structures, or max alone.")
+        raise BenchError(
+            f"--batch-sizes {' '.join(given)}: give numbers of structures, or only max."
+        )
     return sorted({int(size) for size in given})
 
 
 def at_least(option: str, value: int, least: int) -> int:
-    """``value``, or an error that names the option.
+    """Return ``value``, or raise an error that names the option.
 
     Raises:
         BenchError: if it is too small.
@@ -127,7 +130,7 @@ def at_least(option: str, value: int, least: int) -> int:
 
 
 def write_result(path: Path | None, result: dict[str, Any], say: bool = True) -> None:
-    """The result with its provenance, as JSON."""
+    """Write the result with its provenance as JSON."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

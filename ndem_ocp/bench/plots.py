@@ -1,4 +1,4 @@
-"""Pictures of results of ``ndem bench``."""
+"""Figures of results of ``ndem bench``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ndem_ocp.bench.scaling import abscissa
 from ndem_ocp.files import replacing
-from ndem_ocp.report.plots import MUTED  # importing it sets the style of all pictures
+from ndem_ocp.report.plots import MUTED  # importing it sets the style of all figures
 
 ARMS = {  # arm -> (label, colour of Paul Tol's bright scheme)
     "upstream": ("upstream, plain", "#888888"),
@@ -28,7 +28,7 @@ def plot_step(results: Sequence[tuple[str, dict[str, Any]]], path: Path) -> Path
     """Time and peak memory of each arm as ratios to upstream's plain step.
 
     Args:
-        results: (label, one setting of a result of ``ndem bench step``), left to right.
+        results: (label, one setting from a result of ``ndem bench step``), left to right.
         path: PNG to write.
     """
     arms = [arm for arm in ARMS if any(arm in setting["arms"] for _, setting in results)]
@@ -62,7 +62,7 @@ def plot_step(results: Sequence[tuple[str, dict[str, Any]]], path: Path) -> Path
 
 
 def _bar(found: dict[str, Any] | None, title: str) -> tuple[float, float, float]:
-    """(height, lower end, upper end) of one bar; NaN where nothing was measured."""
+    """(height, lower end, upper end) of one bar; NaN if not measured."""
     if found is None:
         return (np.nan,) * 3
     if title == "peak memory":

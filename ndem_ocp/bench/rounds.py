@@ -13,7 +13,7 @@ from ndem_ocp.bench.measure import arm_results, interleave, summary
 from ndem_ocp.bench.options import Common
 
 REFERENCE = "upstream"
-BATCHES = 4  # different batches that the rounds go through
+BATCHES = 4  # different batches used in turn by the rounds
 
 
 def measure_arms(
@@ -27,16 +27,15 @@ def measure_arms(
     """Interleaved training steps of all arms, from the same weights.
 
     Args:
-        configs: arm -> configuration of ``arm_config``; the first arm gives the weights.
-        batches: what the rounds go through.
+        configs: arm -> configuration from ``arm_config``; all get the first arm's weights. batches:
+            used in turn.
         common: device, seed, progress.
-        repeats: rounds that count.
-        warmup: rounds before them.
+        repeats: measured rounds. warmup: rounds before them.
         label: of the progress bar.
 
     Returns:
         ``atoms`` (summary over the batches), ``rounds``, ``interrupted`` and ``arms``; None if
-        Ctrl-C came before the first round that counts.
+        Ctrl-C came before the first measured round.
 
     Raises:
         BenchError: if an arm fails.

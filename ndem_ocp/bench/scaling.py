@@ -1,4 +1,4 @@
-"""``ndem bench scaling``: how a step's cost grows, one thing at a time."""
+"""``ndem bench scaling``: how a step's cost grows with one quantity at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCHES = 2
 
 @dataclass(frozen=True)
 class Point:
-    """What is run for one value of an axis."""
+    """The measurement at one value of an axis."""
 
     config: dict[str, Any]
     batch_size: int
@@ -42,11 +42,11 @@ def _layers(config: dict[str, Any], value: int) -> None:
 
 @dataclass(frozen=True)
 class Axis:
-    """Something that grows while the rest stays."""
+    """A quantity that grows while everything else is constant."""
 
     what: str
     values: tuple[int, ...]
-    key: str | None = None  # of the backbone, where a model may lack it
+    key: str | None = None  # of the backbone, if a model may lack it
     change: Callable[[dict[str, Any], int], None] | None = None
 
 
@@ -71,7 +71,8 @@ class ScalingBench:
         self.interrupted = False
 
     def run(self, axes: list[str], repeats: int, warmup: int) -> Iterator[str]:
-        """Measure axis by axis; yields the name of each that is done, or cut short by Ctrl-C."""
+        """Measure axis by axis; yields the name of each finished axis, also if Ctrl-C cut it
+        short."""
         for name in axes:
             self.axes[name] = []
             try:
@@ -86,7 +87,7 @@ class ScalingBench:
                 return
 
     def point(self, axis: str, value: int) -> Point:
-        """What is run at a value of an axis.
+        """The measurement at a value of an axis.
 
         Raises:
             BenchError: if the model has no such setting.
@@ -99,7 +100,7 @@ class ScalingBench:
             change(config, value)
         if axis == "batch":
             return Point(config, value)
-        # one structure, however large: the atoms of a batch are then the structure's
+        # one structure of any size: the atoms of a batch are those of the structure
         cell = SUPERCELLS[value] if axis == "atoms" else (1, 1)
         return Point(config, 1 if axis == "atoms" else self.batch_size, cell)
 
@@ -121,7 +122,7 @@ class ScalingBench:
             )
 
     def result(self) -> dict[str, Any]:
-        """What goes to the JSON file, provenance apart."""
+        """The content of the JSON file, without provenance."""
         upstream = arm_config(REFERENCE, self.common.config, self.data, self.batch_size)
         return {
             "what": "seconds of one training step against one thing that grows",
@@ -148,7 +149,7 @@ class ScalingBench:
 
 
 def abscissa(axis: str, point: dict[str, Any]) -> float:
-    """What a point is plotted against: atoms and edges as they were, else the axis's value."""
+    """The abscissa of a point: measured atoms or edges, else the value of the axis."""
     if axis == "atoms":
         return point["atoms"]["median"]
     if axis == "edges":
@@ -157,7 +158,7 @@ def abscissa(axis: str, point: dict[str, Any]) -> float:
 
 
 def exponent(x: list[float], seconds: list[float]) -> float | None:
-    """k of seconds ~ x^k by least squares in the logarithms; None without two different x."""
+    """k of seconds ~ x^k by least squares of the logarithms; None without two different x."""
     if len(set(x)) < 2:
         return None
     log_x, log_s = [math.log(v) for v in x], [math.log(v) for v in seconds]

@@ -14,8 +14,8 @@ class Potential:
     """An ASE calculator for structures of a data set, one after another.
 
     Raises:
-        DataError: (all methods) the calculator fails or gives numbers that are not finite; with
-            the record and the calculator's own words.
+        DataError: (all methods) the calculator fails or its results are not finite; the message has
+            the record and the calculator's own error.
     """
 
     def __init__(self, calculator: Any) -> None:
@@ -26,7 +26,7 @@ class Potential:
     ) -> tuple[float, np.ndarray]:
         """Energy in eV and (N, 3) forces in eV/A on the structure, or displaced by eps.
 
-        X + eps is rounded to float32 first, as it is where a model sees it.
+        X + eps is first rounded to float32, like the input of a model.
         """
         from ase import Atoms
 
@@ -41,7 +41,7 @@ class Potential:
         try:
             energy = float(atoms.get_potential_energy())
             forces = np.asarray(atoms.get_forces(), dtype=np.float64)
-        except Exception as error:  # whatever the calculator raises: an unknown element, say
+        except Exception as error:  # whatever it raises, for example for an unknown element
             raise DataError(
                 f"{structure.where} ({atoms.get_chemical_formula()}): the calculator fails "
                 f"({type(error).__name__}: {error})"

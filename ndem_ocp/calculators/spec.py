@@ -1,4 +1,4 @@
-"""An ASE calculator from a line of text, and what identifies it.
+"""An ASE calculator from a string, and what identifies it.
 
     ase.calculators.emt:EMT()
     sevenn.calculator:SevenNetCalculator(model="7net-0")
@@ -6,8 +6,8 @@
     fairchem.core:FAIRChemCalculator.from_model_checkpoint("uma-s-1p1", task_name="oc20")
     ./my_potential.py:calculator()
 
-In front of the colon stands a module, or the path of a Python file; behind it names, calls and
-plain values. Nothing else is evaluated.
+Before the colon is a module or the path of a Python file, after it names, calls and plain values.
+Nothing else is evaluated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 
 from ndem_ocp.data.errors import DataError
 
-_SEARCH_DEPTH = 3  # calculators hold their network in self.model, or in self.predictor.model
+_SEARCH_DEPTH = 3  # calculators have their network in self.model or self.predictor.model
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Provenance:
     """What identifies a calculator.
 
     Attributes:
-        spec: the line of text that it was made from. name: of its class.
-        package, version: the installed distribution that it comes from.
+        spec: the string from which it was made. name: of its class.
+        package, version: the installed distribution of the calculator.
         weights: first 12 hex digits of the SHA-256 of its network's weights, or of its parameters
-            where it has no network; None where neither is found.
+            if it has no network; None if neither is found.
     """
 
     spec: str
@@ -48,7 +48,7 @@ class Provenance:
 
     @property
     def expression(self) -> str:
-        """What was called, without its module: ``SevenNetCalculator(model='7net-0')``."""
+        """The call without its module: ``SevenNetCalculator(model='7net-0')``."""
         return self.spec.partition(":")[2]
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,10 +61,10 @@ class Provenance:
 
 
 def calculator_of(spec: str) -> Any:
-    """The ASE calculator that a line of text describes.
+    """The ASE calculator described by a string.
 
     Args:
-        spec: ``module:expression``, see the head of this module.
+        spec: ``module:expression``, see the docstring of this module.
 
     Raises:
         DataError: not of that form, not importable, or not a calculator; with the reason.
@@ -74,7 +74,7 @@ def calculator_of(spec: str) -> Any:
     if isinstance(made, type) or not hasattr(made, "get_property"):
         raise DataError(
             f"--calculator {spec!r} gives {made!r}, which is not an ASE calculator"
-            + ("; call it: add ()" if callable(made) else "")
+            + ("; call it by adding ()" if callable(made) else "")
         )
     return made
 
@@ -108,7 +108,7 @@ def _import(name: str, spec: str) -> Any:
 
 def _from_file(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"no such file: {path}")
     found = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
@@ -129,7 +129,7 @@ def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
             return function(*arguments, **keywords)
     except DataError:
         raise
-    except Exception as error:  # the calculator's own: a missing file of weights, a wrong argument
+    except Exception as error:  # from the calculator: a missing file of weights, a wrong argument
         raise DataError(
             f"--calculator {spec!r}: {ast.unparse(node)} failed ({type(error).__name__}: {error})"
         ) from error
@@ -173,7 +173,7 @@ def _weights_hash(calculator: Any) -> str | None:
     digest = hashlib.sha256()
     for network in networks:
         for name, tensor in sorted(network.state_dict().items()):
-            if hasattr(tensor, "detach"):  # extra states of modules are not weights
+            if hasattr(tensor, "detach"):  # extra state of a module is not weights
                 digest.update(name.encode())
                 digest.update(np.ascontiguousarray(_numbers(tensor)).tobytes())
     if networks:
@@ -191,7 +191,7 @@ def _numbers(tensor: Any) -> np.ndarray:
 
 
 def _networks(thing: Any, depth: int, seen: set[int]) -> Any:
-    """The torch modules that an object holds in its attributes, lists and dictionaries."""
+    """The torch modules in an object's attributes, lists and dictionaries."""
     if id(thing) in seen:
         return
     seen.add(id(thing))

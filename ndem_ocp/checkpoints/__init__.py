@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, checked before they are believed."""
+"""Checkpoint files: written completely or not at all, and verified before they are used."""
 
 from ndem_ocp.checkpoints.errors import CheckpointError, UnsafeError
 from ndem_ocp.checkpoints.file import read_checkpoint, write_checkpoint

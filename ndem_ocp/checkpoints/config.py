@@ -1,4 +1,4 @@
-"""The configuration in a checkpoint: is it one, and is the code of its model here?"""
+"""Checking the configuration in a checkpoint, and that its model's code is installed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAPPINGS = ("model", "outputs", "optim", "task", "evaluation_metrics", "model_a
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Look at a configuration that came with a file before anything is built from it.
+    """Check the configuration of a checkpoint before anything is built from it.
 
     Raises:
-        CheckpointError: naming the section that is none, or the class that is not installed.
+        CheckpointError: naming a section that is not a mapping, or a class that is not installed.
     """
     for key in _MAPPINGS:
         value = config.get(key)
@@ -40,32 +40,32 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         except (RuntimeError, ImportError) as error:
             raise CheckpointError(
                 f"{path}: its {where} is {name!r}, which is not installed here "
-                f"({_why(error)}). Whoever trained it has the code: install that, or put its "
-                "folder into PYTHONPATH."
+                f"({_why(error)}). Install the code with which it was trained, or put its "
+                "folder in PYTHONPATH."
             ) from error
 
 
 @contextlib.contextmanager
 def building(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in building the model of a checkpoint, as a sentence about the file.
+    """Turn any error in building the model of a checkpoint into a sentence about the file.
 
     Raises:
-        CheckpointError: for any error that is not explained already.
+        CheckpointError: for any error that is not already explained.
     """
     try:
         yield
     except (NDeMError, OSError, MemoryError):
         raise
-    except Exception as error:  # constructors raise what they like for values that do not fit
+    except Exception as error:  # constructors may raise anything for unsuitable values
         first = (str(error).strip().splitlines() or [""])[0][:300]
         raise CheckpointError(
-            f"{path}: the model that its configuration describes cannot be built here "
+            f"{path}: the model in its configuration cannot be built here "
             f"({type(error).__name__}: {first})."
         ) from error
 
 
 def _classes(model: Any) -> Iterator[tuple[str, str]]:
-    """(dotted key, name of a class) of everything that a model section names."""
+    """(dotted key, name of a class) of every class in a model section."""
     if isinstance(model, str):
         yield "model", model
         return
@@ -88,5 +88,5 @@ def _why(error: Exception) -> str:
     """The innermost reason, which fairchem's registry wraps twice."""
     while error.__cause__ is not None:
         error = error.__cause__  # type: ignore[assignment]
-    # a short name: fairchem lists all that it knows
+    # a short name: fairchem lists all known ones
     return str(error).partition(". You may either")[0]

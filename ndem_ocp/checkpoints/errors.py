@@ -8,14 +8,15 @@ from ndem_ocp.errors import NDeMError
 
 
 class CheckpointError(NDeMError, ValueError):
-    """A checkpoint that cannot be written, read or used; the message names file and way out."""
+    """A checkpoint that cannot be written, read or used; the message names the file and what to
+    do."""
 
 
 class UnsafeError(CheckpointError):
-    """A checkpoint that is more than numbers and text, and was not read.
+    """A checkpoint with more than numbers and text, which was not read.
 
     Attributes:
-        path: of the file. what: the names of Python objects that it asks for.
+        path: of the file. what: the names of the Python objects in it.
     """
 
     def __init__(self, path: str | Path, what: str, opt_in: str | None = None) -> None:

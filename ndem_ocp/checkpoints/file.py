@@ -1,8 +1,8 @@
 """One checkpoint file: an ordinary file of ``torch.save`` that is complete or does not exist.
 
-Written beside its place, synced to the disk, then renamed, which a file system does at once or not
-at all. torch's files are zip archives with a CRC-32 of every record in them: that is the checksum,
-it travels with every copy, and it is compared before anything is unpickled.
+It is written under a temporary name, synced to the disk, and renamed, which is atomic. torch's
+files are zip archives with a CRC-32 of every record. This checksum is part of every copy, and it is
+verified before anything is unpickled.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ndem_ocp.checkpoints.errors import CheckpointError
 from ndem_ocp.checkpoints.reading import is_old_format, read
 from ndem_ocp.files import TEMPORARY, existing_file, reason_of, sync_directory, temporary_name
 
-_ABANDONED_S = 24 * 3600  # age of another host's unfinished file that is surely dead
+_ABANDONED_S = 24 * 3600  # an unfinished file of another host that is older is abandoned
 
 
 def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
     """Write ``state`` to ``path``; a kill at any moment leaves the old file or the new one.
 
     Raises:
-        CheckpointError: when the disk refuses (full, read-only, gone); the old file is untouched.
+        CheckpointError: if writing fails (disk full, read-only, gone); the old file is unchanged.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -46,17 +46,17 @@ def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise CheckpointError(
-            f"{path} could not be written ({_why(error)}). What was there before is untouched; "
+            f"{path} could not be written ({_why(error)}). An existing file is unchanged; "
             f"{_free_space(path.parent)}"
         ) from error
     return path
 
 
 def verify(path: str | Path) -> None:
-    """Compare every record's checksum with what the file says.
+    """Verify the checksum of every record.
 
     Raises:
-        CheckpointError: saying what is wrong: torn, damaged, or no checkpoint at all.
+        CheckpointError: saying what is wrong: truncated, damaged, or not a checkpoint.
     """
     path = Path(path)
     try:
@@ -71,9 +71,9 @@ def verify(path: str | Path) -> None:
         raise
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist (from {Path.cwd()}).") from None
-    # A damaged directory of the archive makes zipfile raise many kinds of errors.
+    # With a damaged archive directory zipfile can raise many kinds of errors.
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is torn: {error}.") from error
+        raise CheckpointError(f"{path} is truncated: {error}.") from error
     except (NotImplementedError, UnicodeError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
     if damaged is not None:
@@ -83,17 +83,17 @@ def verify(path: str | Path) -> None:
 def read_checkpoint(
     path: str | Path, map_location: torch.device | str = "cpu", unsafe: bool = False
 ) -> dict[str, Any]:
-    """The content of a checkpoint after its checksums have been compared.
+    """Verify the checksums of a checkpoint and return its content.
 
     Args:
         path: the file.
         map_location: where its tensors go.
-        unsafe: run code that the file contains, if it needs that to be read
+        unsafe: read the file even if that runs code in it
             (:func:`ndem_ocp.checkpoints.reading.read`).
 
     Raises:
-        UnsafeError: if it holds more than plain values, and ``unsafe`` was not given.
-        CheckpointError: if the file is missing, torn, damaged, or no checkpoint of a trainer.
+        UnsafeError: if it contains more than plain values, without ``unsafe``.
+        CheckpointError: if the file is missing, truncated, damaged, or not a trainer's checkpoint.
     """
     path = existing_file(path, CheckpointError)
     if not is_old_format(path):
@@ -102,22 +102,22 @@ def read_checkpoint(
         state = read(path, map_location, unsafe)
     except CheckpointError:
         raise
-    except Exception as error:  # torch and pickle raise many kinds for a broken file
+    except Exception as error:  # torch and pickle raise many kinds of errors for a broken file
         first = (str(error).strip().splitlines() or [""])[0][:200]
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: is it cut off or damaged? "
+            f"{path} cannot be read as a checkpoint: is it truncated or damaged? "
             f"({type(error).__name__}: {first})"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), Mapping):
         found = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else type(state)
         raise CheckpointError(
-            f"{path} is no checkpoint of a trainer: it has no state_dict (found: {found})."
+            f"{path} is not a trainer's checkpoint: it has no state_dict (found: {found})."
         )
     return state
 
 
 def plain(value: Any) -> Any:
-    """The same tree of plain Python values and tensors, which the restricted reader takes."""
+    """The same tree as plain Python values and tensors, which the restricted reader accepts."""
     if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):
@@ -131,11 +131,11 @@ def plain(value: Any) -> Any:
         return torch.from_numpy(value.copy())
     if isinstance(value, (bool, int, float, bytes)):
         return value
-    return str(value)  # paths, devices, enumerations: for reading, not for rebuilding
+    return str(value)  # paths, devices, enumerations: only to be read by people
 
 
 def clean_up(directory: Path) -> None:
-    """Remove what writers that were killed left behind: dead processes of this host, old others."""
+    """Remove files left by killed writers: dead processes of this host, and old ones of others."""
     here = f"{TEMPORARY}{socket.gethostname()}-"
     for path in directory.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError, ValueError):
@@ -160,7 +160,7 @@ def _alive(process: int) -> bool:
 def _not_ours(path: Path, size: int, start: bytes) -> str:
     if size == 0:
         return f"{path} is empty."
-    return f"{path} is no checkpoint: it starts with {start!r} ({size} bytes)."
+    return f"{path} is not a checkpoint: it starts with {start!r} ({size} bytes)."
 
 
 def _free_space(directory: Path) -> str:

@@ -1,9 +1,9 @@
-"""Reading a checkpoint file without running what it may contain.
+"""Reading a checkpoint file without running code in it.
 
-A checkpoint is a pickle, and a pickle may call anything. Files are read with torch's restricted
+A checkpoint is a pickle, and a pickle can call any function. Files are read with torch's restricted
 reader. numpy's numbers are allowed; classes of Lightning, omegaconf, submitit and fairchem, which
-training code leaves in checkpoints, are read as empty stand-ins that carry no code, and paths as
-text, so none of these packages has to be installed. Everything else is refused by name.
+are common in checkpoints, are read as empty placeholders without code, and paths as text, so none
+of these packages has to be installed. Everything else is refused, and the message names it.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ import torch
 
 from ndem_ocp.checkpoints.errors import UnsafeError
 
-# Names that get a stand-in. Nothing of the real class is imported.
+# Names that get a placeholder. The real class is not imported.
 _INERT = re.compile(
     r"^(pytorch_lightning|lightning|lightning_fabric|omegaconf|submitit|fairchem\.core|ocpmodels)\."
 )
 _PATHS = re.compile(r"^pathlib\.")
-_OLD = b"\x80"  # first byte of torch's format before 1.6: pickles, one after the other
+_OLD = b"\x80"  # first byte of torch's format before 1.6, a sequence of pickles
 _SHOWN = 5  # names in a message
-_PICKLES = 5  # in that format: magic number, protocol, machine, content, storages
+_PICKLES = 5  # number of pickles in it: magic number, protocol, machine, content, storages
 
 
 def read(path: str | Path, map_location: torch.device | str = "cpu", unsafe: bool = False) -> Any:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Args:
         path: the file.
         map_location: where its tensors go.
-        unsafe: read it with the unrestricted reader, which runs code that the file contains.
+        unsafe: use the unrestricted reader, which runs code in the file.
 
     Raises:
-        UnsafeError: if the file needs ``unsafe``; nothing in it was run.
-        Exception: many kinds of torch's, for a file that is damaged or none of torch's.
+        UnsafeError: if the file needs ``unsafe``; no code in it was run.
+        Exception: many kinds from torch, for a file that is damaged or not from torch.
     """
     path = Path(path)
     if unsafe:
-        logging.warning(f"{path} is read with the unrestricted reader (unsafe), as you asked.")
+        logging.warning(f"{path} is read with the unrestricted reader, because unsafe was given.")
         return torch.load(path, map_location=map_location, weights_only=False)
     try:
         with _allowed(path):
@@ -68,9 +68,9 @@ def is_old_format(path: Path) -> bool:
 
 
 def names_in(path: Path) -> set[str]:
-    """Names of the Python objects that a checkpoint asks for; none of them is imported."""
+    """Names of the Python objects in a checkpoint; none of them is imported."""
     found: set[str] = set()
-    # a damaged pickle raises any of these; torch says what is wrong with the file
+    # a damaged pickle raises any of these; torch reports what is wrong with the file
     with contextlib.suppress(ValueError, EOFError, OSError, KeyError, IndexError, zipfile.error):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -97,13 +97,13 @@ def _names(file: BinaryIO) -> Iterator[str]:
 
 
 def _today(module: str, name: str) -> str:
-    """Python 2's names, which protocol 2 writes, as Python 3 has them."""
+    """Python 3's name for a name of Python 2, as written by protocol 2."""
     module, name = NAME_MAPPING.get((module, name), (module, name))
     return f"{IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 class _Inert:
-    """Stands for a class whose code is not wanted: it takes anything and does nothing."""
+    """Placeholder for a class whose code must not run: it takes any arguments and does nothing."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         pass
@@ -113,7 +113,7 @@ class _Inert:
 
 
 def _stand_ins(path: Path) -> list[Any]:
-    """What the restricted reader may use for the names in this file, beside torch's own."""
+    """What the restricted reader may use for the names in this file, in addition to torch's own."""
     allowed: list[Any] = [
         *(argparse.Namespace, np.dtype, np.ndarray),
         *(int, float, str, bool, list, dict, set, tuple),
@@ -121,7 +121,10 @@ def _stand_ins(path: Path) -> list[Any]:
     ]
     allowed.append(_named(lambda *_: {}, "collections.defaultdict"))
     for function in numpy_rebuilders():
-        for core in ("core", "_core"):  # where it lives depends on the NumPy that wrote the file
+        for core in (
+            "core",
+            "_core",
+        ):  # its module depends on the NumPy version that wrote the file
             allowed.append(_named(function, f"numpy.{core}.multiarray.{function.__name__}"))
     for name in names_in(path):
         module, _, last = name.rpartition(".")
@@ -134,7 +137,7 @@ def _stand_ins(path: Path) -> list[Any]:
 
 
 def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """``function`` under the name by which a pickle asks for it."""
+    """``function`` under its name in a pickle."""
 
     def call(*given: Any) -> Any:
         return function(*given)
@@ -146,7 +149,7 @@ def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _allowed(path: Path) -> Iterator[None]:
-    """Let torch's restricted reader take the stand-ins, where it can be told so (torch 2.4)."""
+    """Allow the placeholders in torch's restricted reader, if torch supports it (from 2.4)."""
     serialization = torch.serialization
     if not hasattr(serialization, "add_safe_globals"):
         yield
@@ -161,7 +164,7 @@ def _allowed(path: Path) -> Iterator[None]:
 
 
 def numpy_rebuilders() -> tuple[Any, Any]:
-    """The functions that pickles of a NumPy number and of an array name: where they live depends on
+    """The functions named in pickles of a NumPy number and of an array. Their module depends on
     NumPy's version, and numpy._core of NumPy 1.26 is empty until something is imported from it."""
     return np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
 
@@ -171,7 +174,7 @@ def _is_pickled(path: Path) -> bool:
 
 
 def _asked_for(path: Path) -> str:
-    """The names in a file that the restricted reader does not take, the first few of them."""
+    """The first few names in a file that the restricted reader does not accept."""
     known = {f"{one.__module__}.{one.__qualname__}" for one in _stand_ins(path)}
     names = sorted(
         name

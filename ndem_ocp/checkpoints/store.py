@@ -1,9 +1,9 @@
-"""The checkpoints of one run: the last few, the newest good one, what is wrong with the others.
+"""The checkpoints of one run: saving, keeping the newest, and finding the newest good one.
 
-checkpoints/RUN/checkpoint-00000120.pt   the last K steps that were saved
+checkpoints/RUN/checkpoint-00000120.pt   the last K saved steps
 checkpoints/RUN/checkpoint.pt            the newest of them (a link), where fairchem looks
 checkpoints/RUN/best_checkpoint.pt       best validation metric so far
-checkpoints/RUN/checkpoints.json         what is there, for people and for `ndem status`
+checkpoints/RUN/checkpoints.json         the list of them, for people and for `ndem status`
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CheckpointStore:
 
     Args:
         directory: ``checkpoints/RUN``.
-        keep: how many of the last checkpoints stay.
+        keep: how many of the newest checkpoints to keep.
     """
 
     def __init__(self, directory: str | Path, keep: int = 3) -> None:
@@ -46,10 +46,10 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, state: Mapping[str, Any]) -> Path:
-        """Write the state after ``state["step"]`` and let it be the newest.
+        """Write the state after ``state["step"]`` as the newest checkpoint.
 
         Raises:
-            CheckpointError: if it could not be written; the older ones are as they were.
+            CheckpointError: if it could not be written; the older ones are unchanged.
         """
         clean_up(self.directory)
         path = write_checkpoint(state, self.directory / f"checkpoint-{state['step']:08d}.pt")
@@ -64,7 +64,7 @@ class CheckpointStore:
         return write_checkpoint(state, self.directory / BEST)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose checksums are right; each bad one is named in the log."""
+        """The newest checkpoint with correct checksums; each bad one is logged."""
         for path in self._candidates():
             try:
                 verify(path)
@@ -86,26 +86,26 @@ class CheckpointStore:
             try:
                 return path, read_checkpoint(path, map_location, unsafe)
             except UnsafeError:
-                raise  # an older one in its place would lose steps
+                raise  # using an older one instead would lose steps
             except CheckpointError as error:
                 logging.warning(f"{error} It is left where it is; trying an older checkpoint.")
         return None
 
     @staticmethod
     def step_of(path: Path, unsafe: bool = False) -> int:
-        """Finished steps of a checkpoint, by its name, or else by what it says."""
+        """Finished steps of a checkpoint, from its name or else from its content."""
         named = _step_of(path)
         return named if named >= 0 else int(read_checkpoint(path, unsafe=unsafe).get("step", 0))
 
     def owns(self, path: str | Path) -> bool:
-        """Whether ``path`` lies in this run's directory."""
-        # realpath and not resolve(), which raises an error of its own for a link to itself
+        """Whether ``path`` is in this run's directory."""
+        # not resolve(), which raises another error for a link to itself
         return os.path.dirname(os.path.realpath(path)) == os.path.realpath(self.directory)
 
     def _candidates(self) -> Iterator[Path]:
         """Checkpoints to resume from, newest first; ``checkpoint.pt`` last, if it is another file.
 
-        A run that fairchem's own trainer began has only that one.
+        A run started by fairchem's own trainer has only that one.
         """
         steps = self._steps()
         yield from steps
@@ -120,16 +120,18 @@ class CheckpointStore:
         return sorted(found, key=_step_of, reverse=True)
 
     def _forget_old(self, newest: Path) -> None:
-        """Keep the newest ``keep`` checkpoints, up to ``newest``, which was saved just now.
+        """Keep the newest ``keep`` checkpoints up to ``newest``, which has just been saved.
 
         A checkpoint of a later step is damaged, or belongs to steps that the run has discarded by
-        resuming before them. It must not be taken for the newest again, so it is renamed.
+        resuming before them. It is renamed, so that it is not taken for the newest one again.
         """
         earlier = []
         for path in self._steps():
             if _step_of(path) > _step_of(newest):
                 aside = path.with_name(f"left-aside-{path.name}")
-                logging.warning(f"{path.name} is later than what was saved now: it is {aside}.")
+                logging.warning(
+                    f"{path.name} is from a later step than the one just saved: renamed to {aside}."
+                )
                 path.replace(aside)
             elif path != newest:
                 earlier.append(path)
@@ -157,7 +159,8 @@ def _step_of(path: Path) -> int:
 
 
 def _same_file(path: Path, name: Path) -> None:
-    """``name`` for the file ``path``: a hard link; without them a symbolic one, or a copy."""
+    """Make ``name`` a hard link to ``path``, or a symbolic link or a copy if links are not
+    supported."""
     with contextlib.suppress(OSError):
         os.link(path, name)
         return

@@ -3,8 +3,8 @@
     ndem completion bash > ~/.local/share/bash-completion/completions/ndem
     ndem completion zsh > DIRECTORY_OF_FPATH/_ndem
 
-The script is a list of all words, so that pressing TAB starts no Python. Make it again after an
-update. Making it needs the package shtab (pip install shtab).
+The script contains all commands and options, so that pressing TAB does not start Python. Create it
+again after an update. Creating it needs the package shtab (pip install shtab).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from ndem_ocp.commands.options import describe
 
 SHELLS = ("bash", "zsh", "tcsh")
-# names of arguments, as the usage shows them, that are files or directories but no Path
+# metavars of arguments that are files or directories but do not have type=Path
 _FILES = ("CHECKPOINT", "FILE.npz", "OUT", "SOURCE", "FILE")
 
 

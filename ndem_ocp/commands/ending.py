@@ -2,15 +2,15 @@
 
 =====  ======================================================================================
 0      done
-1      done, and what was looked at has problems (``ndem data check``, ``doctor``, ...); or an
-       error that nobody foresaw, with its traceback
-2      could not be done: bad input, a bad command line, a disk that is full or read-only
+1      done, but problems were found (``ndem data check``, ``doctor``, ...); or an
+       unexpected error, with its traceback
+2      refused: bad input, a bad command line, a disk that is full or read-only
 130    interrupted by Ctrl-C
-141    whoever read the output has closed it (``ndem ... | head``)
+141    the reader of the output has closed it (``ndem ... | head``)
 =====  ======================================================================================
 
 ``ndem train`` has more (:mod:`ndem_ocp.launch.exit_codes`). With NDEM_TRACEBACK=1 in the
-environment the traceback of a refusal is printed before its sentence.
+environment, status 2 also prints the traceback, before the message.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DONE, PROBLEMS, REFUSED, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 130, 141
 
 
 def run(command: Callable[[], int | None]) -> int:
-    """Call ``command``; its exit status, or that of its error, which is printed."""
+    """Call ``command``; returns its exit status, or prints its error and returns the error's."""
     try:
         try:
             code = int(command() or 0)
         except SystemExit:  # of --help
             _flush()
             raise
-        _flush()  # here, and not when the interpreter ends: the reader may be gone
+        _flush()  # now, and not when the interpreter exits: the reader may have closed the pipe
         return code
     except KeyboardInterrupt:
         return _say("interrupted.", INTERRUPTED)
@@ -54,22 +54,22 @@ def run(command: Callable[[], int | None]) -> int:
 
 
 def explained(error: Exception) -> str | None:
-    """What a user is told about an error instead of a traceback; None for one that needs it."""
+    """The message to print instead of a traceback; None for errors that need the traceback."""
     if isinstance(error, NDeMError):
         return str(error)
     if isinstance(error, ImportError):
         package = (error.name or "").partition(".")[0]
-        if package in ("", "ndem_ocp"):  # a fault of ours
+        if package in ("", "ndem_ocp"):  # a bug in this package
             return None
         return (
-            f"the Python package {package} is missing, or is not a version that this needs "
-            f"({error}). `ndem doctor` says what is installed, docs/install.md what to do."
+            f"the Python package {package} is missing or has the wrong version "
+            f"({error}). `ndem doctor` shows what is installed; docs/install.md says what to do."
         )
     return _about_files(error) if isinstance(error, OSError) else None
 
 
 def refuse(sentence: str) -> int:
-    """Print why a command could not be done; its exit status."""
+    """Print why a command was refused; returns its exit status."""
     return _say(sentence)
 
 
@@ -93,7 +93,7 @@ def _say(message: str, code: int = REFUSED) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether the other end of stdout is closed, and not some other pipe."""
+    """Whether it is stdout whose other end is closed, and not another pipe."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)
@@ -103,7 +103,7 @@ def _nobody_reads() -> bool:
 
 
 def _flush() -> None:
-    """Write what is in the buffer of stdout, with its name in the error if it cannot be."""
+    """Flush stdout; an error that is raised names it."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -114,5 +114,5 @@ def _flush() -> None:
 
 
 def _let_output_go() -> None:
-    """Send what is still in the buffer nowhere, so that the interpreter ends in silence."""
+    """Discard what is still in the buffer, so that the interpreter exits without an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Options that several commands have, with one meaning and one sentence of help each."""
+"""Options shared by several commands, with the same meaning and help everywhere."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from ndem_ocp.inference.kinds import AUTO, KINDS
 
 
 def describe(parser: argparse.ArgumentParser, text: str | None) -> None:
-    """Make ``text``, a module's docstring, what ``--help`` says first, as it is laid out."""
+    """Show ``text``, a module's docstring, at the beginning of ``--help``, without rewrapping
+    it."""
     parser.description = text
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A ``type=`` for whole numbers from ``least``."""
+    """A ``type=`` for whole numbers of at least ``least``."""
 
     def whole_number(text: str) -> int:
         value = int(text)
@@ -35,7 +36,8 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=min(4, os.cpu_count() or 1),
         metavar="N",
-        help="processes; the result does not depend on it (default: 4, or the cores if fewer)",
+        help="number of processes; does not change the result (default: 4, or fewer on fewer "
+        "cores)",
     )
 
 
@@ -50,7 +52,7 @@ def add_overwrite(
 
 
 def add_seed(parser: argparse.ArgumentParser, of: str, default: int = 0) -> None:
-    help_ = f"of {of} (default: {default})"
+    help_ = f"random seed for {of} (default: {default})"
     parser.add_argument("--seed", type=int, default=default, metavar="N", help=help_)
 
 
@@ -60,7 +62,8 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=KINDS,
         default=AUTO,
-        help="ema: the moving average, last: the last step's; auto (default): ema where the "
+        help="ema: the moving average; last: the weights of the last step; auto (default): ema if "
+        "the "
         "checkpoint has it",
     )
 
@@ -70,8 +73,8 @@ def add_unsafe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unsafe",
         action="store_true",
-        help="read a checkpoint that holds more than weights and plain values, which can run any "
-        "code that its author put there",
+        help="also read checkpoints with more than weights and plain values; these can run any "
+        "code that their author put there",
     )
 
 
@@ -90,8 +93,8 @@ def add_gpu(parser: argparse._ActionsContainer, what: str) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--gpu`` and ``--cpu``, of which at most one may be given; see ``launch.device``."""
     group = parser.add_mutually_exclusive_group()
-    add_gpu(group, "a GPU is needed; default: where one is visible")
-    add_cpu(group, "the CPU, even beside a GPU")
+    add_gpu(group, "require a GPU; default: use one if it is visible")
+    add_cpu(group, "use the CPU, even if there is a GPU")
 
 
 ENERGY_UNITS = ("eV", "kcal/mol", "kJ/mol")  # keys of data.units.IN_EV
@@ -100,21 +103,21 @@ ENERGY_UNITS = ("eV", "kcal/mol", "kJ/mol")  # keys of data.units.IN_EV
 def add_labels(parser: argparse.ArgumentParser) -> None:
     """``--energy-key``, ``--forces-key``, ``--units`` of commands that read a user's frames."""
     add = parser.add_argument
-    add("--energy-key", metavar="KEY", help="atoms.info key of the energy; default: ASE's own")
+    add("--energy-key", metavar="KEY", help="key of the energy in atoms.info; default: ASE's")
     add(
         "--forces-key",
         metavar="KEY",
-        help="atoms.arrays (database: data) key of the forces; default: ASE's own",
+        help="key of the forces in atoms.arrays (database: in data); default: ASE's",
     )
     add(
         "--units",
         choices=ENERGY_UNITS,
         default="eV",
-        help="of the energies, with /A of the forces; converted to eV and eV/A (default: eV)",
+        help="unit of the energies (and per A of the forces); converted to eV (default: eV)",
     )
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--ranks", type=int, default=1, metavar="N", help="processes on this machine, one a GPU"
+        "--ranks", type=int, default=1, metavar="N", help="processes on this machine, one per GPU"
     )

@@ -1,4 +1,4 @@
-"""The argument parser of ``ndem``, with the arguments of the command that was asked for."""
+"""The argument parser of ``ndem``, with the arguments of the requested command only."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ ABOUT = "NDeM for fairchem: data, training here and on SLURM, benchmarks, evalua
 
 
 class UsageError(NDeMError):
-    """A command line that is not one of ndem's; the message names the argument."""
+    """A wrong command line; the message names the argument."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are printed where all others are."""
+    """A parser that raises :class:`UsageError` instead of printing errors itself."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        (file or sys.stderr).write(message)  # argparse's own lets errors of the disk pass
+        (file or sys.stderr).write(message)  # argparse's own ignores disk errors
 
 
 def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser of all commands.
 
     Args:
-        words: of the command line. Only the command that they name gets its arguments, because
-            they come from its module; ``None``: all do.
+        words: the command line. Only the module of this command is imported and adds its arguments;
+            ``None``: those of all commands.
     """
     asked = None if words is None else " ".join(w for w in words if not w.startswith("-"))
     parser = Parser(prog="ndem", description=ABOUT)

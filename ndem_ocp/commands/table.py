@@ -1,9 +1,9 @@
 """Every command of ``ndem``. To add one, add a line here and write its module.
 
-The module has a function ``configure(parser)``, or another name after a colon, which adds the
-command's arguments to an ``argparse.ArgumentParser`` and sets ``func``, called as
-``func(args) -> int`` for the exit status. It is imported only when its command is asked for, and
-must be light: what the command needs beside the standard library is imported where it runs.
+The module has a function ``configure(parser)``, or one with the name after the colon, which adds
+the command's arguments to an ``argparse.ArgumentParser`` and sets ``func``, called as ``func(args)
+-> int`` for the exit status. The module is imported only for its command and must import quickly:
+import anything beyond the standard library in the function that runs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Command:
     """One command.
 
     Attributes:
-        name: its words after ``ndem``, one or two. help: one line. where: ``module`` or
-            ``module:function`` below ``ndem_ocp``.
+        name: one or two words after ``ndem``. help: one line. where: ``module`` or
+            ``module:function`` in ``ndem_ocp``.
     """
 
     name: str
@@ -32,17 +32,17 @@ class Command:
         getattr(importlib.import_module(f"ndem_ocp.{module}"), function or "configure")(parser)
 
 
-#: First words of commands with two.
+#: First words of two-word commands.
 GROUPS = {
     "data": "make, convert and check data sets (LMDB)",
-    "bench": "what a training step, an evaluation, reading data cost on this machine",
-    "submission": "write or check the file for OC20's S2EF leaderboard",
+    "bench": "measure the time of training steps, evaluation and data reading on this machine",
+    "submission": "write or check a file for OC20's S2EF leaderboard",
 }
 
 COMMANDS = (
     Command(
         "fit",
-        "from a file of frames to a model: convert, split, train, judge, report",
+        "from a file of frames to a model: convert, split, train, evaluate, report",
         "fit.command",
     ),
     Command(
@@ -67,7 +67,7 @@ COMMANDS = (
     ),
     Command(
         "data demo-relaxations",
-        "relax systems like the demo's with EMT, to ASE trajectories",
+        "make ASE trajectories of systems like the demo's, relaxed with EMT",
         "data.cli_is2re:configure_demo_relaxations",
     ),
     Command(
@@ -77,79 +77,83 @@ COMMANDS = (
     ),
     Command(
         "data curvature",
-        "how forces change over near frames: isotropic c, calculators, checkpoints",
+        "how well potentials or models predict the change of forces between near frames",
         "curvature.command",
     ),
     Command(
         "data second-views",
-        "displaced structures, labelled by DFT plus the change that a potential gives",
+        "displaced structures, labelled with DFT plus the change given by a potential",
         "second_views.command",
     ),
     Command(
         "data demo",
-        "a small data set of metal slabs with adsorbates, computed here with EMT",
+        "compute a small data set of metal slabs with adsorbates, with EMT",
         "data.cli:configure_demo",
     ),
     Command(
         "doctor",
-        "versions, devices, stand-ins, what is wrong",
+        "show versions and devices, and what is wrong with the installation",
         "doctor",
     ),
     Command(
         "demo",
-        "make data, train, validate, draw: in minutes",
+        "in minutes: make data, train, validate, plot",
         "demo",
     ),
     Command(
         "bench step",
-        "a training step: upstream, naive NDeM, ours, ours with NDeM, DeNS",
+        "time of a training step: upstream, naive NDeM, ours, ours with NDeM, DeNS",
         "bench.cli:configure_step",
     ),
     Command(
-        "bench inference", "energies and forces: upstream and ours", "bench.cli:configure_inference"
+        "bench inference",
+        "time for energies and forces: upstream and ours",
+        "bench.cli:configure_inference",
     ),
     Command(
-        "bench data", "reading and collating: our reader and fairchem's", "bench.cli:configure_data"
+        "bench data",
+        "time of reading and collating: our reader and fairchem's",
+        "bench.cli:configure_data",
     ),
     Command(
         "bench scaling",
-        "a step against atoms, edges, L, layers, batch",
+        "time of a step as a function of atoms, edges, L, layers, batch",
         "bench.cli:configure_scaling",
     ),
     Command(
-        "sweep", "train the arms of a sweep file, judge them on a test set, make the table", "sweep"
+        "sweep",
+        "train the arms of a sweep file, evaluate them on a test set, make a table",
+        "sweep",
     ),
     Command(
         "train",
-        "train: here, with several ranks here, or as a rank of an srun step",
+        "train on this machine, with one or several ranks, or as a rank of an srun step",
         "launch.train",
     ),
     Command(
         "submit",
-        "submit a training, its seeds or a sweep as a SLURM array",
+        "submit a run, several seeds or a sweep as a SLURM array",
         "launch.submit",
     ),
     Command(
         "status",
-        "tasks of a folder of ndem submit (or ndem train): state, step, best metric",
+        "state, step and best metric of the runs of ndem submit (or ndem train) in a folder",
         "launch.status",
     ),
     Command(
         "requeue",
-        "last line of a batch script: requeue the job if its run should go on",
+        "last line of a batch script: requeue the job if its run is not finished",
         "launch.requeue",
     ),
-    Command(
-        "report", "runs as one self-contained HTML page, with their table", "report.page.command"
-    ),
+    Command("report", "compare runs on one self-contained HTML page", "report.page.command"),
     Command(
         "dashboard",
-        "make the W&B panels of a project, or their specification as a file",
+        "make W&B panels for a project, or write their specification to a file",
         "report.dashboard.command",
     ),
     Command(
         "eval",
-        "errors of a checkpoint on several splits, as the tables have them",
+        "errors of a checkpoint on several splits, as in OC20's tables",
         "evaluation.command",
     ),
     Command(
@@ -159,7 +163,7 @@ COMMANDS = (
     ),
     Command(
         "vibrations",
-        "vibrational frequencies of a structure with a checkpoint, beside a reference's",
+        "vibrational frequencies of a structure with a checkpoint, compared with a reference",
         "evaluation.vibrations",
     ),
     Command(
@@ -169,12 +173,12 @@ COMMANDS = (
     ),
     Command(
         "submission check",
-        "say what is wrong with a file; exit status 1 if anything is",
+        "list what is wrong with a file; exit status 1 if anything is",
         "evaluation.submission_command:configure_check",
     ),
     Command(
         "export",
-        "a checkpoint without NDeM that plain fairchem loads, this package absent",
+        "write a checkpoint that plain fairchem loads without this package",
         "inference.export_command",
     ),
     Command(

@@ -1,4 +1,4 @@
-"""``ndem data curvature``: which calculator knows how forces change, and how far."""
+"""``ndem data curvature``: which calculator predicts changes of forces, up to which distance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Relative error of F(X2) - F(X1) over pairs of near frames of the data, for the best "
         "isotropic c (Eq. 16), for ASE calculators with their best scale s, and for trained "
-        "checkpoints. It tells which calculator is worth second views, and up to which "
+        "checkpoints. It shows which calculator is good enough for second views, and up to which "
         "displacement."
     )
     add = parser.add_argument
@@ -28,18 +28,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SPEC",
-        help="an ASE calculator, such as 'ase.calculators.emt:EMT()'; may be given several times",
+        help="an ASE calculator, such as 'ase.calculators.emt:EMT()'; may be repeated",
     )
     add(
         "--checkpoint",
         action="append",
         default=[],
         metavar="FILE",
-        help="a trained model; likewise",
+        help="a trained model; may be repeated",
     )
     add_unsafe(parser)
     add(
-        "--pairs", type=at_least(1), default=100, metavar="N", help="pairs of frames (default: 100)"
+        "--pairs",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help="number of pairs of frames (default: 100)",
     )
     add(
         "--displacement",
@@ -47,11 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(0.02, 0.3),
         metavar=("MIN", "MAX"),
-        help="A, range of the largest displacement of a free atom (default: 0.02 0.3)",
+        help="range of the largest displacement of a free atom, A (default: 0.02 0.3)",
     )
     add_seed(parser, "the choice of pairs")
-    add("--json", metavar="FILE", help="write all numbers there")
-    add("--figure", metavar="FILE.png", help="draw errors over displacements there")
+    add("--json", metavar="FILE", help="write all numbers to this file")
+    add("--figure", metavar="FILE.png", help="plot errors over displacements to this file")
     parser.set_defaults(func=_run)
 
 
@@ -66,13 +70,13 @@ def _run(args: argparse.Namespace) -> int:
     from .pairs import MOST_READ, near_pairs
 
     for option, file in (("--json", args.json), ("--figure", args.figure)):
-        if file and not Path(file).resolve().parent.is_dir():  # known before a long calculation
-            raise DataError(f"{option} {file}: its folder does not exist; make it first")
+        if file and not Path(file).resolve().parent.is_dir():  # before a long calculation
+            raise DataError(f"{option} {file}: its folder does not exist; create it first")
     structures = list(itertools.islice(iter_structures(args.path), MOST_READ))
     pairs = near_pairs(structures, args.pairs, tuple(args.displacement), args.seed)
     if not pairs:
         raise DataError(
-            f"{args.path}: no two frames of one system lie between {args.displacement[0]:g} and "
+            f"{args.path}: no two frames of one system are {args.displacement[0]:g} to "
             f"{args.displacement[1]:g} A apart (largest displacement of a free atom). Curvature "
             "needs such pairs: give another --displacement, or trajectories"
         )
@@ -91,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: Any, unit: str) -> None:
-    """The JSON: what is printed and more, with its origin."""
+    """Write the JSON: the printed numbers and more, with their origin."""
     from ndem_ocp.report.provenance import files_hash, provenance
 
     path = Path(args.path)
@@ -114,7 +118,7 @@ def _agreement(name: str, structures: Any, pairs: Any, forces: Any) -> Any:
 
 
 def _predictors(args: argparse.Namespace, structures: Any) -> Any:
-    """(name, function of a structure's position giving (N, 3) forces in the data's unit)."""
+    """(name, function from a structure's index to (N, 3) forces in the data's unit)."""
     from ndem_ocp.calculators.potential import Potential
     from ndem_ocp.calculators.spec import calculator_of, provenance_of
     from ndem_ocp.data.units import force_in_ev, units_of

@@ -1,4 +1,4 @@
-"""The picture of ``ndem data curvature``: errors of the change of forces over displacements."""
+"""The figure of ``ndem data curvature``: errors of the change of forces over displacements."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  #
 
 
 def draw(found: Sequence[Agreement], path: Path) -> Path:
-    """Write one PNG: relative error over displacement, a line for each prediction.
+    """Write one PNG: relative error over displacement, one line per predictor.
 
     Args:
-        found: the isotropic one first. path: PNG to write.
+        found: the isotropic predictor first. path: PNG to write.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     colours = [MUTED, *_COLOURS * len(found)]

@@ -1,4 +1,4 @@
-"""How forces change with positions, against the data's own pairs of near frames.
+"""How well the change of forces is predicted, over pairs of near frames of the data.
 
 Over pairs (X1, X2) of one system with dX = X2 - X1 and dF = F(X2) - F(X1):
 
@@ -21,15 +21,15 @@ from ndem_ocp.data.records import Structure
 from .pairs import Pair
 
 _BINS = 4  # of displacement
-_MIN_ATOMS = 10  # atoms of an element for a number of its own
+_MIN_ATOMS = 10  # of an element, to report it separately
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a prediction gives the change of forces.
+    """How well a predictor gives the change of forces.
 
     Attributes:
-        name: of what predicts. pairs: how many. scale: s or c, by least squares.
+        name: of the predictor. pairs: number of pairs. scale: s or c, by least squares.
         relative_error: with that scale. unscaled_error: with s = 1 (calculators only).
         forces_error: |T - F| / |F| of the calculator's forces themselves.
         by_displacement: rows (from, to, pairs, relative error); A, rms over the free atoms.
@@ -66,11 +66,12 @@ def agreement_of(
     pairs: Sequence[Pair],
     forces: Callable[[int], np.ndarray],
 ) -> Agreement:
-    """A calculator's or model's change of forces against the data's.
+    """Compare a calculator's or model's change of forces with that of the data.
 
     Args:
         name: for the table.
-        forces: (N, 3) of the structure at a position, in the data's unit; called once for each.
+        forces: function from the index of a structure to its (N, 3) forces, in the data's unit;
+            called once for each.
     """
     used = sorted({i for pair in pairs for i in (pair.first, pair.second)})
     known = {index: forces(index) for index in used}

@@ -1,8 +1,8 @@
-"""Pairs of near frames of one system: where a data set itself shows how forces change.
+"""Pairs of near frames of one system, from which the change of forces is known.
 
-Frames of one system are paired with the first later frame that lies within a range of
-displacements (periodic structures: trajectories), or with their nearest frame after the best
-rotation (molecules, whose frames may come in any order). Each frame is used once.
+In periodic structures each frame is paired with the first later frame within a range of
+displacements; in molecules, whose frames may be in any order, with the nearest frame after the best
+rotation. Each frame is used once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ndem_ocp.data.records import Structure
 #: A, range of the largest displacement of a free atom between the frames of a pair
 DISPLACEMENTS = (0.02, 0.3)
 _LOOK_AHEAD = 40  # frames
-_MOST_FRAMES = 2000  # of one molecule: nearest frames are searched among all pairs of them
+_MOST_FRAMES = 2000  # of one molecule: the nearest frames are searched among all their pairs
 MOST_READ = 20_000  # records that the commands search for pairs
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames of one system, the second turned (molecules) and shifted onto the first.
+    """Two frames of one system, the second rotated (molecules) and shifted onto the first.
 
     Attributes:
-        first, second: positions of the structures in the sequence that was searched.
+        first, second: indices of the structures in the sequence that was searched.
         rotation: (3, 3) R with second @ R in the frame of the first; identity in a cell.
         moved: (N, 3) A, X2 - X1. free: (N,) bool.
     """
@@ -57,9 +57,9 @@ def near_pairs(
     """At most ``count`` pairs, spread evenly over the systems.
 
     Args:
-        structures: with forces; those without are left out.
-        count: how many pairs. displacements: A, range of the largest displacement of a free atom.
-        seed: of the choice where there are more.
+        structures: those without forces are left out.
+        count: number of pairs. displacements: A, range of the largest displacement of a free atom.
+            seed: for choosing among more pairs.
     """
     groups: dict[object, list[int]] = defaultdict(list)
     for index, structure in enumerate(structures):
@@ -88,7 +88,7 @@ def _along(
     displacements: tuple[float, float],
     random: np.random.Generator,
 ) -> list[Pair]:
-    """Frames of a trajectory, each with the first later one that is far enough."""
+    """Frames of a trajectory, each with the first later one that is far enough away."""
     low, high = displacements
     pairs, used = [], set()
     for place, first in enumerate(members):
@@ -121,7 +121,7 @@ def _nearest(
     displacements: tuple[float, float],
     random: np.random.Generator,
 ) -> list[Pair]:
-    """Molecules: frames with their nearest in shape, the nearest pairs first."""
+    """Molecules: each frame with the most similar geometry, the nearest pairs first."""
     if len(members) < 2:
         return []
     if len(members) > _MOST_FRAMES:

@@ -1,16 +1,16 @@
 """Making, converting and checking S2EF data sets in OC20's LMDB layout.
 
-Importing this package imports neither torch nor fairchem; its modules do so where they need to.
+Importing this package imports neither torch nor fairchem; its modules do so when needed.
 
 ========================  =============================================================
 ``convert.convert``       ASE trajectories and databases -> sharded LMDBs (``ndem data ase``)
 ``md17.convert_md17``     MD17, revised MD17 and CCSD(T) npz files -> LMDBs (``ndem data md17``)
 ``qm9.convert_qm9``       QM9 -> LMDBs with twelve targets (``ndem data qm9``)
-``demo.make_demo``        a small EMT data set made on the spot (``ndem data demo``)
+``demo.make_demo``        computes a small EMT data set (``ndem data demo``)
 ``check.check_dataset``   reads every record and reports what is wrong (``ndem data check``)
 ``statistics``            normalizer values, zero-force error, curvature of a data set
 ========================  =============================================================
 
-Units: energies in eV, forces in eV/A, lengths in A, unless the dataset.json of a set says
-otherwise.
+Units: energies in eV, forces in eV/A, lengths in A, unless the dataset.json of a data set says
+    otherwise.
 """

@@ -19,9 +19,9 @@ from .fields import (
     small_displacement,
 )
 
-#: pairs of frames enter the curvature when no free atom moves further than this, A
+#: A; only pairs of frames in which no free atom moves further are used for the curvature
 MAX_DISPLACEMENT = 0.1
-#: fewer pairs than this give no curvature
+#: no curvature is given with fewer pairs
 MIN_PAIRS = 10
 
 
@@ -30,7 +30,7 @@ class Statistics:
     """Statistics of one split.
 
     Attributes:
-        frames, systems: how many (systems: distinct sid). atoms, atoms_min, atoms_max: in all and
+        frames, systems: numbers (systems: of distinct sid). atoms, atoms_min, atoms_max: total and
             per frame. elements: atomic numbers. free_atoms: atoms that are not fixed.
         energy_mean, energy_stdev: eV (or the data set's own unit), over frames; None without
             energies.
@@ -38,8 +38,8 @@ class Statistics:
             fairchem's force normalizer, with mean 0; None without forces.
         zero_force_mae: eV/A, mean absolute component on free atoms: the error of predicting 0.
         curvature: eV/A^2, isotropic c of F(X2) - F(X1) = -c (X2 - X1), by least squares over
-            consecutive frames of a system; None when there are too few pairs.
-        curvature_pairs: how many pairs of frames entered.
+            consecutive frames of a system; None if there are too few pairs.
+        curvature_pairs: number of pairs of frames used.
         targets: QM9's targets: name -> (mean, standard deviation) over molecules.
     """
 
@@ -83,7 +83,7 @@ class Moments:
 
     @property
     def stdev(self) -> float:
-        """Standard deviation, with the number of values as divisor."""
+        """Standard deviation, divided by the number of values."""
         return math.sqrt(self.m2 / self.count)
 
 
@@ -162,7 +162,7 @@ class Accumulator:
         self.sids |= other.sids
 
     def result(self) -> Statistics | None:
-        """The statistics; None when there is no record."""
+        """The statistics; None without records."""
         if self.frames == 0:
             return None
         count = max(self.components, 1)

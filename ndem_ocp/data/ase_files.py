@@ -1,7 +1,7 @@
-"""Reading frames from ASE's files: opened for reading only, one frame at a time.
+"""Reading frames from ASE's files, read-only and one frame at a time.
 
-A source belongs to the user. Nothing here writes to it or beside it, which ASE itself does: its
-``connect`` turns whatever SQLite file it is given into an ASE database.
+A source belongs to the user, and nothing here writes to it or next to it. ASE itself does: its
+``connect`` turns any SQLite file into an ASE database.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .sources import Source
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: what a reader yields: frame number (None: the whole file), and the frame or what is wrong
+#: what a reader yields: frame number (None: the whole file), and the frame or an error
 Read = tuple[int | None, "Atoms | Exception"]
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _SQLITE = b"SQLite format 3\0"
-_WAL = 2  # in bytes 18 and 19 of an SQLite file that is kept with a write-ahead log
+_WAL = 2  # in bytes 18 and 19 of an SQLite file that uses a write-ahead log
 
 
 def iter_frames(source: Source, frames: Sequence[int] | None = None) -> Iterator[Read]:
@@ -43,24 +43,29 @@ def iter_frames(source: Source, frames: Sequence[int] | None = None) -> Iterator
 
     Yields:
         ``(frame number, Atoms)``, or ``(frame number, exception)`` for one that cannot be read,
-        or ``(None, exception)`` for a file that cannot be read at all. Reading goes on after an
-        unreadable frame where it can be told where the next one begins.
+        or ``(None, exception)`` for a file that cannot be read at all. Reading continues after an
+        unreadable frame if the beginning of the next one can be found.
 
     Raises:
-        DataError: no room to unpack a compressed file.
+        DataError: no disk space to unpack a compressed file.
     """
     if frames is not None and len(frames) == 0:
         return
     reader = {"traj": _iter_trajectory, "xyz": _iter_xyz, "db": _iter_database}[source.kind]
     try:
         yield from reader(source.path, frames)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeError) as error:  # of the file, not a frame
+    except (
+        OSError,
+        EOFError,
+        lzma.LZMAError,
+        UnicodeError,
+    ) as error:  # of the file
         yield None, error
 
 
 @contextmanager
 def _unpacked(path: str) -> Iterator[str]:
-    """The path of an uncompressed file: this one, or a copy that is gone afterwards."""
+    """The path of an uncompressed file: this one, or a temporary copy."""
     opener = _OPEN.get(Path(path).suffix.lower())
     if opener is None:
         yield path
@@ -74,8 +79,8 @@ def _unpacked(path: str) -> Iterator[str]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
             raise DataError(
-                f"{path}: it cannot be unpacked in {folder} ({error.strerror}); unpack it "
-                "yourself, or set TMPDIR to a folder with room"
+                f"{path}: cannot be unpacked in {folder} ({error.strerror}); unpack it "
+                "yourself, or set TMPDIR to a folder with enough space"
             ) from None
         yield str(copy)
 
@@ -121,11 +126,11 @@ def _iter_xyz(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
 
 
 def _xyz_texts(stream: IO[str]) -> Iterator[str | FrameError]:
-    """The text of each frame of an (ext)xyz file. After a line that should be a number of atoms
-    and is not, or a frame that is cut off, nothing says where the next one begins."""
+    """The text of each frame of an (ext)xyz file. After a wrong number of atoms or a truncated
+    frame, the beginning of the next one cannot be found."""
     line = stream.readline()
     while line:
-        if not line.strip():  # ASE's own reader takes an empty line for the end of the file
+        if not line.strip():  # for ASE's own reader an empty line is the end of the file
             line = stream.readline()
             continue
         try:
@@ -182,18 +187,18 @@ def _database(path: str) -> Any:
     with open(path, "rb") as stream:
         head = stream.read(100)
     if not head:
-        raise FrameError("an empty file, no ASE database")
+        raise FrameError("an empty file, not an ASE database")
     if not head.startswith(_SQLITE):
-        raise FrameError("no SQLite file, so no ASE database")
+        raise FrameError("not an SQLite file, so not an ASE database")
     options = "mode=ro"
     if _WAL in head[18:20]:
         log = Path(f"{path}-wal")
         if log.exists() and log.stat().st_size:
             raise FrameError(
-                f"another program has not finished writing to it ({log.name} lies beside it); "
+                f"another program has not finished writing to it ({log.name} is next to it); "
                 "close that program, or give a copy made with `sqlite3 FILE '.backup COPY'`"
             )
-        options += "&immutable=1"  # without it SQLite makes files beside one of this kind
+        options += "&immutable=1"  # without it SQLite creates files next to one of this kind
     address = f"file:{quote(str(Path(path).resolve()))}?{options}"
 
     class ReadOnly(SQLite3Database):
@@ -214,9 +219,9 @@ def _refuse_foreign(connection: sqlite3.Connection) -> None:
         tables = sorted(row[0] for row in found)
     except sqlite3.OperationalError as error:
         raise FrameError(
-            f"it cannot be opened for reading alone ({error}); if a program that wrote to it was "
+            f"it cannot be opened read-only ({error}); if a program that was writing to it was "
             "killed, open it once with that program, or give a copy"
         ) from None
     if "systems" not in tables:
         has = f"its tables: {', '.join(tables[:5])}" if tables else "it has no tables"
-        raise FrameError(f"an SQLite file of another program, no ASE database ({has})")
+        raise FrameError(f"an SQLite file of another program, not an ASE database ({has})")

@@ -48,10 +48,10 @@ def check_dataset(
     Args:
         path: directory of splits, directory with \\*.lmdb files, or one such file.
         options: thresholds. workers: processes. progress: show progress bars.
-        isolate: read in child processes, so that a damaged file cannot end this one.
+        isolate: read in child processes, so that a damaged file cannot crash this one.
 
     Returns:
-        A report per split; problems are in it, not raised.
+        A report per split; problems are listed in it, not raised.
 
     Raises:
         DataError: nothing to check at ``path``.
@@ -83,7 +83,7 @@ def _check_split(
     progress: bool,
     isolate: bool,
 ) -> tuple[SplitReport, dict[Any, str]]:
-    """The report of a split, and the formula of each of its systems."""
+    """The report on a split, and the formula of each of its systems."""
     report = SplitReport(str(split), units=units_of(split))
     options = replace(options, force_unit=force_in_ev(report.units))
     run: dict[str, Any] = {"workers": workers, "progress": progress}
@@ -130,11 +130,11 @@ def _probe(path: str) -> tuple[int | None, list[Finding]]:
 
 
 def _probe_crashed(path: str) -> tuple[None, list[Finding]]:
-    return None, [Finding(path, None, ERROR, "file", "opening it kills the process: damaged")]
+    return None, [Finding(path, None, ERROR, "file", "damaged: opening it kills the process")]
 
 
 def _chunk_crashed(task: _Task) -> Chunk:
-    message = f"reading records {task.start} to {task.stop - 1} kills the process: damaged"
+    message = f"damaged: reading records {task.start} to {task.stop - 1} kills the process"
     chunk = Chunk(natoms=array("q", [-1] * (task.stop - task.start)))
     chunk.add(Finding(task.path, None, ERROR, "file", message))
     return chunk
@@ -163,10 +163,10 @@ def _check_fields(
     fields: dict[str, Any] | DataError,
     previous: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """Check one record and add it to the chunk; the one before its first is only looked at.
+    """Check one record and add it to the chunk; the one before the chunk is only read.
 
     Returns:
-        The fields, as the next record's ``previous``; None when they cannot be used.
+        The fields, as the next record's ``previous``; None if they cannot be used.
     """
     inside = number >= task.start
     seen = len(chunk.natoms)
@@ -181,7 +181,7 @@ def _check_fields(
             _note(chunk, fields)
             if usable:
                 chunk.accumulator.add(fields, previous)
-    except Exception as error:  # a damaged record can hold anything
+    except Exception as error:  # a damaged record can contain anything
         if inside:
             reason = str(error) if isinstance(error, DataError) else f"unusable ({error!r})"
             chunk.add(Finding(task.path, number, ERROR, "record", reason))
@@ -192,7 +192,7 @@ def _check_fields(
 
 
 def _note(chunk: Chunk, fields: dict[str, Any]) -> None:
-    """Remember what is only judged over the whole split."""
+    """Store what can only be checked for the whole split."""
     natoms = fields.get("natoms")
     chunk.natoms.append(-1 if natoms is None else int(as_array(natoms).reshape(-1)[0]))
     present = {k for k in ("y", "energy", "force", "forces") if fields.get(k) is not None}
@@ -227,7 +227,7 @@ def _merge(report: SplitReport, chunks: list[Chunk]) -> None:
     identities = np.concatenate([np.asarray(c.identities, dtype=np.int64) for c in chunks] or [[]])
     doubles = len(identities) - len(np.unique(identities))
     if doubles:
-        warn("double", f"{doubles} record(s) have the sid and fid of another one")
+        warn("double", f"{doubles} record(s) have the same sid and fid as another one")
     _check_labels(report, keys)
     if len(pbc) > 1:
         warn("pbc", f"different periodicity ({', '.join(sorted(pbc))}); fairchem cannot batch them")
@@ -236,7 +236,7 @@ def _merge(report: SplitReport, chunks: list[Chunk]) -> None:
 
 
 def _check_labels(report: SplitReport, keys: Counter[str]) -> None:
-    """In a set with QM9's targets every record must have what the others have."""
+    """In a data set with QM9's targets every record must have the same targets."""
     labels = {name: keys[name] for name in QM9_UNITS}
     if not any(labels.values()):
         return

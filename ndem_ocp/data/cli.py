@@ -35,10 +35,11 @@ def configure_ase(parser: argparse.ArgumentParser) -> None:
         "--split-by",
         choices=("system", "frame"),
         default="system",
-        help="what is kept together (default: system; frames of one trajectory are correlated)",
+        help="unit that is not divided (default: system, because frames of a trajectory are "
+        "correlated)",
     )
     add_seed(parser, "the split")
-    add("--split", metavar="NAME", help="everything into DIR/NAME; adds to an existing DIR")
+    add("--split", metavar="NAME", help="put all frames into DIR/NAME; adds to an existing DIR")
     add(
         "--energy-reference",
         default="none",
@@ -47,15 +48,15 @@ def configure_ase(parser: argparse.ArgumentParser) -> None:
         "split), or a FILE.npz with `coeff` by atomic number (default: none)",
     )
     add("--max-force", type=float, metavar="F", help="drop frames above F eV/A on a free atom")
-    add("--skip-bad", action="store_true", help="skip and list unusable frames")
+    add("--skip-bad", action="store_true", help="leave out unusable frames and list them")
     add(
         "--tags",
         choices=("auto", "keep"),
         default="auto",
-        help="auto derives tags that are not OC20's",
+        help="auto: derive tags that are not OC20's",
     )
     add_labels(parser)
-    add("--system-key", metavar="KEY", help="atoms.info key (or database column) of the system")
+    add("--system-key", metavar="KEY", help="key in atoms.info (or database column) of the system")
     add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
     add_overwrite(parser)
     add_workers(parser)
@@ -65,7 +66,9 @@ def configure_ase(parser: argparse.ArgumentParser) -> None:
 
 def configure_check(parser: argparse.ArgumentParser) -> None:
     """``ndem data check``."""
-    parser.description = "Exit code 1 when there are problems (with --strict: or warnings)."
+    parser.description = (
+        "Exit code 1 if there are problems (with --strict also if there are warnings)."
+    )
     add = parser.add_argument
     add("path", metavar="DIR", help="a data set, the directory of one split, or one .lmdb file")
     add("--strict", action="store_true", help="warnings count as problems")
@@ -83,8 +86,14 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="report atoms closer than D A (default: %(default)s)",
     )
-    add("--show", type=int, default=20, metavar="N", help="findings printed (default: 20)")
-    add("--json", metavar="FILE", help="write findings and statistics there")
+    add(
+        "--show",
+        type=int,
+        default=20,
+        metavar="N",
+        help="number of findings to print (default: 20)",
+    )
+    add("--json", metavar="FILE", help="write findings and statistics to this file")
     add_workers(parser)
     add_no_progress(parser)
     parser.set_defaults(func=_run_check)
@@ -93,7 +102,7 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
 def configure_demo(parser: argparse.ArgumentParser) -> None:
     """``ndem data demo``."""
     parser.description = (
-        "Energies and forces of ASE's effective medium theory: for trying the "
+        "Energies and forces are from ASE's effective medium theory, for trying the "
         "software, not for chemistry."
     )
     add = parser.add_argument
@@ -109,7 +118,7 @@ def configure_demo(parser: argparse.ArgumentParser) -> None:
 def _run_ase(args: argparse.Namespace) -> int:
     from .sources import expand_sources
 
-    sources = expand_sources(args.sources)  # before torch is imported: they may be missing
+    sources = expand_sources(args.sources)  # before torch is imported, in case they are missing
 
     from .convert import convert
     from .frames import LabelOptions
@@ -148,10 +157,10 @@ def _run_check(args: argparse.Namespace) -> int:
     from .record_check import CheckOptions
     from .report import print_check, write_check
 
-    if args.json:  # known before a long check
+    if args.json:  # before a long check
         folder = Path(args.json).resolve().parent
         if not folder.is_dir():
-            raise DataError(f"--json {args.json}: its folder does not exist; make it first")
+            raise DataError(f"--json {args.json}: its folder does not exist; create it first")
         if not os.access(folder, os.W_OK):
             raise DataError(f"--json {args.json}: its folder cannot be written to")
     options = CheckOptions(max_force=args.max_force, min_distance=args.min_distance)

@@ -17,7 +17,7 @@ from ndem_ocp.commands.options import (
 def configure_is2re(parser: argparse.ArgumentParser) -> None:
     """``ndem data is2re``."""
     parser.description = (
-        "One record per trajectory: its first frame is the initial structure, its last one the "
+        "One record per trajectory: the first frame is the initial structure, the last one the "
         "relaxed structure and energy."
     )
     add = parser.add_argument
@@ -27,19 +27,27 @@ def configure_is2re(parser: argparse.ArgumentParser) -> None:
         "--energy-reference",
         default="none",
         metavar="REF",
-        help="as the model's training data: none, last-frame, or their linear_reference.npz "
+        help="that of the model's training data: none, last-frame, or their linear_reference.npz "
         "(default: none)",
     )
     add(
         "--tags",
         choices=("auto", "keep"),
         default="auto",
-        help="auto derives tags that are not OC20's",
+        help="auto: derive tags that are not OC20's",
     )
-    add("--energy-key", metavar="KEY", help="atoms.info key of the energy in eV")
-    add("--forces-key", metavar="KEY", help="atoms.arrays (database: data) key of forces, eV/A")
-    add("--system-key", metavar="KEY", help="atoms.info key (database column) of the relaxation")
-    add("--skip-bad", action="store_true", help="skip and list what is no relaxation")
+    add("--energy-key", metavar="KEY", help="key of the energy (eV) in atoms.info")
+    add(
+        "--forces-key",
+        metavar="KEY",
+        help="key of the forces (eV/A) in atoms.arrays (database: in data)",
+    )
+    add(
+        "--system-key",
+        metavar="KEY",
+        help="key in atoms.info (or database column) of the relaxation",
+    )
+    add("--skip-bad", action="store_true", help="leave out and list files that are not relaxations")
     add_overwrite(parser)
     add_workers(parser)
     add_no_progress(parser)
@@ -52,7 +60,7 @@ def configure_demo_relaxations(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="writes DIR/relaxation_0000_....traj")
     add("--systems", type=at_least(1), default=8, metavar="N", help="default: 8")
-    add("--size", choices=("small", "default"), default="default", help="of the demo")
+    add("--size", choices=("small", "default"), default="default", help="size of the demo's data")
     add_seed(parser, "the systems", default=1000)
     add_workers(parser)
     add_no_progress(parser)
@@ -62,7 +70,7 @@ def configure_demo_relaxations(parser: argparse.ArgumentParser) -> None:
 def _run_is2re(args: argparse.Namespace) -> int:
     from .sources import expand_sources
 
-    sources = expand_sources(args.sources)  # before torch is imported: they may be missing
+    sources = expand_sources(args.sources)  # before torch is imported, in case they are missing
 
     from .frames import LabelOptions
     from .is2re import convert_relaxations
@@ -87,13 +95,13 @@ def _run_is2re(args: argparse.Namespace) -> int:
     if entry["rising"]:
         print(
             f"{entry['rising']} of them end more than {RISE} eV above their start (rise_eV in "
-            "systems.json): is the order of their frames right, and is each one relaxation?",
+            "systems.json): is the order of their frames right, and is each a single relaxation?",
             file=sys.stderr,
         )
     if entry["unconverged"]:
         print(
             f"{entry['unconverged']} of them end with a force above 0.05 eV/A on a free atom "
-            f"(systems.json lists all): those are not relaxed.",
+            f"(systems.json lists all): these are not relaxed.",
             file=sys.stderr,
         )
     return 0

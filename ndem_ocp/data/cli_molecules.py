@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def configure_md17(parser: argparse.ArgumentParser) -> None:
     """``ndem data md17``."""
     parser.description = (
-        "Convert the frames of one molecule. 950 frames train, 50 validate and all "
-        "others test, unless other numbers, index files or a test file are given."
+        "Convert the frames of one molecule: 950 for training, 50 for validation and all "
+        "others for test, unless other numbers, index files or a test file are given."
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE.npz", help="MD17, rMD17 or CCSD(T) layout")
@@ -28,14 +28,14 @@ def configure_md17(parser: argparse.ArgumentParser) -> None:
         "--labels",
         choices=("file", "original"),
         default="file",
-        help="original: the MD17 labels that rMD17 files hold as old_energies and old_forces "
+        help="original: the MD17 labels, which rMD17 files have as old_energies and old_forces "
         "(default: file)",
     )
     add(
         "--units",
         choices=("file", "eV"),
         default="file",
-        help="file: kcal/mol and kcal/mol/A as they are; eV: eV and eV/A (default: file)",
+        help="file: keep kcal/mol and kcal/mol/A; eV: convert to eV and eV/A (default: file)",
     )
     add(
         "--reference",
@@ -51,8 +51,9 @@ def configure_md17(parser: argparse.ArgumentParser) -> None:
 def configure_qm9(parser: argparse.ArgumentParser) -> None:
     """``ndem data qm9``."""
     parser.description = (
-        "Convert QM9 without the 3,054 uncharacterised molecules. 110,000 molecules "
-        "train, 10,000 validate and 10,831 test, unless other numbers or index files are given."
+        "Convert QM9 without the 3,054 uncharacterised molecules: 110,000 molecules "
+        "for training, 10,000 for validation and 10,831 for test, unless other numbers or index "
+        "files are given."
     )
     add = parser.add_argument
     add(
@@ -75,13 +76,21 @@ def configure_qm9(parser: argparse.ArgumentParser) -> None:
 
 def _add_splits(parser: argparse.ArgumentParser, train: int, val: int) -> None:
     add = parser.add_argument
-    add("--train", type=int, metavar="N", help=f"how many train (default: {train})")
-    add("--val", type=int, metavar="N", help=f"how many validate (default: {val})")
-    add("--test", type=int, metavar="N", help="how many test (default: all others)")
+    add("--train", type=int, metavar="N", help=f"number for training (default: {train})")
+    add("--val", type=int, metavar="N", help=f"number for validation (default: {val})")
+    add("--test", type=int, metavar="N", help="number for test (default: all others)")
     add_seed(parser, "the permutation, numpy's default_rng as in TorchMD-NET", default=1)
     for name in ("train", "val", "test"):
-        add(f"--{name}-indices", metavar="FILE", help=f"indices for {name}, from 0, one a line")
-    add("--splits", metavar="FILE.npz", help="idx_train, idx_val, idx_test, as TorchMD-NET's")
+        add(
+            f"--{name}-indices",
+            metavar="FILE",
+            help=f"file with indices for {name}, from 0, one per line",
+        )
+    add(
+        "--splits",
+        metavar="FILE.npz",
+        help="file with idx_train, idx_val, idx_test, as from TorchMD-NET",
+    )
     add_overwrite(parser)
     add_workers(parser)
     add_no_progress(parser)

@@ -54,15 +54,17 @@ def convert(
     workers: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Convert sources to ``out/SPLIT/data.NNNN.lmdb`` with metadata and a record of what was done.
+    """Convert sources to ``out/SPLIT/data.NNNN.lmdb``, with metadata and a record of the
+    conversion.
 
     Args:
         sources: from ``sources.expand_sources``.
-        out: directory of the data set; written beside and moved there when complete.
+        out: directory of the data set; written under a temporary name and moved there when
+            complete.
         options: settings.
-        assign: ``{source name: split}``, in place of the fractions.
-        decide: chooses after the first pass: called with the scans of the usable frames, gives
-            the options to use (of what follows the pass) and (n,) the split of each frame that
+        assign: ``{source name: split}``, instead of the fractions.
+        decide: called after the first pass with the scans of the usable frames; returns the options
+            for the rest of the conversion and (n,) the split of each frame that
             ``plan.kept_frames`` keeps.
         provenance: further entries for dataset.json.
         workers: processes. The result does not depend on it.
@@ -73,7 +75,7 @@ def convert(
 
     Raises:
         DataError: bad options, unusable frames (without ``skip_bad``), an existing target, another
-            conversion that is writing there, a disk that does not take it.
+            conversion writing there, or a disk error.
     """
     options, out = options or ConvertOptions(), Path(out)
     check_options(options)
@@ -100,10 +102,10 @@ def convert(
 
 
 def _refuse_other_reference(out: Path, old: Mapping[str, Any], plan: Plan) -> None:
-    """All splits of a data set have energies of one reference.
+    """All splits of a data set must have the same energy reference.
 
     Raises:
-        DataError: another split, which this conversion does not replace, has another one.
+        DataError: a split that this conversion does not replace has another one.
     """
     new = identified(plan.reference.record, out)
     made = set(plan.split)
@@ -117,14 +119,14 @@ def _refuse_other_reference(out: Path, old: Mapping[str, Any], plan: Plan) -> No
         file = out / FILE_NAME if record.get("fitted_on") else record.get("file")
         raise DataError(
             f"{out}: {', '.join(others)} has energies with the reference {in_words(there)}, and "
-            f"{', '.join(sorted(made))} would get {in_words(new)}: energy errors would be off by the "
-            f"difference. Give --energy-reference {file if linear else there['kind']}, or convert "
-            "all splits anew into another --out"
+            f"{', '.join(sorted(made))} would get {in_words(new)}: energy errors would be off by "
+            f"the difference. Give --energy-reference {file if linear else there['kind']}, or "
+            "convert all splits again into another --out"
         )
 
 
 def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]:
-    """Stop at unusable frames, or list them when they may be skipped."""
+    """Stop at unusable frames, or list them if they may be skipped."""
     bad = [entry for scan in scans for entry in scan.bad]
     lines = [
         f"{b['file']}: " + ("" if b["frame"] is None else f"frame {b['frame']}: ") + b["reason"]
@@ -134,7 +136,7 @@ def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]
     if bad and not skip:
         raise DataError(
             f"{len(bad)} unusable frame(s) or file(s); nothing was written:\n  {shown}\n"
-            "Correct the sources, or skip and count such frames with --skip-bad"
+            "Correct the sources, or leave out and count such frames with --skip-bad"
         )
     if bad:
         print(f"skipped {len(bad)} unusable frame(s) or file(s):\n  {shown}", file=sys.stderr)
@@ -215,7 +217,8 @@ def _entry(
 
 
 def _dataset(old: Mapping[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """dataset.json with this conversion added; splits that it replaces leave the older ones."""
+    """dataset.json with this conversion added; splits that it replaces are removed from older
+    ones."""
     conversions = []
     for conversion in old.get("conversions", []):
         remaining = {k: v for k, v in conversion["splits"].items() if k not in entry["splits"]}

@@ -1,9 +1,9 @@
 """A small OC20-style data set computed on the spot with ASE's effective medium theory (EMT).
 
-For trying and testing the software; EMT is no model of adsorption chemistry. Slabs of seven metals
-with small adsorbates, the lower layers fixed; per system the frames of a short relaxation followed
-by rattled frames. Splits: ``train``; ``val_id``, other systems made from the same combinations;
-``val_ood``, combinations of metal and adsorbate that are not in ``train``.
+For trying and testing the software; EMT does not describe adsorption chemistry. Slabs of seven
+metals with small adsorbates, the lower layers fixed; per system the frames of a short relaxation
+followed by rattled frames. Splits: ``train``; ``val_id``, other systems made from the same
+combinations; ``val_ood``, combinations of metal and adsorbate that are not in ``train``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .staging import check_target, terminate_as_interrupt
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: largest force on a free atom that is kept, eV/A
+#: frames with a larger force on a free atom are dropped, eV/A
 MAX_FORCE = 10.0
 VACUUM = 8.0  # A on each side of the slab
 #: adsorbates: elements and positions in A above the site, the first atom binds
@@ -54,7 +54,7 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True)
 class Size:
-    """How much is made: systems per split, frames per system, and what from."""
+    """Size of the data set: systems per split, frames per system, metals and adsorbates."""
 
     systems: dict[str, int]
     relaxation: int
@@ -79,7 +79,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class SystemTask:
-    """One system to be made: what it is, how many frames, and where it is written."""
+    """One system to make: its composition, number of frames, and output path."""
 
     name: str
     split: str
@@ -109,7 +109,7 @@ def make_demo(
 
     Args:
         out: directory of the data set. size: ``small`` (60 frames) or ``default`` (about 2,100).
-        seed: of everything random. overwrite: replace a data set of these tools.
+        seed: of all random choices. overwrite: replace a data set made by these tools.
         workers: processes. progress: show progress bars.
 
     Raises:
@@ -132,7 +132,7 @@ def make_demo(
             )
         except OSError as error:
             raise DataError(
-                f"{folder}: {describe(error)}; set TMPDIR to a folder with room"
+                f"{folder}: {describe(error)}; set TMPDIR to a folder with enough space"
             ) from None
         sources = [Source(t.path, t.name, "traj", f"demo:{t.name}") for t in tasks]
         options = ConvertOptions(
@@ -151,7 +151,7 @@ def make_demo(
 
 
 def plan_systems(size: Size, seed: int, folder: Path) -> list[SystemTask]:
-    """The systems of all splits. ``train`` goes round all combinations before one comes again."""
+    """The systems of all splits. ``train`` uses every combination before repeating one."""
     combinations = list(product(size.metals, size.adsorbates, size.facets))
     held_out = [c for c in combinations if (c[0], c[1]) in size.held_out]
     known = [c for c in combinations if (c[0], c[1]) not in size.held_out]
@@ -172,7 +172,7 @@ def plan_systems(size: Size, seed: int, folder: Path) -> list[SystemTask]:
 
 
 def system_generator(seed: int, name: str) -> np.random.Generator:
-    """A generator of its own for each name, so that the order of the work does not matter."""
+    """A separate generator for each name, so that the order of the work does not matter."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
@@ -237,7 +237,7 @@ def make_system(task: SystemTask) -> None:
 
 
 def _collect(frames: list[Atoms], atoms: Atoms) -> None:
-    """Keep a frame with its energy and forces unless a free atom feels more than MAX_FORCE."""
+    """Keep a frame with its energy and forces unless the force on a free atom exceeds MAX_FORCE."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
     energy = atoms.get_potential_energy()

@@ -26,14 +26,14 @@ def make_relaxations(out: str | Path, systems: int = 8, size: str = "default", s
 
     Args:
         out: directory for ``relaxation_0000_METAL_FACET_ADSORBATE.traj``, ...
-        systems: how many. size: of the demo: ``small`` or ``default``.
-        seed: another one than the demo data's, whose systems these would be otherwise.
+        systems: number of systems. size: of the demo: ``small`` or ``default``.
+        seed: must differ from the demo data's, or the systems would be the same.
 
     Returns:
         The trajectories as sources of ``convert_relaxations``.
 
     Raises:
-        DataError: unknown size, or ``out`` is there and not empty.
+        DataError: unknown size, or ``out`` exists and is not empty.
     """
     if size not in SIZES:
         raise DataError(f"unknown size {size!r}; known: {', '.join(SIZES)}")

@@ -1,4 +1,4 @@
-"""Errors of the data tools. Their messages name the file and the record, and a way out."""
+"""Errors of the data tools. Their messages name the file and the record and say what to do."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class DataError(NDeMError, ValueError):
 
 
 class FrameError(ValueError):
-    """A frame or a file cannot be used. The message is the reason alone, without file and frame."""
+    """A frame or file cannot be used. The message is only the reason, without file and frame."""
 
 
 class Stopped(RuntimeError):
-    """A worker process gave up because the parent asked it to."""
+    """A worker process stopped because its parent asked it to."""

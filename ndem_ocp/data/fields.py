@@ -1,4 +1,4 @@
-"""Reading the fields of a record, whatever they are called and however they are stored."""
+"""Reading the fields of a record under any of their names and types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QM9_UNITS = {
     "G": "eV",
     "Cv": "cal/(mol K)",
 }
-#: fields whose numbers are float32 in a batch; a model's weights are, and torch mixes no types
+#: fields that must be float32 in a batch, like the model's weights: torch does not mix types
 FLOATS = ("pos", "cell", "force", "forces", "pos_relaxed")
 
 
@@ -46,7 +46,7 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def sid_of(fields: dict[str, Any]) -> Any:
-    """The system's number or name as a plain value; None when the record does not say."""
+    """The system's number or name as a plain value; None if the record has none."""
     sid = fields.get("sid")
     return sid.reshape(-1)[0].item() if hasattr(sid, "detach") else sid
 
@@ -58,7 +58,7 @@ def forces_of(fields: dict[str, Any]) -> np.ndarray:
 
 
 def free_atoms(fields: dict[str, Any]) -> np.ndarray:
-    """(N,) bool, true for atoms that are not fixed; all when the record does not say."""
+    """(N,) bool, true for atoms that are not fixed; all atoms if the record has no ``fixed``."""
     if fields.get("fixed") is None:
         return np.ones(len(as_array(fields["pos"])), dtype=bool)
     return as_array(fields["fixed"]) == 0
@@ -67,8 +67,8 @@ def free_atoms(fields: dict[str, Any]) -> np.ndarray:
 def small_displacement(first: dict[str, Any], second: dict[str, Any]) -> np.ndarray:
     """(N, 3) A: how the atoms moved between two frames, by the nearest lattice translation.
 
-    Rounding fractional displacements is exact for moves that are small beside the cell, which are
-    the only ones used here.
+    Rounding fractional displacements is exact for displacements that are small compared with the
+    cell; only such are used here.
     """
     moved = as_array(second["pos"]).astype(np.float64) - as_array(first["pos"])
     cell = as_array(first["cell"]).astype(np.float64).reshape(3, 3)

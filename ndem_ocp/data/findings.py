@@ -1,4 +1,4 @@
-"""What a check found: findings, per chunk of records and per split."""
+"""Findings of a check, per chunk of records and per split."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Finding:
 
 @dataclass
 class SplitReport:
-    """Everything found in one split. ``counts`` counts all findings by (severity, kind), those
-    beyond the kept ones included; ``energy_key``, ``forces_key``: how the records name them;
-    ``units``: of the labels."""
+    """All findings in one split. ``counts`` counts all findings by (severity, kind), including
+    those not kept; ``energy_key``, ``forces_key``: their names in the records; ``units``: of the
+    labels."""
 
     path: str
     findings: list[Finding] = field(default_factory=list)
@@ -61,10 +61,8 @@ class Chunk:
     identities: array[int] = field(default_factory=lambda: array("q"))  # hashes of (sid, fid)
     pbc: set[str] = field(default_factory=set)
     tagged: bool = False
-    keys: Counter[str] = field(default_factory=Counter)  # labels that the records have
-    formulas: dict[Any, str] = field(
-        default_factory=dict
-    )  # number of a system -> of its first record
+    keys: Counter[str] = field(default_factory=Counter)  # labels in the records
+    formulas: dict[Any, str] = field(default_factory=dict)  # sid -> number of its first record
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep the first ones of each kind."""

@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 MAX_ATOMIC_NUMBER = 118
-#: A; further from the origin than this, float64 itself cannot hold a bond length to 1e-4 A
+#: A; further from the origin, even float64 does not resolve a bond length to 1e-4 A
 _TOO_FAR = 1e11
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """Where the labels of a frame are found.
+    """Where to find the labels of a frame.
 
     Attributes:
         energy_key: key in ``atoms.info`` (or of a database row) of the energy in eV; None: ASE's.
         forces_key: key in ``atoms.arrays`` of the forces in eV/A; None: ASE's.
-        system_key: key in ``atoms.info`` (or of a database row) that names the system.
-        tags: ``auto`` derives tags where they are all 0 or of another convention than OC20's,
+        system_key: key in ``atoms.info`` (or of a database row) with the name of the system.
+        tags: ``auto`` derives tags if they are all 0 or follow another convention than OC20's,
             ``keep`` never does.
-        unit: of the energies, with /A of the forces; a key of ``units.IN_EV``. Records are in eV.
+        unit: of the energies (and per A of the forces); a key of ``units.IN_EV``. Records are in
+            eV.
     """
 
     energy_key: str | None = None
@@ -45,14 +46,15 @@ class Frame:
 
     Attributes:
         numbers: (N,) int64, atomic numbers.
-        positions: (N, 3) float64, A, as they are in the source (not wrapped).
-        cell: (3, 3) float64, A, rows are lattice vectors; unit vectors stand in for missing ones.
+        positions: (N, 3) float64, A, as in the source (not wrapped).
+        cell: (3, 3) float64, A, rows are lattice vectors; missing ones are replaced by unit
+            vectors.
         pbc: (3,) bool.
         energy: total energy, eV.
         forces: (N, 3) float64, eV/A, without the effect of constraints.
         fixed: (N,) int64, 1 for atoms held by FixAtoms.
         tags: (N,) int64, 0 below the surface, 1 surface, 2 adsorbate.
-        foreign_tags: what the source's tags were when they were not OC20's, else "".
+        foreign_tags: description of the source's tags if they were not OC20's, else "".
     """
 
     numbers: np.ndarray
@@ -66,21 +68,20 @@ class Frame:
     foreign_tags: str = ""
 
     def max_free_force(self) -> float:
-        """Largest force norm over the free atoms, eV/A (0 when all atoms are fixed)."""
+        """Largest force norm over the free atoms, eV/A (0 if all atoms are fixed)."""
         norms = np.linalg.norm(self.forces[self.fixed == 0], axis=1)
         return float(norms.max(initial=0.0))
 
 
 def read_frame(atoms: Atoms, options: LabelOptions) -> Frame:
-    """Take the arrays of a frame and check them.
+    """Extract the arrays of a frame and check them.
 
     Raises:
-        FrameError: no energy or forces, labels that are no numbers, NaN or infinite numbers,
-            atoms of no element, a lattice vector of length 0 in a periodic direction, wrong shapes,
-            tags that are not OC20's under ``tags: keep``. The message is the reason and the way
-            out.
+        FrameError: no energy or forces, labels that are not numbers, NaN or infinite numbers,
+            unknown elements, a lattice vector of length 0 in a periodic direction, wrong shapes,
+            tags that are not OC20's with ``tags: keep``. The message is the reason and what to do.
     """
-    from .units import IN_EV  # it imports ASE, which not everybody who imports this needs
+    from .units import IN_EV  # imports ASE, which not every user of this module needs
 
     if len(atoms) == 0:
         raise FrameError("the frame has no atoms")
@@ -109,7 +110,7 @@ def _elements(atoms: Atoms) -> np.ndarray:
 
 
 def _geometry(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (N, 3) A, cell (3, 3) A with unit vectors for missing ones, and pbc (3,)."""
+    """Positions (N, 3) A, cell (3, 3) A with unit vectors for missing vectors, and pbc (3,)."""
     positions = np.asarray(atoms.get_positions(), dtype=np.float64)
     pbc = np.asarray(atoms.pbc, dtype=bool)
     cell = np.asarray(atoms.cell[:], dtype=np.float64)
@@ -137,7 +138,7 @@ def _tags(
     pbc: np.ndarray,
     mode: str,
 ) -> tuple[np.ndarray, str]:
-    """OC20's tags, and what the given ones were when they were not OC20's."""
+    """OC20's tags, and a description of the given ones if they were not OC20's."""
     derived = derive_tags(numbers, fixed, bool(pbc.any()))
     if not given.any():
         return (derived if mode == "auto" else given), ""
@@ -168,6 +169,6 @@ def fixed_atoms(atoms: Atoms) -> np.ndarray:
 
 
 def other_constraints(atoms: Atoms) -> list[str]:
-    """Names of the constraints that the record layout cannot hold (all but FixAtoms)."""
+    """Names of the constraints that a record cannot store (all but FixAtoms)."""
     names = {type(constraint).__name__ for constraint in atoms.constraints}
     return sorted(names - {"FixAtoms"})

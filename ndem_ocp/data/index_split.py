@@ -20,9 +20,10 @@ class SplitOptions:
     """How frames are divided.
 
     Attributes:
-        train, val, test: how many; None: the default of the data set, for ``test`` all the rest.
+        train, val, test: numbers of frames; None: the data set's default, for ``test`` all the
+            rest.
         seed: of the permutation. TorchMD-NET's default is 1.
-        train_indices, val_indices, test_indices: text files with one index a line.
+        train_indices, val_indices, test_indices: text files with one index per line.
         splits: an npz file with idx_train, idx_val and idx_test, as TorchMD-NET writes it.
     """
 
@@ -37,7 +38,7 @@ class SplitOptions:
 
     @property
     def by_file(self) -> bool:
-        """Whether index files make the split."""
+        """Whether index files define the split."""
         return any((self.train_indices, self.val_indices, self.test_indices, self.splits))
 
 
@@ -47,14 +48,14 @@ def make_split(
     """Divide ``count`` frames.
 
     Args:
-        count: frames there are. options: settings. source: what they are, for messages.
+        count: number of frames. options: settings. source: description of the frames, for messages.
         defaults: numbers of training, validation and test frames (None: all the rest).
 
     Returns:
         Sorted indices by name of the split, and the record of the split for dataset.json.
 
     Raises:
-        DataError: too few frames; indices that are no numbers, out of range, double or in two
+        DataError: too few frames; indices that are not numbers, out of range, repeated or in two
             splits; contradicting options.
     """
     if options.by_file:
@@ -77,7 +78,8 @@ def indices_hash(rows: np.ndarray) -> str:
 def random_split(
     count: int, options: SplitOptions, defaults: tuple[int, int, int | None], source: str
 ) -> dict[str, np.ndarray]:
-    """The first frames of a permutation train, the next validate, the next test.
+    """The first frames of a permutation are for training, the next for validation, the next for
+    test.
 
     The permutation is ``numpy.random.default_rng(seed).permutation(count)``, as in TorchMD-NET:
     the same seed, numbers and order of the frames give the same split there.
@@ -106,7 +108,7 @@ def _from_files(
     count: int, options: SplitOptions, source: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     if any(number is not None for number in (options.train, options.val, options.test)):
-        raise DataError("index files make the split; leave out --train, --val and --test")
+        raise DataError("index files define the split; leave out --train, --val and --test")
     paths = (options.train_indices, options.val_indices, options.test_indices)
     if options.splits:
         if any(paths):
@@ -144,19 +146,19 @@ def _check_indices(
     values, counts = np.unique(rows, return_counts=True)
     if (counts > 1).any():
         raise DataError(
-            f"{file}: index {values[counts > 1][0]} for {name} is there {counts.max()} times; "
-            "remove the doubles"
+            f"{file}: index {values[counts > 1][0]} for {name} appears {counts.max()} times; "
+            "remove the duplicates"
         )
     taken = rows[owner[rows] >= 0]
     if len(taken):
         raise DataError(
-            f"{file}: {len(taken)} indices for {name} are in {names[owner[taken[0]]]} too, the "
+            f"{file}: {len(taken)} indices for {name} are also in {names[owner[taken[0]]]}, the "
             f"first is {taken[0]}; each frame may be in one split only"
         )
 
 
 def _read_text(path: Path) -> np.ndarray:
-    """(n,) int64 from a csv or txt file with one index a line."""
+    """(n,) int64 from a csv or txt file with one index per line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -170,7 +172,7 @@ def _read_text(path: Path) -> np.ndarray:
             rows.append(int(text))
         except ValueError:
             raise DataError(
-                f"{path}: line {number} is {text[:40]!r}, not an index; write one index a line"
+                f"{path}: line {number} is {text[:40]!r}, not an index; write one index per line"
             ) from None
     return np.array(rows, dtype=np.int64)
 
@@ -186,7 +188,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     for name in NAMES:
         rows = arrays.get(f"idx_{name}")
         if rows is None:
-            raise DataError(f"--splits {path}: no key `idx_{name}`; it has {sorted(arrays)}")
+            raise DataError(
+                f"--splits {path}: the key `idx_{name}` is missing; it has {sorted(arrays)}"
+            )
         if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
             raise DataError(
                 f"--splits {path}: `idx_{name}` is {rows.dtype} of shape {rows.shape}, expected a "

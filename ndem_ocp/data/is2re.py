@@ -1,7 +1,7 @@
-"""IS2RE data: initial structures with the relaxed structure and energy that belong to them.
+"""IS2RE data: initial structures with their relaxed structures and energies.
 
-One record per relaxation, in the layout of OC20's IS2RE LMDBs. What fairchem's ``--mode
-run-relaxations`` and ``ndem eval --relax`` start from and compare with.
+One record per relaxation, in the layout of OC20's IS2RE LMDBs. fairchem's ``--mode
+run-relaxations`` and ``ndem relax`` start from these records and compare with them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_js
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-#: what the ``relax`` section of a configuration needs beside ``src``
+#: what the ``relax`` section of a configuration needs in addition to ``src``
 KEY_MAPPING = {"y_relaxed": "energy_relaxed"}
 _RELAXED = 0.05  # eV/A; OC20's relaxations end at 0.03
 
@@ -36,7 +36,8 @@ def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
     """The record of one relaxation.
 
     Args:
-        relaxation: its ends. sid: its number. reference: eV, subtracted from the energies.
+        relaxation: its first and last frame. sid: its number. reference: eV, subtracted from the
+            energies.
 
     Returns:
         ``Data`` with pos (N, 3) float32 A, the initial positions; pos_relaxed (N, 3) float32 A;
@@ -68,20 +69,20 @@ def convert_relaxations(
     skip_bad: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the ends of relaxation trajectories as ``out/data.0000.lmdb``; returns dataset.json.
+    """Write first and last frames of relaxations to ``out/data.0000.lmdb``; returns dataset.json.
 
     Args:
-        sources: a relaxation each, or several told apart by ``options.system_key``.
+        sources: one relaxation each, or several distinguished by ``options.system_key``.
         out: the directory.
-        energy_reference: as the model's training data have it: ``none``; ``last-frame``, which
-            makes every relaxed energy 0; or an npz with ``coeff`` by atomic number (eV per atom),
-            the ``linear_reference.npz`` beside those data.
-        options: where labels are found. skip_bad: leave out and list sources that are no
+        energy_reference: that of the model's training data: ``none``; ``last-frame``, which makes
+            every relaxed energy 0; or an npz with ``coeff`` by atomic number (eV per atom), the
+            ``linear_reference.npz`` of those data.
+        options: where to find the labels. skip_bad: leave out and list sources that are not
             relaxations. overwrite: replace what this function wrote before.
 
     Raises:
-        DataError: for a source that is no relaxation, an element without a reference, or a
-            directory that is there already.
+        DataError: a source that is not a relaxation, an element without a reference, or an existing
+            directory.
     """
     out = Path(out)
     check_target(out, None, overwrite)
@@ -121,14 +122,14 @@ def convert_relaxations(
 def _read_all(
     sources: Iterable[Source], options: LabelOptions, skip_bad: bool
 ) -> tuple[list[Relaxation], list[str]]:
-    """The relaxations, and a message for each that is left out."""
+    """The relaxations, and a message for each one left out."""
     found: list[Relaxation] = []
     bad: list[str] = []
     for source in sources:
         relaxations, problems = read_relaxations(source, options)
         if problems and not skip_bad:
             raise DataError(
-                f"{problems[0]} (--skip-bad leaves out and lists what is no relaxation)"
+                f"{problems[0]} (--skip-bad leaves out and lists files that are not relaxations)"
             )
         found += relaxations
         bad += problems

@@ -1,4 +1,5 @@
-"""Energy and forces of an ASE frame: found under the names that the user gives, and checked."""
+"""Finding the energy and forces of an ASE frame, under names given by the user, and checking
+them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from .errors import FrameError
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: records and batches hold float32
+#: records and batches are float32
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -23,7 +24,7 @@ def energy_of(atoms: Atoms, key: str | None) -> float:
         atoms: the frame. key: in ``atoms.info`` or the calculator's results; None: ASE's energy.
 
     Raises:
-        FrameError: none, or something else than one finite number.
+        FrameError: there is none, or it is not one finite number.
     """
     results = _results(atoms)
     value = results.get("energy") if key is None else _first(key, atoms.info, results)
@@ -49,7 +50,7 @@ def forces_of(atoms: Atoms, key: str | None) -> np.ndarray:
             are) or the calculator's results; None: ASE's forces.
 
     Raises:
-        FrameError: none, or something else than three finite numbers for each atom.
+        FrameError: there are none, or not three finite numbers for each atom.
     """
     results = _results(atoms)
     if key is None:
@@ -64,12 +65,12 @@ def forces_of(atoms: Atoms, key: str | None) -> np.ndarray:
     try:
         forces = np.asarray(value)
     except ValueError:  # lists of different lengths
-        raise FrameError("the forces are no table of three numbers per atom") from None
+        raise FrameError("the forces are not a table of three numbers per atom") from None
     if forces.shape != (len(atoms), 3):
         raise FrameError(f"forces of shape {forces.shape} for {len(atoms)} atoms")
     if forces.dtype.kind not in "iuf":
         first = _shown(forces.reshape(-1)[0])
-        raise FrameError(f"the forces are no numbers in eV/A, the first is {first}")
+        raise FrameError(f"the forces are not numbers in eV/A, the first is {first}")
     forces = forces.astype(np.float64)
     bad = np.flatnonzero(~(np.abs(forces) <= LARGEST).all(axis=1))
     if len(bad):

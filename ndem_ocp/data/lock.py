@@ -1,4 +1,4 @@
-"""One writer of a data set at a time, and what an earlier one left when it was killed."""
+"""Only one writer of a data set at a time, and cleaning up after one that was killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from typing import ParamSpec, TypeVar
 
 from .errors import DataError
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of the file system
+_NO_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+)  # the file system has no locks
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _held: set[Path] = set()
@@ -30,12 +35,12 @@ _held: set[Path] = set()
 def only_writer(out: Path) -> Iterator[None]:
     """Keep other processes from writing ``out`` while the block runs.
 
-    The lock is a file beside ``out``; the system frees it when the process ends in whatever way.
-    What a killed process left beside ``out`` is removed first, or put back where it was moved away
-    to be replaced. Within one process the lock may be taken again.
+    The lock is a file next to ``out``; the system releases it when the process ends, in whatever
+    way. Files left next to ``out`` by a killed process are first removed, or put back if they had
+    been moved away to be replaced. The same process may take the lock again.
 
     Raises:
-        DataError: another process writes there, or the disk does not take it.
+        DataError: another process is writing there, or a disk error.
     """
     out = out.resolve()
     if out in _held:
@@ -51,12 +56,12 @@ def only_writer(out: Path) -> Iterator[None]:
         if descriptor is not None:
             _clean(out)
         yield
-    except BrokenPipeError:  # nobody reads what is printed
+    except BrokenPipeError:  # the reader has closed stdout
         raise
     except OSError as error:
         raise DataError(
-            f"{out} was not written: {describe(error)}. Nothing was left behind; make room or give "
-            "another --out"
+            f"{out} was not written: {describe(error)}. Nothing was left behind; free some space "
+            "or give another --out"
         ) from None
     finally:
         _held.discard(out)
@@ -67,7 +72,7 @@ def only_writer(out: Path) -> Iterator[None]:
 
 
 def one_writer(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """A function whose argument ``out`` is what it writes, run under :func:`only_writer`."""
+    """Decorate a function that writes its argument ``out`` to run under :func:`only_writer`."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -79,7 +84,7 @@ def one_writer(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, 
 
 
 def describe(error: OSError) -> str:
-    """An error of the system in words: what, and on which file."""
+    """A system error in words: what, and on which file."""
     text = error.strerror or str(error)
     return f"{text} ({error.filename})" if error.filename else text
 
@@ -95,12 +100,12 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
-        except OSError:  # not empty: what was asked for is in it
+        except OSError:  # not empty: it contains the output
             return
 
 
 def _take(out: Path) -> tuple[int | None, Path]:
-    """The open lock file, None where the file system has no locks; and its path."""
+    """The open lock file, None if the file system has no locks; and its path."""
     path = out.with_name(f".{out.name}.lock")
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -123,7 +128,7 @@ def _take(out: Path) -> tuple[int | None, Path]:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, {now}".encode())
             return descriptor, path
-        os.close(descriptor)  # the one before removed it in between
+        os.close(descriptor)  # the previous holder has removed it meanwhile
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -134,7 +139,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _clean(out: Path) -> None:
-    """Remove or put back what a killed writer of ``out`` left: nobody else writes here now."""
+    """Remove or put back files left by a killed writer of ``out``; we now hold the lock."""
     inside = sorted(out.iterdir()) if out.is_dir() else []
     beside = sorted(out.parent.glob(f"{glob.escape(out.name)}.*"))
     for path in (*beside, *inside):

@@ -22,7 +22,7 @@ from .units import IN_EV
 
 UNITS = ("file", "eV")
 REFERENCES = ("mean", "none")
-#: the paper's split: 950 train, 50 validation, the rest test
+#: the paper's split: 950 training, 50 validation, the rest test
 DEFAULT_SPLIT = (950, 50, None)
 
 
@@ -32,7 +32,7 @@ class Md17Options:
 
     Attributes:
         test_file: npz file of the test frames, never mixed with the others.
-        labels: ``file``, or ``original`` for the MD17 labels that rMD17 files hold too.
+        labels: ``file``, or ``original`` for the MD17 labels that rMD17 files also have.
         units: ``file`` (kcal/mol, kcal/mol/A) or ``eV``.
         reference: ``mean`` of the training energies is subtracted, or ``none``.
         split: how the frames are divided. overwrite: replace an older conversion.
@@ -58,8 +58,8 @@ def convert_md17(
     """Convert the frames of one molecule to ``out/train``, ``out/val`` and ``out/test``.
 
     Args:
-        files: npz files; several are taken one after the other, and indices count through them.
-        out: the data set; written beside and moved there when complete.
+        files: npz files; several are concatenated, and indices count through them.
+        out: the data set; written under a temporary name and moved there when complete.
         options: settings. workers: processes. progress: show a bar.
 
     Returns:
@@ -83,7 +83,7 @@ def convert_md17(
     )
     reference = _reference(molecules.labels["y"][splits[TRAIN]], options.reference, unit)
     energies = molecules.labels["y"] - reference.get("constant", 0.0)
-    fids = np.arange(len(molecules))  # through the FILEs; the test file counts from 0 again
+    fids = np.arange(len(molecules))  # counted through FILEs; from 0 again in the test file
     fids[before:] -= before
     molecules = replace(molecules, labels={"y": energies}, fid=fids)
     units = {"y": unit, "force": f"{unit}/A", "pos": "A", "cell": "A"}
@@ -128,7 +128,7 @@ def _check_options(files: Sequence[str | Path], options: Md17Options) -> None:
         raise DataError("no files; give MD17's npz files")
     resolved = [Path(path).resolve() for path in [*files, options.test_file] if path is not None]
     if len(set(resolved)) < len(resolved):
-        raise DataError("the same file is named twice; its frames would be in two splits")
+        raise DataError("the same file is given twice; its frames would be in two splits")
     names = {Path(path).name for path in files}
     for name in sorted(names):
         partner = re.sub("train", "test", name)
@@ -152,7 +152,7 @@ def _split(
     splits, record = make_split(before, replace(split, test=0), DEFAULT_SPLIT, source)
     last = trajectories[-1]
     rows = np.arange(len(last))
-    if split.test is not None:  # the first of a permutation, by the routine of the other splits
+    if split.test is not None:  # the first of a permutation, as for the other splits
         chosen = SplitOptions(train=split.test, val=0, test=0, seed=split.seed)
         rows = np.sort(random_split(len(last), chosen, DEFAULT_SPLIT, last.path)[TRAIN])
     record["indices_sha256"][TEST] = indices_hash(rows)
@@ -165,7 +165,7 @@ def _split(
 def _check_disjoint(
     trajectories: Sequence[Trajectory], splits: dict[str, np.ndarray], before: int
 ) -> None:
-    """Refuse frames of the test file that are training or validation frames too."""
+    """Refuse frames of the test file that are also in training or validation."""
     learnt = np.concatenate([rows for name, rows in splits.items() if name != TEST])
     tested = splits[TEST]
     last = trajectories[-1]

@@ -32,14 +32,14 @@ _ENERGY_UNITS = {"kcal/mol": "kcal/mol", "kcalmol": "kcal/mol", "ev": "eV"}
 
 @dataclass(frozen=True)
 class Trajectory:
-    """M frames of one molecule with N atoms, as they are in a file.
+    """M frames of one molecule with N atoms, as in the file.
 
     Attributes:
-        path: the file. layout: a key of LAYOUTS. keys: where the arrays were.
+        path: the file. layout: a key of LAYOUTS. keys: names of the arrays.
         numbers: (N,) positions: (M, N, 3) A. energies: (M,) and forces: (M, N, 3) in ``unit`` and
             ``unit``/A. unit: ``kcal/mol`` or ``eV``.
         old_indices: (M,) frame numbers in the original MD17 trajectory, or None.
-        notes: name, theory and md5 where the file has them.
+        notes: name, theory and md5 if the file has them.
     """
 
     path: str
@@ -64,7 +64,7 @@ def read_trajectory(path: str | Path, labels: str = "file") -> Trajectory:
         path: the file. labels: ``file``, or ``original`` for the old labels in rMD17 files.
 
     Raises:
-        DataError: no npz file, unknown keys or units, wrong shapes.
+        DataError: not an npz file, unknown keys or units, wrong shapes.
     """
     try:
         content = np.load(path, allow_pickle=False)
@@ -87,7 +87,7 @@ def read_trajectory(path: str | Path, labels: str = "file") -> Trajectory:
             if missing:
                 raise DataError(
                     f"{path}: --labels original needs {' and '.join(missing)}, which only rMD17 "
-                    f"files have; it has {sorted(found)}. Leave the option out for files with one "
+                    f"files have; it has {sorted(found)}. Leave out the option for files with one "
                     "set of labels"
                 )
         arrays = {what: _array(content, path, key) for what, key in keys.items()}
@@ -110,10 +110,10 @@ def _array(content: Any, path: str | Path, key: str) -> np.ndarray:
 
 
 def _text(content: Any, key: str) -> str | None:
-    """A note of the file; None when it has none, or none that can be read without pickle."""
+    """A note in the file; None if it has none that can be read without pickle."""
     try:
         value = content[key].item()
-    except Exception:  # not there, damaged, or an object array
+    except Exception:  # missing, damaged, or an object array
         return None
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
@@ -126,7 +126,7 @@ def _checked(
     old: np.ndarray | None,
     notes: dict[str, str],
 ) -> Trajectory:
-    """The trajectory, when shapes and units are what they must be."""
+    """The trajectory, after checking shapes and units."""
     numbers, positions = arrays["numbers"].reshape(-1), arrays["positions"]
     energies = arrays["y"]
     if energies.ndim == 2 and energies.shape[1] == 1:
@@ -160,23 +160,23 @@ def _checked(
 
 
 def join(trajectories: Sequence[Trajectory], factor: float) -> Molecules:
-    """All frames of trajectories of one molecule, one after the other, with sid 0.
+    """Concatenate trajectories of one molecule, with sid 0.
 
     Args:
-        trajectories: at least one. factor: that energies and forces are multiplied by.
+        trajectories: at least one. factor: multiplies energies and forces.
 
     Returns:
         The molecules; ``fid`` and ``row`` are the number of the frame in its file.
 
     Raises:
-        DataError: they are not of one molecule and unit.
+        DataError: they have different molecules or units.
     """
     first = trajectories[0]
     for other in trajectories[1:]:
         if not np.array_equal(first.numbers, other.numbers):
             raise DataError(
                 f"{other.path}: its atoms (`{other.keys['numbers']}`) are not those of "
-                f"{first.path}; convert each molecule into a directory of its own"
+                f"{first.path}; convert each molecule into its own directory"
             )
         if first.unit != other.unit or first.layout != other.layout:
             raise DataError(
@@ -204,6 +204,6 @@ def join(trajectories: Sequence[Trajectory], factor: float) -> Molecules:
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    """(frames * atoms, 3); without a copy where there is one array."""
+    """(frames * atoms, 3); without a copy if there is only one array."""
     whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     return whole.reshape(-1, 3)

@@ -17,11 +17,11 @@ Run = tuple[str, int, int]
 def check_metadata(
     report: SplitReport, path: Path, runs: Sequence[Run], natoms: np.ndarray
 ) -> None:
-    """Add to the report where metadata.npz differs from the records.
+    """Report where metadata.npz differs from the records.
 
     Args:
         report: of the split. path: metadata.npz. runs: of records, in order.
-        natoms: (n,) of the records, -1 where one does not say.
+        natoms: (n,) of the records, -1 if unknown.
     """
 
     def error(record: int | None, message: str) -> None:

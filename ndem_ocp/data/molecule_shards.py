@@ -1,4 +1,4 @@
-"""Molecules -> sharded LMDBs: what ``ndem data md17`` and ``ndem data qm9`` share.
+"""Molecules -> sharded LMDBs, for ``ndem data md17`` and ``ndem data qm9``.
 
 The records have the fields of ``ndem data ase`` (``shards.to_data``); a molecule is not periodic,
 has no fixed atoms, and all of it is adsorbate (tag 2).
@@ -31,12 +31,12 @@ _MAX_SHARDS = 64
 
 @dataclass(frozen=True)
 class MoleculeShard:
-    """One shard: its path and the rows of ``molecules`` in it. Pickled for a worker process, it
-    takes only these rows along.
+    """One shard: its path and its rows of ``molecules``. Pickled for a worker process, it contains
+    only these rows.
 
     Attributes:
-        double: labels as (1,) float64 tensors; fairchem makes float32 of plain numbers.
-        statistics: compute those of the shard.
+        double: labels as (1,) float64 tensors; fairchem converts plain numbers to float32.
+        statistics: compute statistics of the shard.
     """
 
     path: str
@@ -60,8 +60,8 @@ def to_data(molecules: Molecules, row: int, double: bool = False) -> Data:
     Returns:
         ``torch_geometric.data.Data`` with pos (N, 3) float32 A, cell (1, 3, 3) zeros, pbc (1, 3)
         false, atomic_numbers, fixed (0) and tags (2) (N,) int64, natoms, sid and fid (int), the
-        labels (float; (1,) float64 with ``double``) and, where there are forces, force (N, 3)
-        float32. No NumPy objects, whose pickles depend on the NumPy version.
+        labels (float; (1,) float64 with ``double``) and, if there are forces, force (N, 3) float32.
+        No NumPy objects, whose pickles depend on the NumPy version.
     """
     import torch
     from torch_geometric.data import Data
@@ -158,7 +158,7 @@ def write_splits(
         if part is not None:
             total.merge(part)
     statistics = total.result()
-    assert statistics is not None  # a split without training molecules is refused before
+    assert statistics is not None  # a split without training molecules has been refused before
     return counts, statistics
 
 
@@ -172,12 +172,12 @@ def finish(
     """Write dataset.json and systems.json.
 
     Args:
-        directory: of the data set. entry: of this conversion. systems: content of systems.json;
-            none without it.
+        directory: of the data set. entry: of this conversion. systems: content of systems.json; if
+            empty, it is not written.
         what: the format. units: of the fields.
 
     Returns:
-        The entry with date and version, as it is in dataset.json.
+        The entry with date and version, as in dataset.json.
     """
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     entry = {"created": created, "package_version": package_version(), **entry}

@@ -1,4 +1,4 @@
-"""Molecules in memory, and what must be true of them (``ndem data md17``, ``ndem data qm9``)."""
+"""Molecules in memory, and checks of them (``ndem data md17``, ``ndem data qm9``)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 
 from .errors import DataError
 
-#: two atoms nearer than this, A, are no molecule
+#: A; atoms that are closer overlap
 MIN_DISTANCE = 0.3
 _CHUNK = 2000
 
 
 @dataclass(frozen=True)
 class Molecules:
-    """M molecules with A atoms in all, as flat arrays.
+    """M molecules with A atoms in total, as flat arrays.
 
     Attributes:
         numbers: (A,) atomic numbers. positions: (A, 3) A. offsets: (M + 1,) int64, the atoms of
@@ -28,8 +28,8 @@ class Molecules:
         sid, fid: (M,) int64, numbers of the system and of the frame in its source.
         labels: name of a field of the record -> (M,) float64, one number per molecule.
         forces: (A, 3), or None.
-        file: (M,) index into ``files`` of the file that a molecule comes from, and row: (M,) its
-            number there; for messages. files: the names.
+        file: (M,) index into ``files`` of each molecule's file, and row: (M,) its number there; for
+            messages. files: the names.
         keys: names of the positions, atomic numbers and forces in these files; for messages.
     """
 
@@ -77,29 +77,29 @@ class Molecules:
         return f"{self.files[self.file[molecule]]}: `{name}`: record {self.row[molecule]}"
 
 
-def check_molecules(molecules: Molecules, rows: np.ndarray, way_out: str) -> None:
+def check_molecules(molecules: Molecules, rows: np.ndarray, advice: str) -> None:
     """Refuse molecules with NaN or infinite numbers, impossible elements or overlapping atoms.
 
     Args:
-        molecules: all molecules. rows: those to be looked at. way_out: end of the messages.
+        molecules: all molecules. rows: those to check. advice: what to do, the end of the messages.
 
     Raises:
-        DataError: names file, key and record of the first, and how many there are.
+        DataError: naming file, key and record of the first, and their number.
     """
     rows = np.sort(rows)
     for name, values in molecules.labels.items():
         bad = ~np.isfinite(values[rows])
-        _refuse(molecules, rows, bad, name, "NaN or infinite", way_out)
+        _refuse(molecules, rows, bad, name, "NaN or infinite", advice)
     atoms = {"positions": molecules.positions, "forces": molecules.forces}
     for name, values in atoms.items():
         if values is not None:
             bad = _any_atom(molecules, ~np.isfinite(values).all(axis=1))[rows]
-            _refuse(molecules, rows, bad, name, "NaN or infinite", way_out)
+            _refuse(molecules, rows, bad, name, "NaN or infinite", advice)
     bad = _any_atom(molecules, (molecules.numbers < 1) | (molecules.numbers > 118))[rows]
-    _refuse(molecules, rows, bad, "numbers", "an atomic number outside 1 to 118", way_out)
+    _refuse(molecules, rows, bad, "numbers", "an atomic number outside 1 to 118", advice)
     nearest = smallest_distances(molecules, rows)
     found = f"atoms {nearest.min(initial=math.inf):.3f} A apart, below {MIN_DISTANCE} A"
-    _refuse(molecules, rows, nearest < MIN_DISTANCE, "positions", found, way_out, nearest)
+    _refuse(molecules, rows, nearest < MIN_DISTANCE, "positions", found, advice, nearest)
 
 
 def _any_atom(molecules: Molecules, flags: np.ndarray) -> np.ndarray:
@@ -113,14 +113,14 @@ def _refuse(
     bad: np.ndarray,
     key: str,
     found: str,
-    way_out: str,
+    advice: str,
     order: np.ndarray | None = None,
 ) -> None:
     if not bad.any():
         return
     first = rows[int(np.argmax(bad) if order is None else np.argmin(order))]
     more = f" ({bad.sum()} records in all)" if bad.sum() > 1 else ""
-    raise DataError(f"{molecules.where(first, key)}: {found}{more}; {way_out}")
+    raise DataError(f"{molecules.where(first, key)}: {found}{more}; {advice}")
 
 
 def smallest_distances(molecules: Molecules, rows: np.ndarray) -> np.ndarray:

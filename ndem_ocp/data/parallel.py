@@ -18,19 +18,20 @@ from tqdm import tqdm
 
 from .errors import DataError, Stopped
 
-_LOOK_EVERY = 0.5  # s, whether the parent of a worker is still there
+_LOOK_EVERY = 0.5  # s; how often a worker checks whether its parent is alive
 _stop: Any = None
 INTERRUPTED = threading.Event()  # set by the signal handler of terminate_as_interrupt
 
 
 def raise_if_interrupted() -> None:
-    """Raise KeyboardInterrupt if a signal asked for it, even where its own exception was lost."""
+    """Raise KeyboardInterrupt if a signal asked for it, even if its own exception was lost."""
     if INTERRUPTED.is_set():
         raise KeyboardInterrupt
 
 
 def _start_worker(stop: Any, parent: int) -> None:
-    """Leave Ctrl-C to the parent, which then sets ``stop`` for all workers; end when it is gone."""
+    """Leave Ctrl-C to the parent, which then sets ``stop`` for all workers; end if the parent
+    dies."""
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -38,7 +39,7 @@ def _start_worker(stop: Any, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which cannot say so when it is killed."""
+    """End this process soon after its parent, even if the parent was killed."""
     while os.getppid() == parent:
         time.sleep(_LOOK_EVERY)
     os._exit(1)
@@ -52,7 +53,8 @@ def check_stop() -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch for a task; put back, as a task may run in the caller's process."""
+    """Use one torch thread for a task; restored afterwards, as it may run in the caller's
+    process."""
     import torch
 
     before = torch.get_num_threads()
@@ -66,7 +68,7 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A process pool whose running tasks end soon after an exception in the parent."""
-    # fork starts at once; elsewhere every worker imports torch and fairchem again (seconds)
+    # fork starts at once; otherwise every worker imports torch and fairchem again (seconds)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(
@@ -96,12 +98,12 @@ def run_tasks(
 
     Args:
         func: importable function of one picklable task.
-        tasks: the tasks; results come back in their order, whatever order they finish in.
+        tasks: the tasks; results are in the same order.
         workers: number of processes; 1 runs in this process.
         describe, unit, size: label, unit and advance per task of the progress bar.
         progress: show the bar (on stderr).
-        crashed: makes the result of a task that killed its worker process. When given, tasks
-            always run in a worker process, so that this process survives them.
+        crashed: gives the result of a task that killed its worker process. If given, tasks always
+            run in a worker process, so that this process survives.
 
     Raises:
         DataError: a worker process died and ``crashed`` was not given.
@@ -131,7 +133,7 @@ def _run_in_pool(
     workers: int,
     done: Callable[[int, Any], None],
 ) -> None:
-    """Run all tasks; returns early, with some not done, when a worker process dies."""
+    """Run all tasks; returns early, with some not done, if a worker process dies."""
     with _pool(max(1, min(workers, len(tasks)))) as pool:
         futures = {}
         try:
@@ -150,7 +152,7 @@ def _run_one_by_one(
     done: Callable[[int, Any], None],
     crashed: Callable[[Any], Any] | None,
 ) -> None:
-    """Finish the tasks that a dead worker left, each in a process of its own."""
+    """Finish the tasks left by a dead worker, each in its own process."""
     for index, task in enumerate(tasks):
         if index in results:
             continue

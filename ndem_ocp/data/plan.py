@@ -1,4 +1,4 @@
-"""What a conversion will do with which frame, settled after the first pass and before writing."""
+"""The plan of a conversion for every frame, made after the first pass and before writing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ConvertOptions:
     Attributes:
         val_fraction, test_fraction: fractions of the systems (or frames) for val and test.
         split_by: ``system`` or ``frame``. seed: of the split.
-        split: name of the one split that everything goes into; None: train (and val, test).
+        split: name of the only split; None: train (and val, test).
         energy_reference: ``none``, ``last-frame``, ``linear`` or the path of an npz file.
         max_force: eV/A; frames with a larger force on a free atom are dropped and counted.
         skip_bad: skip and list unusable frames instead of stopping.
@@ -50,7 +50,7 @@ class ConvertOptions:
 def check_options(options: ConvertOptions) -> None:
     """Raise DataError for settings that contradict each other."""
     if options.split is not None and (options.val_fraction or options.test_fraction):
-        raise DataError("--split puts everything into one split; leave out the fractions")
+        raise DataError("--split puts all frames into one split; leave out the fractions")
     if options.split is not None and not options.split.replace("_", "").isalnum():
         raise DataError(f"--split {options.split!r}: use letters, digits and _ only")
     if options.split_by not in ("system", "frame"):
@@ -60,8 +60,8 @@ def check_options(options: ConvertOptions) -> None:
         raise DataError(f"--energy-reference {mode}: neither a file nor one of {', '.join(MODES)}")
     if mode == "linear" and options.split not in (None, TRAIN):
         raise DataError(
-            "--energy-reference linear is fitted on the training split, which this is not; give "
-            f"the fitted file: --energy-reference DIR/{FILE_NAME}"
+            "--energy-reference linear is fitted on the training split, but this is another one; "
+            f"give the fitted file: --energy-reference DIR/{FILE_NAME}"
         )
     if options.max_force is not None and not options.max_force > 0:
         raise DataError("--max-force is a force in eV/A above 0")
@@ -71,12 +71,12 @@ def check_options(options: ConvertOptions) -> None:
 
 @dataclass
 class Plan:
-    """The frames to be written and everything that goes with them.
+    """The frames to write, with their splits, references and numbers.
 
     Attributes:
-        table: the kept frames. split: (n,) name of the split of each. reference: what is
-            subtracted. sids: number of each system. dropped: frames dropped for their forces,
-            per source file. lost: systems of which no frame is left.
+        table: the kept frames. split: (n,) name of the split of each. reference: to subtract. sids:
+            number of each system. dropped: frames dropped for their forces, per source file. lost:
+            systems without any frame left.
     """
 
     table: FrameTable
@@ -93,16 +93,17 @@ def make_plan(
     assign: Mapping[str, str] | np.ndarray | None = None,
     existing: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Drop, split, reference and number the scanned frames.
+    """Select the scanned frames and give them splits, references and numbers.
 
     Args:
         scans: the first pass. options: settings.
-        assign: ``{source name: split}``, or the (n,) split of each kept frame, in place of the
+        assign: ``{source name: split}``, or the (n,) split of each kept frame, instead of the
             fractions.
-        existing: systems.json of the data set that is added to.
+        existing: systems.json of the data set to which frames are added.
 
     Raises:
-        DataError: nothing left, splits without frames, a reference that does not cover all.
+        DataError: no frames left, splits without frames, a reference that does not cover all
+            elements.
     """
     everything = merge_scans(scans)
     last = last_frame_reference(everything.system, everything.energy)
@@ -121,7 +122,7 @@ def kept_frames(everything: FrameTable, options: ConvertOptions) -> np.ndarray:
     """(n,) bool: the frames that are not dropped for their forces.
 
     Raises:
-        DataError: none is left.
+        DataError: no frame is left.
     """
     keep = np.ones(len(everything), dtype=bool)
     if options.max_force is not None:
@@ -149,7 +150,7 @@ def _assign_splits(
 def plan_shards(
     plan: Plan, split: str, directory: Path, options: ConvertOptions
 ) -> tuple[list[ShardTask], np.ndarray]:
-    """Cut the frames of one split into shards; frames of a source stay together and in order.
+    """Divide the frames of one split into shards; frames of a source stay together and in order.
 
     Returns:
         The tasks, in order of their file names, and the (m,) rows of the table in record order.
@@ -206,7 +207,7 @@ def merge_systems(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
     for name, entry in old.items():
         left = [split for split in entry["split"] if split not in made]
         if left:
-            frames = entry["frames"] if left == entry["split"] else 0  # not known split by split
+            frames = entry["frames"] if left == entry["split"] else 0  # not known for each split
             merged[name] = {**entry, "split": left, "frames": frames}
     for name, entry in new.items():
         before = merged.get(name, {"split": [], "source": [], "frames": 0})

@@ -1,4 +1,4 @@
-"""Positions near the origin, where float32 holds them to a fraction of a milliangstrom."""
+"""Moving positions near the origin, where float32 resolves a fraction of a milliangstrom."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ FAR = 1000.0
 
 
 def near_origin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """The same structure without coordinates that float32 cannot hold.
+    """The same structure without coordinates too large for float32.
 
-    :func:`near_cell` first. What is still further than :data:`FAR` from the origin (there is no
-    lattice, or the cell itself is far away) is moved as a whole, by multiples of FAR, so that
-    consecutive frames are moved alike.
+    After :func:`near_cell`, a structure that is still further than :data:`FAR` from the origin
+    (without a lattice, or with a cell far away) is moved as a whole by multiples of FAR, so that
+    consecutive frames are moved by the same vector.
 
     Args:
         positions: (N, 3) A, float64. cell: (3, 3) A, rows are lattice vectors. pbc: (3,) bool.
 
     Returns:
-        (N, 3) float64; the given array where nothing is to be moved.
+        (N, 3) float64; the given array if nothing has to be moved.
     """
     positions = near_cell(positions, cell, pbc)
     if np.abs(positions).max(initial=0.0) > FAR:
@@ -28,9 +28,9 @@ def near_origin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.
 
 
 def near_cell(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Atoms that are more than one cell outside of the cell, back in it by lattice vectors; others
-    stay where they are. MD that is not wrapped can carry atoms 1e6 A away, where float32 numbers
-    are 0.06 A apart. Arguments and result are those of :func:`near_origin`."""
+    """Move atoms more than one cell outside the cell back into it by lattice vectors; others do not
+    move. In unwrapped MD atoms can be 1e6 A away, where float32 numbers are 0.06 A apart. Arguments
+    and result are those of :func:`near_origin`."""
     if not pbc.any():
         return positions
     cells = np.where(pbc, np.floor(positions @ np.linalg.inv(cell)), 0.0)

@@ -30,7 +30,7 @@ ATOMREFS = {
     "G": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
 }
 REFERENCES = ("atoms", "none")
-#: the split of the literature; the rest of the 130,831 characterised molecules test
+#: the split of the literature; the rest of the 130,831 characterised molecules are for test
 DEFAULT_SPLIT = (110_000, 10_000, None)
 UNITS = {**QM9_UNITS, "pos": "A", "cell": "A"}
 
@@ -61,8 +61,8 @@ def convert_qm9(
     """Convert QM9 to ``out/train``, ``out/val`` and ``out/test``.
 
     Args:
-        source: see ``qm9_files.read_qm9``. out: the data set; written beside and moved there when
-            complete. options: settings. workers: processes. progress: show bars.
+        source: see ``qm9_files.read_qm9``. out: the data set; written under a temporary name and
+            moved there when complete. options: settings. workers: processes. progress: show bars.
 
     Returns:
         This conversion's entry in dataset.json.
@@ -124,7 +124,9 @@ def to_molecules(arrays: Qm9Arrays, reference: str) -> Molecules:
     values, counts = np.unique(arrays.index, return_counts=True)
     if (counts > 1).any():
         double = values[counts > 1][0]
-        raise DataError(f"{path}: molecule {double} is there {counts.max()} times; download again")
+        raise DataError(
+            f"{path}: molecule {double} appears {counts.max()} times; download it again"
+        )
     offsets = np.concatenate([[0], np.cumsum(arrays.natoms)]).astype(np.int64)
     known = np.isin(arrays.numbers, list(ATOMREFS["U0"]))
     if not known.all():

@@ -38,13 +38,13 @@ _ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 
 @dataclass
 class Qm9Arrays:
-    """QM9 as it is in a source: M molecules with A atoms in all.
+    """QM9 as in the source: M molecules with A atoms in total.
 
     Attributes:
         kind: ``raw``, ``qm9pack`` or ``npz``. paths: the files that were read.
         index: (M,) number in GDB-9, from 1. natoms: (M,). numbers: (A,). positions: (A, 3) A.
         targets: (M,) float64 by our name, in QM9's units.
-        keys: where the positions, atomic numbers and targets were.
+        keys: names of positions, atomic numbers and targets in the source.
         removed: uncharacterised molecules left out here.
     """
 
@@ -67,7 +67,7 @@ def read_qm9(source: str, progress: bool = True) -> Qm9Arrays:
             npz file with qm9pack's names. progress: show a bar.
 
     Raises:
-        DataError: none of these; damaged files.
+        DataError: not one of these, or damaged files.
     """
     path = Path(source)
     if path.is_dir():
@@ -78,7 +78,7 @@ def read_qm9(source: str, progress: bool = True) -> Qm9Arrays:
         return _read_pack(progress)
     raise DataError(
         f"{source}: no such file or folder; give PyTorch Geometric's raw folder "
-        f"({', '.join(RAW_FILES)}), an npz file of QM9, or `qm9pack`, the package"
+        f"({', '.join(RAW_FILES)}), an npz file of QM9, or `qm9pack` for the package"
     )
 
 
@@ -131,7 +131,7 @@ class _Builder:
     def add(
         self, index: int, symbols: list[str], positions: list[float], targets: list[str]
     ) -> None:
-        """Raises ValueError or KeyError for what is no molecule of QM9."""
+        """Raise ValueError or KeyError if it is not a molecule of QM9."""
         if len(positions) != 3 * len(symbols):
             raise ValueError(f"{len(positions)} coordinates of {len(symbols)} atoms")
         self.numbers.extend([_ELEMENTS[symbol] for symbol in symbols])
@@ -155,7 +155,7 @@ def _read_raw(folder: Path, progress: bool) -> Qm9Arrays:
     if missing:
         raise DataError(
             f"{folder}: {', '.join(missing)} missing; PyTorch Geometric's QM9 puts "
-            f"{', '.join(RAW_FILES)} there when rdkit is installed"
+            f"{', '.join(RAW_FILES)} there if rdkit is installed"
         )
     sdf, table, skipped = paths
     skip = _uncharacterised(skipped)
@@ -186,7 +186,7 @@ def _read_raw(folder: Path, progress: bool) -> Qm9Arrays:
 
 
 def _uncharacterised(path: Path) -> set[int]:
-    """Numbers of the molecules in the list of those that failed the consistency check."""
+    """Numbers of the molecules that failed QM9's consistency check."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     try:
         return {int(line.split()[0]) for line in lines[_HEADER : len(lines) - _FOOTER]}
@@ -228,7 +228,8 @@ def _csv_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[str]]]
 
 
 def _read_pack(progress: bool) -> Qm9Arrays:
-    """The tables in the package qm9pack, which is only located: importing it needs more."""
+    """The tables of the package qm9pack, found without importing it, which would need more
+    packages."""
     spec = importlib.util.find_spec("qm9pack")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("qm9pack is not installed; `pip install qm9pack` (100 MB), or give a path")

@@ -1,4 +1,4 @@
-"""What can be wrong with one record."""
+"""Checks of one record."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class CheckOptions:
 
     Attributes:
         max_force: eV/A, largest force norm on a free atom. min_distance: A, between two atoms.
-        force_unit: eV/A, the unit of the forces; the check of a split reads it from the data set.
-        cutoff: A, an atom without a neighbour in it is isolated.
+        force_unit: the unit of the forces in eV/A; the check of a split reads it from the data set.
+            cutoff: A; an atom without a neighbour within it is isolated.
     """
 
     max_force: float = 50.0
@@ -96,13 +96,15 @@ def _check_shapes(fields: dict[str, Any]) -> list[Problem]:
 
 
 def _check_types(fields: dict[str, Any]) -> list[Problem]:
-    """Numbers that are not float32, which our reader casts and fairchem's does not."""
+    """Numbers that are not float32: our reader converts them, fairchem's does not."""
     types = {k: as_array(fields[k]).dtype for k in FLOATS if fields.get(k) is not None}
     other = {key: dtype for key, dtype in types.items() if dtype != np.float32}
     if not other:
         return []
     shown = ", ".join(f"`{key}` {dtype}" for key, dtype in other.items())
-    message = f"{shown}: `format: ndem_lmdb` makes float32 of them, fairchem's `format: lmdb` fails"
+    message = (
+        f"{shown}: `format: ndem_lmdb` converts them to float32, fairchem's `format: lmdb` fails"
+    )
     return [(WARNING, "type", message)]
 
 
@@ -112,12 +114,12 @@ def shape_problem(
     """The first field whose shape disagrees with ``natoms``: kind and message, or None.
 
     Args:
-        arrays: fields as arrays; those that are missing are not looked at, ``natoms`` is there.
-        keys: the fields to look at, all of :data:`_SHAPED` by default.
+        arrays: fields as arrays; missing ones are ignored, but ``natoms`` must exist.
+        keys: the fields to check, by default all of :data:`_SHAPED`.
     """
     number = arrays["natoms"]
     if number.size != 1 or number.dtype.kind not in "iu" or number.reshape(-1)[0] < 1:
-        return "shape", "`natoms` is no number of atoms"
+        return "shape", "`natoms` is not a number of atoms"
     natoms = int(number.reshape(-1)[0])
     for key in _SHAPED if keys is None else keys:
         array = arrays.get(key)
@@ -160,7 +162,7 @@ def number_problem(arrays: dict[str, np.ndarray], largest: int) -> tuple[str, st
 
 
 def _not_finite(key: str, array: np.ndarray) -> tuple[str, str] | None:
-    if array.dtype == np.float16:  # the limit is beyond its own numbers
+    if array.dtype == np.float16:  # its largest number is below the limit
         array = array.astype(np.float32)
     if array.dtype.kind not in "fc" or np.abs(array).max(initial=0.0) <= _MAX_FLOAT:
         return None
@@ -173,7 +175,7 @@ def _wrong_elements(numbers: np.ndarray, largest: int) -> tuple[str, str] | None
         return None
     broken = numbers[numbers != np.round(numbers)]
     if len(broken):
-        return "value", f"an atomic number {broken[0]:g}, which is no whole number"
+        return "value", f"an atomic number {broken[0]:g}, which is not a whole number"
     if numbers.min() >= 1 and numbers.max() <= largest:
         return None
     message = f"atomic numbers {int(numbers.min())} to {int(numbers.max())}"
@@ -195,19 +197,20 @@ def _check_geometry(fields: dict[str, Any], options: CheckOptions) -> list[Probl
 
 
 def _check_far(positions: np.ndarray) -> list[Problem]:
-    """Coordinates so large that float32 has lost bond lengths."""
+    """Coordinates so large that float32 does not resolve bond lengths."""
     largest = np.abs(positions).max(initial=0.0)
     if positions.dtype != np.float32 or largest <= 10 * FAR:
         return []
     message = (
-        f"coordinates of up to {largest:.3g} A, which float32 holds to {np.spacing(largest):.1g} A; "
-        "convert the source again (atoms are shifted by lattice vectors first)"
+        f"coordinates of up to {largest:.3g} A, where the resolution of float32 is "
+        f"{np.spacing(largest):.1g} A; convert the source again (atoms are shifted by lattice "
+        "vectors first)"
     )
     return [(WARNING, "far", message)]
 
 
 def _check_tags(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[Problem]:
-    """Tags that are OC20's numbers with another meaning."""
+    """Tags 0 to 2 that do not have OC20's meaning."""
     if fields.get("tags") is None or "pbc" not in arrays:
         return []
     layers = are_layers(
@@ -228,11 +231,11 @@ def _check_tags(fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> list[P
 def geometry_problem(
     arrays: dict[str, np.ndarray], min_distance: float | None, cutoff: float | None
 ) -> tuple[str, str] | None:
-    """A cell without volume, atoms on top of each other, or one on its own: kind and message.
+    """A cell without volume, overlapping atoms, or an isolated atom: kind and message.
 
     Args:
-        arrays: ``pos``, and ``cell`` and ``pbc`` where they are there, finite and of sound shape.
-        min_distance: A. cutoff: A. None leaves the check out.
+        arrays: ``pos``, and ``cell`` and ``pbc`` if present, finite and of the right shape.
+            min_distance: A. cutoff: A. None skips the check.
     """
     cell, pbc = arrays.get("cell"), arrays.get("pbc")
     if pbc is None:

@@ -1,4 +1,4 @@
-"""Going through the records of a split, and what identifies a structure among them."""
+"""Iterating over the records of a split, as structures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Structure:
     """A record of N atoms as NumPy arrays, in the data set's own units.
 
     Attributes:
-        file, number: where it lies. sid: its system; None where the record does not say.
+        file, number: of the record. sid: its system; None if unknown.
         numbers: (N,) atomic numbers. positions: (N, 3) A, float32. cell: (3, 3) A. pbc: (3,) bool.
         free: (N,) bool, false for fixed atoms.
         forces: (N, 3) float64; None without labels. energy: None without a label.
@@ -74,11 +74,11 @@ def _structure(file: str, number: int, raw: bytes | None) -> Structure:
         numbers = as_array(fields["atomic_numbers"]).astype(np.int64).reshape(-1)
         cell = as_array(fields.get("cell", np.zeros((3, 3)))).astype(np.float64).reshape(3, 3)
         pbc = fields.get("pbc")
-        if pbc is None:  # OC20's own records have none: periodic where there is a cell
+        if pbc is None:  # OC20's own records have none: periodic if there is a cell
             pbc = np.full(3, bool(np.any(cell)))
         pbc = as_array(pbc).reshape(3).astype(bool)
         if positions.dtype == np.float64 and positions.size and np.abs(positions).max() > FAR:
-            positions = near_origin(positions, cell, pbc)  # as the reader does for training
+            positions = near_origin(positions, cell, pbc)  # like the reader in training
         energy = fields.get("y", fields.get("energy"))
     except (DataError, KeyError) as error:
         raise DataError(

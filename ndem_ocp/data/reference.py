@@ -1,4 +1,4 @@
-"""Energy references: what is subtracted from the total energies of the sources."""
+"""Energy references, which are subtracted from the total energies of the sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import DataError
 from .scan import Composition, FrameTable
 
 MODES = ("none", "last-frame", "linear")
-#: length of the coefficients: indexed by atomic number, 0 unused, as in fairchem's references
+#: length of the coefficients, which are indexed by atomic number (0 unused), as in fairchem
 SIZE = 119
 FILE_NAME = "linear_reference.npz"
 
@@ -27,7 +27,7 @@ class Reference:
         energy: (n,) eV, subtracted from the total energies.
         coefficients: (SIZE,) eV per atom, indexed by atomic number, or None.
         seen: (SIZE,) bool, the elements that the coefficients cover, or None.
-        record: what was done, for dataset.json.
+        record: description for dataset.json.
     """
 
     energy: np.ndarray
@@ -59,10 +59,10 @@ def composition_matrix(compositions: Sequence[Composition]) -> np.ndarray:
 def fit_linear(
     compositions: Sequence[Composition], composition: np.ndarray, energy: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares energy per element, of minimum norm where the data leave a choice.
+    """Least-squares energy per element, of minimum norm if the data do not determine it.
 
-    Frames of one composition enter as their mean, weighted by the square root of their number:
-    the same solution as with one row per frame.
+    Frames of one composition are replaced by their mean, weighted by the square root of their
+    number, which gives the same solution as one row per frame.
 
     Args:
         compositions: the distinct compositions.
@@ -70,7 +70,7 @@ def fit_linear(
         energy: (n,) eV.
 
     Returns:
-        (SIZE,) coefficients, eV per atom, and (SIZE,) bool of the elements that were seen.
+        (SIZE,) coefficients, eV per atom, and (SIZE,) bool of the elements in the data.
     """
     matrix = composition_matrix(compositions)
     counts = np.bincount(composition, minlength=len(compositions)).astype(np.float64)
@@ -86,11 +86,11 @@ def load_linear(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients from an npz file with ``coeff`` indexed by atomic number (OC20, OC22, ours).
 
     Returns:
-        (SIZE,) coefficients, eV per atom, and (SIZE,) bool of the elements the file covers: its
-        ``seen`` entry where it has one, else all finite coefficients.
+        (SIZE,) coefficients, eV per atom, and (SIZE,) bool of the elements that the file covers:
+        its ``seen`` entry if it has one, else all finite coefficients.
 
     Raises:
-        DataError: no such file, or without that key.
+        DataError: no such file, or the key is missing.
     """
     try:
         with np.load(path) as content:
@@ -114,7 +114,7 @@ def load_linear(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fingerprint(coefficients: np.ndarray, seen: np.ndarray) -> str:
-    """What tells two sets of coefficients apart: a SHA-256 of both arrays."""
+    """SHA-256 of both arrays, to compare sets of coefficients."""
     covered = np.where(seen, coefficients, 0.0).astype("<f8")
     return hashlib.sha256(covered.tobytes() + seen.astype("u1").tobytes()).hexdigest()
 
@@ -128,7 +128,7 @@ def linear_energy(table: FrameTable, coefficients: np.ndarray, seen: np.ndarray)
     """(n,) eV: the sum of the coefficients over the atoms of each frame.
 
     Raises:
-        DataError: an element without a coefficient; names a system and file.
+        DataError: an element without a coefficient; the message names a system and file.
     """
     from ase.data import chemical_symbols
 
@@ -154,8 +154,8 @@ def apply_reference(mode: str, table: FrameTable, train: np.ndarray, last: np.nd
     Args:
         mode: one of MODES or the path of an npz file.
         table: the frames.
-        train: (n,) bool, the frames of the training split: only they enter a fit.
-        last: (n,) eV, the energy of the last frame of each frame's system (dropped ones too).
+        train: (n,) bool, the frames of the training split, to which a reference is fitted. last:
+            (n,) eV, the energy of the last frame of each frame's system (even if dropped).
 
     Raises:
         DataError: a bad file, an element not covered.

@@ -1,4 +1,4 @@
-"""Relaxations in ASE files: their first and last frames, and whether they are relaxations."""
+"""Relaxations in ASE files: first and last frames, and checks that they are relaxations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _SAME_CELL = 1e-3  # A, by which lattice vectors may differ
 _HELD = 0.01  # A, by which a fixed atom may have moved
-#: eV, by which a last frame may lie above the first before it is worth a word
+#: eV, by which a last frame may be above the first without a warning
 RISE = 0.05
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """First and last frame of a relaxation, how many frames it has, and its name in the source
-    ("" where the source is one relaxation)."""
+    """First and last frame of a relaxation, its number of frames, and its name in the source ("" if
+    the source is one relaxation)."""
 
     source: Source
     first: Frame
@@ -39,17 +39,17 @@ class Relaxation:
 
     @property
     def rise(self) -> float:
-        """eV, how far the last frame lies above the first."""
+        """Energy of the last frame minus that of the first, eV."""
         return self.last.energy - self.first.energy
 
 
 @dataclass
 class _Ends:
-    """What is kept of the frames of one relaxation while they are read.
+    """What is stored of one relaxation while its frames are read.
 
     Attributes:
-        numbers: of the frames in the file. first, last: the ends. problem: with the first frame
-            that cannot be of one relaxation with ``first``; "" as long as there is none.
+        numbers: of the frames in the file. first, last: the first and last frame. problem: of the
+            first frame that cannot belong to the same relaxation as ``first``; "" if there is none.
     """
 
     numbers: list[int] = field(default_factory=list)
@@ -73,14 +73,14 @@ def read_relaxations(source: Source, options: LabelOptions) -> tuple[list[Relaxa
     """The relaxations of a file: one, or one for each value of ``options.system_key``.
 
     Returns:
-        Those that can be used, and a message for each that cannot, or for the file: one that cannot
-        be read, a database without ``system_key``, fewer than two frames, frames that are not of
-        one relaxation, ends without labels.
+        Those that can be used, and a message for each that cannot or for the file: it cannot be
+            read, is a database without ``system_key``, has fewer than two frames, frames that are
+            not from one relaxation, or first or last frames without labels.
     """
     if source.kind == "db" and options.system_key is None:
         return [], [
-            f"{source.shown}: the rows of a database need not be steps of one relaxation; name the "
-            "key that tells the relaxations apart with --system-key, or give a trajectory for each"
+            f"{source.shown}: the rows of a database may belong to different relaxations; give the "
+            "key that distinguishes them with --system-key, or one trajectory for each"
         ]
     found: dict[str, _Ends] = {}
     problems = []
@@ -112,7 +112,7 @@ def _relaxation(source: Source, name: str, ends: _Ends, options: LabelOptions) -
         raise FrameError(ends.problem)
     count = len(ends.numbers)
     if count < 2:
-        raise FrameError(f"{count} frame(s); a relaxation has a first and a last one")
+        raise FrameError(f"{count} frame(s); a relaxation needs a first and a last one")
     frames = []
     for number, atoms in ((ends.numbers[0], ends.first), (ends.numbers[-1], ends.last)):
         try:
@@ -124,19 +124,19 @@ def _relaxation(source: Source, name: str, ends: _Ends, options: LabelOptions) -
 
 
 def _same_system(first: Atoms, atoms: Atoms) -> None:
-    """Refuse a frame that cannot be a step of the relaxation that ``first`` begins."""
-    way_out = "give one file for each relaxation"
+    """Refuse a frame that cannot belong to the same relaxation as ``first``."""
+    advice = "give one file for each relaxation"
     if not np.array_equal(first.numbers, atoms.numbers):
         raise FrameError(
             f"it has different atoms ({atoms.symbols}) than the first frame ({first.symbols}); "
-            f"{way_out}"
+            f"{advice}"
         )
     change = np.abs(first.cell[:] - atoms.cell[:]).max()
     if change > _SAME_CELL or (first.pbc != atoms.pbc).any():
         raise FrameError(
             f"its cell is not that of the first frame (it differs by up to {change:.3g} A); a "
-            f"record has one cell, and models relax positions in it. {way_out.capitalize()}, or "
-            "leave relaxations of the cell out"
+            f"record has one cell, and models relax positions in it. {advice.capitalize()}, or "
+            "leave out cell relaxations"
         )
     held = np.flatnonzero(fixed_atoms(first))
     moved = atoms.positions[held] - first.positions[held]
@@ -146,6 +146,6 @@ def _same_system(first: Atoms, atoms: Atoms) -> None:
     distances = np.linalg.norm(moved, axis=1)
     if distances.max(initial=0.0) > _HELD:
         raise FrameError(
-            f"fixed atom {held[distances.argmax()]} is {distances.max():.3g} A from where it was in "
-            f"the first frame: these are not steps of one relaxation; {way_out}"
+            f"fixed atom {held[distances.argmax()]} is {distances.max():.3g} A from where it was "
+            f"in the first frame: these are not steps of one relaxation; {advice}"
         )

@@ -1,4 +1,4 @@
-"""What the data commands print and write as JSON."""
+"""Output of the data commands, on the screen and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
-    """Say what was written where, and what was dropped and why."""
+    """Print what was written where, and what was dropped and why."""
     for split, counts in entry["splits"].items():
         print(
             f"{Path(out) / split}: {counts['frames']} frames of {counts['systems']} systems, "
@@ -36,13 +36,13 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
 
 
 def print_losses(entry: dict[str, Any]) -> None:
-    """Say what of the sources a data set does not have, or has differently."""
+    """Print what was left out or changed from the sources."""
     dropped = entry["dropped"]
     for path, number in dropped["above_max_force_per_source"].items():
         limit = entry["options"]["max_force"]
         print(f"dropped {number} frame(s) above --max-force ({limit:g} eV/A): {path}")
     if dropped["systems_without_frames"]:
-        print(f"no frame left of: {', '.join(dropped['systems_without_frames'])}")
+        print(f"no frames left of: {', '.join(dropped['systems_without_frames'])}")
     if dropped["bad"]:
         print(f"skipped {len(dropped['bad'])} unusable frame(s) or file(s), listed in dataset.json")
     for name, number in entry["constraints_not_stored"].items():
@@ -51,7 +51,8 @@ def print_losses(entry: dict[str, Any]) -> None:
     for values, number in entry["tags_of_another_convention"].items():
         _warn(
             f"the tags of {number} frame(s) are {values}, and not OC20's (0 below the surface, 1 "
-            f"surface, 2 adsorbate); they {'were derived anew' if derived else 'are kept (--tags)'}"
+            "surface, 2 adsorbate); they "
+            f"{'were replaced by derived tags' if derived else 'are kept (--tags)'}"
         )
     if len(entry["pbc"]) > 1:
         _warn(
@@ -61,7 +62,7 @@ def print_losses(entry: dict[str, Any]) -> None:
 
 
 def print_molecules(out: str | Path, entry: dict[str, Any]) -> None:
-    """Say what ``ndem data md17`` or ``qm9`` wrote, and the values for a configuration."""
+    """Print what ``ndem data md17`` or ``qm9`` wrote, and the values for a configuration."""
     from .findings import SplitReport
     from .statistics import Statistics
 
@@ -174,7 +175,7 @@ def write_check(path: str | Path, reports: list[SplitReport], options: CheckOpti
     """Write all kept findings, their counts and the statistics as JSON.
 
     Raises:
-        DataError: the disk does not take it.
+        DataError: a disk error.
     """
     content = {
         "options": {k: v for k, v in asdict(options).items() if k != "force_unit"},

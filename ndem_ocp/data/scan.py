@@ -1,4 +1,4 @@
-"""The first pass over the sources: scalars of every frame, nothing that grows with the atoms."""
+"""The first pass over the sources: only scalars of every frame, to save memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class SourceScan:
     Attributes:
         frame: (n,) frame numbers in the file. energy: (n,) eV. max_force: (n,) largest free-atom
             force norm, eV/A. natoms: (n,). system, composition: (n,) indices into the two lists.
-        systems: labels of the systems. compositions: what the atoms are.
+        systems: labels of the systems. compositions: of the frames.
         bad: ``{"file", "frame", "reason"}`` of each frame that cannot be used.
-        notes: constraints that the record layout drops, with the number of frames.
+        notes: constraints that a record cannot store, with the number of frames.
         foreign_tags: tags of another convention than OC20's, with the number of frames.
         pbc: the periodicity settings seen, as strings like ``TTF``.
     """
@@ -61,10 +61,10 @@ def formula_of(composition: Composition) -> str:
 
 
 def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
-    """Read a source once. Frames that cannot be used are listed in ``bad``, none is dropped here.
+    """Read a source once. Frames that cannot be used are listed in ``bad``; none is dropped here.
 
-    A system is the value of ``system_key`` where given; otherwise the frames of one file with one
-    chemical formula.
+    A system is the set of frames with one value of ``system_key`` if given, otherwise the frames of
+    one file with one chemical formula.
     """
     source, options = task
     scan = SourceScan(source)
@@ -102,7 +102,7 @@ def _frame(atoms: Any, options: LabelOptions) -> Frame:
         return read_frame(atoms, options)
     except FrameError:
         raise
-    except Exception as error:  # a file can hold anything
+    except Exception as error:  # a file can contain anything
         raise FrameError(f"cannot be used ({type(error).__name__}: {error})") from None
 
 
@@ -161,7 +161,7 @@ class FrameTable:
         return len(self.frame)
 
     def select(self, mask: np.ndarray) -> FrameTable:
-        """The frames where ``mask`` (n,) is true; the lists stay as they are."""
+        """The frames where ``mask`` (n,) is true; the lists do not change."""
         arrays = ("source", "frame", "system", "composition", "natoms", "energy", "max_force")
         values = {name: getattr(self, name)[mask] for name in arrays}
         return FrameTable(
@@ -190,7 +190,7 @@ def merge_scans(scans: Sequence[SourceScan]) -> FrameTable:
     """One table of all scans. Systems with the same label in several files are one system.
 
     Raises:
-        DataError: no usable frame at all.
+        DataError: there is no usable frame.
     """
     systems: dict[str, int] = {}
     compositions: dict[Composition, int] = {}

@@ -1,4 +1,4 @@
-"""What is only seen over all splits of a data set: references, elements, numbers of systems."""
+"""Checks across all splits of a data set: references, elements, numbers of systems."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Formulas = Mapping[Any, str]
 
 
 def check_set(reports: list[SplitReport], formulas: list[Formulas]) -> None:
-    """Add to the reports of splits what disagrees between them.
+    """Add disagreements between splits to their reports.
 
     Args:
-        reports: of the splits that were checked. formulas: of the systems of each.
+        reports: of the checked splits. formulas: of the systems of each.
     """
     for report, found in zip(reports, formulas):
         split = Path(report.path)
@@ -41,7 +41,7 @@ def _error(report: SplitReport, file: Path | str, kind: str, message: str) -> No
 
 
 def _check_reference(report: SplitReport, split: Path) -> None:
-    """The reference of a split against that of train beside it, both by dataset.json."""
+    """Compare the reference of a split with that of train next to it, both from dataset.json."""
     problem = reference_problem(
         split_record(split.absolute().parent / "train"), split_record(split)
     )
@@ -65,7 +65,7 @@ def _check_elements(report: SplitReport, train: SplitReport) -> None:
 def _check_shared(
     report: SplitReport, found: Formulas, earlier: SplitReport, others: Formulas
 ) -> None:
-    """One number for two systems in two splits."""
+    """Report systems in two splits that have the same number."""
     known = _of_both(Path(report.path), Path(earlier.path))
     both = [s for s in found if s in others and found[s] != others[s] and s not in known]
     if both:
@@ -75,13 +75,14 @@ def _check_shared(
             report.path,
             "sid",
             f"sid {sid} is {found[sid]} here and {others[sid]} in {earlier.path} ({len(both)} such "
-            "number(s)): two systems have one number; convert them again, one split after the other",
+            "number(s)): two systems have the same number; convert them again, one split after the "
+            "other",
         )
 
 
 def _of_both(split: Path, other: Path) -> set[Any]:
-    """Numbers of systems that systems.json has in both splits (--system-key: their formulas may
-    differ)."""
+    """Numbers of systems that are in both splits according to systems.json (with --system-key their
+    formulas may differ)."""
     if split.absolute().parent != other.absolute().parent:
         return set()
     try:
@@ -101,10 +102,12 @@ def _check_systems(report: SplitReport, split: Path, found: Formulas) -> None:
         own = {entry["sid"] for entry in systems.values() if name in entry["split"]}
         every = Counter(entry["sid"] for entry in systems.values())
     except (AttributeError, DataError, KeyError, TypeError):
-        return  # of other tools
+        return  # made by other tools
     for sid in [sid for sid, count in every.items() if count > 1][:5]:
         names = [system for system, entry in systems.items() if entry["sid"] == sid]
-        _error(report, path, "sid", f"{' and '.join(names)} have one sid, {sid}; convert again")
+        _error(
+            report, path, "sid", f"{' and '.join(names)} have the same sid, {sid}; convert again"
+        )
     known = [sid for sid in found if sid is not None] if systems else []
     missing = [sid for sid in known if sid not in every]
     if missing:
@@ -113,12 +116,12 @@ def _check_systems(report: SplitReport, split: Path, found: Formulas) -> None:
             path,
             "sid",
             f"it does not have system(s) {_some(missing)} of {name}; two conversions have written "
-            "here at the same time, or it is of another data set: convert again",
+            "here at the same time, or it belongs to another data set: convert again",
         )
     elsewhere = [sid for sid in known if sid in every and sid not in own]
     if elsewhere:
         message = (
-            f"it has system(s) {_some(elsewhere)} in other splits than {name}, where they are too: "
+            f"it has system(s) {_some(elsewhere)} in other splits, but they are also in {name}: "
             "two conversions have written here at the same time, or one of an earlier version has "
             "replaced the entries of another"
         )

@@ -1,4 +1,4 @@
-"""LMDB shards in OC20's S2EF layout: writing them, and opening them without being killed."""
+"""LMDB shards in OC20's S2EF layout: writing them, and opening them safely."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames of one source that go into a shard.
+    """Frames of one source in a shard.
 
     Attributes:
         source: the file. frames: (n,) increasing frame numbers. sids: (n,) system numbers.
@@ -49,7 +49,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to be written: its path, where its frames come from, and their atoms in all."""
+    """One shard to write: its path, its frames, and their total number of atoms."""
 
     path: str
     segments: tuple[Segment, ...]
@@ -102,9 +102,9 @@ def to_data(frame: Frame, *, energy: float, sid: int, fid: int) -> Data:
 
 
 class _SameBytes(pickle.Pickler):
-    """Pickles tensors without their place in memory, which torch writes as a storage's name.
+    """Pickles tensors without their memory address, which torch writes as the storage's name.
 
-    So equal records are equal bytes, and a data set's hash is that of its contents.
+    So equal records have equal bytes, and a data set's hash depends only on its contents.
     """
 
     def reducer_override(self, value: Any) -> Any:
@@ -129,13 +129,13 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
 
     Args:
         path: the file. records: what to write.
-        atoms, count: atoms and records in all, for the size of the map.
+        atoms, count: total atoms and records, for the size of the map.
 
     Returns:
         The number of records written.
 
     Raises:
-        DataError: the disk does not take it.
+        DataError: a disk error.
     """
     import lmdb
 
@@ -154,9 +154,10 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
             transaction.commit()
             env.sync(True)
     except lmdb.Error as error:
-        free = shutil.disk_usage(Path(path).parent).free / 1e6  # LMDB names a full disk as EIO
+        free = shutil.disk_usage(Path(path).parent).free / 1e6  # LMDB reports a full disk as EIO
         raise DataError(
-            f"{path}: cannot be written ({error}; {free:.1f} MB are free there); nothing was kept"
+            f"{path}: cannot be written ({error}; {free:.1f} MB are free there); nothing was "
+            "written"
         ) from None
     return number
 
@@ -171,7 +172,7 @@ def write_shard(task: ShardTask) -> Accumulator:
 
 
 def counted(records: Iterable[Data], total: Accumulator) -> Iterator[Data]:
-    """The same records, added to ``total`` on the way."""
+    """Yield the same records and add each to ``total``."""
     previous = None
     for record in records:
         fields = record.to_dict()
@@ -209,13 +210,13 @@ def shard_paths(directory: Path) -> list[Path]:
     """
     paths = sorted(directory.glob("*.lmdb"))
     if not paths:
-        raise DataError(f"{directory}: no *.lmdb files; name the directory of one split")
+        raise DataError(f"{directory}: no *.lmdb files; give the directory of one split")
     return paths
 
 
 @contextmanager
 def open_shard(path: str | Path) -> Iterator[lmdb.Environment]:
-    """Open an LMDB file for reading, after checking that all of its pages are there.
+    """Open an LMDB file for reading, after checking that it is not truncated.
 
     LMDB maps the file into memory: reading a page that a truncated file lacks would kill the
     process with SIGBUS instead of raising.
@@ -250,10 +251,10 @@ def open_shard(path: str | Path) -> Iterator[lmdb.Environment]:
 
 
 def load_record(raw: bytes | None) -> dict[str, Any]:
-    """The fields of a pickled record, whatever PyG version wrote it.
+    """The fields of a pickled record, written by any PyG version.
 
     Raises:
-        DataError: missing or not a pickled PyG Data; the message is the reason alone.
+        DataError: missing or not a pickled PyG Data; the message is only the reason.
     """
     try:
         return load_fields(raw)
@@ -273,7 +274,7 @@ def iter_records(
 
     for number in range(start, stop):
         try:
-            with env.begin() as transaction:  # one for each: an error ends the transaction
+            with env.begin() as transaction:  # one for each record: an error ends the transaction
                 raw = transaction.get(str(number).encode("ascii"))
             result: dict[str, Any] | DataError = load_record(raw)
         except DataError as error:
@@ -284,10 +285,10 @@ def iter_records(
 
 
 def record_count(env: lmdb.Environment) -> int:
-    """How many records fairchem reads from a shard: its "length", else the number of its keys.
+    """The number of records that fairchem reads from a shard: "length", else the number of keys.
 
     Raises:
-        DataError: "length" is no whole number.
+        DataError: "length" is not a whole number.
     """
     try:
         with env.begin() as transaction:

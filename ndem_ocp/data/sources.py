@@ -1,4 +1,4 @@
-"""Finding the ASE files that a data set is made from."""
+"""Finding the ASE files from which a data set is made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ndem_ocp.files import existing
 from .errors import DataError
 
 SUFFIXES = {".traj": "traj", ".extxyz": "xyz", ".xyz": "xyz", ".db": "db", ".json": "db"}
-#: suffixes looked for in directories; .json only counts as a database when it is named itself
+#: suffixes looked for in directories; a .json file is used only if it is named itself
 DIRECTORY_SUFFIXES = (".traj", ".extxyz", ".xyz", ".db")
 #: a file of any kind may be compressed: frames.extxyz.gz
 COMPRESSED = (".gz", ".bz2", ".xz")
@@ -26,9 +26,9 @@ class Source:
 
     Attributes:
         path: the file.
-        name: short unique name within one conversion (the stem where that is unique).
+        name: short unique name within one conversion (the stem if it is unique).
         kind: ``traj`` (ASE trajectory), ``xyz`` ((ext)xyz) or ``db`` (ASE database).
-        origin: what the records of the conversion say in place of the path.
+        origin: recorded in dataset.json instead of the path.
     """
 
     path: str
@@ -38,14 +38,14 @@ class Source:
 
     @property
     def shown(self) -> str:
-        """The path, or the origin where that is given."""
+        """The origin if given, else the path."""
         return self.origin or self.path
 
 
 def expand_sources(arguments: Sequence[str]) -> list[Source]:
-    """Files named by paths, directories (searched recursively) and glob patterns.
+    """The files given as paths, directories (searched recursively) and glob patterns.
 
-    A file that is named twice is used once. Order: as given, sorted within directories and globs.
+    A file that is given twice is used once. Order: as given, sorted within directories and globs.
 
     Raises:
         DataError: nothing found, or a file of an unknown kind.
@@ -53,7 +53,7 @@ def expand_sources(arguments: Sequence[str]) -> list[Source]:
     paths: dict[Path, Path] = {}
     for argument in arguments:
         if Path(argument).is_symlink():
-            existing(argument, DataError)  # a link to itself, or to nothing
+            existing(argument, DataError)  # also refuses broken links and links to themselves
         found = _expand_one(argument)
         if not found:
             raise DataError(
@@ -61,7 +61,7 @@ def expand_sources(arguments: Sequence[str]) -> list[Source]:
                 f"{', '.join(DIRECTORY_SUFFIXES)}"
             )
         for path in found:
-            # realpath and not resolve(), which has an error of its own for a link to itself
+            # not resolve(), which raises another error for a link to itself
             paths.setdefault(Path(os.path.realpath(path)), path)
     for path in paths.values():
         if _suffix(path) not in SUFFIXES:
@@ -75,7 +75,7 @@ def expand_sources(arguments: Sequence[str]) -> list[Source]:
 
 
 def _plain(path: Path) -> Path:
-    """The path without the ending of a compressed file."""
+    """The path without the suffix of a compressed file."""
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
@@ -84,12 +84,12 @@ def _suffix(path: Path) -> str:
 
 
 def _refuse_twins(paths: Mapping[Path, Path]) -> None:
-    """A file and its compressed copy would give every frame twice, perhaps in two splits."""
+    """Refuse a file together with its compressed copy: its frames could be in two splits."""
     for resolved, path in paths.items():
         if _plain(resolved) != resolved and _plain(resolved) in paths:
             raise DataError(
-                f"{path} and {_plain(path).name} are both among the sources; if one is the other's "
-                "compressed copy, name only one of them, else rename one"
+                f"{path} and {_plain(path).name} are both among the sources; if one is a "
+                "compressed copy of the other, give only one of them, else rename one"
             )
 
 

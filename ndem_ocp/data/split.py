@@ -1,4 +1,4 @@
-"""Which frame goes into which split, and which number each system gets."""
+"""Assigning frames to splits and numbers to systems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def split_units(
         units: (n,) integer unit (system, or the frame itself) of each frame.
         val_fraction, test_fraction: fractions of the units; at least one unit each where > 0.
         seed: of the shuffle of the units.
-        what: the word for a unit in error messages.
+        what: name of a unit in error messages.
 
     Returns:
         (n,) array of split names.
@@ -54,11 +54,11 @@ def assign_sids(names: Sequence[str], existing: Mapping[str, Any] | None = None)
     """A unique integer per system.
 
     OC20's own names (``random1000102``) keep their number, as in OC20's LMDBs; others are
-    numbered from 0. Systems that a data set already has keep the number they have there.
+    numbered from 0. Systems that are already in the data set keep their number.
 
     Args:
         names: names of the systems of this conversion.
-        existing: ``{name: {"sid": int}}`` of the data set that is added to.
+        existing: ``{name: {"sid": int}}`` of the data set to which frames are added.
     """
     known = {name: int(entry["sid"]) for name, entry in (existing or {}).items()}
     used, sids = set(known.values()), {}

@@ -1,4 +1,4 @@
-"""What a data set's dataset.json says about one split, and whether two splits go together."""
+"""Information on one split from dataset.json, and whether two splits are compatible."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .staging import DATASET_FILE, SYSTEMS_FILE, read_json
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What is known about a split without reading its records.
+    """Information on a split that is known without reading its records.
 
     Attributes:
-        path: of the split. reference: what was subtracted from its energies: ``kind`` and what else
-            tells two references apart; None where nothing says it.
-        elements: atomic numbers, None where nothing says it.
-        frames: how many, None likewise. statistics: as ``ndem data check`` prints them, or None.
+        path: of the split. reference: subtracted from its energies, as ``kind`` and what else
+            distinguishes two references; None if unknown. elements: atomic numbers, None if
+            unknown. frames: their number, None if unknown. statistics: as printed by ``ndem data
+            check``, or None.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class SplitRecord:
 
 
 def split_record(path: str | Path) -> SplitRecord:
-    """The record of a split, or of one LMDB file of it; empty for data of other origin."""
+    """The information on a split, or on one of its LMDB files; empty for data from other tools."""
     split = Path(path)
     split = Path(os.path.abspath(split.parent if split.is_file() else split))
     try:
@@ -42,7 +42,7 @@ def split_record(path: str | Path) -> SplitRecord:
         for conversion in reversed(content.get("conversions", [])):
             if split.name in conversion["splits"]:
                 return _record(split, conversion, systems)
-    except (DataError, AttributeError, KeyError, TypeError):  # no dataset.json of these tools
+    except (DataError, AttributeError, KeyError, TypeError):  # no dataset.json from these tools
         pass
     return SplitRecord(split)
 
@@ -69,10 +69,10 @@ def _elements_of(formulas: Iterable[str]) -> set[int]:
 
 
 def identified(reference: Mapping[str, Any] | None, folder: Path) -> dict[str, Any] | None:
-    """The parts of a reference that make it another one when they differ.
+    """The parts of a reference by which two references differ.
 
     Args:
-        reference: as dataset.json has it. folder: of the data set, where its own file is.
+        reference: as in dataset.json. folder: of the data set, with its own reference file.
     """
     if reference is None:
         return None
@@ -92,7 +92,7 @@ def identified(reference: Mapping[str, Any] | None, folder: Path) -> dict[str, A
 
 
 def references_differ(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> bool:
-    """Whether two references, as :func:`identified` gives them, are known to be different."""
+    """Whether two references from :func:`identified` are known to be different."""
     if first is None or second is None:
         return False
     if first["kind"] != second["kind"]:
@@ -102,7 +102,7 @@ def references_differ(first: Mapping[str, Any] | None, second: Mapping[str, Any]
 
 
 def in_words(reference: Mapping[str, Any]) -> str:
-    """A reference for a message."""
+    """A reference in words, for a message."""
     if reference["kind"] == "linear":
         return f"linear, coefficients {(reference.get('sha256') or 'unknown')[:8]}"
     if reference["kind"] == "mean":
@@ -111,7 +111,7 @@ def in_words(reference: Mapping[str, Any]) -> str:
 
 
 def reference_problem(train: SplitRecord, other: SplitRecord) -> str | None:
-    """A sentence when the energies of two splits have different references, else None."""
+    """A sentence if the energies of two splits have different references, else None."""
     if train.reference is None or other.reference is None:
         return None
     if not references_differ(train.reference, other.reference):
@@ -124,15 +124,15 @@ def reference_problem(train: SplitRecord, other: SplitRecord) -> str | None:
 
 
 def element_problem(train: SplitRecord, other: SplitRecord) -> str | None:
-    """A sentence when a split has elements that training does not have, else None."""
+    """A sentence if a split has elements that training does not have, else None."""
     if train.elements is None or other.elements is None:
         return None
     more = symbols(other.elements - train.elements)
     if not more:
         return None
     return (
-        f"{other.path} has elements that {train.path} does not have: {more}. A model's answer for "
-        "them comes from an embedding that is never trained"
+        f"{other.path} has elements that {train.path} does not have: {more}. A model's prediction "
+        "for them comes from an embedding that is never trained"
     )
 
 

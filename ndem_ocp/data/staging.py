@@ -1,4 +1,4 @@
-"""Writing a data set beside its final place and moving it there when it is complete."""
+"""Writing a data set under a temporary name and moving it into place when complete."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OWN_FILES = (DATASET_FILE, SYSTEMS_FILE, "linear_reference.npz", "metadata.npz")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of this package; ``{}`` when it does not exist.
+    """Read a JSON file of this package; ``{}`` if it does not exist.
 
     Raises:
-        DataError: the file is there but is no JSON.
+        DataError: the file exists but is not JSON.
     """
     if not path.is_file():
         return {}
@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one step: a reader sees the old or the new content, never a part."""
+    """Write a JSON file atomically: a reader sees the old or the new content, never a part."""
     temporary = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -49,10 +49,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM (a SLURM time limit) clean up like Ctrl-C while the block runs.
+    """Make SIGTERM (a SLURM time limit) clean up like Ctrl-C while the block runs.
 
-    An exception that a signal raises can be swallowed where Python ignores exceptions (hooks that
-    run around a fork, finalizers); the signal is remembered as well, see ``raise_if_interrupted``.
+    An exception raised by a signal can be lost where Python ignores exceptions (hooks around a
+    fork, finalizers); so the signal is stored as well, see ``raise_if_interrupted``.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -78,11 +78,11 @@ def check_target(out: Path, split: str | None, overwrite: bool) -> None:
 
     Args:
         out: the data set's directory.
-        split: name of the only split to be written, or None for the whole directory.
-        overwrite: the user allowed replacing; still only a directory written by these tools.
+        split: name of the only split to write, or None for the whole directory. overwrite: allow
+            replacing, but only a directory written by these tools.
 
     Raises:
-        DataError: with the way out.
+        DataError: the message says what to do.
     """
     if not out.exists():
         return
@@ -113,7 +113,7 @@ def check_target(out: Path, split: str | None, overwrite: bool) -> None:
 
 
 def _foreign_entries(directory: Path) -> list[Path]:
-    """What lies in a data set or a split of one that these tools did not put there."""
+    """Entries of a data set or split that were not written by these tools."""
     if not directory.is_dir():
         return []
     foreign = []
@@ -129,17 +129,17 @@ def _foreign_entries(directory: Path) -> list[Path]:
 
 @contextmanager
 def staging(out: Path, split: str | None) -> Iterator[Path]:
-    """Give a temporary directory beside ``out`` and move it into place when the block ends well.
+    """Give a temporary directory next to ``out`` and move it into place if the block succeeds.
 
     The block writes split directories and the JSON files into it. With ``split``, only that split
     and the JSON files are moved into an existing ``out``; else the whole directory replaces it.
-    On any exception (Ctrl-C and SIGTERM included) the temporary directory is removed. To be called
-    by the only writer of ``out`` (``lock.only_writer``).
+    On any exception (including Ctrl-C and SIGTERM) the temporary directory is removed. Call it
+    under ``lock.only_writer``.
 
     Raises:
-        DataError: the target came into being while the block ran, where there are no locks.
+        DataError: the target was created while the block ran, on a file system without locks.
     """
-    out = out.resolve()  # through a link: the data stays on the disk that the link names
+    out = out.resolve()  # follow a link: the data stay on the disk to which it points
     target = out if split is None else out / split
     before = _identity(target)
     temporary = out.with_name(f"{out.name}.partial-{os.getpid()}")
@@ -166,7 +166,7 @@ def staging(out: Path, split: str | None) -> Iterator[Path]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which directory a path is, None where there is none or an empty one."""
+    """Identity of the directory at a path, None if it is missing or empty."""
     if not path.is_dir() or not any(path.iterdir()):
         return None
     status = path.stat()

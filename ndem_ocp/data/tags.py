@@ -1,22 +1,22 @@
-"""OC20's tags: 0 below the surface, 1 surface, 2 adsorbate; and tags of another convention."""
+"""OC20's tags (0 below the surface, 1 surface, 2 adsorbate) and tags of other conventions."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: elements that count as adsorbate at the end of the list of atoms: H, C, N, O
+#: elements taken as adsorbate at the end of the list of atoms: H, C, N, O
 ADSORBATE_ELEMENTS = (1, 6, 7, 8)
-#: A; an empty layer of the cell that is wider is the vacuum above a surface
+#: A; a wider empty layer of the cell is the vacuum above a surface
 _VACUUM = 4.0
 
 
 def derive_tags(numbers: np.ndarray, fixed: np.ndarray, periodic: bool) -> np.ndarray:
-    """OC20's tags where the source has none.
+    """Derive OC20's tags if the source has none.
 
-    0 = fixed atoms, 2 = the trailing run of free C, H, N and O atoms (the adsorbate, which OC20
-    puts last), 1 = all other atoms. A molecule (not periodic) is all adsorbate, 2, but for fixed
-    atoms. When the trailing run would be the whole structure of a periodic system, nothing tells
-    slab and adsorbate apart and all free atoms are 1.
+    0 = fixed atoms, 2 = the free C, H, N and O atoms at the end of the list (the adsorbate, which
+    OC20 puts last), 1 = all other atoms. In a molecule (not periodic) all atoms but fixed ones are
+    adsorbate, 2. If all atoms of a periodic system would be adsorbate by this rule, slab and
+    adsorbate cannot be distinguished and all free atoms are 1.
 
     Args:
         numbers: (N,) atomic numbers.
@@ -53,9 +53,9 @@ def are_layers(
 ) -> bool:
     """Whether tags number layers from the top, as ``ase.build`` does, and are not OC20's.
 
-    OC20's tags grow with the height above the slab's lowest atoms, ASE's fall. A slab that is
-    upside down is told from that by its atoms: OC20's adsorbate (2) is never fixed and no metal, and
-    its atoms below the surface (0) are fixed.
+    OC20's tags increase with the height above the slab's lowest atoms, ASE's decrease. A slab that
+    is upside down is recognised by its atoms: OC20's adsorbate (2) is never fixed and not a metal,
+    and its atoms below the surface (0) are fixed.
 
     Args:
         tags, numbers, fixed: (N,). positions: (N, 3) A. cell: (3, 3) A. pbc: (3,) bool.
@@ -78,7 +78,7 @@ def are_layers(
 
 
 def _heights(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray | None:
-    """(N,) A above the vacuum of a slab; None where there is no vacuum in one direction."""
+    """(N,) A above the vacuum of a slab; None if there is no vacuum in one direction."""
     if not pbc.any():
         return None
     inverse = np.linalg.inv(cell)

@@ -1,4 +1,4 @@
-"""Units of the labels of a data set, as its dataset.json says them."""
+"""Units of the labels of a data set, from its dataset.json."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ IN_EV = {
 
 
 def units_of(path: Path) -> dict[str, str]:
-    """The units of the data set that a split or one of its files belongs to.
+    """The units of the data set to which a split or one of its files belongs.
 
     Args:
         path: directory of a split, or an LMDB file in it.
 
     Returns:
-        By name of the field; ``DEFAULT`` without a dataset.json of these tools beside the split.
+        By name of the field; ``DEFAULT`` if the data set has no dataset.json from these tools.
     """
     folder = path if path.is_dir() else path.parent
     try:
@@ -37,5 +37,5 @@ def units_of(path: Path) -> dict[str, str]:
 
 
 def force_in_ev(units: dict[str, str]) -> float:
-    """How many eV/A the force unit is; 1 for an unknown one."""
+    """The force unit in eV/A; 1 for an unknown one."""
     return IN_EV.get(units.get("force", "eV/A").removesuffix("/A"), 1.0)

@@ -1,4 +1,4 @@
-"""Judging a trained model: errors on splits, files per structure, submissions, relaxations."""
+"""Evaluating a trained model: errors on splits, files per structure, submissions, relaxations."""
 
 from ndem_ocp.lazy import lazy_names
 

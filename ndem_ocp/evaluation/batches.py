@@ -1,9 +1,9 @@
-"""One split through the model, batch by batch, with fairchem's metrics and values per structure.
+"""Predicting one split batch by batch, with fairchem's metrics and values per structure.
 
-The batches are the split's records in order, the last one ragged; rank r of n takes every n-th from
-the r-th on. So a record is in one batch of one rank, and the batches, and with them every rounding,
-are the same for any number of ranks: their sums are added in the batches' order, and a model that
-draws random numbers is given the batch's number as seed.
+The batches are filled in the order of the records, and the last one may be smaller; rank r of n
+takes every n-th batch, starting with the r-th. So each record is in exactly one batch, and all
+results, including rounding, are the same for any number of ranks: sums are added in the order of
+the batches, and a model that draws random numbers gets the batch's number as seed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ndem_ocp.evaluation.samples import Samples, hill, join
 from ndem_ocp.evaluation.units import EFWT, FORCES, forces_in_ev
 from ndem_ocp.training.units import add_unit_metrics, unit_metrics
 
-ENERGY_THRESHOLD, FORCE_THRESHOLD = 0.02, 0.03  # eV, eV/A: OC20's, and fairchem's, EFwT
+ENERGY_THRESHOLD, FORCE_THRESHOLD = 0.02, 0.03  # eV, eV/A: thresholds of EFwT in OC20 and fairchem
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What one batch gave.
+    """The result of one batch.
 
     Attributes:
         number: of the batch in its split.
@@ -47,7 +47,7 @@ class BatchResult:
 
 
 def metrics_of(config: dict[str, Any]) -> dict[str, list[str]]:
-    """fairchem's metrics to compute: those of the configuration, and those of the tables."""
+    """The metrics that fairchem computes: those of the configuration and those of the tables."""
     given = (config.get("evaluation_metrics") or {}).get("metrics") or {}
     wanted = {name: list(functions) for name, functions in given.items()}
     needed = [(name, "mae") for name in config["outputs"]]
@@ -76,7 +76,7 @@ def evaluate(
     workers: int = 0,
     watch: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> list[BatchResult]:
-    """This rank's batches of a split.
+    """Evaluate this rank's batches of a split.
 
     Args:
         model: from ``load_model``. dataset: from ``open_split``.
@@ -84,7 +84,7 @@ def evaluate(
         workers: processes that read. watch: wraps the loop, for a progress bar.
 
     Raises:
-        DataError: for a record that cannot be used; it is named.
+        DataError: a record cannot be used; the message names it.
     """
     numbers = numbers_of_batches(len(dataset), batch_size, rank, ranks)
     evaluator = Evaluator(task="ocp", eval_metrics=metrics_of(model.config))
@@ -110,7 +110,7 @@ def load_batches(
     workers: int = 0,
     prepare: Callable[[list[Data]], list[Data]] | None = None,
 ) -> Iterator[tuple[int, Batch]]:
-    """The batches with these numbers, in order; ``prepare`` sees a batch's records first."""
+    """The batches with these numbers, in order; ``prepare`` is applied to a batch's records."""
     numbers = list(numbers)
     records = [
         list(range(number * batch_size, min((number + 1) * batch_size, len(dataset))))
@@ -144,14 +144,14 @@ def merge(results: list[BatchResult], records: int) -> tuple[dict[str, float], S
         fairchem's metric -> its mean over the split (NaN over nothing), and the structures.
 
     Raises:
-        EvaluationError: if a record is missing or there twice.
+        EvaluationError: if a record is missing or appears twice.
     """
     results = sorted(results, key=lambda result: result.number)
     samples = join([result.samples for result in results])
     if not np.array_equal(samples.columns["index"], np.arange(records)):
         raise EvaluationError(
-            f"{len(samples)} structures were evaluated and the split has {records}: a rank is "
-            "missing, or the data changed meanwhile. Start it again."
+            f"{len(samples)} structures were evaluated, but the split has {records}: a rank is "
+            "missing, or the data were changed meanwhile. Start the command again."
         )
     names = sorted({name for result in results for name in result.sums})
     metrics = {}
@@ -213,7 +213,7 @@ def _force_columns(
     structure: np.ndarray,
     count: int,
 ) -> dict[str, np.ndarray]:
-    """Means over the counted atoms of each structure, NaN where there is none."""
+    """Means over the counted atoms of each structure, NaN if there are none."""
     label, prediction, rows = label[counted], prediction[counted], structure[counted]
     error = np.abs(label - prediction)
     number = np.bincount(rows, minlength=count)
@@ -234,7 +234,7 @@ def _force_columns(
 
 
 def _within_threshold(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """OC20's EFwT of each structure: 1 or 0, NaN without an atom that counts."""
+    """OC20's EFwT of each structure: 1 or 0, NaN if no atom counts."""
     largest = columns["force_max_error"]
     within = (np.abs(columns["energy_error"]) < ENERGY_THRESHOLD) & (largest < FORCE_THRESHOLD)
     return np.where(np.isnan(largest), np.nan, within.astype(float))

@@ -1,12 +1,12 @@
-"""``ndem eval``: a checkpoint's errors on several splits, as the tables have them.
+"""``ndem eval``: a checkpoint's errors on several splits, as in OC20's tables.
 
-The checkpoint holds its configuration: nothing else is needed. Errors are fairchem's own metrics,
-and equal what ``fairchem --mode validate`` gives. What is written to --out:
+The checkpoint contains its configuration, so nothing else is needed. Errors are fairchem's own
+metrics, equal to those of ``fairchem --mode validate``. Files written to --out:
 
     metrics.json         every number, with checkpoint, weights, data, command and hardware
     table.md, table.csv  the table
-    SPLIT.samples.csv    one row a structure (ndem_ocp.evaluation.samples has the columns)
-    SPLIT.atoms.npz      one entry an atom: element, tag, true and predicted force
+    SPLIT.samples.csv    one row per structure (ndem_ocp.evaluation.samples lists the columns)
+    SPLIT.atoms.npz      one entry per atom: element, tag, true and predicted force
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     parser.add_argument(
         "--curvature", action="store_true",
-        help="also the error of the change of forces between near frames of a system",
+        help="also evaluate the change of forces between near frames of a system",
     )  # fmt: skip
-    parser.add_argument("--no-atoms", action="store_true", help="leave SPLIT.atoms.npz out")
+    parser.add_argument("--no-atoms", action="store_true", help="do not write SPLIT.atoms.npz")
     parser.set_defaults(func=run)
 
 
@@ -56,15 +56,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_weights(parser)
     add_unsafe(parser)
-    add("--batch-size", type=int, metavar="N", help="default: the run's optim.eval_batch_size")
+    add("--batch-size", type=int, metavar="N", help="default: optim.eval_batch_size of the run")
     add_ranks(parser)
-    add("--workers", type=int, metavar="N", help="reading processes per rank; default: the run's")
+    add("--workers", type=int, metavar="N", help="data workers per rank; default: as in the run")
     add_cpu(parser)
     add_amp(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate; with --ranks, in processes of their own."""
+    """Evaluate; with --ranks, in separate processes."""
     check_numbers(args)
 
     from ndem_ocp.evaluation.splits import read_splits
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Refuse a batch or a number of workers that cannot be, and a checkpoint that is not there."""
+    """Refuse an invalid batch size or number of workers, and a missing checkpoint."""
     if args.batch_size is not None and args.batch_size < 1:
         raise EvaluationError("--batch-size must be at least 1.")
     if args.workers is not None and args.workers < 0:
@@ -87,16 +87,16 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def default_out(folder: str, checkpoint: Path) -> Path:
-    """``FOLDER/RUN-CHECKPOINT`` below the present directory."""
+    """``FOLDER/RUN-CHECKPOINT`` in the current directory."""
     path = checkpoint.absolute()
     return Path(folder) / f"{path.parent.name}-{path.stem}"
 
 
 def in_ranks(args: argparse.Namespace, work: Any, out: Path) -> int:
-    """Do ``work(rank)`` here, or start --ranks processes that do.
+    """Call ``work(rank)`` here, or in --ranks new processes.
 
     Args:
-        args: of the command. work: called with this process's Rank. out: where ranks meet.
+        args: of the command. work: called with this process's Rank. out: folder that all ranks see.
     """
     from ndem_ocp.evaluation import ranks
     from ndem_ocp.launch import exit_codes
@@ -114,7 +114,7 @@ def in_ranks(args: argparse.Namespace, work: Any, out: Path) -> int:
                 return int(work(rank) or 0)
         except Exception as error:
             if rank.count > 1 and lost_contact(error):
-                print(f"ndem: rank {rank.number} lost the others: {first_line(error)}",
+                print(f"ndem: rank {rank.number} lost the other ranks: {first_line(error)}",
                       file=sys.stderr)  # fmt: skip
                 return exit_codes.LOST_RANK
             raise
@@ -125,7 +125,7 @@ def in_ranks(args: argparse.Namespace, work: Any, out: Path) -> int:
 
 @contextlib.contextmanager
 def _known_errors() -> Iterator[None]:
-    """Errors that other parts of the package explain in one sentence."""
+    """Turn known errors of other parts of the package into one sentence."""
     from ndem_ocp.checkpoints import CheckpointError
     from ndem_ocp.data.reader import RecordError
     from ndem_ocp.method import SettingsError
@@ -134,7 +134,7 @@ def _known_errors() -> Iterator[None]:
     try:
         yield
     except RecordError as error:
-        if not error.key:  # of a whole file
+        if not error.key:  # the whole file
             raise
         raise EvaluationError(
             f"{error.file}: record {error.key}: {error.reason}. Every record of a split counts: "
@@ -156,7 +156,7 @@ def progress(name: str) -> Any:
 
 
 def readers(config: dict[str, Any], asked: int | None, ranks: int) -> int:
-    """Reading processes of a rank: as the run had, but no more than there are processors."""
+    """Data workers per rank: as in the run, but no more than there are processors."""
     if asked is not None:
         return asked
     return min(int(config["optim"].get("num_workers") or 0), (os.cpu_count() or 1) // ranks)

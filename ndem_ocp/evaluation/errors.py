@@ -1,4 +1,4 @@
-"""What makes an evaluation impossible."""
+"""Errors of evaluations."""
 
 from __future__ import annotations
 

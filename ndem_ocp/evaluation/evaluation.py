@@ -1,4 +1,4 @@
-"""The evaluation of a checkpoint on splits: one rank's part, and on rank 0 all that is written."""
+"""The evaluation of a checkpoint on splits: each rank's part, and the files, written by rank 0."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluate_splits(
     """Evaluate this rank's batches of all splits; rank 0 writes ``out`` and prints the table.
 
     Raises:
-        EvaluationError: before anything is computed, for a checkpoint or a split that cannot be.
+        EvaluationError: before anything is computed, if the checkpoint or a split cannot be used.
     """
     model = load_model(
         args.checkpoint,
@@ -95,7 +95,7 @@ def origin() -> dict[str, Any]:
 
 
 def batch_size_of(model: LoadedModel, asked: int | None) -> int:
-    """Structures in a batch: as asked, or as the run validated with."""
+    """Structures per batch: the given number, or that of the run's validation."""
     optim = model.config["optim"]
     return asked or int(optim.get("eval_batch_size") or optim.get("batch_size", 1))
 
@@ -120,8 +120,8 @@ def about_model(model: LoadedModel) -> dict[str, Any]:
 
 
 def caption(model: LoadedModel) -> str:
-    """Which checkpoint and which of its weights, in a sentence."""
-    step = "which does not say its step" if model.step is None else f"step {model.step}"
+    """The checkpoint and which of its weights are used, as a sentence."""
+    step = "step unknown" if model.step is None else f"step {model.step}"
     return f"{model.path}, {step}; weights: {_WEIGHTS[model.weights]}."
 
 
@@ -135,7 +135,7 @@ def file_hash(path: Path) -> str:
 
 
 def _prepare(out: Path) -> None:
-    """The directory, without what an earlier evaluation left there."""
+    """Make the directory and remove the files of an earlier evaluation."""
     writable_folder(out)
     for pattern in (f"*{SAMPLES}", f"*{ATOMS}"):
         for path in out.glob(pattern):

@@ -1,7 +1,8 @@
-"""``ndem eval --curvature``: how well a model gives the change of forces between near frames.
+"""``ndem eval --curvature``: how well a model predicts changes of forces between near frames.
 
-A model can have right forces and a wrong curvature; it then relaxes and vibrates wrongly. The pairs
-of frames are those of ``ndem data curvature``; the model's forces on them are known already.
+A model can have accurate forces and a wrong curvature; its relaxations and vibrations are then
+wrong. The pairs of frames are those of ``ndem data curvature``; the model's forces on them have
+already been computed.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ COLUMN = Column(ERROR, "curvature error (%)", ERROR, 100.0, "%", 1)
 
 
 def force_change_metrics(split: Split, samples: Samples) -> dict[str, float]:
-    """Errors of the change of forces over pairs of near frames of a split, in parts of the change.
+    """Relative errors of the change of forces over pairs of near frames of a split.
 
     Args:
-        split: what was evaluated. samples: its predictions, all structures in order.
+        split: the evaluated split. samples: its predictions, all structures in order.
 
     Returns:
         ``force_change_error``: |dF_predicted - dF| / |dF| over all pairs, not scaled;
         ``force_change_error_median``: the median over pairs, with one scale for all;
-        ``isotropic_error``: of the best c dX for the same pairs; ``force_change_pairs``: how many.
+        ``isotropic_error``: the error of the best c dX for the same pairs; ``force_change_pairs``:
+        the number of pairs.
 
     Raises:
         EvaluationError: the model has no forces, or the split has no two near frames.
@@ -42,7 +44,7 @@ def force_change_metrics(split: Split, samples: Samples) -> dict[str, float]:
     if not pairs:
         raise EvaluationError(
             f"--curvature: {split.path} has no two frames of one system that are 0.02 to 0.3 A "
-            "apart. Leave the option out for this split."
+            "apart. Leave out the option for this split."
         )
     starts = np.cumsum([0, *samples.columns["natoms"]])
     forces = samples.atoms["force_prediction"]

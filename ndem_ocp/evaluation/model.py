@@ -1,7 +1,7 @@
-"""A checkpoint as a model that predicts: fairchem's trainer without data, and which weights it has.
+"""Loading a checkpoint for prediction: fairchem's trainer without data, with the chosen weights.
 
-The checkpoint holds its configuration, so no other file is needed. Checkpoints of this package and
-of fairchem 1.10's own trainers are taken, with a model section of either layout.
+The checkpoint contains its configuration, so no other file is needed. Checkpoints of this package
+and of fairchem 1.10's own trainers work, with a model section of either layout.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class LoadedModel:
     """A trained model, ready to predict.
 
     Attributes:
-        trainer: fairchem's trainer around it; its metrics work where no atom is free, too.
-        config: the configuration in the checkpoint, in fairchem's present layout.
-        path: the checkpoint. step, epoch: of it; None where it does not say.
+        trainer: fairchem's trainer with the model; its metrics also work if no atom is free.
+        config: the configuration in the checkpoint, in fairchem's current layout.
+        path: the checkpoint. step, epoch: of the checkpoint; None if unknown.
         weights: ``ema`` or ``last``: which of its weights the model has.
     """
 
@@ -48,14 +48,15 @@ class LoadedModel:
         return self.config["outputs"]
 
     def predict(self, batch: Batch, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Outputs of a batch, which is moved to the model's device.
+        """Predict a batch, which is moved to the model's device.
 
         Args:
             batch: of structures. seed: EquiformerV2 and eSCN draw each edge's frame at random,
-                which moves the last digits of what they predict.
+                which changes the last digits of their predictions.
 
         Returns:
-            as the model gives them (normalised, for fairchem's metrics), and in the data's units.
+            the model's outputs (normalised, for fairchem's metrics), and the same in the data's
+            units.
         """
         trainer = self.trainer
         gpus = [trainer.device] if trainer.device.type == "cuda" else []
@@ -82,11 +83,11 @@ def load_model(
 
     Args:
         path: a checkpoint of fairchem's trainers or of this package's.
-        weights: ``ema`` (moving average), ``last``, or ``auto``: EMA where the file has it, which
-            is what ``fairchem --mode validate`` takes.
+        weights: ``ema`` (moving average), ``last``, or ``auto``: EMA if the file has it, as in
+            ``fairchem --mode validate``.
         cpu: do not use a GPU. device_number: which GPU.
         amp: mixed precision on the GPU.
-        unsafe: run code that the file contains, if it needs that to be read.
+        unsafe: read the file even if that runs code in it.
 
     Raises:
         EvaluationError: if the file cannot be read, has no configuration, or lacks these weights.
@@ -106,7 +107,7 @@ def load_model(
 
 
 def _trainer_of(config: dict[str, Any], cpu: bool, device_number: int, amp: bool) -> NoFreeAtoms:
-    """fairchem's trainer without data, for prediction alone."""
+    """fairchem's trainer without data, for prediction only."""
     return NoFreeAtoms(
         task=config.get("task") or {},
         model=copy.deepcopy(config["model"]),
@@ -129,7 +130,7 @@ def _trainer_of(config: dict[str, Any], cpu: bool, device_number: int, amp: bool
 def needs_energy_and_forces(model: LoadedModel, what: str) -> None:
     """
     Raises:
-        EvaluationError: if the model lacks one of them; ``what`` names what needs both.
+        EvaluationError: if the model lacks one of them; ``what`` is what needs both.
     """
     if not {"energy", "forces"} <= set(model.outputs):
         raise EvaluationError(
@@ -138,7 +139,7 @@ def needs_energy_and_forces(model: LoadedModel, what: str) -> None:
 
 
 def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], weights: str) -> str:
-    """Put one set of the checkpoint's weights, and its normalizers, into the trainer; which."""
+    """Load weights and normalizers into the trainer; returns which weights were loaded."""
     try:
         chosen, used = chosen_weights(state, trainer._unwrapped_model, weights, path)
     except CheckpointError as error:
@@ -148,7 +149,7 @@ def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], weigh
         trainer.load_checkpoint(str(path), state, inference_only=True)
     except (RuntimeError, ValueError) as error:
         raise EvaluationError(
-            f"{path}: its weights do not fit the model that its own configuration describes "
+            f"{path}: its weights do not fit the model in its own configuration "
             f"({(str(error).splitlines() or [''])[0]})."
         ) from error
     return used
@@ -158,8 +159,8 @@ def _config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     config = copy.deepcopy(state.get("config"))
     if not isinstance(config, dict) or not config.get("model"):
         raise EvaluationError(
-            f"{path} holds no configuration, so its model is not known. Checkpoints of fairchem's "
-            "trainers have one under `config`."
+            f"{path} contains no configuration, so its model is not known. Checkpoints of "
+            "fairchem's trainers have one under `config`."
         )
     if "model_attributes" in config:  # before fairchem 1.0
         config["model"] = {"name": config["model"], **config.pop("model_attributes")}
@@ -168,6 +169,6 @@ def _config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     config = update_config(config)
     missing = [key for key in ("outputs", "optim", "loss_functions") if key not in config]
     if missing:
-        raise EvaluationError(f"{path}: its configuration has no `{missing[0]}`.")
+        raise EvaluationError(f"{path}: its configuration has no key `{missing[0]}`.")
     config.setdefault("evaluation_metrics", {})
     return config

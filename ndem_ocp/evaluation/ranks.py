@@ -1,7 +1,7 @@
-"""Several processes that share an evaluation: started by the package's launcher, or by srun.
+"""Evaluation in several processes, started by the package's launcher or by srun.
 
-They work alone, each on its batches, and meet once per split to hand rank 0 what they found. A
-model that only predicts has no gradients to exchange, so there is no DDP and no NCCL.
+Each rank works on its own batches and sends its results to rank 0 once per split. Prediction does
+not exchange gradients, so neither DDP nor NCCL is used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ndem_ocp.launch.rank import with_device
 from ndem_ocp.launch.rendezvous import meet
 from ndem_ocp.launch.signals import stop_with_parent
 
-_LIMIT = timedelta(hours=24)  # until the slowest rank has finished a split
-INTERRUPTED = b"\nndem: stopping all ranks; nothing is kept.\n"
+_LIMIT = timedelta(hours=24)  # waiting time for the slowest rank of a split
+INTERRUPTED = b"\nndem: stopping all ranks; nothing was written.\n"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Rank:
     """One of the processes.
 
     Attributes:
-        number, count: which of how many. device_number: which GPU. cpu: whether to use none.
+        number, count: rank and number of ranks. device_number: of the GPU. cpu: use no GPU.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Rank:
 
 
 def my_place(ranks: int) -> Place | None:
-    """Where this process stands: None if it is to start ``ranks`` others.
+    """The rank of this process, or None if it must start ``ranks`` others.
 
     Raises:
         LaunchError: if ``ranks`` contradicts srun, or is below 1.
@@ -66,10 +66,10 @@ def my_place(ranks: int) -> Place | None:
 
 
 def rank_of(place: Place, cpu: bool) -> Rank:
-    """This process with its device; without a GPU, or with ``cpu``, it computes on the CPU.
+    """This process with its device: the CPU without a GPU or with ``cpu``.
 
     Raises:
-        LaunchError: if a machine with GPUs has fewer than ranks.
+        LaunchError: if a machine has GPUs, but fewer than ranks.
     """
     if cpu or not torch.cuda.is_available():
         return Rank(place.rank, place.world_size, 0, True)
@@ -80,7 +80,7 @@ def rank_of(place: Place, cpu: bool) -> Rank:
 
 @contextlib.contextmanager
 def together(place: Place, folder: Path) -> Iterator[None]:
-    """Within, :func:`gather` works; ``folder`` is one that all ranks see."""
+    """Context in which :func:`gather` works; all ranks must see ``folder``."""
     if place.world_size == 1:
         yield
         return
@@ -96,7 +96,7 @@ def together(place: Place, folder: Path) -> Iterator[None]:
 
 
 def gather(found: list[Any]) -> list[Any] | None:
-    """The lists of all ranks as one, on rank 0; None on the others."""
+    """The lists of all ranks, concatenated, on rank 0; None on the others."""
     if not torch.distributed.is_initialized():
         return found
     first = torch.distributed.get_rank() == 0

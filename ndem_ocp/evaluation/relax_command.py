@@ -1,11 +1,11 @@
-"""``ndem relax``: relax initial structures with a checkpoint, and judge where they end.
+"""``ndem relax``: relax initial structures with a checkpoint and compare with the relaxed ones.
 
 IS2RE and IS2RS by relaxation: fairchem's optimizer and metrics on LMDBs in OC20's IS2RE layout
-(``ndem data is2re`` makes them from trajectories). What is written to --out:
+(``ndem data is2re`` makes them from trajectories). Files written to --out:
 
-    metrics.json, table.md, table.csv   as ndem eval does
-    SPLIT.relaxations.csv               one row a structure
-    SPLIT.relaxed_positions.npz         where the atoms ended, as fairchem writes it
+    metrics.json, table.md, table.csv   as with ndem eval
+    SPLIT.relaxations.csv               one row per structure
+    SPLIT.relaxed_positions.npz         final positions, in fairchem's format
     SPLIT.trajectories/SID.traj         with --trajectories
 """
 
@@ -36,15 +36,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="directories of IS2RE LMDBs, or NAME=DIR",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: relax/RUN-CHECKPOINT")
-    parser.add_argument("--steps", type=int, metavar="N", help="at most (default: 300)")
-    parser.add_argument("--fmax", type=float, metavar="F", help="eV/A, the end (default: 0.02)")
-    parser.add_argument("--trajectories", action="store_true", help="keep every step")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="maximum number of steps (default: 300)"
+    )
+    parser.add_argument(
+        "--fmax", type=float, metavar="F", help="largest force at convergence, eV/A (default: 0.02)"
+    )
+    parser.add_argument("--trajectories", action="store_true", help="write every step")
     add_common(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Relax; with --ranks, in processes of their own."""
+    """Relax; with --ranks, in separate processes."""
     check_numbers(args)
 
     from ndem_ocp.evaluation.splits import read_splits
@@ -121,7 +125,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
 
 
 def settings_of(args: argparse.Namespace, task: dict[str, Any]) -> tuple[int, float, dict]:
-    """Steps, fmax and L-BFGS's options: of the command, of the run's task section, or OC20's."""
+    """Steps, fmax and options of L-BFGS: from the command, the run's task section, or OC20."""
     from ndem_ocp.evaluation import relaxation
 
     options = {k: v for k, v in (task.get("relax_opt") or {}).items() if k in relaxation.LBFGS}

@@ -1,14 +1,14 @@
-"""Relaxations with a model from initial structures, compared with the relaxed ones (IS2RE, IS2RS).
+"""Relaxing initial structures with a model and comparing with the relaxed ones (IS2RE, IS2RS).
 
 fairchem's batched L-BFGS and its metrics:
 
-    energy MAE, EwT   predicted energy at the end against the relaxed structure's: mean error, and
-                      share of the systems below 0.02 eV (IS2RE)
+    energy MAE, EwT   predicted final energy relative to the true relaxed energy: mean error, and
+                      share of systems below 0.02 eV (IS2RE)
     ADwT              mean over thresholds from 0.01 to 0.5 A of the share of systems whose free
-                      atoms are, on average, nearer than that to where they belong (IS2RS)
+                      atoms are on average closer to their relaxed positions (IS2RS)
 
-OC20's FbT and AFbT need DFT forces at the model's final structure, so they cannot be had without
-DFT; the largest force that the model itself leaves, ``fmax``, is in the file.
+OC20's FbT and AFbT need DFT forces at the model's final structure, so they are not computed; the
+largest remaining force according to the model, ``fmax``, is in the file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ndem_ocp.evaluation.units import Column
 from ndem_ocp.files import replacing
 from ndem_ocp.training.relaxations import ENERGY, allow_relaxations
 
-#: of OC20's relaxations (fairchem's TRAIN.md); a run's own task.relax_opt counts over them
+#: OC20's relaxations (fairchem's TRAIN.md); a run's own task.relax_opt takes precedence
 LBFGS = {"maxstep": 0.04, "memory": 50, "damping": 1.0, "alpha": 70.0}
 STEPS, FMAX = 300, 0.02  # fairchem's; eV/A
 ADWT = "positions_average_distance_within_threshold"
@@ -49,11 +49,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How a relaxation runs.
+    """Settings of a relaxation.
 
     Attributes:
-        steps: at most. fmax: it ends when no free atom feels more, eV/A.
-        options: of fairchem's L-BFGS. trajectories: directory for SID.traj, or None.
+        steps: maximum number. fmax: converged if no force on a free atom is larger, eV/A. options:
+            of fairchem's L-BFGS. trajectories: directory for SID.traj, or None.
     """
 
     steps: int
@@ -64,7 +64,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class RelaxedBatch:
-    """What one batch gave.
+    """The result of one batch.
 
     Attributes:
         number: of the batch. sums: metric -> (total, count).
@@ -87,7 +87,7 @@ def relax(
     ranks: int = 1,
     watch: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> list[RelaxedBatch]:
-    """Relax this rank's batches of a split; labels are compared with where there are some."""
+    """Relax this rank's batches of a split and compare with labels, if there are any."""
     allow_relaxations()
     numbers = numbers_of_batches(len(dataset), batch_size, rank, ranks)
     batches = load_batches(model, dataset, batch_size, numbers, prepare=_mark)
@@ -98,7 +98,8 @@ def relax(
 
 
 def _mark(records: list[Data]) -> list[Data]:
-    """Note each record's place and start: a batch too large for the GPU is halved and reordered."""
+    """Store each record's index and start: fairchem halves and reorders a batch too large for the
+    GPU."""
     for row, record in enumerate(records):
         record.row, record.pos_start = row, record.pos.clone()
     return records
@@ -151,7 +152,7 @@ def _compare(
     free: Tensor,
     columns: dict[str, np.ndarray],
 ) -> dict[str, tuple[float, float]]:
-    """fairchem's metrics of a batch, and its rows' labels, errors and distances in ``columns``."""
+    """fairchem's metrics of a batch; adds labels, errors and distances to ``columns``."""
     label = relaxed[ENERGY].reshape(-1).cpu()
     target = {
         "positions": relaxed.pos_relaxed.cpu()[free],
@@ -160,7 +161,7 @@ def _compare(
         "natoms": torch.tensor(columns["free_atoms"]),
     }
     has_free = target["natoms"] > 0
-    if not bool(has_free.all()):  # nothing to compare, and fairchem's mean over none is NaN
+    if not bool(has_free.all()):  # nothing to compare: fairchem's mean would be NaN
         target = {**target, "cell": target["cell"][has_free], "natoms": target["natoms"][has_free]}
     columns["energy_label"] = label.numpy()
     columns["energy_error"] = (energy - label).numpy()
@@ -178,8 +179,7 @@ def _compare(
 
 
 def distances(positions: Tensor, target: dict[str, Tensor]) -> list[float]:
-    """Of each structure, how far its free atoms are from the target on average, A, by the nearest
-    image."""
+    """Mean distance of each structure's free atoms from the target, A, by the nearest image."""
     natoms = target["natoms"].tolist()
     found = []
     for mine, theirs, cell in zip(
@@ -196,7 +196,7 @@ def merge(
     """Metrics, columns and positions of a whole split.
 
     Raises:
-        EvaluationError: if a record is missing or there twice.
+        EvaluationError: if a record is missing or appears twice.
     """
     results = sorted(results, key=lambda result: result.number)
     columns = {
@@ -207,7 +207,7 @@ def merge(
     columns = {name: values[order] for name, values in columns.items()}
     if not np.array_equal(columns["index"], np.arange(records)):
         raise EvaluationError(
-            f"{len(columns['index'])} structures were relaxed and the split has {records}."
+            f"{len(columns['index'])} structures were relaxed, but the split has {records}."
         )
     metrics = {}
     for name in results[0].sums:
@@ -220,20 +220,20 @@ def merge(
 def write(
     folder: Path, name: str, columns: dict[str, np.ndarray], positions: list[np.ndarray]
 ) -> list[str]:
-    """``NAME.relaxations.csv``, and ``NAME.relaxed_positions.npz`` as fairchem writes it.
+    """Write ``NAME.relaxations.csv``, and ``NAME.relaxed_positions.npz`` in fairchem's format.
 
-    The npz holds ids, pos (all atoms of all structures, A) and chunk_idx, where pos is cut;
-    fairchem's make_submission_file makes the IS2RS submission of four of them.
+    The npz has ids, pos (all atoms of all structures, A) and chunk_idx, where pos is split;
+    fairchem's make_submission_file makes the IS2RS submission from four of them.
 
     Raises:
-        OutputError: when the disk refuses.
+        OutputError: if writing fails.
     """
     table, stored = folder / f"{name}.relaxations.csv", folder / f"{name}.relaxed_positions.npz"
     with replacing(table) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*(cells(values) for values in columns.values())))
-    order = np.argsort(columns["sid"].astype(str), kind="stable")  # as fairchem's
+    order = np.argsort(columns["sid"].astype(str), kind="stable")  # as in fairchem
     with replacing(stored) as beside:
         np.savez_compressed(
             beside,
@@ -245,6 +245,6 @@ def write(
 
 
 def _largest(values: Tensor, free: Tensor, natoms: Tensor) -> np.ndarray:
-    """Of each structure the largest value of a free atom, 0 where there is none."""
+    """The largest value on a free atom of each structure, 0 if it has none."""
     parts = zip(values.split(natoms.tolist()), free.split(natoms.tolist()))
     return np.array([float(v[f].max()) if bool(f.any()) else 0.0 for v, f in parts])

@@ -1,16 +1,15 @@
-"""The per-sample files of an evaluation: what was predicted for every structure and every atom.
+"""The per-structure files of an evaluation: the prediction for every structure and atom.
 
-    DIR/SPLIT.samples.csv    one row a structure, for pandas.read_csv
-    DIR/SPLIT.atoms.npz      one entry an atom, for views by element, force or kind of atom
+    DIR/SPLIT.samples.csv    one row per structure, for pandas.read_csv
+    DIR/SPLIT.atoms.npz      one entry per atom, for errors by element, force or kind of atom
 
 Columns of the CSV, in this order. X stands for the name of each scalar output of the model (energy;
 a target of QM9). Values are in the data's own units (OC20: eV, eV/A; MD17: kcal/mol), not
-normalised; ``metrics.json`` beside the files names the units. An empty cell is a value that is
-not defined.
+normalised; ``metrics.json`` next to the files has the units. An empty cell is an undefined value.
 
     index              number of the record in its split, from 0
-    sid, fid           of the record: system, and frame in it (empty where the data has none)
-    natoms, free_atoms atoms in all; atoms that are not fixed
+    sid, fid           of the record: system, and frame in it (empty if the data have none)
+    natoms, free_atoms number of atoms; of atoms that are not fixed
     formula            Hill formula of all atoms
     adsorbate          Hill formula of the atoms with tag 2 (empty without a surface)
     X_label, X_prediction, X_error       error = prediction - label
@@ -26,7 +25,7 @@ Arrays of the npz, one entry per atom, in the order of the CSV's rows:
 
     structure          (A,) int64, the row of the atom's structure
     atomic_numbers     (A,) uint8
-    tags               (A,) int8: 0 fixed below, 1 surface, 2 adsorbate; -1 where the data has none
+    tags               (A,) int8: 0 below the surface, 1 surface, 2 adsorbate; -1 if unknown
     free               (A,) bool
     force_label, force_prediction        (A, 3) float32
 """
@@ -51,7 +50,7 @@ ATOM_FIELDS = (
     *("structure", "atomic_numbers", "tags", "free"),
     *("force_label", "force_prediction"),
 )
-#: columns that are text or whole numbers; all others are numbers that may be missing (NaN)
+#: columns of text or whole numbers; all others are numbers and may be missing (NaN)
 TEXT = ("sid", "fid", "formula", "adsorbate")
 WHOLE = ("index", "natoms", "free_atoms")
 
@@ -84,7 +83,7 @@ class Samples:
 
 
 def join(parts: Sequence[Samples]) -> Samples:
-    """Parts of one split, in order, as one; ``structure`` counts rows of the whole."""
+    """Concatenate parts of one split, in order; ``structure`` then counts rows of the whole."""
     columns = {
         name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns
     }
@@ -122,7 +121,7 @@ def read_samples(folder: str | Path, split: str) -> Samples:
     """Read the files of one split; without the npz, ``atoms`` is empty.
 
     Raises:
-        EvaluationError: naming the file that is missing or is none of this package's.
+        EvaluationError: naming a file that is missing or was not written by this package.
     """
     folder = Path(folder)
     path = folder / f"{split}{SAMPLES}"
@@ -135,7 +134,7 @@ def read_samples(folder: str | Path, split: str) -> Samples:
             f"{path}: cannot be read ({error}). Splits in {folder}: {known}."
         ) from error
     if "index" not in names:
-        raise EvaluationError(f"{path}: no file of ndem eval: it has no column 'index'.")
+        raise EvaluationError(f"{path}: not a file of ndem eval: it has no column 'index'.")
     cells = zip(*rows) if rows else ((),) * len(names)
     columns = {name: _array(name, values) for name, values in zip(names, cells)}
     atoms: dict[str, np.ndarray] = {}
@@ -143,7 +142,9 @@ def read_samples(folder: str | Path, split: str) -> Samples:
         with np.load(check_npz(folder / f"{split}{ATOMS}", EvaluationError)) as stored:
             lacking = [name for name in ATOM_FIELDS if name not in stored.files]
             if lacking:
-                raise EvaluationError(f"{folder}/{split}{ATOMS}: it has no array {lacking[0]!r}.")
+                raise EvaluationError(
+                    f"{folder}/{split}{ATOMS}: there is no array {lacking[0]!r} in it."
+                )
             atoms = {name: stored[name] for name in ATOM_FIELDS}
     return Samples(columns, atoms)
 
@@ -170,7 +171,7 @@ def _hill(composition: tuple[tuple[int, int], ...]) -> str:
 
 
 def cells(values: np.ndarray) -> list[Any]:
-    """A column as CSV cells: NaN is empty, numbers have the digits of float32."""
+    """A column as CSV cells: NaN becomes empty, numbers have the digits of float32."""
     if values.dtype.kind != "f":
         return values.tolist()
     return ["" if np.isnan(value) else f"{value:.9g}" for value in values]

@@ -1,4 +1,4 @@
-"""The splits of an evaluation: directories of LMDBs, read as the checkpoint's run read its data."""
+"""The splits of an evaluation: directories of LMDBs, read like the data of the checkpoint's run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.files import existing
 
-# What decides which records a run saw, or where it noted something: not for an evaluation.
+# Keys that select records of a run or say where it writes: not used in an evaluation.
 _OF_THE_RUN = (
     *("src", "bad_records_log", "first_n", "sample_n", "max_atoms", "max_atom", "splits"),
     *("shard", "total_shards", "subset_to"),
@@ -25,17 +25,17 @@ _FAIRCHEM_LMDB = ("lmdb", "single_point_lmdb", "trajectory_lmdb")
 
 @dataclass(frozen=True)
 class Split:
-    """A name, which files and tables use, and a directory of LMDBs or one LMDB file."""
+    """A directory of LMDBs or one LMDB file, and its name in files and tables."""
 
     name: str
     path: Path
 
 
 def read_splits(given: Sequence[str]) -> list[Split]:
-    """Splits from ``DIR`` or ``NAME=DIR`` words, named after their directories.
+    """Splits from ``DIR`` or ``NAME=DIR`` arguments; without NAME, the directory's name is used.
 
     Raises:
-        EvaluationError: a path that is not there, or two splits of one name.
+        EvaluationError: a path that does not exist, or two splits with the same name.
     """
     splits = []
     for word in given:
@@ -57,16 +57,16 @@ def _named(splits: list[Split]) -> list[Split]:
     twice = [name for name, count in Counter(split.name for split in named).items() if count > 1]
     if twice:
         raise EvaluationError(
-            f"two splits are called {twice[0]!r}: give them names, --data NAME=DIR NAME2=DIR2."
+            f"two splits are called {twice[0]!r}: name them, --data NAME=DIR NAME2=DIR2."
         )
     return named
 
 
 def dataset_section(config: dict[str, Any], source: Path) -> dict[str, Any]:
-    """The section that fairchem's validation would read ``source`` with.
+    """The ``dataset`` section with which fairchem's validation would read ``source``.
 
     Args:
-        config: of the checkpoint; its validation section counts over that of the training data.
+        config: of the checkpoint; its validation section overrides that of the training data.
         source: directory or file.
     """
     train, val = config.get("dataset") or {}, config.get("val_dataset") or {}
@@ -74,15 +74,15 @@ def dataset_section(config: dict[str, Any], source: Path) -> dict[str, Any]:
     section = {key: value for key, value in section.items() if key not in _OF_THE_RUN}
     section |= {"src": str(source), "no_shuffle": True}  # fairchem shuffles, validation included
     if section.get("format") == _READER:
-        section["on_bad_record"] = "raise"  # a stand-in would be counted twice
+        section["on_bad_record"] = "raise"  # a replacement would be counted twice
     return section
 
 
 def _opened(section: dict[str, Any]) -> Any:
-    """The data set of a section, by a reader that runs nothing in the files.
+    """The data set of a section, with a reader that does not run code in the files.
 
-    fairchem's own readers of LMDBs carry out what the records' pickles say; this package's gives
-    the same records, and nothing else is judged about them here.
+    fairchem's own LMDB readers execute the records' pickles; this package's reader gives the same
+    records. They are not checked otherwise here.
     """
     from fairchem.core.datasets import create_dataset
 
@@ -92,7 +92,7 @@ def _opened(section: dict[str, Any]) -> Any:
 
 
 def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) -> Any:
-    """The data set of a split, after a look at its first record.
+    """Open the data set of a split and check its first record.
 
     Args:
         config: of the checkpoint. split: what to open.
@@ -111,14 +111,15 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
         has = ", ".join(sorted(map(str, first.keys())))
         raise EvaluationError(
             f"{split.path}: its first record has no label {missing[0]!r}, which the checkpoint's "
-            f"model predicts (it has: {has}). A test split without labels is for --submission."
+            f"model predicts (it has: {has}). For a test split without labels use `ndem submission "
+            "write`."
         )
     return dataset
 
 
 def disagreements(config: dict[str, Any], split: Split) -> list[str]:
-    """Sentences about a split that does not go with the data that the model was trained on, as far
-    as their dataset.json are still there: another energy reference, elements never trained on."""
+    """Warnings if a split does not match the training data, as far as their dataset.json still
+    exist: another energy reference, elements that were not in training."""
     from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
 
     sources = (config.get("dataset") or {}).get("src") or []

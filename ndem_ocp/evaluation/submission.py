@@ -1,20 +1,20 @@
-"""The file that the OC20 S2EF leaderboard takes, and what is wrong with one that it would not.
+"""The file for the OC20 S2EF leaderboard, and checking such a file.
 
-One npz with four arrays for each of the splits id, ood_ads, ood_cat and ood_both:
+It is one npz with four arrays for each of the splits id, ood_ads, ood_cat and ood_both:
 
-    {split}_ids        (S,) text, one a structure
+    {split}_ids        (S,) text, one per structure
     {split}_energy     (S,) eV
-    {split}_forces     (A, 3) eV/A, the structures one after the other
-    {split}_chunk_idx  (S - 1,) integers, where forces is cut: np.split(forces, chunk_idx)
+    {split}_forces     (A, 3) eV/A, all structures concatenated
+    {split}_chunk_idx  (S - 1,) integers, where to split forces: np.split(forces, chunk_idx)
 
-Two layouts of it are in use:
+Two layouts are in use:
 
-    fairchem     what fairchem 1.10 makes (``--mode predict``, then make_submission_file.py) and
-                 EvalAI took: forces of the free atoms alone, sorted by id as text
-    leaderboard  what the example on the page of fairchem's present leaderboard writes: forces of
-                 all atoms, in the data's order
+    fairchem     made by fairchem 1.10 (``--mode predict``, then make_submission_file.py) and
+                 accepted by EvalAI: forces of the free atoms only, sorted by id as text
+    leaderboard  written by the example on the page of fairchem's current leaderboard: forces of
+                 all atoms, in the order of the data
 
-Ids are SID_FID, which fairchem makes of a record's ``sid`` and ``fid`` (SID where it has no fid).
+Ids are SID_FID, from a record's ``sid`` and ``fid`` as in fairchem (SID if it has no fid).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one split, structure by structure.
+    """Predictions for one split, structure by structure.
 
     Attributes:
         ids: (S,) text. energy: (S,) eV. forces: (A, 3) eV/A. counts: (S,) rows of each structure.
@@ -51,13 +51,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a split's data ask for: ids, and rows of forces of each (by id)."""
+    """What the data of a split require: ids, and the number of force rows by id."""
 
     counts: dict[str, int]
 
 
 def join(parts: Iterable[Predictions]) -> Predictions:
-    """Parts of a split as one, in their order."""
+    """Concatenate parts of a split, in order."""
     parts = list(parts)
     return Predictions(
         *(np.concatenate([getattr(part, name) for part in parts])
@@ -83,17 +83,17 @@ def arrays_of(
     """The arrays of one split in a layout.
 
     Args:
-        split: one of SPLITS. float16: forces in half precision, for half the file; energies stay
-            in single, as half would round them to some meV.
+        split: one of SPLITS. float16: forces in half precision, which halves the file; energies
+            stay in single precision, because half would round them to several meV.
 
     Raises:
-        EvaluationError: if two structures have one id.
+        EvaluationError: if two structures have the same id.
     """
     ids, counts = np.unique(predictions.ids, return_counts=True)
     if len(ids) != len(predictions.ids):
         raise EvaluationError(
             f"{split}: {int((counts > 1).sum())} ids belong to several structures, such as "
-            f"{str(ids[counts > 1][0])!r}: sid and fid do not tell its records apart."
+            f"{str(ids[counts > 1][0])!r}: sid and fid do not distinguish its records."
         )
     if layout == FAIRCHEM:
         predictions = in_order_of_ids(predictions)
@@ -108,11 +108,11 @@ def arrays_of(
 def problems_of_file(
     path: Path, expected: Mapping[str, Expected] | None = None, layout: str = FAIRCHEM
 ) -> list[str]:
-    """Everything that is wrong with a submission file, as sentences; [] if nothing is.
+    """All faults of a submission file, as sentences; [] if there are none.
 
     Args:
-        path: the npz. expected: split -> what its data ask for, where these are at hand.
-        layout: which one it is to be.
+        path: the npz. expected: split -> what its data require, if available. layout: the expected
+            layout.
     """
     try:
         arrays = _read(path)
@@ -122,7 +122,7 @@ def problems_of_file(
 
 
 def _read(path: Path) -> dict[str, np.ndarray | None]:
-    """The arrays of an npz, None for those that need pickle."""
+    """The arrays of an npz; None for those that need pickle."""
     stored = np.load(path, allow_pickle=False)
     if not isinstance(stored, np.lib.npyio.NpzFile):
         raise ValueError("it is a single array")
@@ -139,11 +139,11 @@ def _read(path: Path) -> dict[str, np.ndarray | None]:
 def problems_of(
     arrays: Mapping[str, np.ndarray | None], expected: Mapping[str, Expected], layout: str
 ) -> Iterator[str]:
-    """The same of arrays in memory; None stands for an array of objects."""
+    """The same for arrays in memory; None stands for an array of objects."""
     wanted = [f"{split}_{field}" for split in SPLITS for field in FIELDS]
     for name in arrays:
         if name not in wanted:
-            yield f"{name}: no key of a submission. Keys: {', '.join(wanted)}."
+            yield f"{name}: not a key of a submission. Keys: {', '.join(wanted)}."
     for split in SPLITS:
         missing = [f"{split}_{field}" for field in FIELDS if f"{split}_{field}" not in arrays]
         if missing:
@@ -165,14 +165,14 @@ def problems_of(
 
 
 def _shape_problems(split: str, ids: Any, energy: Any, forces: Any, cuts: Any) -> Iterator[str]:
-    """dtype, shape and count of each array, and where forces are cut."""
+    """dtype, shape and length of each array, and where forces are split."""
     count = len(ids) if ids.ndim else 0
     if ids.dtype.kind not in "US" or ids.ndim != 1:
         yield f"{split}_ids: {_is(ids)}; it must be (structures,) text."
     if energy.dtype.kind == "f" and energy.shape == (count, 1):
         yield (
             f"{split}_energy is a column {energy.shape}, as fairchem 1.10's predict writes it; it "
-            "must be one number a structure: energy[:, 0]."
+            "must be one number per structure: energy[:, 0]."
         )
     elif energy.dtype.kind != "f" or energy.ndim != 1:
         yield f"{split}_energy: {_is(energy)}; it must be (structures,) floating point."
@@ -208,7 +208,7 @@ def _shape_problems(split: str, ids: Any, energy: Any, forces: Any, cuts: Any) -
 def _value_problems(
     split: str, ids: np.ndarray, energy: np.ndarray, forces: np.ndarray, layout: str
 ) -> Iterator[str]:
-    """Numbers that are none, ids that come twice, an order that is not fairchem's."""
+    """Values that are not finite, duplicate ids, an order other than fairchem's."""
     for name, values in (("energy", energy), ("forces", forces)):
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if bad.any():
@@ -221,7 +221,7 @@ def _value_problems(
     found, counts = np.unique(ids, return_counts=True)
     if len(found) != len(ids):
         yield (
-            f"{split}_ids: {int((counts > 1).sum())} ids come more than once, such as "
+            f"{split}_ids: {int((counts > 1).sum())} ids appear more than once, such as "
             f"{str(found[counts > 1][0])!r}."
         )
     elif layout == FAIRCHEM:
@@ -243,7 +243,7 @@ def _data_problems(
     cuts: np.ndarray,
     expected: Expected | None,
 ) -> Iterator[str]:
-    """What differs from the split's data: structures, and the number of their atoms."""
+    """Differences from the split's data: structures, and their numbers of atoms."""
     if expected is None:
         return
     names = [str(name) for name in ids]
@@ -264,8 +264,8 @@ def _data_problems(
         name, has, wants = wrong[0]
         yield (
             f"{split}_chunk_idx gives {len(wrong)} structures another number of atoms than the "
-            f"data, such as {name!r}: {has}, not {wants}. Are ids and forces in one order, and "
-            "are these the right atoms (free ones in the layout fairchem, all in leaderboard)?"
+            f"data, such as {name!r}: {has}, not {wants}. Are ids and forces in the same order, "
+            "and are these the right atoms (free ones in the layout fairchem, all in leaderboard)?"
         )
 
 

@@ -1,9 +1,9 @@
-"""``ndem submission``: predictions on the test splits for OC20's S2EF leaderboard, and their check.
+"""``ndem submission``: write or check predictions on the test splits for OC20's S2EF leaderboard.
 
     ndem submission write CHECKPOINT --id DIR --ood-ads DIR --ood-cat DIR --ood-both DIR --out FILE
     ndem submission check FILE [--id DIR --ood-ads DIR --ood-cat DIR --ood-both DIR]
 
-``ndem_ocp.evaluation.submission`` says what is in the file.
+``ndem_ocp.evaluation.submission`` describes the file.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def _add_splits(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def run_write(args: argparse.Namespace) -> int:
-    """Predict and write; with --ranks, in processes of their own."""
+    """Predict and write; with --ranks, in separate processes."""
     check_numbers(args)
     if args.out.suffix != ".npz":
-        raise EvaluationError(f"--out {args.out}: the file's name must end in .npz.")
+        raise EvaluationError(f"--out {args.out}: the file name must end in .npz.")
     missing = [f"{path} (--{name})" for name, path in _given(args).items() if not path.exists()]
     if missing:
         raise EvaluationError(f"no such file or directory: {', '.join(missing)}.")
@@ -80,7 +80,7 @@ def run_write(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Print what is wrong; 0 if nothing is, 1 if something is."""
+    """Print all faults; returns 0 if there are none, else 1."""
     existing_file(args.file, EvaluationError)
     for path in _given(args).values():
         existing(path, EvaluationError)
@@ -156,7 +156,7 @@ def predict(
     workers: int = 0,
     watch: Any = None,
 ) -> list[tuple[int, Predictions]]:
-    """This rank's batches of a split, with their numbers. Labels are not needed."""
+    """Predict this rank's batches of a split; returns them with their numbers. Needs no labels."""
     from ndem_ocp.evaluation.batches import load_batches, numbers_of_batches
 
     numbers = numbers_of_batches(len(dataset), batch_size, rank.number, rank.count)
@@ -180,7 +180,7 @@ def predict(
 
 
 def _rows(fixed: Any, natoms: Any, layout: str) -> list[np.ndarray]:
-    """Of each structure, which atoms' forces are asked for: (n,) bool."""
+    """For each structure, the atoms whose forces are submitted: (n,) bool."""
     free = fixed.reshape(-1).cpu().numpy() == 0
     if layout == LEADERBOARD:
         free = np.ones_like(free)
@@ -188,10 +188,10 @@ def _rows(fixed: Any, natoms: Any, layout: str) -> list[np.ndarray]:
 
 
 def _ids(batch: Any) -> list[str]:
-    """SID_FID of each structure; SID where the data has no fid."""
+    """SID_FID of each structure; SID if the data have no fid."""
     sids, fids = batch.get("sid"), batch.get("fid")
     if sids is None:
-        raise EvaluationError("the records have no `sid`, of which a submission's ids are made.")
+        raise EvaluationError("the records have no `sid`, from which a submission's ids are made.")
     sids, fids = (v.reshape(-1).tolist() if hasattr(v, "reshape") else v for v in (sids, fids))
     if fids is None:
         return [str(sid) for sid in sids]

@@ -1,4 +1,4 @@
-"""What an evaluation says: a table on the screen, metrics.json, table.md, table.csv."""
+"""The output of an evaluation: a printed table, metrics.json, table.md, table.csv."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS_FILE, MARKDOWN_FILE, CSV_FILE = "metrics.json", "table.md", "table.csv"
 def table_of(
     columns: Sequence[Column], splits: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Split -> column key -> value in the column's unit; with several splits, their plain mean.
+    """Split -> column key -> value in the column's unit; for several splits also their mean.
 
     Args:
         columns: of the tables. splits: split -> fairchem's metric -> value in the data's unit.
@@ -42,7 +42,7 @@ def table_of(
 def markdown(
     columns: Sequence[Column], rows: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]
 ) -> str:
-    """The table, one row a split."""
+    """The table, one row per split."""
     head = ["split", "structures", *(c.heading for c in columns)]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for name, row in rows.items():
@@ -55,7 +55,7 @@ def markdown(
 def as_csv(
     columns: Sequence[Column], rows: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]
 ) -> str:
-    """The same for programs: full precision, keys with their units as header."""
+    """The same as CSV: full precision, keys with their units as header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["split", "structures", *(c.key for c in columns)])
@@ -70,11 +70,11 @@ def write_tables(
     """Write metrics.json, table.md and table.csv; returns the Markdown.
 
     Args:
-        folder: exists. about: all of metrics.json, with ``splits`` and ``table`` in it.
-        caption: one sentence below the table. columns: of the table.
+        folder: must exist. about: the content of metrics.json, including ``splits`` and ``table``.
+            caption: one sentence below the table. columns: of the table.
 
     Raises:
-        OutputError: when the disk refuses.
+        OutputError: if writing fails.
     """
     counts = {name: split["structures"] for name, split in about["splits"].items()}
     text = f"{markdown(columns, about['table'], counts)}\n{caption}\n"
@@ -89,7 +89,7 @@ def _cell(value: float | None, digits: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: a metric over nothing is null."""
+    """JSON has no NaN: an undefined metric is null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

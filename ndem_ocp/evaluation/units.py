@@ -1,7 +1,7 @@
-"""Which numbers of an evaluation the literature's tables have, and in which units.
+"""Which metrics of an evaluation are in the literature's tables, and in which units.
 
-OC20's tables have meV and meV/A; a configuration that names no unit is OC20's, in eV and eV/A. One
-that does (``outputs.X.unit`` and ``report_unit``: MD17, QM9) is followed.
+OC20's tables are in meV and meV/A; without units in the configuration, the data are taken to be in
+eV and eV/A as in OC20. Otherwise ``outputs.X.unit`` and ``report_unit`` are used (MD17, QM9).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Column:
 
 
 def data_unit(name: str, output: Mapping[str, Any]) -> str:
-    """The unit that the data and the model's raw outputs are in; empty if nobody says."""
+    """The unit of the data and of the model's raw outputs; empty if unknown."""
     unit = output.get("unit")
     if unit is not None:
         return str(unit)
@@ -63,10 +63,10 @@ def forces_in_ev(outputs: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def columns_of(outputs: Mapping[str, Mapping[str, Any]]) -> list[Column]:
-    """The columns of an evaluation: MAEs, force cosine, EFwT where it is defined.
+    """The columns of an evaluation: MAEs, force cosine, and EFwT if it is defined.
 
     Raises:
-        ConfigError: for a ``report_unit`` that the unit does not convert to.
+        ConfigError: for a ``report_unit`` to which the unit cannot be converted.
     """
     columns = []
     for name, output in outputs.items():

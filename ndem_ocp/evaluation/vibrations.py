@@ -1,7 +1,7 @@
-"""``ndem vibrations``: a model's vibrational frequencies at its own minimum, beside a reference's.
+"""``ndem vibrations``: a model's vibrational frequencies at its own minimum, and a reference's.
 
-A model can have right forces and a wrong curvature. Frequencies show it in numbers that a chemist
-knows: nu^2 are the eigenvalues of the mass-weighted Hessian H_ij = -dF_i/dx_j.
+A model can have accurate forces and a wrong curvature. Frequencies show this in familiar numbers:
+nu^2 are the eigenvalues of the mass-weighted Hessian H_ij = -dF_i/dx_j.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.files import existing_file, write_text
 
 STEP = 0.01  # A, of the central differences
-FMAX, STEPS = 0.01, 500  # of the relaxation: eV/A, steps
+FMAX, STEPS = 0.01, 500  # relaxation: eV/A, maximum number of steps
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Vibrations:
 
     Attributes:
         atoms: the relaxed structure (ase.Atoms).
-        frequencies: cm^-1, increasing; negative ones stand for imaginary ones. Of 3 n degrees of
-            freedom of n free atoms, without the six (five) of a free molecule's own motion.
-        fmax: eV/A, largest force on a free atom that was left. steps: of the relaxation.
+        frequencies: cm^-1, increasing; imaginary ones are negative. There are 3 n for n free atoms,
+            minus the six (five) translations and rotations of a free molecule. fmax: eV/A, largest
+            remaining force on a free atom. steps: of the relaxation.
     """
 
     atoms: Any
@@ -40,11 +40,11 @@ class Vibrations:
 
 
 def vibrations(atoms: Any, calculator: Any, fmax: float = FMAX) -> Vibrations:
-    """Relax a structure with a calculator and take the frequencies there.
+    """Relax a structure with a calculator and compute the frequencies at the minimum.
 
     Args:
-        atoms: ase.Atoms, not changed; atoms under FixAtoms stay where they are.
-        calculator: of ASE, with energies and forces. fmax: eV/A, where the relaxation stops.
+        atoms: ase.Atoms, not changed; atoms under FixAtoms do not move. calculator: of ASE, with
+            energies and forces. fmax: eV/A, convergence of the relaxation.
 
     Raises:
         EvaluationError: no free atom.
@@ -60,14 +60,14 @@ def vibrations(atoms: Any, calculator: Any, fmax: float = FMAX) -> Vibrations:
 
 
 def frequencies_of(atoms: Any) -> np.ndarray:
-    """cm^-1, see :class:`Vibrations`, where the structure is; 6 force calculations an atom."""
+    """cm^-1, see :class:`Vibrations`, without relaxing; 6 force calculations per atom."""
     from ase import units
     from ase.constraints import FixAtoms
 
     fixed = [i for c in atoms.constraints if isinstance(c, FixAtoms) for i in c.get_indices()]
     free = np.setdiff1d(np.arange(len(atoms)), fixed)
     if not free.size:
-        raise EvaluationError("all atoms are fixed: nothing vibrates.")
+        raise EvaluationError("all atoms are fixed, so there are no vibrations.")
     columns = []
     for atom in free:
         for axis in range(3):
@@ -101,18 +101,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(parser, __doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
-    add("structure", type=Path, help="any file that ASE reads; its last frame is relaxed")
-    add("--calculator", metavar="SPEC", help="reference: an ASE calculator, MODULE:CALL")
-    add("--reference", type=Path, metavar="FILE", help="reference: cm^-1, one number a line")
-    add("--fmax", type=float, default=FMAX, metavar="F", help="eV/A (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write all numbers there")
+    add("structure", type=Path, help="any file that ASE can read; its last frame is relaxed")
+    add("--calculator", metavar="SPEC", help="reference: an ASE calculator as MODULE:CALL")
+    add(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="reference: a file with one frequency in cm^-1 per line",
+    )
+    add(
+        "--fmax",
+        type=float,
+        default=FMAX,
+        metavar="F",
+        help="largest force after the relaxation, eV/A (default: %(default)s)",
+    )
+    add("--json", type=Path, metavar="FILE", help="write all numbers to this file")
     add_cpu(parser)
     add_unsafe(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Relax, take the frequencies, compare them in order of size, print."""
+    """Relax, compute the frequencies, compare them in increasing order, print."""
     for path in filter(None, (args.checkpoint, args.structure, args.reference)):
         existing_file(path, EvaluationError)
 
@@ -148,7 +159,7 @@ def _numbers(path: Path) -> np.ndarray:
     try:
         return np.sort(np.loadtxt(path, ndmin=1, dtype=float))
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: one frequency in cm^-1 a line ({error}).") from None
+        raise EvaluationError(f"{path}: give one frequency in cm^-1 per line ({error}).") from None
 
 
 def _about(found: Vibrations, given: np.ndarray | None, other: Vibrations | None) -> dict[str, Any]:
@@ -162,8 +173,9 @@ def _about(found: Vibrations, given: np.ndarray | None, other: Vibrations | None
         return about
     if len(given) != len(found.frequencies):
         raise EvaluationError(
-            f"the reference has {len(given)} frequencies, the structure {len(found.frequencies)}: "
-            "leave out those of a free molecule's own motion, and give all others."
+            f"the reference has {len(given)} frequencies, but the structure "
+            f"{len(found.frequencies)}: leave out translations and rotations of a free molecule, "
+            "and give all others."
         )
     error = found.frequencies - given
     about |= {
@@ -178,7 +190,7 @@ def _about(found: Vibrations, given: np.ndarray | None, other: Vibrations | None
 
 
 def _distance(first: Any, second: Any) -> float:
-    """A, rms over atoms after the best rotation (molecules) or lattice translation."""
+    """rms distance in A over atoms after the best rotation (molecules) or lattice translation."""
     from ase.build import minimize_rotation_and_translation
     from ase.geometry import find_mic
 
@@ -195,8 +207,8 @@ def _table(found: Vibrations, given: np.ndarray | None, about: dict[str, Any], f
     lines = [f"relaxed in {found.steps} steps to {found.fmax:.3g} eV/A; frequencies in cm^-1"]
     if found.fmax > fmax:
         lines.append(
-            f"The relaxation stopped above {fmax:g} eV/A: this is not a minimum, and the numbers "
-            "are not frequencies of one."
+            f"The relaxation stopped above {fmax:g} eV/A: this is not a minimum, so these numbers "
+            "are not vibrational frequencies."
         )
     if given is None:
         lines += [f"{value:10.1f}" for value in found.frequencies]

@@ -1,13 +1,13 @@
-"""``ndem fit``: one line from a file of frames to a model, judged and ready for ASE.
+"""``ndem fit``: from a file of frames to an evaluated model that you can use in ASE.
 
     ndem fit frames.extxyz
     ndem fit relaxations/*.traj --time 30 --out mine
     ndem fit train.extxyz --valid valid.extxyz --test test.extxyz
     ndem fit frames.extxyz --energy-key REF_energy --forces-key REF_forces --units kcal/mol
 
-It converts the files, splits them, chooses a model for the data and the machine, trains it for
---time minutes, judges it, and says every choice with its reason. The same line again goes on where
-the last one stopped. --dry-run prints the plan and the configuration, and writes nothing.
+It converts and splits the files, chooses a model for the data and the machine, trains it for --time
+minutes, evaluates it, and prints every choice with its reason. If it was stopped, the same command
+continues. --dry-run prints the plan and the configuration, and writes nothing.
 """
 
 from __future__ import annotations
@@ -44,29 +44,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(parser, __doc__)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help=".extxyz, .traj, .db, also .gz, .xz; folders")
-    add("--valid", nargs="+", metavar="FILE", help="frames to validate on; default: 10 %% of FILE")
-    add("--test", nargs="+", metavar="FILE", help="frames to test on; default: 10 %% of FILE")
-    add("--out", type=Path, metavar="DIR", help="default: a folder named from FILE")
+    add("--valid", nargs="+", metavar="FILE", help="frames for validation; default: 10 %% of FILE")
+    add("--test", nargs="+", metavar="FILE", help="frames for the test; default: 10 %% of FILE")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the result; default: named after the first FILE",
+    )
     add_labels(parser)
-    add("--skip-bad", action="store_true", help="skip and list unusable frames")
+    add("--skip-bad", action="store_true", help="leave out unusable frames and list them")
     add(
         "--time", type=float, default=MINUTES, metavar="MINUTES",
-        help="for training (default: %(default)g); converting and judging come on top",
+        help="training time (default: %(default)g), without conversion and evaluation",
     )  # fmt: skip
     add_seed(parser, "the split and the weights")
-    add("--model", choices=("et", "equiformer_v2"), help="default: by the data")
+    add("--model", choices=("et", "equiformer_v2"), help="default: chosen by the data")
     add(
         "--second-views", metavar="POTENTIAL",
-        help="train on displaced structures too, labelled with a potential: an ASE calculator as "
-        "MODULE:CALL, or a file of ndem data second-views",
+        help="also train on displaced structures labelled with a potential: an ASE calculator as "
+        "MODULE:CALL, or a file made by ndem data second-views",
     )  # fmt: skip
     add_device(parser)
-    add("--dry-run", action="store_true", help="print the plan and the configuration, no more")
+    add(
+        "--dry-run", action="store_true", help="print the plan and the configuration; write nothing"
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """All of it; 75 after a Ctrl-C that saved, see ``launch.exit_codes``."""
+    """Run all steps; exit status 75 after a Ctrl-C that saved, see ``launch.exit_codes``."""
     _check(args)
 
     from ndem_ocp.fit.folder import Folder
@@ -79,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args, inputs, folder, cpu)
     if folder.open(_made_of(args, inputs)):
-        print(f"{folder.shown(folder.path)} is there: going on with it.")
+        print(f"{folder.shown(folder.path)} exists: continuing with it.")
     if not folder.config.exists():
         try:
             _prepare(args, inputs, folder, cpu)
@@ -96,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if not args.time > 0:
-        raise FitError(f"--time {args.time:g}: minutes above 0.")
+        raise FitError(f"--time {args.time:g}: give a number of minutes above 0.")
     if args.second_views is not None and not is_potential(args.second_views):
         existing(args.second_views, FitError, "--second-views")
     for given in filter(None, (args.files, args.valid, args.test)):
@@ -104,7 +111,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _made_of(args: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
-    """What decides the result; a fit with other values is another fit."""
+    """The arguments that decide the result; with other values it is a different fit."""
     views = args.second_views
     if views is not None and not is_potential(views):
         views = str(Path(views).resolve())
@@ -122,7 +129,7 @@ def _made_of(args: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
 
 
 def _dry_run(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool) -> int:
-    """The plan, made in a folder that is gone afterwards."""
+    """Print the plan, made in a temporary folder."""
     from ndem_ocp.fit.dataset import load, make
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -131,7 +138,9 @@ def _dry_run(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
         plan, length = _plan(args, load(data, _workers(), _bars()), folder, cpu)
         text = _text(args, plan, length, folder)
     print(f"\n{text}", end="")
-    print(f"\nNothing was written. Without --dry-run this goes to {folder.shown(folder.path)}.")
+    print(
+        f"\nNothing was written. Without --dry-run the result goes to {folder.shown(folder.path)}."
+    )
     return 0
 
 
@@ -156,7 +165,7 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
 def _plan(
     args: argparse.Namespace, data: FitData, folder: Folder, cpu: bool
 ) -> tuple[Plan, Length]:
-    """Choose, measure, choose the length, and say all of it."""
+    """Choose the model, measure its speed, choose the length, and print all of it."""
     from ndem_ocp.fit.config import config_text, parse
     from ndem_ocp.fit.length import Speed, choose_length, measure
     from ndem_ocp.fit.plan import make_plan
@@ -224,11 +233,11 @@ def _say_how_to_go_on(args: argparse.Namespace, code: int) -> None:
 
     if code in (exit_codes.STOPPED, exit_codes.INTERRUPTED):
         line = shlex.join(["ndem", *args.given])
-        print(f"Stopped. The same line goes on:\n  {line}", file=sys.stderr)
+        print(f"Stopped. The same command continues:\n  {line}", file=sys.stderr)
 
 
 def _judge(folder: Folder, cpu: bool) -> None:
-    """Evaluation, model.pt, the report, and what to do with it."""
+    """Evaluate, write model.pt and the report, and print how to use the model."""
     from ndem_ocp.evaluation.evaluation import file_hash
     from ndem_ocp.fit.config import parse
     from ndem_ocp.fit.dataset import subtracted
@@ -236,8 +245,8 @@ def _judge(folder: Folder, cpu: bool) -> None:
 
     if not folder.best.is_file():
         raise FitError(
-            f"{folder.best} is missing: the training had no validation. Lower optim.eval_every in "
-            f"{folder.config}, and train it with ndem train."
+            f"{folder.best} is missing, because training ended before the first validation. Lower "
+            f"optim.eval_every in {folder.config} and train with ndem train."
         )
     coefficients = subtracted(folder.data)
     best = file_hash(folder.best)
@@ -262,7 +271,7 @@ def _judge(folder: Folder, cpu: bool) -> None:
 
 
 def _evaluate(folder: Folder, cpu: bool) -> None:
-    """``ndem eval``; its table is shown later, with the guesses beside it."""
+    """``ndem eval``; its table is printed later, next to the errors of the simplest guesses."""
     splits = [str(folder.data / name) for name in folder.splits()]
     words = ["eval", str(folder.best), "--data", *splits, "--out", str(folder.eval)]
     _quietly([*words, "--workers", "0", *(["--cpu"] if cpu else [])])
@@ -275,9 +284,9 @@ def _report(folder: Folder) -> None:
 
 
 def _quietly(words: list[str]) -> None:
-    """Another command of ndem, in this process and without what it prints.
+    """Run another command of ndem in this process, without its output.
 
-    Through its own parser, so that it has all its options, those of tomorrow too.
+    Its own parser is used, so that options added to it later work here too.
     """
     from ndem_ocp.commands.parser import build_parser
     from ndem_ocp.launch.console import short_messages

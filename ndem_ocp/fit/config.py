@@ -1,4 +1,4 @@
-"""The configuration of a fit as text: an ordinary YAML file, with comments, for ``ndem train``."""
+"""The configuration of a fit as text: an ordinary YAML file with comments for ``ndem train``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ndem_ocp.fit.plan import EQUIFORMER, ET, Plan
 _PLAIN = """\
     coefficient: 0               # plain training; 1 adds NDeM's second view (docs/settings.md)
 """
-# configs/md17/ndem.yml and configs/oc20/ndem.yml; they count once the coefficient is above 0
+# from configs/md17/ndem.yml and configs/oc20/ndem.yml; used if the coefficient is above 0
 _NOISE = {
     ET: "    sigma_max: 0.05              # A, noise of the second view\n",
     EQUIFORMER: (
@@ -33,8 +33,8 @@ def config_text(plan: Plan, length: Length, folder: Path, data: Path, title: str
     """The file's content.
 
     Args:
-        plan: what to train. length: for how long. folder: of the fit. data: folder of train and
-            val; paths are absolute, so that the file works from everywhere. title: a comment.
+        plan: what to train. length: for how long. folder: of the fit. data: folder with train and
+            val; paths are absolute, so that the file works from any directory. title: a comment.
     """
     return _fill(
         "run",
@@ -74,14 +74,18 @@ def _ndem(plan: Plan) -> str:
         "    coefficient: 1\n"
         f"    second_views: {_quoted(Path(plan.second_views).resolve())}\n"
         "    target: second_views\n"
-        "    place: instead               # of structures: a step costs what a plain one does\n"
+        "    place: instead               # replace structures: a step costs as much as a plain "
+        "one\n"
     )
 
 
 def _frames(split: str, number: int | None) -> str:
     if number is None:
         return ""
-    return f"    {split}_split_settings: {{sample_n: {number}}}   # drawn; what fits into --time\n"
+    return (
+        f"    {split}_split_settings: {{sample_n: {number}}}   # a random sample that fits into "
+        "--time\n"
+    )
 
 
 def _fill(template: str, **values: Any) -> str:
@@ -90,12 +94,12 @@ def _fill(template: str, **values: Any) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """A path as YAML reads it back, whatever is in its name."""
+    """A path quoted so that YAML reads it back unchanged."""
     text = str(path)
     return text if text.replace("/", "").replace("_", "").isalnum() else json.dumps(text)
 
 
 def _number(value: float) -> str:
-    """Six digits, with the point that YAML wants in 1e-05."""
-    text = f"{round(value, 8) + 0.0:.6g}"  # no -0.0, and no rest of a sum
+    """Six digits, with the decimal point that YAML needs in 1e-05."""
+    text = f"{round(value, 8) + 0.0:.6g}"  # no -0.0, and no rounding error of a sum
     return text if "." in text or "e" not in text else text.replace("e", ".0e")

@@ -1,4 +1,4 @@
-"""The data set of a fit: converted with ``ndem data``'s own parts, checked, and counted."""
+"""The data set of a fit: conversion with the code of ``ndem data``, checks, statistics."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ndem_ocp.fit.inputs import Inputs
 from ndem_ocp.fit.splitting import choose_reference, choose_split
 
 MAX_FORCE = 50.0  # eV/A, as docs/data.md advises
-_TOO_MANY = 0.1  # of the frames above it: not some bad first steps, but another unit
-KEY = "fit"  # in the entry of dataset.json: what was decided
+_TOO_MANY = 0.1  # if more of the frames are above it, the unit is wrong, not a few first steps
+KEY = "fit"  # in the entry of dataset.json, for the decisions of the fit
 
 
 @dataclass(frozen=True)
 class FitData:
-    """A data set on the disk.
+    """A data set on disk.
 
     Attributes:
         path: its folder. splits: {name: statistics}. pbc: of all frames, such as ``TTT``.
@@ -91,24 +91,24 @@ def _refuse_mixed_cells(scans: list[SourceScan]) -> None:
     if len(seen) > 1:
         listed = ", ".join(f"{pbc} in {path}" for pbc, path in sorted(seen.items()))
         raise FitError(
-            f"frames of different periodicity ({listed}) do not fit into one batch: fit them "
-            "separately, or set pbc and cell alike."
+            f"frames of different periodicity ({listed}) cannot be in one batch: fit them "
+            "separately, or give all the same pbc and cell."
         )
 
 
 def _refuse_other_unit(forces: np.ndarray, unit: str) -> None:
-    """Forces of another unit look like wild ones, and would be dropped as such."""
+    """Forces in another unit look like unphysical ones and would be dropped as such."""
     share = float((forces > MAX_FORCE).mean())
     if share <= _TOO_MANY:
         return
     hint = (
-        "Are the labels in kcal/mol or kJ/mol? Say so with --units"
+        "Are the labels in kcal/mol or kJ/mol? Then give --units"
         if unit == "eV"
         else f"Are the labels really in {unit}? See --units"
     )
     raise FitError(
         f"{share:.0%} of the frames have a force above {MAX_FORCE:g} eV/A (the largest: "
-        f"{forces.max():.4g}). {hint}; or leave such frames out."
+        f"{forces.max():.4g}). {hint}; otherwise leave such frames out."
     )
 
 
@@ -116,7 +116,7 @@ def load(path: Path, workers: int, bars: bool) -> FitData:
     """Read every record of the data set: checks and statistics.
 
     Raises:
-        FitError: records that would stop the training or spoil it.
+        FitError: records that would stop or spoil the training.
     """
     reports = check_dataset(path, workers=workers, progress=bars)
     entry = read_json(path / DATASET_FILE)["conversions"][-1]
@@ -128,8 +128,8 @@ def load(path: Path, workers: int, bars: bool) -> FitData:
 
 
 def subtracted(path: Path) -> np.ndarray | None:
-    """(119,) eV per atom by atomic number that were subtracted from the energies of a data set, or
-    None if nothing of the kind was."""
+    """(119,) eV per atom by atomic number, the energy reference of a data set; None if it has
+    none."""
     reference = path / FILE_NAME
     return load_linear(reference)[0] if reference.is_file() else None
 
@@ -142,18 +142,18 @@ def _refuse_errors(reports: list[SplitReport], path: Path) -> None:
     shown = "\n  ".join(_with_source(finding, path) for finding in errors[:5])
     more = f"\n  ... and {number - 5} more (ndem data check {path})" if number > 5 else ""
     raise FitError(
-        f"{number} record(s) would stop the training or spoil it:\n  {shown}{more}\nTake these "
+        f"{number} record(s) would stop or spoil the training:\n  {shown}{more}\nTake these "
         "frames out of the source."
     )
 
 
 def _with_source(finding: Finding, path: Path) -> str:
-    """A finding with the frame of the user's file that the record was made from."""
+    """A finding with the frame of the user's file from which the record was made."""
     try:
         with LmdbFile(finding.file) as file:
             fields = load_fields(file.get(b"%d" % finding.record))
         systems = read_json(path / SYSTEMS_FILE).values()
         files = next(s["source"] for s in systems if s["sid"] == int(fields["sid"]))
         return f"{', '.join(files)}: frame {int(fields['fid'])}: {finding.message}"
-    except Exception:  # a record so bad that it does not say where it is from
+    except Exception:  # the record is too damaged to say where it is from
         return str(finding)

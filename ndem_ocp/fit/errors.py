@@ -6,4 +6,4 @@ from ndem_ocp.errors import NDeMError
 
 
 class FitError(NDeMError, ValueError):
-    """Something that a fit cannot go on with; the message says what and what to do."""
+    """A fit cannot continue; the message says why and what to do."""

@@ -1,12 +1,12 @@
-"""The folder of a fit: what lies where, and what an earlier start has done already.
+"""The folder of a fit: its files, and what an earlier start has already done.
 
 config.yml      the configuration, to edit and to train again
-model.pt        the best checkpoint, with what was subtracted from the energies
-report.html     the page of ndem report; report.md and report.csv beside it
+model.pt        the best checkpoint, with the energy reference
+report.html     the page of ndem report; next to it report.md and report.csv
 data/           train, val and test as LMDBs
 eval/           errors of every structure
-fit.json        what the fit was made from
-checkpoints/, logs/, results/, status/   of the training
+fit.json        the files and options of the fit
+checkpoints/, logs/, results/, status/   written by the training
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ndem_ocp.launch.record import Record
 
 RUN_ID = "fit"
 _STATE = "fit.json"
-# what the data set is made of; all else may change until there is a configuration
+# these decide the data set; all others may change until there is a configuration
 _OF_THE_DATA = {"files", "energy_key", "forces_key", "unit", "skip_bad", "seed"}
 _OPTION = {"minutes": "--time", "unit": "--units"}
 
@@ -39,19 +39,19 @@ class Folder:
         self._state = self.path / _STATE
 
     def open(self, made_of: Mapping[str, Any]) -> bool:
-        """Begin a fit here, or go on with the same one; whether there was one.
+        """Begin a fit here, or continue the same one; returns whether there was one.
 
         Args:
             made_of: the files and options that decide the result, for JSON.
 
         Raises:
-            FitError: for a folder of something else, or of a fit of other files or options.
+            FitError: for a folder not made by a fit, or by a fit of other files or options.
         """
         known = read_json(self._state)
         if known is None:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise FitError(
-                    f"{self.path} is there, and no fit has made it: give another --out DIR."
+                    f"{self.path} exists, but was not made by ndem fit: give another --out DIR."
                 )
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._state, {"made_of": dict(made_of)})
@@ -70,7 +70,7 @@ class Folder:
         return True
 
     def forget(self) -> None:
-        """Undo :meth:`open` where nothing has come of it."""
+        """Undo :meth:`open` if no file was written."""
         if not self.has_data() and self.path.is_dir():
             if [path.name for path in self.path.iterdir()] == [_STATE]:
                 self._state.unlink()
@@ -78,7 +78,7 @@ class Folder:
                 self.path.rmdir()
 
     def read(self, key: str) -> Any:
-        """What :meth:`note` has noted, None before."""
+        """The value that :meth:`note` stored, or None."""
         return (read_json(self._state) or {}).get(key)
 
     def note(self, key: str, value: Any) -> None:
@@ -94,11 +94,11 @@ class Folder:
         return Record(self.path, RUN_ID).read().get("state") == "finished"
 
     def splits(self) -> list[str]:
-        """val and test, as far as there are such."""
+        """Those of val and test that exist."""
         return [name for name in ("val", "test") if (self.data / name).is_dir()]
 
     def shown(self, path: Path) -> str:
-        """A path for people: relative to the present directory where it lies below it."""
+        """A path for messages: relative to the current directory if it is below it."""
         try:
             return str(path.relative_to(Path.cwd()))
         except ValueError:
@@ -106,7 +106,7 @@ class Folder:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first thing that differs, in words; empty if nothing does."""
+    """The first difference, in words; empty if there is none."""
     for key in before.keys() | now.keys():
         if key == "files":
             continue

@@ -24,8 +24,8 @@ class Inputs:
 
     Attributes:
         sources: all files. roles: ``{source name: train, val or test}``; ``train`` is everything
-            that ``--valid`` and ``--test`` do not name, and may be split further.
-        labels: where the labels are.
+            not given with ``--valid`` or ``--test``, and may be split further. labels: where the
+            labels are.
     """
 
     sources: list[Source]
@@ -33,11 +33,11 @@ class Inputs:
     labels: LabelOptions
 
     def given(self, split: str) -> bool:
-        """Whether files were named for a split."""
+        """Whether files were given for a split."""
         return split in self.roles.values()
 
     def fingerprint(self) -> list[dict[str, Any]]:
-        """Path, size and time of change of every file: the same while nobody touches them."""
+        """Path, size and modification time of every file, to notice changes."""
         found = []
         for source in self.sources:
             path = Path(source.path).resolve()
@@ -66,7 +66,7 @@ def read_inputs(
 
     Raises:
         DataError: no such file, or one of an unknown kind.
-        FitError: a file that is named for two purposes; labels that the first frame does not have.
+        FitError: a file given for two splits; labels that the first frame does not have.
     """
     named: dict[Path, tuple[str, Source]] = {}
     for split, words in ((TRAIN, train), (VAL, valid), (TEST, test)):
@@ -75,11 +75,11 @@ def read_inputs(
             if path in named:
                 raise FitError(
                     f"{source.path} is given as {_OPTIONS[named[path][0]]} and as "
-                    f"{_OPTIONS[split]}: a model cannot be judged on what it was trained on. Name "
+                    f"{_OPTIONS[split]}: a model cannot be evaluated on its training data. Name "
                     "it once."
                 )
             named[path] = split, source
-    # once more together, so that no two sources have one name
+    # once more together, so that all sources have different names
     sources = expand_sources([source.path for _, source in named.values()])
     roles = {source.name: named[Path(source.path).resolve()][0] for source in sources}
     from ndem_ocp.data.frames import LabelOptions
@@ -91,7 +91,7 @@ def read_inputs(
 
 
 def _look(source: Source, labels: LabelOptions) -> None:
-    """A wrong key is wrong in every frame: say it once, before anything is read."""
+    """A wrong key is wrong in every frame: report it once, before everything is read."""
     from ndem_ocp.data.ase_files import iter_frames
     from ndem_ocp.data.frames import read_frame
 
@@ -101,21 +101,21 @@ def _look(source: Source, labels: LabelOptions) -> None:
         try:
             read_frame(atoms, labels)
         except FrameError as error:
-            # another reason may be this frame's alone: the conversion sees all of them
+            # any other fault may be in this frame only; the conversion finds all of them
             if "no energy" in str(error) or "no forces" in str(error):
                 raise FitError(f"{source.path}: frame {number}: {error}") from None
         return
-    raise FitError(f"{source.path}: there is no frame in it")
+    raise FitError(f"{source.path}: there are no frames in it")
 
 
 def default_folder(inputs: Sequence[str]) -> Path:
-    """``frames.extxyz.gz`` -> ``frames_fit`` in the present directory.
+    """``frames.extxyz.gz`` -> ``frames_fit`` in the current directory.
 
     Raises:
-        FitError: for a pattern, which is no name.
+        FitError: for a pattern, which cannot be a name.
     """
     path = Path(inputs[0])
     name = path.name.split(".")[0] if not path.is_dir() else path.resolve().name
     if not name or any(sign in name for sign in "*?["):
-        raise FitError(f"{inputs[0]}: give the folder for the result a name, --out DIR.")
+        raise FitError(f"{inputs[0]}: name the folder for the result with --out DIR.")
     return Path(f"{name}_fit")

@@ -1,4 +1,4 @@
-"""How long a fit trains: the time of a step is measured, and the schedule ends with the budget."""
+"""How long a fit trains: the time of a step is measured and the schedule fitted to --time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WARM, _LEAST, _MOST = 1, 2, 60  # steps; the first is slower
 _SHARE = 0.05  # of the budget, for measuring
 _VALIDATING = 0.15  # of the budget
 _VALIDATIONS = (4, 25)
-_SAVING_S = 0.3  # a checkpoint and its best copy, beside each validation
-_EPOCHS = 3000  # as configs/md17; more repeats of few frames than anybody trains
+_SAVING_S = 0.3  # a checkpoint and its best copy, at each validation
+_EPOCHS = 3000  # as configs/md17; more than anybody trains on few frames
 _PATIENCE = 3  # a third of the run
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds: of a step, and of a structure in validation."""
+    """Seconds per training step, and per structure in validation."""
 
     step_s: float
     judge_s: float
@@ -48,14 +48,14 @@ class Length:
 
     @property
     def ema_decay(self) -> float:
-        """The moving average holds about the last twentieth of the run; at most 0.999."""
+        """The moving average covers about the last twentieth of the run; at most 0.999."""
         return round(min(max(1 - 20 / self.steps, 0.9), 0.999), 4)
 
 
 def choose_length(
     speed: Speed, minutes: float, train_frames: int, val_frames: int, batch_size: int
 ) -> Length:
-    """Epochs that fit into ``minutes``; frames left out where not even one does."""
+    """Epochs that fit into ``minutes``; fewer frames if not even one epoch fits."""
     budget = 60.0 * minutes
     judge_s = speed.judge_s * val_frames
     used_val = None
@@ -78,12 +78,12 @@ def choose_length(
     reason = (
         f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps:,} steps of {speed.step_s:.3g} s "
         f"(measured): {duration(steps * speed.step_s + validations * (judge_s + _SAVING_S))} of "
-        f"the {minutes:g} min of --time, to which the learning rate's fall is fitted"
+        f"the {minutes:g} min of --time; the learning rate reaches its end with the last step"
     )
     if used_train is not None:
         reason += (
-            f". An epoch of all {train_frames:,} frames does not fit: {used_train:,} drawn ones "
-            "train, each once. A longer --time takes more"
+            f". An epoch of all {train_frames:,} frames does not fit: {used_train:,} of them, "
+            "drawn at random, are used once each. A longer --time uses more"
         )
     patience = max(_VALIDATIONS[0], validations // _PATIENCE)
     return Length(
@@ -92,9 +92,9 @@ def choose_length(
 
 
 def measure(config: Mapping[str, Any], cpu: bool, minutes: float) -> Speed:
-    """Train some steps of ``config`` and judge a batch, without a trace.
+    """Time some training steps of ``config`` and a validation batch; leaves no files.
 
-    Plain steps: the second views that a fit may have take the place of structures.
+    Plain steps are enough: the second views of a fit replace structures.
     """
     from fairchem.core.common.registry import registry
 
@@ -153,7 +153,7 @@ def _step(trainer: Any, batch: Any) -> None:
 
 
 def _judging(trainer: Any) -> float:
-    """Seconds for a structure in validation."""
+    """Seconds per structure in validation."""
     size = min(trainer.config["optim"]["eval_batch_size"], len(trainer.val_dataset))
     trainer.model.eval()
     start = time.perf_counter()

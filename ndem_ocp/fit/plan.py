@@ -1,6 +1,6 @@
-"""Which model and which settings a fit takes, each with its reason in a line.
+"""Which model and settings a fit uses, each with its reason on one line.
 
-docs/settings.md argues for them, and docs/fit.md lists them.
+docs/fit.md lists them, and docs/settings.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ET = {
     True: {"hidden_channels": 32, "num_layers": 2, "num_heads": 4},
     False: {"hidden_channels": 128, "num_layers": 6, "num_heads": 8},
 }
-# configs/oc20/small.yml; the larger one is ours, and lies between it and configs/oc20/31M.yml.
+# configs/oc20/small.yml; the larger one is between it and configs/oc20/31M.yml.
 _EQUIFORMER = {
     True: {
         "num_layers": 2, "degree": 2, "max_radius": 6.0, "max_neighbors": 12, "width": 32,
@@ -33,21 +33,21 @@ _EQUIFORMER = {
         "num_heads": 8, "attention": 32, "value": 16, "grid_resolution": 18,
     },
 }  # fmt: skip
-_STEPS_IN_AN_EPOCH = 10  # at least, where the data allow it
+_STEPS_IN_AN_EPOCH = 10  # at least, if there are enough frames
 _BATCH = 8
-_ATOMS = 256  # in a batch, on a CPU: many small steps learn more in minutes than a few large ones
+_ATOMS = 256  # in a batch, on a CPU: in minutes, many small steps learn more than a few large ones
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained.
+    """What to train.
 
     Attributes:
-        model: et or equiformer_v2. cpu: on which device.
-        sizes: values of the model's template. batch_size: structures.
+        model: et or equiformer_v2. cpu: whether on the CPU. sizes: values of the model's template.
+            batch_size: structures.
         normalizer: {energy: (mean, stdev), forces: (mean, stdev)}, eV and eV/A.
         second_views: a file of them, or None.
-        reasons: {what: sentence}, in the order to print them.
+        reasons: {choice: sentence}, in the order to print them.
     """
 
     model: str
@@ -60,7 +60,7 @@ class Plan:
 
 
 def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | None) -> Plan:
-    """Choose by the data and the machine.
+    """Choose by data and machine.
 
     Raises:
         FitError: for a model that is not installed.
@@ -69,7 +69,7 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
     train = data.train
     batch, why_batch = _batch(train, cpu)
     energy = (train.energy_mean or 0.0, train.energy_stdev or 0.0)
-    if energy[1] < 1e-6:  # all energies alike; forces have the scale
+    if energy[1] < 1e-6:  # all energies equal: use the scale of the forces
         energy = (energy[0], train.force_rms or 1.0)
     plan = Plan(
         model=model,
@@ -85,9 +85,9 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
         energies=decided["reference"],
         model=why,
         size=(
-            "small: for a CPU, minutes and some hundred to some thousand frames"
+            "small: for minutes on a CPU and some hundred to some thousand frames"
             if cpu
-            else "the larger one: a GPU is there"
+            else "the larger one, because there is a GPU"
         ),
         batch=why_batch,
         objective=_objective(second_views),
@@ -101,9 +101,9 @@ def _batch(train: Statistics, cpu: bool) -> tuple[int, str]:
     batch = max(1, min(_BATCH, few, heavy))
     why = ""
     if batch == few < min(_BATCH, heavy):
-        why = f": at least {_STEPS_IN_AN_EPOCH} steps in an epoch"
+        why = f": at least {_STEPS_IN_AN_EPOCH} steps per epoch"
     elif batch < _BATCH:
-        why = f": some {_ATOMS} atoms in a step, so that there are many"
+        why = f": about {_ATOMS} atoms per step, for many steps"
     return batch, f"{batch} structure{'s' if batch > 1 else ''}{why}"
 
 
@@ -130,9 +130,12 @@ def _model(data: FitData, asked: str | None) -> tuple[str, str]:
 
 def _objective(second_views: str | None) -> str:
     if second_views is not None:
-        return f"second views of {second_views} in the place of structures, at a plain step's cost"
+        return (
+            f"second views from {second_views} replace structures; steps cost the same as plain "
+            "ones"
+        )
     return (
-        "plain training: in runs of minutes NDeM's second view cost more than it gave "
+        "plain training: in runs of minutes NDeM's second view did not pay for its cost "
         "(docs/settings.md); task.ndem.coefficient: 1 adds it"
     )
 
@@ -144,7 +147,7 @@ def _sizes(model: str, data: FitData, cpu: bool) -> dict[str, Any]:
         return {**_ET[cpu], "max_z": max(100, largest + 1)}
     mean = train.atoms / train.frames
     degree = _EQUIFORMER[cpu]["max_neighbors"]
-    if not data.periodic:  # each atom sees all others, where these are few
+    if not data.periodic:  # small molecules: each atom sees all others
         degree = min(degree, max(1, math.floor(mean) - 1))
     return {
         **_EQUIFORMER[cpu],

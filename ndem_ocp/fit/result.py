@@ -1,4 +1,4 @@
-"""What came of a fit: errors beside those of the simplest guesses, and the model as one file."""
+"""The result of a fit: errors next to those of the simplest guess, and the model file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ndem_ocp.checkpoints import read_checkpoint, write_checkpoint
 from ndem_ocp.evaluation.samples import read_samples
 from ndem_ocp.launch.files import read_json
 
-_CLEARLY = 0.9  # of the guess's error: what counts as having learned something
+_CLEARLY = 0.9  # of the guess's error: below this the model has learned something
 
 
 @dataclass(frozen=True)
 class Errors:
     """Mean absolute errors on one split, in meV and meV/A, and those of predicting the training
-    frames' mean energy and no force."""
+    frames' mean energy and zero forces."""
 
     split: str
     structures: int
@@ -49,7 +49,7 @@ def errors_of(folder: Path, split: str, mean_energy: float) -> Errors:
 
 
 def table(errors: Sequence[Errors]) -> str:
-    """One line a split."""
+    """One line per split."""
     head = (
         f"{'':<6}{'frames':>8}{'force MAE':>12}{'no force':>12}{'energy MAE':>14}"
         f"{'mean energy':>14}   (meV/A, meV)"
@@ -66,17 +66,19 @@ def verdict(errors: Errors) -> str:
     """Whether the model is better than guessing, plainly."""
     parts = []
     for name, value, guess, what in (
-        ("forces", errors.force, errors.force_guess, "predicting no force"),
+        ("forces", errors.force, errors.force_guess, "zero forces"),
         ("energies", errors.energy, errors.energy_guess, "the mean energy"),
     ):
         if value < _CLEARLY * guess:
-            parts.append(f"its {name} are better than {what}: {1 - value / guess:.0%} less error")
+            parts.append(
+                f"the errors of its {name} are {1 - value / guess:.0%} below those of {what}"
+            )
         else:
             parts.append(f"its {name} are no better than {what} ({value:.1f} against {guess:.1f})")
     sentence = f"On {errors.split}, {'; '.join(parts)}."
     if errors.force >= _CLEARLY * errors.force_guess:
         sentence += (
-            " Do not use this model yet. What helps: more frames (of more systems, if it is to "
+            " Do not use this model yet. These help: more frames (from more systems, if it is to "
             "work on new ones), a longer --time, a GPU."
         )
     return sentence
@@ -85,13 +87,13 @@ def verdict(errors: Errors) -> str:
 def write_model(
     best: Path, out: Path, elements: Sequence[int], coefficients: np.ndarray | None
 ) -> None:
-    """The best checkpoint with two facts about the data that its own run does not know.
+    """Write the best checkpoint, with the elements and the energy reference of the data.
 
     Args:
         best: the checkpoint. out: the file to write.
         elements: atomic numbers of the training frames; ``ndem_ocp.calculator`` refuses others.
-        coefficients: (119,) eV per atom by atomic number that were subtracted from the energies,
-            which the calculator adds again (``energy_reference``); None: nothing of the kind.
+        coefficients: (119,) eV per atom by atomic number, subtracted from the energies and added
+            back by the calculator (``energy_reference``); None: no such reference.
     """
     content = read_checkpoint(best)
     content["elements"] = [int(z) for z in elements]

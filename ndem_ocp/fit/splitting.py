@@ -1,6 +1,6 @@
-"""Which frames train, which validate and which test, and what is subtracted from the energies.
+"""The split of the frames into training, validation and test, and the energy reference.
 
-docs/settings.md argues for what is chosen here.
+docs/settings.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ndem_ocp.data.scan import FrameTable
 from ndem_ocp.data.split import TEST, TRAIN, VAL
 from ndem_ocp.fit.errors import FitError
 
-FRACTION = 0.1  # for validation, and as much for test
-FEWEST_SYSTEMS = 5  # below, none can be spared
-BLOCKS = 20  # of neighbouring frames, per system
+FRACTION = 0.1  # for validation, and the same for test
+FEWEST_SYSTEMS = 5  # with fewer, all are needed for training
+BLOCKS = 20  # of consecutive frames, per system
 FEWEST_FRAMES = 10
 
 
@@ -26,7 +26,7 @@ FEWEST_FRAMES = 10
 class Split:
     """Attributes:
     of: (n,) the split of each frame. reason: how and why, in a sentence. by_system: whether
-        validation and test are of systems that do not train.
+        validation and test have systems that are not in training.
     """
 
     of: np.ndarray
@@ -35,23 +35,23 @@ class Split:
 
 
 def choose_split(table: FrameTable, roles: Mapping[str, str], seed: int) -> Split:
-    """Split the frames; files named for a split go there as they are.
+    """Split the frames; files given for a split are used as they are.
 
     Args:
-        table: the usable frames. roles: ``{source name: split}``. seed: of what is drawn.
+        table: the usable frames. roles: ``{source name: split}``. seed: of the random choice.
 
     Raises:
-        FitError: too few frames; elements or whole frames that the splits must not have.
+        FitError: too few frames; elements that are not in training; the same frame in two splits.
     """
     of = np.array([roles[source.name] for source in table.sources], dtype=object)[table.source]
     train = of == TRAIN
     named = [split for split in (VAL, TEST) if (of == split).any()]
-    # who names a validation file has decided what judges the model
+    # a validation file given by the user is what the model is evaluated on
     drawn = [] if VAL in named else [VAL] if TEST in named else [VAL, TEST]
     if train.sum() < FEWEST_FRAMES:
         raise FitError(
             f"{int(train.sum())} usable frames to train on: at least {FEWEST_FRAMES} are needed, "
-            "and some hundreds for a model of any use."
+            "and some hundreds for a useful model."
         )
     by_system, reason = True, f"{_files(named)} as given"
     if drawn:
@@ -64,7 +64,7 @@ def choose_split(table: FrameTable, roles: Mapping[str, str], seed: int) -> Spli
     reason += _same_frames(table, of, named)
     for split in drawn:
         if not (of == split).any():
-            raise FitError(f"all frames are copies of others: none is left for {split}.")
+            raise FitError(f"all frames are duplicates: none is left for {split}.")
     _refuse_new_elements(table, of)
     if named:
         shared = _shared_systems(table, of)
@@ -75,7 +75,7 @@ def choose_split(table: FrameTable, roles: Mapping[str, str], seed: int) -> Spli
 
 
 def _systems(table: FrameTable, train: np.ndarray, parts: int, seed: int) -> list | None:
-    """Rows of whole systems for each part; None where there are too few to spare.
+    """Rows of whole systems for each part; None if there are too few systems.
 
     A system stays in training if an element would otherwise be missing there.
     """
@@ -100,7 +100,7 @@ def _systems(table: FrameTable, train: np.ndarray, parts: int, seed: int) -> lis
 
 
 def _blocks(table: FrameTable, train: np.ndarray, parts: int, seed: int) -> list[np.ndarray]:
-    """Rows of blocks of neighbouring frames, of every system that has enough of them."""
+    """Rows of blocks of consecutive frames, from every system that has enough of them."""
     generator = np.random.default_rng(seed)
     rows: list[list[np.ndarray]] = [[] for _ in range(parts)]
     for system in np.unique(table.system[train]):
@@ -112,7 +112,7 @@ def _blocks(table: FrameTable, train: np.ndarray, parts: int, seed: int) -> list
         order = generator.permutation(len(blocks))
         for number, part in enumerate(rows):
             part += [blocks[i] for i in order[number * each : (number + 1) * each]]
-    if not rows[0]:  # many tiny systems that share no elements
+    if not rows[0]:  # many tiny systems without common elements
         frames = generator.permutation(np.flatnonzero(train))
         each = max(1, round(FRACTION * len(frames)))
         return [frames[i * each : (i + 1) * each] for i in range(parts)]
@@ -127,16 +127,17 @@ def _reason(
     given = f"; {_files(named)} as given" if named else ""
     if by_system:
         return (
-            f"{what}{len(systems)} systems, whole: frames of one system resemble each other, and "
-            f"would flatter the model{given}"
+            f"{what}{len(systems)} whole systems: frames of one system resemble each other, and "
+            f"splitting them would flatter the model{given}"
         )
     longest = int(np.bincount(table.system[train]).max())
     one = len(systems) == 1
     return (
-        f"{what}frames, in blocks of {max(1, round(longest / BLOCKS))} neighbours "
-        f"({'one system' if one else f'{len(systems)} systems, none to spare'}): neighbours in a "
-        "trajectory resemble each other, and single frames would flatter the model. Errors are for "
-        f"new frames of {'this system' if one else 'these systems'}, not for new systems{given}"
+        f"{what}frames, in blocks of {max(1, round(longest / BLOCKS))} consecutive ones "
+        f"({'one system' if one else f'{len(systems)} systems, too few to leave one out'}): "
+        "neighbours in a trajectory resemble each other, and splitting single frames would flatter "
+        f"the model. Errors are for new frames of {'this system' if one else 'these systems'}, not "
+        f"for new systems{given}"
     )
 
 
@@ -145,7 +146,7 @@ def _files(named: list[str]) -> str:
 
 
 def _shared_systems(table: FrameTable, of: np.ndarray) -> str:
-    """A word on compositions that both train and are judged."""
+    """A remark if all compositions in validation and test are also in training."""
     parts = []
     train = set(table.composition[of == TRAIN])
     for split in (VAL, TEST):
@@ -155,15 +156,15 @@ def _shared_systems(table: FrameTable, of: np.ndarray) -> str:
     if not parts:
         return ""
     return (
-        f"every composition of {' and '.join(parts)} is also trained on, so errors are those on "
+        f"every composition of {' and '.join(parts)} is also in training, so errors are for "
         "new frames of known systems"
     )
 
 
 def _same_frames(table: FrameTable, of: np.ndarray, named: list[str]) -> str:
-    """Frames that would train and judge (the same atoms, energy and largest force).
+    """Frames that are in training and in another split (same atoms, energy and largest force).
 
-    Of drawn ones the copy goes to training, in place, and a word on it comes back.
+    Of frames drawn at random the copy moves to training, in place; returns a remark on it.
 
     Raises:
         FitError: if the user's own files share frames.
@@ -177,13 +178,13 @@ def _same_frames(table: FrameTable, of: np.ndarray, named: list[str]) -> str:
         row = of_files[0]
         twin = seen[_identity(table, row)]
         raise FitError(
-            f"{len(of_files)} frame(s) would train the model and judge it: the first is frame "
-            f"{table.frame[row]} of {_path(table, row)}, which is also frame {table.frame[twin]} "
-            f"of {_path(table, twin)} (same atoms, energy and largest force). Take them out of one "
-            "of the two."
+            f"{len(of_files)} frame(s) are in both training and evaluation files: the first is "
+            f"frame {table.frame[row]} of {_path(table, row)}, which is also frame "
+            f"{table.frame[twin]} of {_path(table, twin)} (same atoms, energy and largest force). "
+            "Remove them from one of the two."
         )
     of[rows] = TRAIN
-    return f"; {len(rows)} frame(s) that are there twice train only" if rows else ""
+    return f"; {len(rows)} duplicate frame(s) are in training only" if rows else ""
 
 
 def _identity(table: FrameTable, row: int) -> tuple:
@@ -218,8 +219,9 @@ def _refuse_new_elements(table: FrameTable, of: np.ndarray) -> None:
             row = np.flatnonzero((of == split) & np.isin(table.composition, having))[0]
             raise FitError(
                 f"{_path(table, row)}: frame {table.frame[row]} has "
-                f"{', '.join(chemical_symbols[z] for z in new)}, which no training frame has: the "
-                "model cannot know it. Add such frames to the training files, or leave these out."
+                f"{', '.join(chemical_symbols[z] for z in new)}, which are in no training frame: "
+                "the model cannot know it. Add such frames to the training files, or leave these "
+                "out."
             )
 
 
@@ -229,19 +231,19 @@ def choose_reference(table: FrameTable, of: np.ndarray) -> tuple[str, str]:
     others = np.unique(table.composition[of != TRAIN])
     matrix = composition_matrix(table.compositions)
     known = matrix[used]
-    # every composition must be a combination of those that trained, and the fit more than a guess
+    # every composition must be a combination of training compositions, and the fit determined
     basis = np.linalg.pinv(known) @ known
     outside = np.abs(matrix[others] @ basis - matrix[others]).max(initial=0.0)
     rank = np.linalg.matrix_rank(known)
     if outside < 1e-6 and (len(used) > rank or len(used) <= 3):
         return (
             "linear",
-            "less a sum over the elements, fitted on the training frames: what is left is small "
-            "enough for float32, and the model gives total energies again",
+            "minus a sum over the elements, fitted on the training frames: the rest is small "
+            "enough for float32, and the model still predicts total energies",
         )
     return (
         "last-frame",
-        f"less the last frame's of each system: {len(used)} compositions do not settle the "
-        f"energies of {int((known.sum(axis=0) > 0).sum())} elements. Only differences within a "
-        "system mean something",
+        f"minus that of each system's last frame: {len(used)} compositions do not determine the "
+        f"energies of {int((known.sum(axis=0) > 0).sum())} elements. Only differences within one "
+        "system are meaningful",
     )

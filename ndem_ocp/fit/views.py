@@ -1,4 +1,4 @@
-"""``ndem fit --second-views``: a file of views, or a potential with which a fit makes its own."""
+"""``ndem fit --second-views``: a file of views, or a potential to make them with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_potential(given: str | None) -> bool:
 
 
 def views_file(given: str | None, folder: Folder) -> str | None:
-    """The file that the configuration names: the given one, or the one that the fit makes."""
+    """The file for the configuration: the given one, or the one that the fit makes."""
     return str(folder.path / FILE) if is_potential(given) else given
 
 
@@ -34,9 +34,9 @@ def sigma_of(data: FitData) -> tuple[float, float]:
 
 
 def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: bool) -> None:
-    """Make the views of the training split in about ``minutes``, with as many each as that allows.
+    """Make views of the training split in about ``minutes``, as many per structure as possible.
 
-    What an interrupted fit has made is kept.
+    Views made by an interrupted fit are kept.
 
     Raises:
         FitError: not enough time for two views of each structure.
@@ -53,7 +53,7 @@ def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: b
     print(
         f"{'views':<10}{views} of each structure, displaced by {low:g} to {high:g} A: "
         + ("surfaces and crystals" if data.periodic else "molecules")
-        + ", as docs/second_views.md argues"
+        + " (docs/second_views.md gives the reasons)"
     )
     options = MakeOptions(draws=Draws(views, low, high), progress=bars)
     make_second_views(train, spec, folder.path / FILE, options)
@@ -67,7 +67,7 @@ def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
 
     potential: Any = Potential(calculator_of(spec))
     structure = next(iter(iter_structures(train)))
-    potential(structure)  # the first one may compile or load something
+    potential(structure)  # the first call may compile or load something
     began = time.perf_counter()
     potential(structure)
     seconds = time.perf_counter() - began
@@ -75,7 +75,7 @@ def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
     if possible < LEAST:
         needed = (LEAST + 1) * seconds * frames / 60
         raise FitError(
-            f"--second-views: the potential takes {seconds:.2g} s for a structure, so {LEAST} "
+            f"--second-views: the potential takes {seconds:.2g} s per structure, so {LEAST} "
             f"views of {frames} structures take {needed:.0f} minutes, and --time is {minutes:g}: "
             "give a longer --time, or make them with ndem data second-views --workers N and name "
             "the file"

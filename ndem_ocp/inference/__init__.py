@@ -1,4 +1,4 @@
-"""A trained model in use: ASE's calculator, and checkpoints that plain fairchem loads."""
+"""Using a trained model: the ASE calculator, and checkpoints that plain fairchem loads."""
 
 from ndem_ocp.lazy import lazy_names
 

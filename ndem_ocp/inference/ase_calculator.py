@@ -1,13 +1,15 @@
-"""ASE's calculator for a checkpoint: fairchem's OCPCalculator, with what it leaves to the user.
+"""The ASE calculator for a checkpoint: fairchem's OCPCalculator without its pitfalls.
 
-fairchem's takes any checkpoint of this package as well. This one differs where that is a trap:
+fairchem's also reads any checkpoint of this package. This one differs in these points:
 
 - the weights are the moving average, as in validation, and not those of the last step;
-- eV and eV/A come out whatever unit the model was trained in (``outputs.*.unit``);
-- energies are in float64: in float32 a molecule's total energy has steps of about 1 meV;
-- what ``ndem fit`` subtracted from the energies (the file's ``energy_reference``) is added again;
-- the same structure gives the same numbers, and the caller's random numbers and logging stay;
-- structures that the model cannot mean are refused in a sentence.
+- energies are in eV and forces in eV/A, whatever unit the model was trained in
+  (``outputs.*.unit``);
+- energies are in float64: in float32 a molecule's total energy has a resolution of about 1 meV;
+- the energy reference that ``ndem fit`` subtracted (``energy_reference`` in the file) is added
+  back;
+- the same structure gives the same numbers; the caller's random state and logging are unchanged;
+- structures for which the model is meaningless are refused with a clear message.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from ndem_ocp.training.units import conversion
 __all__ = ["CalculatorError", "NDeMCalculator", "calculator"]
 ENERGY, FORCES = "energy", "forces"
 EV = {ENERGY: "eV", FORCES: "eV/A"}
-SEED = 0  # of the edge frames that EquiformerV2 draws in every forward
+SEED = 0  # for the edge frames that EquiformerV2 draws in every forward pass
 _STRESS = ("stress", "stresses", "virial", "virials")
 
 
@@ -53,27 +55,27 @@ def calculator(
         checkpoint: a file such as ``checkpoints/RUN/best_checkpoint.pt``.
         device: "cpu", "cuda", "cuda:1"; None: a GPU if there is one.
         weights: "ema", the moving average, which validation uses; "last", those of the last step;
-            "auto": the average where the file has one.
-        units: {"energy": ..., "forces": ...} of the model where the checkpoint's ``outputs.*.unit``
-            does not say it; energies in eV, meV, kcal/mol, kJ/mol, Ha, forces the same per A.
-        unsafe: run code that the file contains, if it needs that to be read: only for a file whose
-            author you trust.
+            "auto": the average if the file has one.
+        units: {"energy": ..., "forces": ...} of the model, if the checkpoint has no
+            ``outputs.*.unit``; eV, meV, kcal/mol, kJ/mol or Ha for energies, the same per A for
+            forces.
+        unsafe: read the file even if that runs code in it; only for files whose author you trust.
 
     Raises:
         CheckpointError: if the file cannot be read or does not have these weights.
-        CalculatorError: if its model has no energy, its unit is no energy, or the device is not
-            there.
+        CalculatorError: if the model has no energy output, its unit is not an energy unit, or the
+            device does not exist.
     """
     return NDeMCalculator(checkpoint, device, weights, units, unsafe)
 
 
 class NDeMCalculator(OCPCalculator):
-    """Energy in eV and forces in eV/A of a checkpoint; made by :func:`calculator`.
+    """Energy in eV and forces in eV/A from a checkpoint; created by :func:`calculator`.
 
     Forces are of all atoms; ASE applies constraints. The auxiliary head does not run.
 
     Attributes:
-        weights: "ema" or "last", what is in use.
+        weights: "ema" or "last", the weights in use.
         implemented_properties: energy, free_energy (the same), forces if the model has them.
     """
 
@@ -96,7 +98,8 @@ class NDeMCalculator(OCPCalculator):
                 super().__init__(
                     config_yml=config,
                     checkpoint_path=self._path,
-                    # a run of fairchem's equiformerv2_forces is saved as "s2ef": no trainer
+                    # a run of fairchem's equiformerv2_forces is saved as "s2ef", which is not a
+                    # trainer
                     trainer="ocp",
                     cpu=self._device.type == "cpu",
                     seed=SEED,
@@ -111,7 +114,7 @@ class NDeMCalculator(OCPCalculator):
         del self._content  # optimizer and all
 
     def load_checkpoint(self, checkpoint_path: Any, checkpoint: dict | None = None) -> None:
-        """fairchem's, with the weights that were asked for and float64 denormalisation."""
+        """fairchem's, with the requested weights and float64 denormalisation."""
         model = self.trainer._unwrapped_model
         state, self.weights = chosen_weights(self._content, model, self._asked, self._path)
         normalizers = plain_normalizers(self._content)
@@ -121,11 +124,11 @@ class NDeMCalculator(OCPCalculator):
             normalizer.double()
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True):
-        """ASE's, with a sentence for what the model cannot give."""
+        """ASE's, with a clear error for properties that the model does not have."""
         if name in _STRESS:
             raise PropertyNotImplementedError(
                 f"{self._path} has no {name}: models of S2EF data are trained on energies and "
-                "forces in a fixed cell. Relax positions only (no cell filter, no NPT)."
+                "forces, not stress. Relax positions only (no cell filter, no NPT)."
             )
         if name == FORCES and name not in self.implemented_properties:
             raise PropertyNotImplementedError(
@@ -142,8 +145,8 @@ class NDeMCalculator(OCPCalculator):
         """Energy and forces of one structure.
 
         Raises:
-            CalculatorError: for a structure that the model cannot take, or an answer that is not
-                finite.
+            CalculatorError: for a structure that the model cannot predict, or a prediction that is
+                not finite.
         """
         atoms = self.atoms if atoms is None else atoms
         self._limits.check(atoms)
@@ -151,14 +154,14 @@ class NDeMCalculator(OCPCalculator):
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(SEED)
             super().calculate(_near(atoms), properties, system_changes)
-        self.atoms = atoms.copy()  # what these results are of, for ASE
+        self.atoms = atoms.copy()  # the structure of these results, for ASE
         for name, factor in self._to_ev.items():
             value = np.asarray(self.results[name], dtype=np.float64) * factor
             if not np.isfinite(value).all():
                 self.results = {}
                 raise CalculatorError(
-                    f"The model's {name} are not finite for this structure. Are atoms on top of "
-                    "each other, or has an MD run come apart? Look at the last structures."
+                    f"The model's {name} are not finite for this structure. Do atoms overlap, "
+                    "or has an MD run become unstable? Look at the last structures."
                 )
             self.results[name] = float(value) if name == ENERGY else value.reshape(len(atoms), 3)
         if self._reference is not None:
@@ -167,8 +170,8 @@ class NDeMCalculator(OCPCalculator):
 
 
 def _near(atoms: Atoms) -> Atoms:
-    """The same structure where float32 holds its bonds. fairchem wraps in periodic directions; a
-    molecule, or a slab along its normal, can be anywhere."""
+    """The same structure, moved near the origin so that float32 resolves its bonds. fairchem wraps
+    in periodic directions, but not a molecule, or a slab along its normal."""
     if np.abs(atoms.positions).max() <= FAR or atoms.pbc.all():
         return atoms
     near = atoms.copy()
@@ -191,21 +194,21 @@ def _device(device: str | None) -> torch.device:
     found = torch.device("cuda", found.index or 0)
     if found.index >= torch.cuda.device_count():
         raise CalculatorError(
-            f"device = {device!r}: torch sees {torch.cuda.device_count()} GPUs here. Use cpu, and "
-            "`ndem doctor` to see why."
+            f"device = {device!r}: torch sees {torch.cuda.device_count()} GPUs here. Use cpu; "
+            "`ndem doctor` may show why."
         )
     return found
 
 
 def _config(content: Mapping[str, Any], path: Path, device: torch.device) -> dict[str, Any]:
-    """The checkpoint's configuration as OCPCalculator takes one from a file.
+    """The checkpoint's configuration, as OCPCalculator reads it from a file.
 
     Raises:
         CheckpointError: if there is none.
     """
     config = copy.deepcopy(content.get("config"))
     if not isinstance(config, Mapping) or "model" not in config:
-        raise CheckpointError(f"{path} has no configuration: which model its weights are of?")
+        raise CheckpointError(f"{path} contains no configuration, so its model is not known.")
     config = dict(config)
     check_config(config, path)
     if "model_attributes" in config:  # fairchem's layout before 1.0
@@ -214,13 +217,13 @@ def _config(content: Mapping[str, Any], path: Path, device: torch.device) -> dic
     dataset = dict(dataset[0] if isinstance(dataset, (list, tuple)) else dataset)
     config["dataset"] = dataset.get("train") or dataset
     config = update_config(config)
-    # OCPCalculator takes the train section, and deletes its source.
+    # OCPCalculator uses the train section, and deletes its source.
     config["dataset"] = {"train": {"src": "", **config["dataset"]}}
     config["local_rank"] = device.index or 0
     if ENERGY not in config["outputs"]:
         raise CalculatorError(
             f"{path} has no output {ENERGY!r} (its outputs: {', '.join(config['outputs'])}), and a "
-            "calculator is one of energies. Its predictions: fairchem --mode predict."
+            "calculator needs one. To predict with this model use fairchem --mode predict."
         )
     return config
 
@@ -234,7 +237,7 @@ def _factors(
     """{output: factor to eV or eV/A}.
 
     Raises:
-        CalculatorError: naming the output whose unit is not known.
+        CalculatorError: naming an output whose unit is not known.
     """
     given = dict(given or {})
     unknown = sorted(set(given) - set(EV))
@@ -244,8 +247,8 @@ def _factors(
     if len(names) > 1 and (units[ENERGY] is None) != (units[FORCES] is None):
         says, lacks = (ENERGY, FORCES) if units[FORCES] is None else (FORCES, ENERGY)
         raise CalculatorError(
-            f"{path} says that {says} are in {units[says]} (outputs.{says}.unit) and nothing of "
-            f"{lacks}. Give both: calculator(..., units={{'energy': 'kcal/mol', 'forces': "
+            f"{path} says that {says} are in {units[says]} (outputs.{says}.unit) but has no unit "
+            f"for {lacks}. Give both: calculator(..., units={{'energy': 'kcal/mol', 'forces': "
             "'kcal/mol/A'})."
         )
     try:

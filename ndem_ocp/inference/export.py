@@ -1,8 +1,8 @@
-"""``ndem export``: a checkpoint that plain fairchem loads, with this package absent.
+"""``ndem export``: write a checkpoint that plain fairchem loads without this package.
 
-What training needed is left out (auxiliary head, optimizer, schedule, generators), and the
-configuration is turned back into fairchem's words. The weights are the moving average by default,
-as validation uses them: a plain file has no place that fairchem's calculator would look in.
+Everything needed only for training is left out (auxiliary head, optimizer, schedule, random
+states), and the configuration is translated into fairchem's names. The weights are by default the
+moving average, as in validation: fairchem's calculator does not read an average from a file.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 from ndem_ocp.inference.words import plain_config, plain_model
 
-OF_THE_DATA = ("elements", "energy_reference")  # read by this package's calculator alone
+OF_THE_DATA = ("elements", "energy_reference")  # read by this package's calculator only
 KEPT = ("elementrefs", "val_metrics", "scale_dict")
 
 
 @dataclass
 class ExportReport:
-    """What went into the file; ``str()`` is a printout.
+    """What was written to the file; ``str()`` is a printout.
 
     Attributes:
         source, out: the files. weights: "ema" or "last". step: of the run, None if unknown.
-        parameters: numbers in the exported weights. dropped: weights left out, by module.
+        parameters: their number in the exported weights. dropped: number left out, by module.
         changed: sentences about the configuration.
     """
 
@@ -70,21 +70,21 @@ def export_checkpoint(
         checkpoint: of this package or of fairchem. out: the file to write.
         weights: see :func:`ndem_ocp.inference.weights.chosen_weights`.
         overwrite: replace ``out``.
-        unsafe: run code that the checkpoint contains, if it needs that to be read.
+        unsafe: read the checkpoint even if that runs code in it.
 
     Raises:
         CheckpointError: if the file cannot be read, plain fairchem has no such network, or ``out``
-            is there already.
+            exists.
     """
     source, out = Path(checkpoint), Path(out)
     if out.exists() and (not overwrite or (source.exists() and out.samefile(source))):
         raise CheckpointError(f"{out} exists: give another name, or --overwrite to replace it.")
     if not out.resolve().parent.is_dir():
-        raise CheckpointError(f"{out}: its folder does not exist; make it first.")
+        raise CheckpointError(f"{out}: its folder does not exist; create it first.")
     content = read_checkpoint(source, unsafe=unsafe)
     config = content.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("model"), (Mapping, str)):
-        raise CheckpointError(f"{source} has no configuration: which model are its weights of?")
+        raise CheckpointError(f"{source} contains no configuration, so its model is not known.")
     with unchanged_process(torch.device("cpu")):
         check_config(config, source)
         model = plain_model(config, source)
@@ -121,10 +121,10 @@ def _built(model: Any, config: Mapping[str, Any]) -> nn.Module:
 def _fitting(
     state: Mapping[str, Tensor], target: Mapping[str, Tensor], source: Path
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Weights of the plain network, and how many numbers of each other module are left out.
+    """Weights of the plain network, and how many parameters of each other module are left out.
 
     Raises:
-        CheckpointError: if a weight of the plain network is not there in its shape.
+        CheckpointError: if a weight of the plain network is missing or has another shape.
     """
     wrong = [n for n, v in target.items() if n not in state or state[n].shape != v.shape]
     if wrong:

@@ -1,7 +1,7 @@
-"""``ndem export``: a checkpoint that plain fairchem loads, with this package absent.
+"""``ndem export``: write a checkpoint that plain fairchem loads without this package.
 
-Writes the model's weights without auxiliary head, optimizer and moving average, and the
-configuration in fairchem's own words.
+Writes the model's weights, without auxiliary head and optimizer, and the configuration in
+fairchem's own names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and print what went into the file."""
+    """Export, and print what was written."""
     existing_file(args.checkpoint)
 
     from ndem_ocp.inference.export import export_checkpoint

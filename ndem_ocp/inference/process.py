@@ -1,4 +1,4 @@
-"""fairchem's set-up without its traces in the user's process."""
+"""Building a fairchem trainer without side effects in the user's process."""
 
 from __future__ import annotations
 

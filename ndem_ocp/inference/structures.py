@@ -1,4 +1,4 @@
-"""Which structures a model can take."""
+"""Which structures a model can predict."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ndem_ocp.data.reader import limits_from_model
 from ndem_ocp.data.reader.geometry import nearest
 from ndem_ocp.errors import NDeMError
 
-SAME_PLACE = 0.01  # A; fairchem's search for neighbours makes no edge below it
+SAME_PLACE = 0.01  # A; fairchem's neighbour search makes no edge below it
 
 
 class CalculatorError(NDeMError, ValueError):
-    """A calculator that cannot be made, or a structure that it cannot take."""
+    """A calculator that cannot be created, or a structure that it refuses."""
 
 
 @dataclass(frozen=True)
 class StructureLimits:
-    """What a model can take.
+    """Limits of the structures that a model can predict.
 
     Attributes:
         max_atomic_number: the largest element that has an embedding.
-        seen: atomic numbers of the training data, None where the checkpoint does not say.
+        seen: atomic numbers of the training data, None if the checkpoint does not have them.
         periodic: whether the model looks for neighbours across cell boundaries.
-        cutoff: A, within which the model looks for neighbours; None where nothing says it.
+        cutoff: A, within which the model looks for neighbours; None if unknown.
     """
 
     max_atomic_number: int = 118
@@ -45,7 +45,7 @@ class StructureLimits:
     def of(
         cls, model: nn.Module, config: Mapping[str, Any], seen: Iterable[int] | None
     ) -> StructureLimits:
-        """Read them off a network and its ``model`` section."""
+        """The limits of a network and its ``model`` section."""
         limits = limits_from_model(_with_defaults(config))
         backbone = getattr(model, "backbone", model)
         return cls(
@@ -56,7 +56,7 @@ class StructureLimits:
         )
 
     def check(self, atoms: Atoms) -> None:
-        """Raises CalculatorError with the first reason not to calculate ``atoms``."""
+        """Raise CalculatorError with the first reason to refuse ``atoms``."""
         if len(atoms) == 0:
             raise CalculatorError("The structure has no atoms.")
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
@@ -69,21 +69,22 @@ class StructureLimits:
         self._check_cell(atoms)
         if len(atoms) == 1 and not atoms.pbc.any():
             raise CalculatorError(
-                "A single atom without periodicity has no neighbours, and the model works on pairs."
+                "A single atom without periodicity has no neighbours, and the model needs pairs."
             )
         self._check_neighbors(atoms)
 
     def _check_neighbors(self, atoms: Atoms) -> None:
-        """Atoms in one place, whose pair the search for neighbours drops; no pairs at all."""
+        """Refuse atoms at the same position, whose pair the neighbour search drops, and no pairs at
+        all."""
         cell, pbc = np.asarray(atoms.get_cell(complete=True)), np.asarray(atoms.pbc)
         distances, partners = nearest(atoms.positions, cell, pbc, SAME_PLACE)
         closest = int(distances.argmin())
         if distances[closest] < SAME_PLACE:
             first, second = sorted((closest, int(partners[closest])))
             raise CalculatorError(
-                f"Atoms {first} and {second} are in one place ({distances[closest]:.2g} A apart, "
-                "images included): the model would not see that they are neighbours. Is an atom "
-                "there twice?"
+                f"Atoms {first} and {second} are at the same position ({distances[closest]:.2g} A "
+                "apart, images included): the model would not see that they are neighbours. Is an "
+                "atom there twice?"
             )
         # the distances to images are upper bounds
         if self.cutoff is None or distances[closest] <= self.cutoff:
@@ -92,7 +93,7 @@ class StructureLimits:
         if len(pairs) == 0:
             raise CalculatorError(
                 f"No atom has a neighbour within {self.cutoff:g} A, the model's cutoff (images "
-                "included), and the model works on pairs."
+                "included), and the model needs pairs."
             )
 
     def _check_elements(self, atoms: Atoms) -> None:
@@ -106,7 +107,7 @@ class StructureLimits:
         unseen = [] if self.seen is None else [z for z in numbers if z not in self.seen]
         if unseen:
             raise CalculatorError(
-                f"The model was not trained on {_named(unseen)}: its answer would come from an "
+                f"The model was not trained on {_named(unseen)}: its prediction would come from an "
                 f"embedding that is still random. It was trained on {_named(sorted(self.seen))}."
             )
 
@@ -132,7 +133,7 @@ class StructureLimits:
 
 
 def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model section with the numbers that its class takes where it says nothing."""
+    """A model section completed with the defaults of its class."""
     backbone = config.get("backbone") or config
     cls = registry.get_model_class(backbone.get("model") or backbone["name"])
     defaults = {

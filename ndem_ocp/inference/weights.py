@@ -1,4 +1,4 @@
-"""The weights of a checkpoint that a user means: the moving average, or those of the last step."""
+"""Choosing the weights of a checkpoint: the moving average, or those of the last step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def plain_names(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def plain_normalizers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """The normalizers of a checkpoint of any age under today's names, as fairchem loads them."""
+    """The normalizers of a checkpoint of any version under their current names, as fairchem loads
+    them."""
     found = {}
     for name, state in (content.get("normalizers") or {}).items():
         state = {"rmsd" if key == "std" else key: value for key, value in state.items()}
@@ -32,15 +33,15 @@ def plain_normalizers(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]
 
 
 def which_weights(content: Mapping[str, Any], weights: str, path: Any) -> str:
-    """ "ema" or "last", by what was asked for and what a checkpoint has.
+    """ "ema" or "last", from the request and what the checkpoint has.
 
-    ``fairchem --mode validate`` takes the moving average of a ``checkpoint.pt``; fairchem's
-    OCPCalculator takes the weights of its last step. Both take the average of a best checkpoint,
-    which holds nothing else.
+    ``fairchem --mode validate`` uses the moving average of a ``checkpoint.pt``; fairchem's
+    OCPCalculator uses the weights of its last step. Both use the average in a best checkpoint,
+    which has nothing else.
 
     Args:
         content: of a checkpoint.
-        weights: "auto" (the average where there is one), "ema" or "last".
+        weights: "auto" (the average if there is one), "ema" or "last".
         path: the file, for messages.
 
     Raises:
@@ -51,7 +52,7 @@ def which_weights(content: Mapping[str, Any], weights: str, path: Any) -> str:
     if _average_alone(content):
         if weights == LAST:
             raise CheckpointError(
-                f"{path} holds the moving average (EMA) alone, as best checkpoints do: take "
+                f"{path} only has the moving average (EMA), like all best checkpoints: use "
                 "weights ema, or a checkpoint.pt of the run, which has both."
             )
         return EMA
@@ -59,17 +60,17 @@ def which_weights(content: Mapping[str, Any], weights: str, path: Any) -> str:
         if weights == EMA:
             raise CheckpointError(
                 f"{path} has no moving average (EMA): its run had no optim.ema_decay, or it was "
-                "left out. Take weights last or auto."
+                "left out. Use weights last or auto."
             )
         return LAST
     return EMA if weights == AUTO else weights
 
 
 def _average_alone(content: Mapping[str, Any]) -> bool:
-    """Whether the average stands in place of the weights, as in best checkpoints."""
-    if "weights" in content:  # this package's say it
+    """Whether the file has the average instead of the weights, as best checkpoints do."""
+    if "weights" in content:  # recorded by this package
         return content["weights"] == EMA
-    # fairchem's own do not, and an exported or otherwise reduced file looks the same
+    # fairchem does not record it, and an exported or otherwise reduced file looks the same
     config = content.get("config")
     optim = config.get("optim") if isinstance(config, Mapping) else None
     return (
@@ -87,10 +88,10 @@ def _has_average(content: Mapping[str, Any]) -> bool:
 def chosen_weights(
     content: Mapping[str, Any], model: nn.Module, weights: str, path: Any
 ) -> tuple[dict[str, Tensor], str]:
-    """Weights by name, and which they are.
+    """The chosen weights by name, and which they are.
 
     Args:
-        content: of a checkpoint. model: its network, which tells trained weights from buffers.
+        content: of a checkpoint. model: its network, to distinguish parameters from buffers.
         weights: see :func:`which_weights`.
         path: the file, for messages.
 
@@ -98,7 +99,8 @@ def chosen_weights(
         (state dict without wrappers' prefixes, "ema" or "last").
 
     Raises:
-        CheckpointError: if these weights are not in the file, or its average is of another network.
+        CheckpointError: if these weights are not in the file, or its average belongs to another
+            network.
     """
     which = which_weights(content, weights, path)
     state = plain_names(content["state_dict"])
@@ -108,7 +110,7 @@ def chosen_weights(
     found = averaged(content, state, ours, model)
     if isinstance(found, str):
         raise CheckpointError(
-            f"The moving average in {path} cannot be used: {found}. Take weights last for the "
+            f"The moving average in {path} cannot be used: {found}. Use weights last for the "
             "weights of the last step."
         )
     return {**state, **{name: value for name, value in found.items() if name in state}}, EMA

@@ -1,4 +1,4 @@
-"""A checkpoint's configuration in plain fairchem's words."""
+"""Translating a checkpoint's configuration into plain fairchem's names."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _TOLD = {ours: plain for plain, ours in DENS_BACKBONES.items()}
 
 
 def plain_model(config: Mapping[str, Any], path: Path) -> Any:
-    """The ``model`` section of the network without auxiliary head, in fairchem's names.
+    """The ``model`` section without auxiliary head, in fairchem's names.
 
     Args:
         config: the checkpoint's configuration. path: the file, for messages.
 
     Raises:
-        CheckpointError: if a part of the network is of another package than fairchem.
+        CheckpointError: if part of the network is not in fairchem.
     """
     model = copy.deepcopy(config["model"])
     if isinstance(model, str):
@@ -52,16 +52,16 @@ def plain_model(config: Mapping[str, Any], path: Path) -> Any:
     foreign = [name for name in _modules(model) if not _of_fairchem(name)]
     if foreign:
         raise CheckpointError(
-            f"{path}: {foreign[0]} is not in plain fairchem, so no file of it can be loaded with "
-            "this package absent. With it installed the checkpoint works as it is: "
-            "ndem_ocp.calculator, fairchem's OCPCalculator (in the unit of the training data), "
-            "and fairchem --mode validate or predict."
+            f"{path}: {foreign[0]} is not in plain fairchem, so this model cannot be loaded "
+            "without this package. With it installed the checkpoint works as it is: "
+            "ndem_ocp.calculator, fairchem's OCPCalculator (in the unit of the training data), and "
+            "fairchem --mode validate or predict."
         )
     return model
 
 
 def plain_config(config: Mapping[str, Any], model: Any) -> tuple[dict[str, Any], list[str]]:
-    """A new configuration for ``model``, and what was changed, as short sentences."""
+    """A new configuration for ``model``, and a list of the changes."""
     plain, changed = copy.deepcopy(dict(config)), []
     if plain["model"] != model:
         before = plain["model"].get("name") if isinstance(plain["model"], Mapping) else None
@@ -90,7 +90,7 @@ def plain_config(config: Mapping[str, Any], model: Any) -> tuple[dict[str, Any],
     elif logger in OUR_LOGGERS:
         plain["logger"] = "tensorboard"
     command = plain.get("cmd") or {}
-    plain["cmd"] = {k: v for k, v in command.items() if not k.endswith("_dir")}  # the run's paths
+    plain["cmd"] = {k: v for k, v in command.items() if not k.endswith("_dir")}  # paths of the run
     return plain, changed
 
 
@@ -104,7 +104,7 @@ def _plain_reader(section: Any) -> bool:
 
 
 def _plain_losses(losses: Any) -> Iterator[str]:
-    """Our squared L2 norm per atom is three times fairchem's mean square of a component."""
+    """Our squared L2 norm per atom is three times fairchem's mean square per component."""
     for entry in losses or ():
         for name, loss in entry.items():
             if isinstance(loss, dict) and loss.get("fn") in OUR_LOSSES:
@@ -113,7 +113,7 @@ def _plain_losses(losses: Any) -> Iterator[str]:
 
 
 def _modules(model: Mapping[str, Any]) -> Iterator[str]:
-    """Every class that a model section names."""
+    """Every class named in a model section."""
     yield model["name"]
     backbone = model.get("backbone") or {}
     if "model" in backbone:

@@ -1,4 +1,4 @@
-"""One training as a command: read from a command line, written as one, turned into a config."""
+"""A training run as a command: parsed, printed, and turned into a configuration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ndem_ocp.launch.places import SlurmJob
 from ndem_ocp.launch.record import safe_id
 from ndem_ocp.yaml_file import read_mapping, yaml_errors
 
-# fairchem's options that decide what is decided here, and what to use in their place.
+# fairchem's options that ndem train sets itself, and what to use instead.
 _INSTEAD = {
     "--mode": "ndem train only trains: use fairchem --mode for the rest",
-    "--config-yml": "the configuration is the first word after ndem train",
+    "--config-yml": "give the configuration as the first argument of ndem train",
     "--num-gpus": "use --ranks",
     "--num-nodes": "start several nodes with srun (slurm/) or ndem submit",
     "--submit": "use ndem submit",
@@ -28,19 +28,19 @@ _INSTEAD = {
 }
 
 
-#: Sections without which fairchem builds no trainer.
+#: Sections that fairchem needs to build a trainer.
 NEEDED = ("model", "dataset", "optim")
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """What ``ndem train`` was asked for.
+    """The arguments of ``ndem train``.
 
     Attributes:
-        config: YAML file. run_dir: checkpoints, logs, results and status go below it.
-        run_id: name of the run, and its W&B id; the same one goes on with the run.
+        config: YAML file. run_dir: folder for checkpoints, logs, results and status. run_id: name
+            of the run, and its W&B id; the same id continues the run.
         cpu: train without an accelerator. group: W&B group.
-        verbose: fairchem's lines on the console, in place of ours.
+        verbose: print fairchem's lines on the console instead of ours.
         options: fairchem's own, as words. overrides: ``--key=value`` words.
     """
 
@@ -54,7 +54,7 @@ class TrainCommand:
     verbose: bool = False
 
     def words(self) -> list[str]:
-        """The arguments of ``ndem train`` that give this command again."""
+        """The arguments of ``ndem train`` for this command."""
         words = [str(self.config), "--run-dir", str(self.run_dir), "--id", self.run_id]
         words += ["--cpu"] if self.cpu else []
         words += ["--group", self.group] if self.group else []
@@ -62,7 +62,7 @@ class TrainCommand:
         return [*words, *self.options, *self.overrides]
 
     def line(self, ranks: int = 1) -> str:
-        """The same as one line for a shell."""
+        """The same as a shell command."""
         more = ["--ranks", str(ranks)] if ranks > 1 else []
         return shlex.join(["ndem", "train", *self.words(), *more])
 
@@ -71,7 +71,7 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
     """The configuration, fairchem's own options, and ``--key=value`` overrides, from ``words``.
 
     Raises:
-        LaunchError: for a word that is none of these, or an option that is ndem's to decide.
+        LaunchError: for an argument that is none of these, or an option that ndem sets itself.
     """
     known = _fairchem_parser()._option_string_actions
     config = None
@@ -94,7 +94,7 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
             overrides.append(f"--{word.lstrip('-')}")
         else:
             raise LaunchError(
-                f"{word!r} is neither an option of ndem train or fairchem nor key=value (in one "
+                f"{word!r} is not an option of ndem train or fairchem, and not key=value (in one "
                 "word, such as optim.batch_size=4)."
             )
     return config, options, overrides
@@ -136,7 +136,7 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
 
 
 def _fairchem_parser() -> argparse.ArgumentParser:
-    """fairchem's own, whose errors are printed where all others are."""
+    """fairchem's own parser, with errors raised as LaunchError."""
     from fairchem.core.common.flags import flags
 
     def refuse(message: str) -> NoReturn:
@@ -148,7 +148,7 @@ def _fairchem_parser() -> argparse.ArgumentParser:
 
 
 def default_id(name: str, job: SlurmJob | None) -> str:
-    """An id for a run without ``--id``: the same after a requeue of its SLURM job, else new."""
+    """An id for a run without ``--id``; it does not change when its SLURM job is requeued."""
     if job is not None:
         return safe_id(f"{name or job.name}-{job.label}")
     now = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")[:-3]

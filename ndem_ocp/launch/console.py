@@ -1,7 +1,7 @@
-"""What ``ndem train`` shows: a line with fixed columns at every report, and a bar with time left.
+"""The console of ``ndem train``: a line with fixed columns per report, and a bar with time left.
 
-What the trainer logs passes through ``Shown``; the trainer itself knows nothing of it. fairchem's
-own lines are left out; ``--verbose`` shows them in place of these.
+The trainer logs through ``Shown`` without knowing it. fairchem's own lines are hidden;
+``--verbose`` shows them instead of these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ndem_ocp.evaluation.units import Column, columns_of
 
 _OURS = f"{os.sep}ndem_ocp{os.sep}"
-# fairchem says it of every run on one process.
+# fairchem prints it in every run with one process.
 _NOISE = ("Disabled BalancedBatchSampler because num_replicas=1",)
 _HEAD_EVERY = 40  # lines
 
@@ -30,7 +30,7 @@ class Console:
     """The lines and the bar of one run.
 
     Args:
-        outputs: the configuration's section; it has the units. total: steps of the run.
+        outputs: section of the configuration, with the units. total: steps of the run.
         print_every: steps between two lines of training.
         primary: the metric that decides which validation is the best so far.
         lower_is_better: of it.
@@ -52,13 +52,13 @@ class Console:
         self._bar: tqdm[Any] | None = None
 
     def show(self, metrics: Mapping[str, Any], step: int, split: str) -> None:
-        """Take what the trainer logs; print it if it is time."""
+        """Receive metrics from the trainer, and print them when due."""
         if split != "train":
             self._line(split, step, metrics, self._better(metrics) if split == "val" else "")
             return
         if "s_per_step" in metrics:
             self._costs = metrics
-        if "lr" not in metrics:  # the trainer's costs, or another part of the step
+        if "lr" not in metrics:  # costs of the step, or another part of its metrics
             return
         self._move(step)
         if step % self.print_every == 0:
@@ -85,7 +85,7 @@ class Console:
             self._bar.update(step - self._bar.n)
 
     def _left(self, step: int) -> str:
-        """Time to the last step, by the wall time of the steps of this start."""
+        """Time to the last step, from the wall time of the steps since this start."""
         first, began = self._began or (step, time.monotonic())
         seconds = (time.monotonic() - began) / max(step - first, 1) * (self.total - step)
         return f"{duration(seconds)} left"
@@ -126,11 +126,11 @@ class Console:
 
 def _cell(value: Any, width: int, form: str) -> str:
     number = math.nan if value is None else float(value)
-    return f"{'' if math.isnan(number) else form.format(number):>{width}}"  # nan: over nothing
+    return f"{'' if math.isnan(number) else form.format(number):>{width}}"  # nan: undefined
 
 
 class Shown:
-    """``logger``, which it passes everything on to, with ``console`` beside it."""
+    """Passes everything on to ``logger``, and metrics to ``console`` too."""
 
     def __init__(self, logger: Any, console: Console) -> None:
         self._logger, self._console = logger, console
@@ -145,7 +145,7 @@ class Shown:
 
 @contextlib.contextmanager
 def shown(trainer: Any) -> Iterator[None]:
-    """Within, what ``trainer`` logs is shown on the console; without a logger nothing is."""
+    """Context in which metrics logged by ``trainer`` are printed, if it has a logger."""
     if trainer.logger is None:
         yield
         return
@@ -166,7 +166,7 @@ def shown(trainer: Any) -> Iterator[None]:
 
 
 def say(text: str, to_stderr: bool = False) -> None:
-    """A line above the bar, where there is one."""
+    """Print a line above the progress bar, if there is one."""
     file = sys.stderr if to_stderr else sys.stdout
     tqdm.write(text, file=file)
     file.flush()
@@ -183,7 +183,7 @@ def duration(seconds: float) -> str:
 
 
 class _Handler(logging.Handler):
-    """This package's messages and everybody's warnings, as short lines."""
+    """Prints this package's messages, and warnings from any package, as short lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -200,18 +200,18 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def short_messages() -> Iterator[None]:
-    """Within, fairchem's long lines are left out; warnings and errors stay."""
+    """Context in which fairchem's long lines are hidden; warnings and errors are shown."""
     from fairchem.core.common.utils import setup_logging
 
     setup_logging()
     root = logging.getLogger()
     before = list(root.handlers)
-    # fairchem's own two; those of a program that this runs in stay as they are
+    # only fairchem's own two handlers; those of the calling program do not change
     root.handlers = [handler for handler in before if type(handler) is not logging.StreamHandler]
     root.addHandler(_Handler())
     try:
         with warnings.catch_warnings():
-            # TorchMD-NET's last layer under DDP: a copy more, and nothing that a user can change
+            # TorchMD-NET's last layer under DDP: one more copy, which the user cannot change
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
             yield
     finally:

@@ -1,12 +1,12 @@
-"""What a process that starts another run must not hand down to it."""
+"""Environment variables that a process must not pass on to a run that it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: what fairchem writes into the environment of a process that trains or evaluates
+#: set by fairchem in the environment of a process that trains or evaluates
 GROUP = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE")
-#: where this process's W&B service listens; a run that used it would hang once the service is gone
+#: address of this process's W&B service; a run that used it would hang once the service exits
 WANDB_SERVICE = "WANDB_SERVICE"
 
 

@@ -1,17 +1,17 @@
-"""Errors of starting a run, and which errors are only the echo of another rank's death."""
+"""Errors of starting a run, and recognising errors caused by another rank's death."""
 
 from __future__ import annotations
 
 from ndem_ocp.errors import NDeMError
 
-#: What torch's and gloo's messages hold when the other side of a connection is gone.
+#: Parts of torch's and gloo's messages when the other side of a connection has died.
 _GONE = (
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",
     "Socket closed",
     "gloo/transport",
-    "is killed by signal",  # a data worker, named by torch's DataLoader
+    "is killed by signal",  # a data worker, reported by torch's DataLoader
 )
 _OF_TORCH = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
@@ -21,13 +21,13 @@ class LaunchError(NDeMError, RuntimeError):
 
 
 class TakenError(LaunchError):
-    """A run that another process is training: its record is that process's."""
+    """A run that another process is training and whose record belongs to that process."""
 
 
 def lost_contact(error: BaseException) -> bool:
-    """Whether ``error`` says that another process of the run is gone, and nothing about this one.
+    """Whether ``error`` only means that another process of the run has died.
 
-    Such a run is worth starting again; one with an error of its own is not.
+    Such a run should be started again; one with an error of its own should not.
     """
     if type(error).__name__ in _OF_TORCH:
         return True
@@ -37,6 +37,6 @@ def lost_contact(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """``Type: message`` in one line, for a table."""
+    """``Type: message`` on one line, for a table."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else '(no message)'}"

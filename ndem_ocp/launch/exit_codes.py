@@ -1,18 +1,18 @@
-"""How ``ndem train`` ends, as a number: what a batch script decides by."""
+"""Exit codes of ``ndem train``, used by batch scripts to decide what to do."""
 
 from __future__ import annotations
 
 FINISHED = 0
-ERROR = 1  # an exception in the run; starting it again would meet it again
-REFUSED = 2  # a command line, configuration, data or disk that does not let it train
-STOPPED = 75  # asked to stop: the last step is saved, the same command goes on from it
-LOST_RANK = 76  # another process of the run died; the newest checkpoint is where it goes on
-INTERRUPTED = 130  # a second Ctrl-C: ended at once, nothing saved after the last checkpoint
+ERROR = 1  # an exception in the run, which would occur again after a restart
+REFUSED = 2  # the command line, configuration, data or disk does not allow training
+STOPPED = 75  # stopped on request: the last step is saved, the same command continues
+LOST_RANK = 76  # another process of the run died; continue from the newest checkpoint
+INTERRUPTED = 130  # a second Ctrl-C: ended at once, without saving
 
-#: Codes after which the same command would only end in the same way.
+#: Codes after which the same command would fail again.
 HOPELESS = (ERROR, REFUSED)
 
 
 def of_signal(number: int) -> int:
-    """The code that shells and srun give for a process ended by signal ``number``."""
+    """The exit code of shells and srun for a process killed by signal ``number``."""
     return 128 + number

@@ -1,4 +1,4 @@
-"""Small files that are complete or absent, whoever reads them at whatever moment."""
+"""Small files that are always complete or absent for any reader."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from ndem_ocp.files import OutputError, reason_of, writable_folder
 
 
 def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
-    """Write ``text`` to ``path`` beside it first, then in one move.
+    """Write ``text`` to a temporary file and rename it to ``path``.
 
     Args:
-        path: its folder is made if need be.
-        text: the whole content.
-        keep_first: leave a file that is there already.
+        path: its folder is created if needed. text: the whole content. keep_first: keep an existing
+            file.
 
     Returns:
-        whether ``text`` is there now.
+        whether ``text`` was written.
 
     Raises:
-        OutputError: when the disk refuses.
+        OutputError: if writing fails.
     """
     writable_folder(path.parent)
     beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
@@ -49,7 +48,7 @@ def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in ``path``; None if there is no such file, or no mapping in it."""
+    """The mapping in ``path``; None if the file does not exist or is not a mapping."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

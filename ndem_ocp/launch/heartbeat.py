@@ -1,4 +1,4 @@
-"""Rank 0 writes down now and then where the run is, and leaves if another start has taken over."""
+"""Rank 0 records the run's progress regularly, and exits if another start has taken over."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ EVERY_S = float(os.environ.get("NDEM_HEARTBEAT_S", "15"))
 
 
 class Heartbeat:
-    """A thread that keeps the record of a run up to date while its trainer trains.
+    """A thread that updates the record of a run during training.
 
-    A node that SLURM has given up may come back with the old ranks still running, beside the new
-    ones. The record says whose turn it is: an older start ends itself.
+    A failed node may come back with the old ranks still running next to the new ones. The record
+    says which start is current: an older one exits.
     """
 
     def __init__(self, record: Record, trainer: Any, attempt: str, every_s: float = EVERY_S):
@@ -64,5 +64,5 @@ class Heartbeat:
                     logging.error(f"{attempt} has taken over this run: leaving {self.attempt}.")
                     os._exit(LOST_RANK)
                 self.record.update(**self.now())
-            except OSError as error:  # a full or slow disk must not end the training
+            except OSError as error:  # a full or slow disk must not end training
                 logging.warning(f"{self.record.path} could not be written: {error}")

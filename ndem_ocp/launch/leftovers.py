@@ -1,4 +1,4 @@
-"""A start that trained nothing leaves nothing: the folders it has made are removed again."""
+"""Removing the folders of a start that failed before training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ndem_ocp.report.history import FILE_NAME
 
 
 class Leftovers:
-    """What lies in a run directory of the run ``run_id`` before a start.
+    """The files of the run ``run_id`` in a run directory before a start.
 
-    fairchem makes the folders of a run before it reads its configuration.
+    fairchem creates the folders of a run before it reads its configuration.
     """
 
     def __init__(self, run_dir: Path, run_id: str) -> None:
@@ -23,10 +23,11 @@ class Leftovers:
         self._status = set(self._status_files())
 
     def remove(self, status: bool) -> None:
-        """Remove what this start has made, unless it has trained or an earlier one was there.
+        """Remove what this start has created, unless it has trained or the run existed before.
 
         Args:
-            status: the record of the run too; somebody who looks for a job that failed needs it.
+            status: also remove the record of the run, which is needed to find out about a failed
+                job.
         """
         new = [path for path in self._folders() if path not in self._runs]
         if any(_has_trained(path) for path in new):
@@ -39,11 +40,11 @@ class Leftovers:
                     path.unlink()
         for path in sorted(self._parents(), key=lambda path: -len(path.parts)):
             if path not in self._there:
-                with contextlib.suppress(OSError):  # not empty: something else's
+                with contextlib.suppress(OSError):  # not empty: used by something else
                     path.rmdir()
 
     def _folders(self) -> list[Path]:
-        """Of this run alone."""
+        """Folders of this run only."""
         logs = [folder / self.run_id for folder in self.run_dir.glob("logs/*") if folder.is_dir()]
         return [self.run_dir / "checkpoints" / self.run_id, *logs,
                 self.run_dir / "results" / self.run_id]  # fmt: skip
@@ -53,13 +54,13 @@ class Leftovers:
         return [path for name in names for path in (self.run_dir / FOLDER).glob(name)]
 
     def _parents(self) -> list[Path]:
-        """Shared with other runs."""
+        """Folders shared with other runs."""
         inner = [self.run_dir / name for name in ("checkpoints", "results", "logs", FOLDER)]
         return [self.run_dir, *inner, *self.run_dir.glob("logs/*")]
 
 
 def _has_trained(folder: Path) -> bool:
-    """Whether a checkpoint or a logged step is in a folder of a run."""
+    """Whether a folder of a run has a checkpoint or a logged step."""
     history = folder / FILE_NAME
     checkpoints = folder.glob("*checkpoint*.pt")
     return next(checkpoints, None) is not None or (history.exists() and history.stat().st_size > 0)

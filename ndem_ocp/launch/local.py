@@ -1,8 +1,8 @@
-"""Several ranks on this machine: started, watched, stopped together.
+"""Starting, watching and stopping several ranks on this machine.
 
-torch's elastic launcher, which fairchem uses, opens the store of a run that names no endpoint on
-port 29400. A second run on the machine finds it taken, uses the first one's store, and is lost
-when the first one ends. Here every run has its own port, and Ctrl-C means a stop between two steps.
+torch's elastic launcher, used by fairchem, opens the store of every run without an endpoint on port
+29400. A second run on the machine finds it taken, uses the first run's store, and dies when the
+first run ends. Here every run has its own port, and Ctrl-C stops between two steps.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from ndem_ocp.launch.command import TrainCommand
 from ndem_ocp.launch.places import LOCAL, new_attempt
 from ndem_ocp.launch.signals import ALL, FIRST_INTERRUPT, say
 
-GRACE_S = 20.0  # for the other ranks to notice that one is gone, before they are killed
+GRACE_S = 20.0  # time for the other ranks to notice that one has died, before they are killed
 
 
 class LocalRanks:
     """``count`` processes of one run.
 
     Args:
-        arguments: of the ``ndem`` command that each of them is.
-        count: how many.
-        on_interrupt: said at the first Ctrl-C, which is passed on to them.
+        arguments: of the ``ndem`` command of each process. count: number of processes.
+            on_interrupt: printed at the first Ctrl-C, which is passed on to them.
     """
 
     def __init__(
@@ -39,24 +38,24 @@ class LocalRanks:
         attempt = new_attempt()
         self._on_interrupt = on_interrupt
         self._interrupts = 0
-        # Signals wait until a rank has its handlers: it takes seconds to import torch.
+        # Signals are blocked until a rank has its handlers, because importing torch takes seconds.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "ndem_ocp.cli", *arguments],
                 env={
-                    "OMP_NUM_THREADS": "1",  # as torchrun does: ranks share the cores
+                    "OMP_NUM_THREADS": "1",  # as in torchrun: ranks share the cores
                     **os.environ,
                     LOCAL: f"{rank},{count},{attempt}",
                 },
-                start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
+                start_new_session=True,  # a terminal's Ctrl-C only reaches the launcher
             )
             for rank in range(count)
         ]
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def wait(self) -> int:
-        """Until all have ended; the exit code of the run."""
+        """Wait until all have exited; returns the exit code of the run."""
         before = {number: signal.getsignal(number) for number in ALL}
         for number in ALL:
             if before[number] is not signal.SIG_IGN:
@@ -102,10 +101,10 @@ class LocalRanks:
 
 
 def verdict(codes: list[int]) -> int:
-    """One code for a run from those of its ranks (negative: killed by that signal).
+    """The exit code of a run from those of its ranks (negative: killed by that signal).
 
-    A rank's own error explains more than the death of one, and both more than the loss of contact
-    that follows from them.
+    A rank's own error takes precedence over the death of a rank, and both over the loss of contact
+    that they cause.
     """
     for code in exit_codes.HOPELESS:
         if code in codes:
@@ -117,5 +116,5 @@ def verdict(codes: list[int]) -> int:
 
 
 def run_local(command: TrainCommand, ranks: int) -> int:
-    """Train with ``ranks`` processes on this machine; the exit code of the run."""
+    """Train with ``ranks`` processes on this machine; returns the exit code of the run."""
     return LocalRanks(["train", *command.words()], ranks).wait()

@@ -1,4 +1,4 @@
-"""Where a process stands among the ranks of its run: told by SLURM, or by our local launcher."""
+"""The rank of a process in its run, from SLURM or from our local launcher."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from ndem_ocp.launch.errors import LaunchError
 
-#: rank,world size,name of the start: how the local launcher tells a rank its place.
+#: rank,world size,name of the start: set by the local launcher.
 LOCAL = "NDEM_PLACE"
-# srun numbers its steps from 0; SLURM's own steps (batch, interactive, external) end the range.
+# srun numbers its steps from 0; SLURM's own steps (batch, interactive, external) have the largest
+# numbers.
 _FIRST_STEP_OF_SLURM = 0xFFFFFFF0
 
 
@@ -21,8 +22,8 @@ class SlurmJob:
     """The SLURM job of this process.
 
     Attributes:
-        id: as scontrol takes it. label: ``ARRAY_TASK`` in an array, else the id; both stay the
-            same when the job is requeued. restart: how often it was. name: the job's name.
+        id: for scontrol. label: ``ARRAY_TASK`` in an array, else the id; neither changes when the
+            job is requeued. restart: number of requeues. name: the job's name.
     """
 
     id: str
@@ -41,10 +42,10 @@ class Place:
     """One rank.
 
     Attributes:
-        rank, world_size: among all. local_rank, local_size: among those of this node.
-        nodes: number of nodes. attempt: names this start of the run; no two starts share it.
-        meeting: names the meeting of these ranks (an attempt may have several srun steps).
-        launched: whether this process is one of several, so that another one watches it.
+        rank, world_size: among all. local_rank, local_size: among those of this node. nodes: number
+            of nodes. attempt: name of this start of the run, different for every start. meeting:
+            name of the rendezvous of these ranks (an attempt may have several srun steps).
+            launched: whether this process is one of several and watched by a launcher.
     """
 
     rank: int
@@ -58,7 +59,7 @@ class Place:
 
 
 def slurm_job(environ: Mapping[str, str] = os.environ) -> SlurmJob | None:
-    """The job that ``environ`` belongs to, None outside SLURM."""
+    """The SLURM job in ``environ``, None outside SLURM."""
     if "SLURM_JOB_ID" not in environ:
         return None
     job = environ["SLURM_JOB_ID"]
@@ -72,7 +73,7 @@ def slurm_job(environ: Mapping[str, str] = os.environ) -> SlurmJob | None:
 
 
 def place_of(environ: Mapping[str, str] = os.environ) -> Place | None:
-    """The place that the local launcher or srun gave this process; None if nobody did.
+    """The place given to this process by the local launcher or srun; None if there is none.
 
     Raises:
         LaunchError: if SLURM's variables contradict each other.
@@ -101,7 +102,7 @@ def place_of(environ: Mapping[str, str] = os.environ) -> Place | None:
 
 
 def alone() -> Place:
-    """The place of a process that is the whole run."""
+    """The place of the only process of a run."""
     attempt = new_attempt()
     return Place(0, 1, 0, 1, 1, attempt, attempt, False)
 

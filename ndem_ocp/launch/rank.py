@@ -1,4 +1,4 @@
-"""What one rank does: meet the others, build fairchem's trainer, train, leave with a code."""
+"""One rank: meet the others, build fairchem's trainer, train, exit with a code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CLOSING_S = 120.0  # for W&B's last upload
 
 
 def run_rank(command: TrainCommand, place: Place) -> int:
-    """Train as one rank; see ``exit_codes`` for what comes back."""
+    """Train as one rank; returns one of ``exit_codes``."""
     record = Record(command.run_dir, command.run_id)
     before = Leftovers(command.run_dir, command.run_id)
     quietly = contextlib.nullcontext() if command.verbose else short_messages()
@@ -45,7 +45,7 @@ def run_rank(command: TrainCommand, place: Place) -> int:
             return ending.refuse(str(error))
         except Exception as error:
             if place.world_size > 1 and lost_contact(error):
-                logging.error(f"Rank {place.rank} lost the others: {first_line(error)}")
+                logging.error(f"Rank {place.rank} lost the other ranks: {first_line(error)}")
                 return exit_codes.LOST_RANK
             record.fail(place.attempt, place.rank, error)
             if place.rank == 0:
@@ -63,7 +63,8 @@ def run_rank(command: TrainCommand, place: Place) -> int:
 
 
 def _leave_group() -> None:
-    """So that this process can start another run; with other ranks it might wait for them."""
+    """Leave the process group, so that this process can start another run. Not with several ranks,
+    where it could wait for them."""
     from fairchem.core.common import distutils
 
     if distutils.initialized():
@@ -93,7 +94,7 @@ def _run(command: TrainCommand, place: Place, record: Record) -> int:
 def _train(
     config: dict[str, Any], place: Place, record: Record, meeting: Meeting, verbose: bool
 ) -> Stopped | None:
-    """fairchem's trainer and task; how it was stopped, None when it finished."""
+    """Run fairchem's trainer and task; returns how it was stopped, None if it finished."""
     from fairchem.core.common.utils import new_trainer_context
 
     import ndem_ocp
@@ -123,7 +124,7 @@ def _train(
 
 
 def _headline(trainer: Any, record: Record) -> str:
-    """What is about to be trained, in one line."""
+    """What will be trained, on one line."""
     steps = len(trainer.train_loader) * trainer.config["optim"]["max_epochs"]
     parameters = sum(p.numel() for p in trainer._unwrapped_model.parameters())
     return (
@@ -136,8 +137,8 @@ def _headline(trainer: Any, record: Record) -> str:
 def check_trainer(config: dict[str, Any]) -> None:
     """
     Raises:
-        LaunchError: if ``trainer`` names none.
-        CheckpointError: if it would run code in the checkpoint that the run is to go on from.
+        LaunchError: if ``trainer`` is not a trainer.
+        CheckpointError: if it would run code in the checkpoint from which the run resumes.
     """
     from fairchem.core.common.registry import registry
     from fairchem.core.common.utils import setup_imports
@@ -153,9 +154,11 @@ def check_trainer(config: dict[str, Any]) -> None:
     except (RuntimeError, ImportError, AttributeError) as error:
         why = f" ({error.__cause__})" if error.__cause__ else ""
         valid = registry.mapping["trainer_name_mapping"]
-        raise LaunchError(f"trainer = {name!r} is no trainer{why}. {hint(name, valid)}") from error
+        raise LaunchError(
+            f"trainer = {name!r} is not a trainer{why}. {hint(name, valid)}"
+        ) from error
     if config.get("checkpoint") and not issubclass(trainer, SurvivingTrainer):
-        # fairchem's own reads it with whatever torch takes for safe
+        # fairchem's own trainer reads it with torch's default settings
         read_checkpoint(
             config["checkpoint"], unsafe=(config.get("task") or {}).get("unsafe", False)
         )
@@ -195,7 +198,7 @@ def _alive(pid: int) -> bool:
 
 
 def with_device(place: Place) -> Place:
-    """``place`` with the number of its GPU among those that this process sees as local rank.
+    """``place`` with the number of its GPU, among those visible to this process, as local rank.
 
     Raises:
         LaunchError: if there is no GPU, or fewer than ranks.
@@ -203,13 +206,13 @@ def with_device(place: Place) -> Place:
     seen = torch.cuda.device_count()
     if seen == 0:
         raise LaunchError("No CUDA device is visible. To train on the CPU, add --cpu.")
-    if seen == 1:  # srun --gpus-per-task shows each rank its own
+    if seen == 1:  # with srun --gpus-per-task each rank sees only its own
         return Place(**{**vars(place), "local_rank": 0})
     if seen < place.local_size:
         raise LaunchError(
             f"{place.local_size} ranks on {socket.gethostname()}, but {seen} GPUs are visible "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}): as many "
-            "ranks as GPUs, please."
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}): start as "
+            "many ranks as there are GPUs."
         )
     return place
 
@@ -217,8 +220,8 @@ def with_device(place: Place) -> Place:
 def leave(code: int, place: Place) -> NoReturn:
     """End this process with ``code``, for certain.
 
-    Closing a communication library can hang when the interpreter tears down, and the job with it;
-    everything that matters is written by now.
+    Closing a communication library can hang at interpreter exit, and the job with it; everything
+    important has been written by now.
 
     A rank that stopped ends with 0 unless it is rank 0: with --kill-on-bad-exit srun would kill
     rank 0 while it closes its logger.
@@ -231,6 +234,6 @@ def leave(code: int, place: Place) -> NoReturn:
         late = threading.Timer(_CLOSING_S, os._exit, [code])
         late.daemon = True
         late.start()
-        with contextlib.suppress(Exception):  # a logger that is lost cannot be closed
+        with contextlib.suppress(Exception):  # a logger that has failed cannot be closed
             atexit._run_exitfuncs()
     os._exit(code)

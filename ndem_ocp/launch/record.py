@@ -1,7 +1,7 @@
-"""What a run says about itself: RUN_DIR/status/ID.json, written by rank 0 and the batch script.
+"""The status of a run: RUN_DIR/status/ID.json, written by rank 0 and the batch script.
 
-A cluster without accounting forgets a job minutes after its end, and knows neither its step nor its
-error. This file does.
+A cluster without accounting forgets a job minutes after its end, and never knows its step or error.
+This file has them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ndem_ocp.launch.errors import first_line
 from ndem_ocp.launch.files import read_json, write_atomically, write_json
 
 FOLDER = "status"
-_NOTHING_YET = (1e9, -1.0)  # the best value that fairchem's trainer starts with
+_NOTHING_YET = (1e9, -1.0)  # initial best value in fairchem's trainer
 
 
 class Record:
@@ -33,7 +33,8 @@ class Record:
         self.path = self.folder / f"{run_id}.json"
 
     def read(self) -> dict[str, Any]:
-        """The record, with the error of a rank that failed in this attempt; {} before a start."""
+        """The record, with the error of a rank that failed in this attempt; {} before the first
+        start."""
         found = read_json(self.path) or {}
         attempt = self.attempt()
         if attempt is not None:
@@ -49,12 +50,13 @@ class Record:
         write_json(self.path, {key: value for key, value in found.items() if value is not None})
 
     def begin(self, attempt: str) -> None:
-        """Make ``attempt`` the start that the run belongs to."""
-        # A file of its own: an older start that updates its step must not take the run back.
+        """Make ``attempt`` the current start of the run."""
+        # A separate file, so that an older start that updates its step does not become current
+        # again.
         write_atomically(self._attempt_file, attempt)
 
     def attempt(self) -> str | None:
-        """The start that the run belongs to, None before the first."""
+        """The current start of the run, None before the first."""
         try:
             return self._attempt_file.read_text(encoding="utf-8") or None
         except OSError:
@@ -65,7 +67,8 @@ class Record:
         return self.folder / f"{self.run_id}.attempt"
 
     def fail(self, attempt: str, rank: int, error: BaseException) -> None:
-        """Record a rank's own error. The first of an attempt stays: the others follow from it."""
+        """Record a rank's error. Only the first of an attempt is kept, because it causes the
+        others."""
         found = {
             "error": first_line(error),
             "rank": rank,
@@ -74,14 +77,14 @@ class Record:
         write_json(self._error_file(attempt), found, keep_first=True)
 
     def error(self, attempt: str | None) -> dict[str, Any] | None:
-        """What :meth:`fail` recorded for ``attempt``."""
+        """The error recorded by :meth:`fail` for ``attempt``."""
         return read_json(self._error_file(attempt)) if attempt else None
 
     def _error_file(self, attempt: str) -> Path:
         return self.folder / f"{self.run_id}.error-{attempt}.json"
 
     def checkpoint(self) -> dict[str, Any]:
-        """What the run's checkpoints.json says of the newest one, {} without."""
+        """The entry on the newest checkpoint in the run's checkpoints.json, {} if there is none."""
         listed = read_json(self.run_dir / "checkpoints" / self.run_id / "checkpoints.json") or {}
         newest = listed.get("newest")
         return newest if isinstance(newest, dict) else {}
@@ -102,7 +105,7 @@ def best_value(value: Any) -> float | None:
 
 
 def records_below(folder: Path) -> list[Record]:
-    """Every run in ``folder`` or one level below it, by name."""
+    """Every run in ``folder`` or one level below it, sorted by name."""
     found = [*folder.glob(f"{FOLDER}/*.json"), *folder.glob(f"*/{FOLDER}/*.json")]
     return [
         Record(path.parent.parent, path.stem)
@@ -120,5 +123,5 @@ def finished_id(run_dir: Path) -> str | None:
 
 
 def safe_id(text: str) -> str:
-    """``text`` as a run id: a file name everywhere, and what W&B takes as an id."""
+    """``text`` as a run id: valid as a file name and as a W&B id."""
     return re.sub(r"[^A-Za-z0-9._,=+-]+", "-", text).strip("-.") or "run"

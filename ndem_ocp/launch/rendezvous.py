@@ -1,8 +1,8 @@
 """How the ranks of a run find each other: a free port, published in the run directory.
 
-fairchem fixes the port (13356 under SLURM; 29400 locally, torch's default), so two runs on one node
-get in each other's way. Here rank 0 opens torch's store on a port that the system chooses, keeps
-it, and writes host and port to a file named after this start of the run.
+fairchem uses a fixed port (13356 under SLURM; 29400 locally, torch's default), so two runs on one
+node conflict. Here rank 0 opens torch's store on a free port, keeps it open, and writes host and
+port to a file named after this start of the run.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.files import write_atomically
 from ndem_ocp.launch.places import Place
 
-LIMIT_S = 600.0  # nodes of a job may start minutes apart
+LIMIT_S = 600.0  # the nodes of a job may start minutes apart
 
 
 class Meeting:
-    """What stays open while the ranks of a run know each other."""
+    """The open store that connects the ranks of a run."""
 
     def __init__(self, store: Any, file: Path | None) -> None:
         self.store = store
         self.file = file
 
     def forget_port(self) -> None:
-        """Remove the published port: every rank has it."""
+        """Remove the published port, once every rank has it."""
         if self.file is not None:
             with contextlib.suppress(OSError):
                 self.file.unlink()
@@ -41,8 +41,8 @@ def meet(place: Place, folder: Path, limit_s: float = LIMIT_S) -> Meeting:
 
     Args:
         place: this rank.
-        folder: a directory that all ranks of the run see.
-        limit_s: how long the others wait for rank 0, in seconds.
+        folder: a directory visible to all ranks of the run. limit_s: how long the others wait for
+            rank 0, in seconds.
 
     Raises:
         LaunchError: if rank 0 has not published its port in time.
@@ -64,7 +64,7 @@ def meet(place: Place, folder: Path, limit_s: float = LIMIT_S) -> Meeting:
         RANK=str(place.rank),
         LOCAL_RANK=str(place.local_rank),
         WORLD_SIZE=str(place.world_size),
-        # torch's way to say that the store is open already; then rank 0 opens no second one
+        # tells torch that the store is open already, so that rank 0 does not open a second one
         TORCHELASTIC_USE_AGENT_STORE="True",
         TORCHELASTIC_RESTART_COUNT="0",
     )
@@ -83,7 +83,7 @@ def _wait_for(file: Path, limit_s: float) -> tuple[str, int]:
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
-            os.listdir(file.parent)  # NFS keeps "no such file" in mind until the folder is read
+            os.listdir(file.parent)  # NFS caches "no such file" until the folder is read
             host, port = file.read_text(encoding="utf-8").split()
             return host, int(port)
         time.sleep(0.2)

@@ -1,8 +1,9 @@
-"""``ndem requeue``: the last line of a batch script. Does the job go on, and who sees to it?
+"""``ndem requeue``: the last line of a batch script, which requeues the job if needed.
 
-SLURM itself requeues a job that it preempts at once, that somebody requeued, or whose node failed.
-It does not when the ranks stop in time: before the time limit, or within the grace of a preemption.
-Nor does it when a rank is killed. These are put back here, each from the newest checkpoint.
+SLURM itself requeues a job that is preempted at once, that a user requeues, or whose node fails. It
+does not if the ranks stop by themselves, before the time limit or within the grace period of a
+preemption, or if a rank is killed. Such jobs are requeued here and continue from the newest
+checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TASK = "NDEM_TASK"  # number of the task in its manifest
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a job. ``state`` goes to its record, ``why`` to its log."""
+    """The decision about a job. ``state`` goes to its record, ``why`` to its log."""
 
     requeue: bool
     state: str | None
@@ -38,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False
     parser.usage = "ndem requeue $? ARGUMENTS OF ndem train | --folder FOLDER [--max-restarts N]"
     parser.add_argument("code", type=int, help="exit code of srun: $?")
-    parser.add_argument("--folder", type=Path, help="of ndem submit")
+    parser.add_argument("--folder", type=Path, help="folder of ndem submit")
     parser.add_argument(
         "--max-restarts",
         type=int,
@@ -50,10 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decide, act, and give srun's code back as the job's own."""
+    """Decide, act, and return srun's exit code as the job's own."""
     job = slurm_job()
     if job is None:
-        raise LaunchError("ndem requeue belongs into a SLURM batch script (no SLURM_JOB_ID here).")
+        raise LaunchError(
+            "ndem requeue must be run in a SLURM batch script (SLURM_JOB_ID is not set)."
+        )
     record, most = _record_of(args)
     verdict = decide(args.code, slurm.job_state(job.id), record, job.attempt, most)
     print(f"ndem: srun ended with {args.code}: {verdict.why}", file=sys.stderr, flush=True)
@@ -83,7 +86,7 @@ def _record_of(args: argparse.Namespace) -> tuple[Record, int]:
 def decide(
     code: int, job: slurm.JobState | None, record: Record, attempt: str, most: int
 ) -> Verdict:
-    """What becomes of a job whose srun ended with ``code``.
+    """Decide about a job whose srun exited with ``code``.
 
     Args:
         code: of srun, the largest of all ranks. job: its state now, None if unknown.
@@ -94,12 +97,14 @@ def decide(
         return Verdict(False, None, "finished.")
     error = record.error(attempt)
     if error is not None:
-        return Verdict(False, "failed", f"the run has an error of its own, {error['error']}")
+        return Verdict(False, "failed", f"the run failed with an error, {error['error']}")
     if code in exit_codes.HOPELESS:
-        return Verdict(False, "failed", "the run did not start, or has an error of its own.")
+        return Verdict(
+            False, "failed", "the run did not start, or failed with an error of its own."
+        )
     timed_out = job is not None and job.reason == "TimeLimit"
     if job is not None and job.state != "RUNNING" and not timed_out:
-        return Verdict(False, None, f"SLURM has decided about this job ({job.state}).")
+        return Verdict(False, None, f"SLURM has already decided about this job ({job.state}).")
     stopped = code == exit_codes.STOPPED
     idle = _restarts_without_progress(record)
     if idle > most:
@@ -107,11 +112,11 @@ def decide(
         hint = "its time limit is too short" if stopped or timed_out else "see its log"
         return Verdict(False, "failed", f"ended {times}: {hint}")
     how = "stopped and saved" if stopped else "a rank died"
-    return Verdict(True, "requeued", f"{how}; requeued, goes on from the newest checkpoint.")
+    return Verdict(True, "requeued", f"{how}; requeued, continues from the newest checkpoint.")
 
 
 def _restarts_without_progress(record: Record) -> int:
-    """Count this end in the record: 1 after progress, else one more than at the last end."""
+    """Count this exit in the record: 1 after progress, else one more than last time."""
     before, progress = record.read(), record.progress()
     idle = before.get("idle", 0) + 1 if before.get("progress") == progress else 1
     record.update(progress=progress, idle=idle)

@@ -1,7 +1,7 @@
-"""Signals as wishes: a run stops between two steps, never inside one.
+"""Stopping on signals: a run stops between two steps, never within one.
 
-SLURM warns with SIGUSR2 (time limit), SIGTERM (preemption, requeue, scancel) or whatever --signal
-says; a terminal sends SIGINT, and SIGHUP when it closes.
+SLURM sends SIGUSR2 (time limit), SIGTERM (preemption, requeue, scancel) or the signal set by
+--signal; a terminal sends SIGINT, and SIGHUP when it closes.
 """
 
 from __future__ import annotations
@@ -29,22 +29,25 @@ _guarding_workers = False
 
 @contextlib.contextmanager
 def stops_between_steps(launched: bool) -> Iterator[None]:
-    """Within, signals ask the run of this process to stop; afterwards they are what they were.
+    """Context in which signals request the run of this process to stop; handlers are restored at
+    the end.
 
-    submitit sets handlers that ignore SIGTERM, so this must come after it.
+    submitit installs handlers that ignore SIGTERM, so use this after submitit.
 
     Args:
-        launched: whether a launcher watches this process and decides what a second Ctrl-C does.
+        launched: whether a launcher watches this process and handles a second Ctrl-C.
     """
     global _guarding_workers
     clear_stop()
     before = {number: signal.getsignal(number) for number in ALL}
     stop_on(WARNINGS)
-    if before[signal.SIGHUP] is not signal.SIG_IGN:  # as nohup leaves it
+    if before[signal.SIGHUP] is not signal.SIG_IGN:  # nohup ignores it
         stop_on([signal.SIGHUP])
     signal.signal(signal.SIGINT, _note_interrupt if launched else _interrupt)
     _guarding_workers = True
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)  # as the local launcher starts a rank
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, ALL
+    )  # the local launcher starts ranks with blocked signals
     try:
         yield
     finally:
@@ -54,7 +57,7 @@ def stops_between_steps(launched: bool) -> Iterator[None]:
 
 
 def default_signals() -> None:
-    """What signals do by themselves: for a trainer that does not look for a wish."""
+    """Restore the default effect of signals, for a trainer that cannot stop between steps."""
     for number in (*WARNINGS, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -73,13 +76,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def say(text: bytes) -> None:
-    """To stderr, from within a signal handler."""
+    """Write to stderr from a signal handler."""
     with contextlib.suppress(OSError):
         os.write(2, text)
 
 
 def _keep_from_workers() -> None:
-    """A signal to a whole process group must not kill the data workers of a step in progress."""
+    """Make data workers ignore signals to the process group, so that the current step can
+    finish."""
     if _guarding_workers:
         signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
 

@@ -1,4 +1,4 @@
-"""SLURM's own commands, and nothing else of it."""
+"""Calling SLURM's own commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIMIT_S = 60
 
 @dataclass(frozen=True)
 class JobState:
-    """What slurmctld says of a job: ``state`` (RUNNING, ...) and ``reason`` (TimeLimit, ...)."""
+    """State of a job from slurmctld: ``state`` (RUNNING, ...) and ``reason`` (TimeLimit, ...)."""
 
     state: str
     reason: str
@@ -25,7 +25,7 @@ def available() -> bool:
 
 
 def _ask(*words: str) -> str | None:
-    """What a command prints, None if it is absent, fails or takes too long."""
+    """The output of a command, None if it is missing, fails or takes too long."""
     if shutil.which(words[0]) is None:
         return None
     try:
@@ -36,14 +36,14 @@ def _ask(*words: str) -> str | None:
 
 
 def job_state(job_id: str) -> JobState | None:
-    """The state of one job, None where SLURM does not say."""
+    """The state of one job, None if unknown to SLURM."""
     text = _ask("scontrol", "--oneliner", "show", "job", job_id)
     found = dict(re.findall(r"\b(JobState|Reason)=(\S+)", text or ""))
     return JobState(found["JobState"], found.get("Reason", "")) if "JobState" in found else None
 
 
 def requeue(job_id: str) -> str | None:
-    """Put a job back into the queue; None, or why it did not work."""
+    """Requeue a job; returns None, or why it failed."""
     try:
         done = subprocess.run(
             ["scontrol", "requeue", job_id], capture_output=True, text=True, timeout=_LIMIT_S
@@ -56,7 +56,7 @@ def requeue(job_id: str) -> str | None:
 def queue(jobs: Iterable[str]) -> dict[str, str] | None:
     """States of the jobs that slurmctld still knows, by id or ``ARRAY_TASK``.
 
-    None where there is no queue to ask.
+    None if there is no queue.
     """
     numbers = sorted({job.partition("_")[0] for job in jobs if job})
     if shutil.which("squeue") is None:
@@ -64,13 +64,13 @@ def queue(jobs: Iterable[str]) -> dict[str, str] | None:
     if not numbers:
         return {}
     text = _ask("squeue", "-h", "-r", "-t", "all", "-o", "%i %T", "-j", ",".join(numbers))
-    if text is None:  # also when it has forgotten all of them
+    if text is None:  # also if all of them are forgotten
         return {} if _ask("squeue", "-h", "-t", "running") is not None else None
     return dict(line.split()[:2] for line in text.splitlines() if line.strip())
 
 
 def accounted(jobs: Iterable[str]) -> dict[str, str]:
-    """States from the accounting database, {} where it is off."""
+    """States from the accounting database, {} if it is off."""
     numbers = sorted({job.partition("_")[0] for job in jobs if job})
     if not numbers:
         return {}

@@ -1,4 +1,4 @@
-"""``ndem status``: the tasks of a submitted sweep, or all runs below a folder."""
+"""``ndem status``: the tasks of a submitted sweep, or all runs in a folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Line:
 def configure(parser: argparse.ArgumentParser) -> None:
     """``ndem status``."""
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--json", action="store_true", help="one JSON list")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.set_defaults(func=run)
 
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def status(folder: Path) -> list[Line]:
-    """The tasks in ``folder``, as SLURM's queue and the runs' own records tell them.
+    """The tasks in ``folder``, from SLURM's queue and the runs' own records.
 
     Raises:
         LaunchError: if there is nothing in it.
@@ -77,7 +77,8 @@ def status(folder: Path) -> list[Line]:
         found = [(record.run_id, record, "") for record in records_below(folder)]
     if not found:
         raise LaunchError(
-            f"{folder}: no {folder / 'tasks.json'} of ndem submit, and no run of ndem train."
+            f"{folder}: found neither {folder / 'tasks.json'} of ndem submit nor a run of ndem "
+            "train."
         )
     told = [(name, record, record.read(), job) for name, record, job in found]
     jobs = [said.get("job") or job for _, _, said, job in told]
@@ -120,11 +121,11 @@ def _line(
 def state_of(
     said: dict[str, Any], job: str, queue: dict[str, str] | None, accounts: dict[str, str]
 ) -> str:
-    """One word or two for a task.
+    """The state of a task, in one or two words.
 
     Args:
-        said: its record. job: its SLURM id, "" without. queue: states in the queue, None if there
-            is none to ask. accounts: states in the accounting database.
+        said: its record. job: its SLURM id, or "". queue: states in the queue, None if there is no
+            queue. accounts: states in the accounting database.
     """
     state = said.get("state")
     if state in ("finished", "failed"):
@@ -177,8 +178,8 @@ def table(folder: Path, lines: list[Line]) -> str:
                 text.append(f"        {folder / LOGS}/{line.job}_*_log.out")
         if line.state == "gone":
             text.append(
-                f"task {line.task}: SLURM no longer knows job {line.job}, which did not say how it "
-                "ended (killed with its node, out of memory, or cancelled)."
+                f"task {line.task}: SLURM no longer knows job {line.job}, which did not record how "
+                "it ended (killed with its node, out of memory, or cancelled)."
             )
     return "\n".join(text)
 

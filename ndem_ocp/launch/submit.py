@@ -1,4 +1,4 @@
-"""``ndem submit``: a training, its seeds, or a sweep as one SLURM job array, through submitit."""
+"""``ndem submit``: a run, several seeds, or a sweep as one SLURM job array, through submitit."""
 
 from __future__ import annotations
 
@@ -27,37 +27,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """``ndem submit``."""
     parser.allow_abbrev = False
     parser.add_argument("config", type=Path, nargs="?", help="a configuration (YAML)")
-    parser.add_argument("--sweep", type=Path, help="a sweep file, in place of CONFIG")
-    parser.add_argument("--seeds", type=int, nargs="+", help="one task each (default: 0)")
-    parser.add_argument("--arms", nargs="+", help="only these of the sweep")
-    parser.add_argument("--out", type=Path, help="folder of all runs; default: runs/NAME")
-    parser.add_argument("--name", help="of the jobs and the W&B group; default: the file's name")
+    parser.add_argument("--sweep", type=Path, help="a sweep file, instead of CONFIG")
+    parser.add_argument("--seeds", type=int, nargs="+", help="one task per seed (default: 0)")
+    parser.add_argument("--arms", nargs="+", help="only these arms of the sweep")
+    parser.add_argument("--out", type=Path, help="folder for all runs; default: runs/NAME")
+    parser.add_argument(
+        "--name", help="name of the jobs and the W&B group; default: the file's name"
+    )
     parser.add_argument(
         "--max-restarts",
         type=int,
         default=MAX_RESTARTS,
-        help="of a killed task, in a row without a new checkpoint (default: 3)",
+        help="restarts of a killed task in a row without a new checkpoint (default: 3)",
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be submitted")
     device = parser.add_mutually_exclusive_group()
-    add_gpu(device, "one GPU for each rank (default)")
+    add_gpu(device, "one GPU per rank (default)")
     add_cpu(device, "ranks without GPUs")
     _add_resources(parser.add_argument_group("resources of each task"))
-    parser.epilog = "After --: fairchem options and key=value overrides, for all tasks."
+    parser.epilog = "After --: fairchem options and key=value overrides for all tasks."
     parser.set_defaults(func=run, overrides=[])
 
 
 def _add_resources(group: Any) -> None:
     group.add_argument("--nodes", type=int, default=1)
     group.add_argument("--ranks-per-node", type=int, default=1)
-    group.add_argument("--gpus-per-node", type=int, help="default: one for each rank")
-    group.add_argument("--cpus-per-task", type=int, default=1, help="of each rank")
-    group.add_argument("--mem-gb", type=float, help="of each node")
-    group.add_argument("--time", default="24:00:00", help="minutes, H:M:S or D-H:M:S")
+    group.add_argument("--gpus-per-node", type=int, help="default: one per rank")
+    group.add_argument("--cpus-per-task", type=int, default=1, help="CPUs per rank")
+    group.add_argument("--mem-gb", type=float, help="memory per node")
+    group.add_argument("--time", default="24:00:00", help="time limit: minutes, H:M:S or D-H:M:S")
     group.add_argument("--partition")
     group.add_argument("--qos")
     group.add_argument("--account")
-    group.add_argument("--array-parallelism", type=int, default=256, help="tasks at the same time")
+    group.add_argument(
+        "--array-parallelism",
+        type=int,
+        default=256,
+        help="largest number of tasks at the same time",
+    )
     group.add_argument(
         "--signal-delay",
         type=int,
@@ -69,7 +76,7 @@ def _add_resources(group: Any) -> None:
         action="append",
         default=[],
         metavar="LINE",
-        help="a line of shell before srun (module load ...); may be repeated",
+        help="a shell command before srun (module load ...); may be repeated",
     )
     group.add_argument(
         "--sbatch",
@@ -81,16 +88,16 @@ def _add_resources(group: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the manifest, submit what is not finished or queued, say how to look at it."""
+    """Write the list of tasks, submit those not finished or queued, print how to watch them."""
     if not args.dry_run and not slurm.available():
         raise LaunchError(
-            "there is no sbatch here: ndem submit works on a machine that submits to SLURM. "
+            "sbatch was not found: run ndem submit on a machine that can submit to SLURM. "
             "--dry-run shows the job; ndem train and ndem sweep train without SLURM."
         )
     manifest = manifest_of(args)
     before = read_manifest(manifest.folder)
     manifest.name_runs(before)
-    read_config(manifest.command(0), args.nodes * args.ranks_per_node)  # a bad file stops here
+    read_config(manifest.command(0), args.nodes * args.ranks_per_node)  # stops at a bad file
     waiting = _waiting(manifest.tasks)
     executor = _executor(args, manifest, waiting)
     if args.dry_run:
@@ -131,17 +138,19 @@ def _of(manifest: Manifest) -> str:
 
 
 def manifest_of(args: argparse.Namespace) -> Manifest:
-    """The tasks that ``args`` ask for.
+    """The tasks for ``args``.
 
     Raises:
-        LaunchError: if they do not fit together.
+        LaunchError: if the arguments contradict each other.
     """
     if (args.config is None) == (args.sweep is None):
-        raise LaunchError("give either CONFIG or --sweep FILE (a sweep names its configuration).")
+        raise LaunchError(
+            "give either CONFIG or --sweep FILE (a sweep file names its configuration)."
+        )
     existing_file(args.sweep or args.config, LaunchError)
     config, options, overrides = split_words(args.overrides)
     if config is not None:
-        raise LaunchError(f"{config!s}: what follows -- is --option or key=value.")
+        raise LaunchError(f"{config!s}: after -- only --option or key=value are allowed.")
     sweep = _sweep_of(args)
     name = args.name or (args.sweep or args.config).stem
     folder = (args.out or Path("runs") / name).resolve()
@@ -155,7 +164,7 @@ def manifest_of(args: argparse.Namespace) -> Manifest:
 def _sweep_of(args: argparse.Namespace) -> Sweep:
     if args.sweep is None:
         if args.arms:
-            raise LaunchError("--arms are those of a --sweep.")
+            raise LaunchError("--arms needs --sweep FILE.")
         return Sweep(args.config, args.config, [0], "", {args.config.stem: {}}, [], "")
     sweep = read_sweep(args.sweep)
     unknown = [arm for arm in args.arms or [] if arm not in sweep.arms]
@@ -168,7 +177,7 @@ def _sweep_of(args: argparse.Namespace) -> Sweep:
 
 
 def _waiting(tasks: list[Task]) -> list[Task]:
-    """Those that are neither finished nor with SLURM."""
+    """Those that are neither finished nor in SLURM's queue."""
     queue = slurm.queue([task.job for task in tasks]) or {}
     alive = ("PENDING", "RUNNING", "CONFIGURING", "SUSPENDED", "COMPLETING")
     return [
@@ -180,7 +189,7 @@ def _waiting(tasks: list[Task]) -> list[Task]:
 
 
 def minutes(text: str) -> int:
-    """SLURM's notation of a time (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S) in minutes, rounded up.
+    """A time in SLURM's notation (M, M:S, H:M:S, D-H, D-H:M, D-H:M:S) in minutes, rounded up.
 
     Raises:
         LaunchError: for anything else.
@@ -202,7 +211,7 @@ def _executor(args: argparse.Namespace, manifest: Manifest, waiting: list[Task])
     class Executor(SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:
-            return 2 if args.dry_run else super().affinity()  # a dry run needs no srun
+            return 2 if args.dry_run else super().affinity()  # a dry run does not need srun
 
     more = dict(item.partition("=")[::2] for item in args.sbatch)
     gpus = 0 if args.cpu else args.gpus_per_node or args.ranks_per_node
@@ -232,7 +241,7 @@ def _executor(args: argparse.Namespace, manifest: Manifest, waiting: list[Task])
 
 
 def _script(manifest: Manifest, waiting: list[Task]) -> list[str]:
-    """Lines of the batch script around srun: which task this is, and what follows its end."""
+    """Lines of the batch script around srun, which set the task and handle its end."""
     numbers = " ".join(str(task.index) for task in waiting)
     after = shlex.join(
         [sys.executable, "-m", "ndem_ocp.cli", "requeue", "--folder", str(manifest.folder)]

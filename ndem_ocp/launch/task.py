@@ -1,4 +1,4 @@
-"""What submitit runs on every rank of a submitted task."""
+"""The function that submitit runs on every rank of a submitted task."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ndem_ocp.launch.train import run_and_leave
 
 
 class RunTask(Checkpointable):
-    """One rank of one task of a manifest."""
+    """One rank of one task of ndem submit."""
 
     def __call__(self, folder: str, index: int) -> None:
         manifest = read_manifest(Path(folder))
         if manifest is None:
-            raise LaunchError(f"{folder} has no manifest of ndem submit any more.")
+            raise LaunchError(f"{folder} no longer has the tasks.json of ndem submit.")
         run_and_leave(manifest.command(index), place_of() or alone())

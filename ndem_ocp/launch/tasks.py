@@ -1,4 +1,4 @@
-"""The tasks of a sweep, and the manifest of a submitted one: FOLDER/tasks.json."""
+"""The tasks of a sweep, and the list of submitted ones: FOLDER/tasks.json."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ MANIFEST = "tasks.json"
 
 @dataclass
 class Task:
-    """One training of a sweep.
+    """One run of a sweep.
 
     Attributes:
-        index: from 0, seed by seed. name: arm and seed. run_dir: its own. options: fairchem's.
-        overrides: ``--key=value`` words. run_id: its id, stable over restarts ("" until submitted).
+        index: from 0, seed by seed. name: arm and seed. run_dir: its run directory. options:
+            fairchem's. overrides: ``--key=value`` words. run_id: its id, the same after restarts
+            ("" until submitted).
         job: SLURM's ``ARRAY_TASK`` or id, "" until submitted.
     """
 
@@ -53,11 +54,11 @@ def tasks_of(sweep: Sweep, out: Path, seeds: Sequence[int]) -> list[Task]:
 
 @dataclass
 class Manifest:
-    """What was submitted into ``folder``.
+    """The tasks submitted to ``folder``.
 
     Attributes:
         name: of the sweep, and the W&B group. config: YAML file. cpu: without accelerators.
-        max_restarts: deaths in a row without a new checkpoint that are still restarted.
+            max_restarts: allowed restarts in a row without a new checkpoint.
     """
 
     folder: Path
@@ -68,7 +69,7 @@ class Manifest:
     tasks: list[Task]
 
     def command(self, index: int) -> TrainCommand:
-        """The training of task ``index``."""
+        """The command of task ``index``."""
         task = self.tasks[index]
         return TrainCommand(
             self.config,
@@ -92,19 +93,19 @@ class Manifest:
         write_json(self.folder / MANIFEST, value)
 
     def name_runs(self, before: Manifest | None) -> None:
-        """Give every task its id: that of ``before`` where a folder is submitted again.
+        """Give every task an id: that in ``before`` if the folder is submitted again.
 
         Raises:
-            LaunchError: if ``before`` is made of other tasks.
+            LaunchError: if ``before`` has other tasks.
         """
         if before is None:
-            once = os.urandom(3).hex()  # sweeps of one name must not share ids in W&B
+            once = os.urandom(3).hex()  # sweeps with the same name must have different ids in W&B
             for task in self.tasks:
                 task.run_id = safe_id(f"{self.name}-{task.name}-{once}")
             return
         if self._made_of() != before._made_of():
             raise LaunchError(
-                f"{self.folder} holds a sweep made of other tasks or settings: use another --out, "
+                f"{self.folder} has a sweep with other tasks or settings: use another --out, "
                 "or remove it."
             )
         for task, old in zip(self.tasks, before.tasks):
@@ -118,10 +119,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest in ``folder``, None if there is none.
+    """The list of tasks in ``folder``, None if there is none.
 
     Raises:
-        LaunchError: if it cannot be understood.
+        LaunchError: if it cannot be read.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -134,5 +135,5 @@ def read_manifest(folder: Path) -> Manifest | None:
         )
     except (KeyError, TypeError) as error:
         raise LaunchError(
-            f"{path}: this is no list of tasks that ndem submit wrote, or it is damaged."
+            f"{path}: this is not a list of tasks written by ndem submit, or it is damaged."
         ) from error

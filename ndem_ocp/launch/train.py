@@ -1,8 +1,8 @@
-"""``ndem train``: one process, several on this machine, or one rank of an srun step.
+"""``ndem train``: train in one process, in several on this machine, or as a rank of an srun step.
 
-Exit codes: 0 finished; 1 an error in the run; 2 a command line, configuration, data or disk that
-does not let it train; 75 stopped after a step, saved, the same command continues; 76 another rank
-died; 130 a second Ctrl-C; 128 + n a rank was killed by signal n.
+Exit codes: 0 finished; 1 an error in the run; 2 the command line, configuration, data or disk does
+    not allow training; 75 stopped after a step and saved, the same command continues; 76 another
+    rank died; 130 a second Ctrl-C; 128 + n a rank was killed by signal n.
 """
 
 from __future__ import annotations
@@ -39,23 +39,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which run is meant."""
+    """Add the arguments that identify the run."""
     add_ranks(parser)
-    parser.add_argument("--run-dir", type=Path, default=Path(), help="default: this directory")
-    parser.add_argument("--id", help="name of the run; the same one goes on with it")
-    parser.add_argument("--group", help="W&B group")
-    add_cpu(parser, "train on the CPU; default: a GPU where one is visible")
     parser.add_argument(
-        "--verbose", action="store_true", help="fairchem's own lines: every metric, its set-up"
+        "--run-dir",
+        type=Path,
+        default=Path(),
+        help="folder of the run; default: the current directory",
+    )
+    parser.add_argument("--id", help="name of the run; give the same name again to continue it")
+    parser.add_argument("--group", help="W&B group")
+    add_cpu(parser, "train on the CPU; default: a GPU if one is visible")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print fairchem's own lines: every metric and its set-up",
     )
     add_unsafe(parser)
-    parser.add_argument("--sweep", type=Path, help="a sweep file, in place of CONFIG")
-    parser.add_argument("--task", type=int, help="number of its task: arm and seed (from 0)")
+    parser.add_argument("--sweep", type=Path, help="a sweep file, instead of CONFIG")
+    parser.add_argument(
+        "--task", type=int, help="number of the task in it, an arm and seed (from 0)"
+    )
     parser.set_defaults(overrides=[], unknown=[])
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the exit code says how it ended."""
+    """Train; returns the exit code."""
     command = command_of(args)
     place = place_of()
     if place is None or (place.world_size == 1 and args.ranks > 1):
@@ -72,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_and_leave(command: TrainCommand, place: Place) -> None:
-    """Be one rank, and end this process."""
+    """Train as one rank, and end this process."""
     from ndem_ocp.launch.rank import leave, run_rank
 
     leave(run_rank(command, place), place)
@@ -97,20 +106,22 @@ def _run_here(command: TrainCommand, ranks: int) -> int:
 def _say_how_to_go_on(command: TrainCommand, ranks: int, code: int) -> None:
     step = Record(command.run_dir, command.run_id).read().get("step")
     how = {
-        exit_codes.STOPPED: f"Stopped; all is saved up to step {step}.",
+        exit_codes.STOPPED: f"Stopped; everything up to step {step} is saved.",
         exit_codes.INTERRUPTED: "Ended at once, without saving.",
     }.get(code, "A rank died.")
-    print(f"{how} To go on from the newest checkpoint:\n  {command.line(ranks)}", file=sys.stderr)
+    print(
+        f"{how} To continue from the newest checkpoint:\n  {command.line(ranks)}", file=sys.stderr
+    )
 
 
 def command_of(args: argparse.Namespace) -> TrainCommand:
-    """The command that ``args`` stand for.
+    """The command for ``args``.
 
     Raises:
-        LaunchError: naming what does not fit together.
+        LaunchError: naming arguments that contradict each other.
     """
     words = [*args.unknown, *args.overrides, *(["--task.unsafe=True"] if args.unsafe else [])]
-    # looked at here because split_words imports fairchem, which takes seconds
+    # checked here because split_words imports fairchem, which takes seconds
     if args.sweep is not None:
         existing_file(args.sweep, LaunchError)
     elif words and not words[0].startswith("-") and "=" not in words[0]:
@@ -118,12 +129,12 @@ def command_of(args: argparse.Namespace) -> TrainCommand:
     config, options, overrides = split_words(words)
     if args.sweep is not None:
         if config is not None:
-            raise LaunchError(f"{args.sweep} names its configuration: leave {config} out.")
+            raise LaunchError(f"{args.sweep} names its own configuration: leave out {config}.")
         return _command_of_sweep(args, options, overrides)
     if args.task is not None:
-        raise LaunchError("--task is the number of a task of --sweep FILE: give that too.")
+        raise LaunchError("--task is the number of a task of --sweep FILE: give --sweep too.")
     if config is None:
-        raise LaunchError("which configuration? ndem train CONFIG, or --sweep FILE --task N.")
+        raise LaunchError("no configuration: use ndem train CONFIG, or --sweep FILE --task N.")
     run_id = (
         safe_id(args.id) if args.id else default_id(_value(options, "--identifier"), slurm_job())
     )
@@ -139,7 +150,7 @@ def _command_of_sweep(
     tasks = tasks_of(sweep, args.run_dir, sweep.seeds)
     if args.task is None or not 0 <= args.task < len(tasks):
         names = ", ".join(f"{task.index} {task.name}" for task in tasks)
-        raise LaunchError(f"{args.sweep}: which task? --task N with N from: {names}.")
+        raise LaunchError(f"{args.sweep}: give the task, --task N with N from: {names}.")
     task = tasks[args.task]
     return TrainCommand(
         config=sweep.config,

@@ -1,4 +1,4 @@
-"""Start from a checkpoint: fairchem's, or of Frad, DP-TorchMD-NET, TorchMD-NET (section 5.4.3)."""
+"""Starting from a checkpoint of fairchem, Frad, DP-TorchMD-NET or TorchMD-NET (section 5.4.3)."""
 
 from ndem_ocp.pretrained.file import PretrainedError
 from ndem_ocp.pretrained.load import init_from, load_pretrained

@@ -1,4 +1,4 @@
-"""What a checkpoint of fairchem and a new run have beside their weights, compared."""
+"""Comparing settings and normalizers of a fairchem checkpoint with those of a new run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from torch import nn
 
 from ndem_ocp.models.variant import UPSTREAM
 
-CLOSE = 0.03  # relative difference of normalizers that is no difference
+CLOSE = 0.03  # relative difference of normalizers that is ignored
 OLD_TARGETS = {"target": "energy", "grad_target": "forces"}  # names before fairchem 1.0
-# Settings of a backbone that change no weight's meaning, and those that change it a little.
+# Settings of a backbone that do not change the meaning of weights, and those that change it
+# slightly.
 _HARMLESS = re.compile(r"drop|otf_graph|weight_init|regress_|direct_forces|checkpointing|^model$")
 _MINOR = re.compile(r"max_neighbors|avg_|use_pbc|num_elements|^enforce_")
 
 
 def settings_differences(theirs: Any, ours: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Sentences about the backbones of two configurations: what is refused, and what is noted.
+    """Differences between the backbones of two configurations: those to refuse, and those to
+    report.
 
     Args:
-        theirs: the configuration in the checkpoint, of any age. ours: the run's.
+        theirs: the configuration in the checkpoint, of any version. ours: the run's.
     """
     there, here = _backbone(theirs), _backbone(ours)
     if not there or not here:
@@ -45,10 +47,10 @@ def settings_differences(theirs: Any, ours: Mapping[str, Any]) -> tuple[list[str
 def normalizer_differences(
     given: Mapping[str, Any], normalizers: Mapping[str, nn.Module]
 ) -> list[str]:
-    """A sentence for every normalizer of the run that is not the checkpoint's.
+    """A sentence for every normalizer of the run that differs from the checkpoint's.
 
     Args:
-        given: states of the checkpoint's normalizers by output. normalizers: the run's.
+        given: states of the checkpoint's normalizers, by output. normalizers: of the run.
     """
     theirs = normalizer_numbers(given)
     found = []
@@ -57,24 +59,24 @@ def normalizer_differences(
         if ours is None or other is None or _agree(ours, other):
             continue
         found.append(
-            f"The normalizer of {name} is not the checkpoint's: mean {ours[0]:.5g} and stdev "
+            f"The normalizer of {name} differs from the checkpoint's: mean {ours[0]:.5g} and stdev "
             f"{ours[1]:.5g} here, mean {other[0]:.5g} and stdev {other[1]:.5g} there. The "
-            "loaded heads answer in the checkpoint's units, so the first steps only repair the "
-            f"scale. Unless that is meant, write dataset.train.transforms.normalizer.{name}: "
+            "loaded heads predict in the checkpoint's units, so the first steps only correct the "
+            f"scale. Unless you want that, set dataset.train.transforms.normalizer.{name}: "
             f"{{mean: {other[0]:.8g}, stdev: {other[1]:.8g}}}, or task.init_from.normalizers: "
-            "checkpoint for all of them, or take heads: none."
+            "checkpoint for all of them, or heads: none."
         )
     return found
 
 
 def normalizer_numbers(given: Mapping[str, Any]) -> dict[str, tuple[float, float] | None]:
-    """{output: (mean, stdev), or None if these are no two numbers} of a checkpoint's normalizers,
-    under today's names of the outputs."""
+    """{output: (mean, stdev), or None if these are not two numbers} of a checkpoint's normalizers,
+    under the current names of the outputs."""
     return {OLD_TARGETS.get(name, name): _numbers(value) for name, value in given.items()}
 
 
 def _backbone(config: Any) -> dict[str, Any]:
-    """The settings of the backbone in a configuration of any age."""
+    """The settings of the backbone in a configuration of any version."""
     model = config.get("model") if isinstance(config, Mapping) else None
     if isinstance(model, str):  # before fairchem 1.0
         model = config.get("model_attributes")
@@ -85,7 +87,7 @@ def _backbone(config: Any) -> dict[str, Any]:
 
 
 def _same_class(one: str, other: str) -> bool:
-    one, other = (UPSTREAM.get(name, name) for name in (one, other))  # one network, two names
+    one, other = (UPSTREAM.get(name, name) for name in (one, other))  # two names of one network
     try:
         return registry.get_model_class(one) is registry.get_model_class(other)
     except RuntimeError:
@@ -93,7 +95,7 @@ def _same_class(one: str, other: str) -> bool:
 
 
 def _numbers(state: Any) -> tuple[float, float] | None:
-    """(mean, stdev) of a normalizer's state, old names included."""
+    """(mean, stdev) of a normalizer's state, also under old names."""
     if not isinstance(state, Mapping):
         return None
     mean, stdev = state.get("mean"), state.get("rmsd", state.get("std"))

@@ -14,16 +14,16 @@ def averaged(
     ours: Mapping[str, str],
     model: nn.Module,
 ) -> dict[str, Tensor] | str:
-    """Averaged weights by their name in the checkpoint, or why they cannot be named.
+    """Averaged weights by their name in the checkpoint, or why they cannot be assigned.
 
-    Checkpoints of this package say the names (``ema.names``). In those of fairchem the averages
-    are in the order of the weights that were trained, and stand between buffers in ``state``.
+    Checkpoints of this package contain the names (``ema.names``). In those of fairchem the averages
+    are in the order of the trained weights, which are mixed with buffers in ``state``.
 
     Args:
         content: a checkpoint with ``ema``.
         state: its weights, by name without wrappers' prefixes, in their order.
-        ours: name in the checkpoint -> name in the model, of weights that both have.
-        model: tells which of these are trained.
+        ours: name in the checkpoint -> name in the model, of weights in both. model: to know which
+            of these are trained.
     """
     ema = content["ema"]
     shadows, names = list(ema["shadow_params"]), ema.get("names")
@@ -41,11 +41,11 @@ def averaged(
         elif mine in buffers:
             known[name] = False
     frozen = {name: value for name, value in known.items() if not value}
-    for roles in (known, frozen):  # the second: some weights may have been frozen there
+    for roles in (known, frozen):  # the second: some weights may have been frozen
         names = _aligned(state, shadows, roles)
         if names is not None:
             return dict(zip(names, shadows))
-    return "its weights cannot be told apart by shape and order"
+    return "its weights cannot be identified by shape and order"
 
 
 def _aligned(

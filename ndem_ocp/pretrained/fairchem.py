@@ -1,8 +1,8 @@
-"""Start from weights that fairchem or this package saved, for any backbone.
+"""Starting from weights saved by fairchem or this package, for any backbone.
 
-Names are equal, up to the prefixes of DDP; an older single-class model (``equiformer_v2``) has the
-names of its backbone and heads without ``backbone.`` and ``output_heads.NAME.``. A head is loaded
-as a whole or not at all.
+Names are equal, apart from the prefixes of DDP; an older single-class model (``equiformer_v2``) has
+the names of its backbone and heads without ``backbone.`` and ``output_heads.NAME.``. A head is
+loaded as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 
 @dataclass(frozen=True)
 class Run:
-    """What a new run has beside its model, for comparison; both may be left out."""
+    """Configuration and normalizers of a new run, for comparison; both are optional."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     normalizers: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 def is_fairchem(content: Any) -> bool:
-    """Whether a file's content is a checkpoint of a trainer of fairchem."""
+    """Whether a file's content is a checkpoint of a fairchem trainer."""
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         return False
     ours = any(
@@ -62,16 +62,16 @@ def load_fairchem(
     strict: bool = True,
     run: Run | None = None,
 ) -> LoadReport:
-    """Load a checkpoint of fairchem into a fresh model, or leave it as it was.
+    """Load a checkpoint of fairchem into a new model, or leave the model unchanged.
 
     Args:
         model: the model of the new run, not wrapped in DDP.
-        path: the file. content: what it holds.
+        path: the file. content: of the file.
         heads: "auto": every head that the file has in the same shape; "none"; or one head's name.
         noise_head: refuse a file without the model's auxiliary head.
-        weights: "ema", "raw", or "auto": the moving average where there is one.
-        strict: refuse a backbone that is not the file's, and a head of the same name and another
-            shape. False loads what fits and reports the rest.
+        weights: "ema", "raw", or "auto": the moving average if there is one.
+        strict: refuse a backbone that differs from the file's, and a head with the same name but
+            another shape. False loads what fits and reports the rest.
         run: configuration and normalizers of the new run, to compare with the file's.
 
     Raises:
@@ -79,7 +79,7 @@ def load_fairchem(
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         raise PretrainedError(
-            f"{path} is no checkpoint of fairchem: it has no state_dict. Leave kind at auto."
+            f"{path} is not a checkpoint of fairchem: it has no state_dict. Leave kind at auto."
         )
     plan = _Plan(model, path, content, run or Run())
     plan.choose_heads(heads)
@@ -118,26 +118,26 @@ class _Plan:
         known = list(getattr(self.model, "output_heads", {}))
         if heads not in (AUTO, NONE) and heads not in known:
             raise PretrainedError(
-                f"task.init_from.heads: {heads!r} is no head of the model (heads: "
+                f"task.init_from.heads: {heads!r} is not a head of the model (heads: "
                 f"{', '.join(known) or NONE})."
             )
         self.heads = known if heads == AUTO else [name for name in known if name == heads]
         self.asked = heads not in (AUTO, NONE)
 
     def map_weights(self) -> None:
-        """Pair equal names and shapes; heads first as wholes."""
+        """Match equal names and shapes; heads as a whole."""
         fresh = {head: self._unfit(head) for head in self.heads}
         for name, value in self.target.items():
             head = _head_of(name)
             if head is not None and head not in self.heads:
-                self.report.missing[name] = f"head {head} was not asked for (heads)"
+                self.report.missing[name] = f"head {head} was not requested (heads)"
             elif head is not None and fresh[head]:
                 self.report.missing[name] = fresh[head]
             else:
                 self._map(name, value)
 
     def _unfit(self, head: str) -> str:
-        """Why a head of the model starts fresh; empty if all of it is in the file."""
+        """Why a head of the model starts from random weights; empty if all of it is in the file."""
         names = [name for name in self.target if _head_of(name) == head]
         theirs = {name: self._name_in_file(name) for name in names}
         if not any(theirs.values()):
@@ -146,7 +146,7 @@ class _Plan:
         for name in names:
             if theirs[name] is None:
                 if name in trained:
-                    return f"head {head} is another one in the checkpoint"
+                    return f"head {head} is a different one in the checkpoint"
             elif self.source[theirs[name]].shape != self.target[name].shape:
                 self._note_shapes(theirs[name], name)
                 return f"head {head} has other shapes in the checkpoint"
@@ -207,14 +207,16 @@ class _Plan:
             for reason in sorted(reasons):
                 wanted = self.asked or (noise_head and head == NOISY_FORCES)
                 if head == NOISY_FORCES and not wanted:
-                    report.notes.append(f"The auxiliary head starts fresh: {reason}.")
+                    report.notes.append(f"The auxiliary head starts from random weights: {reason}.")
                 elif wanted or "is not in" not in reason:
                     report.problems.append(
                         f"{reason[0].upper()}{reason[1:]}. task.init_from.heads: none loads the "
                         "backbone alone."
                     )
                 else:
-                    report.notes.append(f"{reason[0].upper()}{reason[1:]}: it starts fresh.")
+                    report.notes.append(
+                        f"{reason[0].upper()}{reason[1:]}: it starts from random weights."
+                    )
         if noise_head and NOISY_FORCES not in self.heads:
             report.problems.append(
                 f"noise_head: the model has no auxiliary head ({NOISY_FORCES}), or heads leaves it "
@@ -222,26 +224,26 @@ class _Plan:
             )
 
     def take(self, weights: str) -> None:
-        """Weights of the moving average, or those of the last step."""
+        """Use the weights of the moving average, or those of the last step."""
         report, content = self.report, self.content
         source = dict(self.source)
         ema = content.get("ema")
         if content.get("weights") == "ema":
-            kind = "the moving average, which is all that the file has"
+            kind = "the moving average, the only weights in the file"
             if weights == "raw":
                 report.impossible.append(
-                    "weights: raw, but this file (a best checkpoint) holds the moving average "
-                    "only. Take weights: auto, or a checkpoint of the run's last steps."
+                    "weights: raw, but this file (a best checkpoint) only has the moving average. "
+                    "Use weights: auto, or a checkpoint of the run's last steps."
                 )
         elif weights == "raw" or not isinstance(ema, Mapping) or "shadow_params" not in ema:
             kind = "raw"
             if weights == "ema":
                 report.impossible.append(
                     "weights: ema, but the file has no moving average (a best checkpoint of "
-                    "fairchem holds it in its place already). Take weights: auto."
+                    "fairchem has it instead of the raw weights). Use weights: auto."
                 )
             elif weights == AUTO:
-                kind = "the file's only ones (a best checkpoint of fairchem holds the average)"
+                kind = "the only ones in the file (in a best checkpoint of fairchem, the average)"
         else:
             ours = {theirs: name for name, theirs in report.loaded.items()}
             found = averaged(content, self.source, ours, self.model)
@@ -249,24 +251,25 @@ class _Plan:
             if isinstance(found, str):
                 kind = f"raw, because the moving average is unusable: {found}"
                 if weights == "ema":
-                    report.impossible.append(f"weights: ema cannot be had: {found}.")
-                self.loud.append(f"task.init_from takes the raw weights: {found}.")
+                    report.impossible.append(f"weights: ema is not possible: {found}.")
+                self.loud.append(f"task.init_from uses the raw weights: {found}.")
             else:
                 source |= {n: v for n, v in found.items() if n in source}
         report.notes.append(f"Weights: {kind}.")
         for name, theirs in report.loaded.items():
             if not torch.isfinite(source[theirs]).all():
-                report.impossible.append(f"{theirs} holds values that are not finite.")
+                report.impossible.append(f"{theirs} has values that are not finite.")
             self.values[name] = source[theirs]
 
     def compare_settings(self) -> None:
-        """The backbone's section here and in the file: equal shapes may mean something else."""
+        """Compare the backbone's section with that in the file: equal shapes can differ in
+        meaning."""
         problems, notes = settings_differences(self.content.get("config"), self.run.config)
         self.report.problems += problems
         self.report.notes += notes
 
     def compare_normalizers(self) -> None:
-        """Outputs are in normalised units: say loudly where these are not the file's."""
+        """Warn if the run's normalised units differ from the file's."""
         given = self.content.get("normalizers")
         if not isinstance(given, Mapping):
             return
@@ -287,12 +290,12 @@ class _Plan:
             step = self.content.get("step")
             report.notes.append(
                 f"The file is at step {step}; this run starts at step 0 with a new optimizer and "
-                "schedule. To continue that run instead: --checkpoint, or task.resume."
+                "schedule. To continue that run instead, use --checkpoint or task.resume."
             )
         folder = (self.run.config.get("cmd") or {}).get("checkpoint_dir")
         if folder and report.path.resolve().parent == Path(folder).resolve():
             self.loud.append(
-                f"task.init_from names {report.path}, a checkpoint of this very run. init_from "
+                f"task.init_from = {report.path} is a checkpoint of this same run. init_from "
                 "starts a new run from its weights; to continue it use --checkpoint or task.resume."
             )
 

@@ -1,6 +1,6 @@
-"""Weights and hyper-parameters in somebody else's checkpoint.
+"""Weights and hyper-parameters in a checkpoint of another package.
 
-Files are read by :mod:`ndem_ocp.checkpoints.reading`, which runs nothing that they contain.
+Files are read by :mod:`ndem_ocp.checkpoints.reading`, which does not run code in them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ndem_ocp.errors import NDeMError
 
 _OPT_IN = (
     "task.init_from.unsafe: True (load_pretrained(..., unsafe=True)); otherwise save its "
-    "state_dict and hyper_parameters alone, where it was made"
+    "state_dict and hyper_parameters only, in the environment in which it was made"
 )
 _WRAPPERS = re.compile(r"^(module\.|model\.|_orig_mod\.)+")  # DDP, Lightning, torch.compile
 
 
 class PretrainedError(NDeMError, ValueError):
-    """A checkpoint that cannot be read or must not be loaded; the message says the way out."""
+    """A checkpoint that cannot be read or must not be loaded; the message says what to do."""
 
 
 @dataclass
 class SourceCheckpoint:
-    """What is left of a checkpoint file: weights without wrappers' prefixes, hyper-parameters."""
+    """The weights, without wrappers' prefixes, and hyper-parameters of a checkpoint file."""
 
     path: Path
     weights: dict[str, Tensor]
@@ -38,10 +38,10 @@ class SourceCheckpoint:
 
 
 def existing(path: str | Path) -> Path:
-    """The path of a file that is there.
+    """The path of an existing file.
 
     Raises:
-        PretrainedError: if it is not, or is a directory.
+        PretrainedError: if it does not exist, or is a directory.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -51,20 +51,22 @@ def existing(path: str | Path) -> Path:
 
 
 def read_content(path: Path, unsafe: bool = False) -> Any:
-    """What a checkpoint file holds, tensors on the CPU.
+    """The content of a checkpoint file, with tensors on the CPU.
 
     Args:
         path: the file.
-        unsafe: use the unrestricted pickle reader, which runs code that the file contains.
+        unsafe: use the unrestricted pickle reader, which runs code in the file.
 
     Raises:
-        PretrainedError: if the file is cut off, no checkpoint, or needs ``unsafe``.
+        PretrainedError: if the file is truncated, not a checkpoint, or needs ``unsafe``.
     """
     try:
         return read(path, unsafe=unsafe)
     except UnsafeError as error:
         raise PretrainedError(str(UnsafeError(path, error.what, _OPT_IN))) from error
-    except Exception as error:  # torch raises many kinds for files that are cut off or not its own
+    except (
+        Exception
+    ) as error:  # torch raises many kinds of errors for files that are truncated or not from torch
         raise PretrainedError(_broken(path, error)) from error
 
 
@@ -76,7 +78,7 @@ def read_checkpoint(path: str | Path, unsafe: bool = False) -> SourceCheckpoint:
         unsafe: see :func:`read_content`.
 
     Raises:
-        PretrainedError: if the file is missing, cut off, no checkpoint, or needs ``unsafe``.
+        PretrainedError: if the file is missing, truncated, not a checkpoint, or needs ``unsafe``.
     """
     path = existing(path)
     return source_of(read_content(path, unsafe), path)
@@ -86,18 +88,18 @@ def source_of(content: Any, path: Path) -> SourceCheckpoint:
     """Weights and hyper-parameters in the content of a Lightning checkpoint or a state dict.
 
     Raises:
-        PretrainedError: if there are no weights by name.
+        PretrainedError: if there are no named weights.
     """
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         weights, hyper = content["state_dict"], content.get("hyper_parameters")
     else:
         weights, hyper = content, None
     if not isinstance(weights, Mapping):
-        raise PretrainedError(f"{path} holds a {type(content).__name__}, not weights by name.")
+        raise PretrainedError(f"{path} contains a {type(content).__name__}, not named weights.")
     tensors = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     if not tensors or not all(isinstance(key, str) for key in tensors):
         some = ", ".join(map(repr, list(weights)[:5])) or "nothing"
-        raise PretrainedError(f"{path} holds no weights by name (it has: {some}).")
+        raise PretrainedError(f"{path} contains no named weights (it has: {some}).")
     return SourceCheckpoint(path, _without_wrappers(tensors, path), _plain(hyper))
 
 
@@ -105,8 +107,8 @@ def _broken(path: Path, error: Exception) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     size = path.stat().st_size
     return (
-        f"{path} ({size} bytes) cannot be read as a checkpoint. Is it cut off, or no torch file? "
-        f"({type(error).__name__}: {first[:200]})"
+        f"{path} ({size} bytes) cannot be read as a checkpoint. Is it truncated, or not a torch "
+        f"file? ({type(error).__name__}: {first[:200]})"
     )
 
 
@@ -115,13 +117,13 @@ def _without_wrappers(weights: dict[str, Tensor], path: Path) -> dict[str, Tenso
     for key, value in weights.items():
         name = _WRAPPERS.sub("", key)
         if name in plain:
-            raise PretrainedError(f"{path} holds {name} twice, under different prefixes.")
+            raise PretrainedError(f"{path} contains {name} twice, under different prefixes.")
         plain[name] = value
     return plain
 
 
 def _plain(hyper: Any) -> dict[str, Any]:
-    """Hyper-parameters from a mapping, an argparse.Namespace or a stand-in of omegaconf's."""
+    """Hyper-parameters from a mapping, an argparse.Namespace or a placeholder for omegaconf's."""
     if hyper is None:
         return {}
     values = hyper if isinstance(hyper, Mapping) else getattr(hyper, "__dict__", {})

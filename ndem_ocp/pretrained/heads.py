@@ -1,4 +1,4 @@
-"""Heads from a pre-trained checkpoint: the energy head, and the noise head with its scale."""
+"""Loading heads from a pre-trained checkpoint: the energy head, and the scaled noise head."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ndem_ocp.pretrained.file import SourceCheckpoint
 from ndem_ocp.pretrained.layout import WHITENING, renamed
 
 NOISE_HEAD = "output_model_noise."
-# The only weight that the vector of EquivariantVectorOutput is linear in, without a bias.
+# The only weight in which the vector of EquivariantVectorOutput is linear, without a bias.
 LAST_PROJECTION = "output_network.1.vec2_proj.weight"
 _SAME_SUM = {"add": "sum"}  # torchmd-net renamed it
 
@@ -30,12 +30,12 @@ def output_module(model: nn.Module, head: str) -> tuple[str, nn.Module] | None:
 
 
 def head_weights(module: nn.Module, name: str) -> list[str]:
-    """Names in the model of an output module's weights; its table of atomic masses is no weight."""
+    """Names in the model of an output module's weights, without its table of atomic masses."""
     return [f"{name}.{key}" for key in module.state_dict() if key != "atomic_mass"]
 
 
 def energy_problems(source: SourceCheckpoint, head: str, module: nn.Module) -> list[str]:
-    """Why the source's output head cannot serve as this head, although its shapes may agree."""
+    """Why the source's output head cannot be used for this head, although its shapes may agree."""
     hyper, problems = source.hyper_parameters, []
     theirs, ours = hyper.get("output_model"), type(module).__name__
     if theirs is not None and ours not in (theirs, f"Equivariant{theirs}"):
@@ -43,7 +43,7 @@ def energy_problems(source: SourceCheckpoint, head: str, module: nn.Module) -> l
     if f"{WHITENING}weight" in source.weights and not hyper.get("seperate_noise"):
         problems.append(
             "The checkpoint's output head was trained on whitened vectors (out_norm_vec), which "
-            "this model does not have: use heads: none and train the head anew."
+            "this model does not have: use heads: none and train the head from scratch."
         )
     untrained = hyper.get("denoising_only") or hyper.get("energy_weight", 1.0) == 0
     if untrained and not hyper.get("derivative"):
@@ -60,13 +60,13 @@ def energy_problems(source: SourceCheckpoint, head: str, module: nn.Module) -> l
     if any(name.startswith("prior_model.") for name in source.weights):
         problems.append(
             "The checkpoint's output head was trained on what its prior (such as atomic reference "
-            "energies) leaves over; this model has no prior."
+            "energies) does not explain; this model has no prior."
         )
     return problems
 
 
 def energy_note(source: SourceCheckpoint) -> str | None:
-    """How the head's output relates to an energy."""
+    """How to convert the head's output to an energy."""
     if "mean" not in source.weights or "std" not in source.weights:
         return None
     mean, std = source.weights["mean"].flatten().tolist(), source.weights["std"].flatten().tolist()
@@ -104,7 +104,7 @@ def noise_std(source: SourceCheckpoint) -> float | None:
     total, squared, count = (value.double() for value in sums)
     if count.item() < 1:
         return None
-    # An equivariant head has one scale for the three axes.
+    # An equivariant head has the same scale for the three axes.
     variance = (squared / count - (total / count).square()).mean().item()
     return math.sqrt(variance) if math.isfinite(variance) and variance > 0 else None
 
@@ -112,7 +112,7 @@ def noise_std(source: SourceCheckpoint) -> float | None:
 def noise_problems(
     source: SourceCheckpoint, module: nn.Module | None, noise_gain: float | None
 ) -> list[str]:
-    """Why the pre-training's noise head cannot serve as the auxiliary head."""
+    """Why the pre-training's noise head cannot be used as the auxiliary head."""
     if module is None:
         return [
             f"noise_head: the model has no auxiliary head ({NOISY_FORCES}) with an output module "
@@ -130,7 +130,7 @@ def noise_problems(
         problems.append(
             "noise_head: the checkpoint's noise head was trained on whitened vectors "
             "(layernorm_on_vec: whitened or seperate_noise: true), which this model does not "
-            "have; on plain ones neither its direction nor its scale holds. Use noise_head: False."
+            "have; without the whitening its direction and scale are wrong. Use noise_head: False."
         )
     if noise_std(source) is None:
         problems.append(
@@ -148,7 +148,7 @@ def noise_problems(
 def scaled(weight: Tensor, source: SourceCheckpoint, noise_gain: float | None) -> Tensor:
     """The noise head's last projection for an output of noise_gain * noise; else unchanged.
 
-    Pre-training taught it + noise / std with noise = (noisy - clean positions).
+    It was pre-trained to predict + noise / std with noise = (noisy - clean positions).
     """
     std = noise_std(source)
     return weight if std is None or noise_gain is None else weight * (std * noise_gain)

@@ -1,6 +1,6 @@
-"""What the weights of TorchMD-NET and of methods built on it are called, and what they mean.
+"""Names and meaning of the weights of TorchMD-NET and of methods built on it.
 
-Names without the wrappers' prefixes, as in the sources:
+The names are without the wrappers' prefixes, as in the sources:
 
     representation_model.*     torchmdnet/models/torchmd_et.py; in DP-TorchMD-NET and Frad with
                                out_norm_vec, in Frad's QM9 form with vec_norms, in SliDe with
@@ -30,7 +30,7 @@ LAYER_NORMS = re.compile(r"^representation_model\.(vec_norms|x_norms)\.")
 WHITENING = "representation_model.out_norm_vec."
 _NORMALIZERS = r"^(bond_pos|angle_pos|dihedral_pos|rotate_dihedral_pos|ff|reg_dev)_normalizer\."
 
-# Why a weight of the source stays out, by the first pattern that matches.
+# Why a weight of the source is not loaded, by the first pattern that matches.
 REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
@@ -41,7 +41,7 @@ REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"^(output_model_\w+|angle_ijk_proj|dihedral_jk_proj)\.", "head of pre-training only"),
         (r"^d?(mean|std)$", "normalization of the source's labels; this run has its own"),
         (r"^prior_model\.", "prior of the source's own labels"),
-        (r"^representation_model\.distance\.", "neighbour search, which is fairchem's here"),
+        (r"^representation_model\.distance\.", "neighbour search; this model uses fairchem's"),
         (
             r"^representation_model\.out_norm_vec\.",
             "whitening of the vectors after the last layer; no such module here",
@@ -53,7 +53,7 @@ REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def renamed(name: str) -> str:
-    """Today's torchmd-net name of an output module's weight (its pull request 314 renamed them)."""
+    """Current torchmd-net name of an output module's weight (renamed in its pull request 314)."""
     name = re.sub(r"(output_network\.\d+\.update_net)\.(\d+)\.", r"\1.layers.\2.", name)
     return re.sub(r"(output_network)\.(\d+)\.(weight|bias)$", r"\1.layers.\2.\3", name)
 
@@ -64,7 +64,7 @@ def reason_of(name: str) -> str | None:
 
 
 def possible_kinds(names: list[str], hyper: dict[str, Any]) -> tuple[str, ...]:
-    """Kinds that a checkpoint can be, the likeliest first.
+    """Possible kinds of a checkpoint, the likeliest first.
 
     DP-TorchMD-NET, Frad (MD17 form) and TorchMD-NET share one network: without hyper-parameters
     their files look the same.
@@ -88,7 +88,7 @@ class Setting:
     source: str  # its name in a checkpoint's hyper_parameters
     yaml: str  # under model.backbone
     of: Callable[[nn.Module], Any]  # its value in a network of torchmd-net
-    absent: Any = None  # the value where a checkpoint does not have it; None: unknown
+    absent: Any = None  # the value if a checkpoint does not have it; None: unknown
     harmless: bool = False  # a difference changes neither the network's function nor its weights
 
 
@@ -111,7 +111,8 @@ _SHARED = (
     Setting("cutoff_lower", "cutoff_lower", _attribute("cutoff_lower")),
     Setting("cutoff_upper", "cutoff", _attribute("cutoff_upper")),
 )
-# By the value of "model" in a checkpoint's hyper_parameters; SliDe's networks derive from the ET.
+# By the value of "model" in a checkpoint's hyper_parameters; SliDe's networks are derived from the
+# ET.
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     "equivariant-transformer": (
         *_SHARED,
@@ -145,13 +146,13 @@ _NETWORKS = {"TorchMD_ET": "equivariant-transformer", "TensorNet": "tensornet"}
 
 
 def network_of(module: nn.Module) -> str | None:
-    """torchmd-net's name of a representation model's architecture; None for any other module."""
+    """torchmd-net's name of a representation model; None for any other module."""
     return _NETWORKS.get(type(module).__name__)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One hyper-parameter in the checkpoint and in the model."""
+    """A hyper-parameter in the checkpoint and in the model."""
 
     setting: Setting
     source: Any
@@ -173,12 +174,12 @@ class Compared:
 
     @property
     def differs(self) -> bool:
-        """Whether the weights cannot mean the same in both."""
+        """Whether the weights have a different meaning in the two."""
         return not (self.unknown or self.same or self.setting.harmless)
 
 
 def compare(hyper: dict[str, Any], network: nn.Module) -> list[Compared]:
-    """Every hyper-parameter of the weights, in the checkpoint and in the model."""
+    """Compare every hyper-parameter on which the weights depend."""
     return [
         Compared(
             setting,
@@ -190,7 +191,7 @@ def compare(hyper: dict[str, Any], network: nn.Module) -> list[Compared]:
 
 
 def matching_yaml(compared: list[Compared]) -> str:
-    """The backbone section that would agree with the checkpoint."""
+    """The backbone section that matches the checkpoint."""
     lines = [
         f"    {item.setting.yaml}: {item.target if item.unknown else item.source}"
         for item in compared

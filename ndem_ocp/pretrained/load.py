@@ -1,9 +1,9 @@
-"""Start from the weights of a checkpoint: fairchem's, or of Frad, SliDe, DP and TorchMD-NET.
+"""Starting from the weights of a checkpoint of fairchem, Frad, SliDe, DP or TorchMD-NET.
 
-Weights of the latter are mapped by name onto a TorchMD-NET backbone (section 5.4.3, Table 6);
-fairchem's and this package's go into any backbone (fairchem.py). What cannot mean the same in this
-model is refused, and every refusal and every load prints what went where. docs/pretrained.md has
-the whole picture.
+Weights of the latter four are mapped by name onto a TorchMD-NET backbone (section 5.4.3, Table 6);
+those of fairchem and of this package can be loaded into any backbone (fairchem.py). Weights with
+another meaning in this model are refused. Every load prints what was loaded where.
+docs/pretrained.md has the details.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ndem_ocp.pretrained.file import PretrainedError, existing, read_content, so
 from ndem_ocp.pretrained.plan import NONE, Plan
 from ndem_ocp.pretrained.report import LoadReport
 
-RUN, CHECKPOINT = "run", "checkpoint"  # whose normalizers: normalizers.py
+RUN, CHECKPOINT = "run", "checkpoint"  # whose normalizers are used: normalizers.py
 SECTION: dict[str, Any] = {
     "checkpoint": None,
     "kind": AUTO,
@@ -46,25 +46,24 @@ def init_from(
     config: Mapping[str, Any] | None = None,
     normalizers: Mapping[str, nn.Module] | None = None,
 ) -> LoadReport | None:
-    """Load what ``task.init_from`` names into a fresh model, and log the report.
+    """Load the checkpoint of ``task.init_from`` into a new model, and log the report.
 
     Args:
         model: a hydra model, not wrapped in DDP.
         section: a path, or a mapping with the keys of ``SECTION``; None does nothing.
-        noise_gain: see :func:`load_pretrained`; needed with ``noise_head: True`` only.
-        ema: fairchem's moving average of this model; its shadows start from the loaded weights.
+        noise_gain: see :func:`load_pretrained`; only needed with ``noise_head: True``.
+        ema: fairchem's moving average of this model, which starts from the loaded weights.
         config: the run's configuration, and
         normalizers: its normalizers by output: compared with those in a checkpoint of fairchem.
 
     Raises:
-        PretrainedError: for an unknown key or impossible value, or whatever load_pretrained
-            refuses.
+        PretrainedError: for an unknown key or impossible value, or from load_pretrained.
     """
     if section is None:
         return None
     settings = init_settings(section)
     path = settings.pop("checkpoint")
-    del settings["normalizers"]  # taken when the run was set up
+    del settings["normalizers"]  # used when the run was set up
     run = Run(config or {}, normalizers or {})
     report = load_pretrained(model, path, noise_gain=noise_gain, run=run, **settings)
     if ema is not None:
@@ -77,7 +76,7 @@ def init_from(
 
 
 def check_section(section: Mapping[str, Any] | str) -> None:
-    """Check ``task.init_from`` and that its file is there, before anything is built.
+    """Check ``task.init_from`` and that its file exists, before anything is built.
 
     Raises:
         PretrainedError: naming the key, or the path.
@@ -98,24 +97,24 @@ def load_pretrained(
     unsafe: bool = False,
     run: Run | None = None,
 ) -> LoadReport:
-    """Load a pre-trained checkpoint into a hydra model, or leave it as it was.
+    """Load a pre-trained checkpoint into a hydra model, or leave the model unchanged.
 
     Args:
         model: a hydra model; with a TorchMD-NET backbone for all kinds but "fairchem".
         path: a checkpoint of fairchem, of Lightning, or a bare state dict.
-        kind: "fairchem", "dp", "frad", "slide", "torchmd", or "auto": read off the file.
+        kind: "fairchem", "dp", "frad", "slide", "torchmd", or "auto": found from the file.
         heads: "none", the head of the model that gets the checkpoint's output head, or "auto":
             all that fit from a checkpoint of fairchem, none from any other.
         weights: of a checkpoint of fairchem: "ema", "raw", or "auto", the average if it has one.
-        noise_head: put the pre-training's noise head into the auxiliary head. It was taught
-            + noise / std; its last projection is multiplied by std * noise_gain.
+        noise_head: load the pre-training's noise head into the auxiliary head. It was trained to
+            predict + noise / std; its last projection is multiplied by std * noise_gain.
         noise_gain: what the auxiliary head must return per Angstrom of noise. In NDeM
             f' = f(X) - eps*, so it is - eps*/eps = -1/sigma_max by default; in plain denoising
             it is + eps*/eps.
-        strict: refuse what cannot mean the same in this model. False loads everything of the same
-            name and shape and reports the rest.
+        strict: refuse weights with another meaning in this model. False loads everything with the
+            same name and shape and reports the rest.
         unsafe: read the file with the unrestricted pickle reader, which runs code in it.
-        run: what the new run has, to compare with a checkpoint of fairchem.
+        run: configuration and normalizers of the new run, to compare with a checkpoint of fairchem.
 
     Raises:
         PretrainedError: if the file cannot be read or the load is refused; the model is unchanged.
@@ -135,7 +134,8 @@ def load_pretrained(
         )
     if weights != AUTO:
         raise PretrainedError(
-            f"task.init_from.weights: {weights} is for checkpoints of fairchem, and {path} is none."
+            f"task.init_from.weights: {weights} is for checkpoints of fairchem, but {path} is not "
+            "one."
         )
     network = _network_of(model)
     source = source_of(content, path)
@@ -160,7 +160,7 @@ def _network_of(model: nn.Module) -> nn.Module:
     if network is None or layout.network_of(network) is None:
         raise PretrainedError(
             "task.init_from needs a TorchMD-NET backbone (torchmd_et_backbone or "
-            "torchmd_tensornet_backbone) for any checkpoint but fairchem's; this model's is "
+            "torchmd_tensornet_backbone) for all checkpoints except fairchem's; this model's is "
             f"{type(getattr(model, 'backbone', model)).__name__}."
         )
     return network

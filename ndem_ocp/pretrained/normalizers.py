@@ -1,4 +1,4 @@
-"""``task.init_from.normalizers: checkpoint``: go on in the units of the loaded heads."""
+"""``task.init_from.normalizers: checkpoint``: train in the units of the loaded heads."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KEY = "dataset.train.transforms.normalizer"
 def take_normalizers(config: dict[str, Any]) -> None:
     """Write a checkpoint's normalizers into the run's configuration, in place.
 
-    Does nothing unless ``task.init_from.normalizers`` is ``checkpoint``. The numbers then count as
-    if they stood under ``dataset.train.transforms.normalizer``: for gradient heads, for NDeM's
+    Does nothing unless ``task.init_from.normalizers`` is ``checkpoint``. The numbers are then used
+    as if they were set in ``dataset.train.transforms.normalizer``: for gradient heads, for NDeM's
     scale, and in the run's own checkpoints.
 
     Raises:
-        PretrainedError: if the file has none for an output of the run, or has element references
-            that the run lacks.
+        PretrainedError: if the file has no normalizer for an output of the run, or has element
+            references that the run lacks.
     """
     section = (config.get("task") or {}).get("init_from")
     if section is None:
@@ -37,8 +37,8 @@ def take_normalizers(config: dict[str, Any]) -> None:
     content = read_content(path, settings["unsafe"])
     if not fairchem.is_fairchem(content):
         raise PretrainedError(
-            f"task.init_from.normalizers: checkpoint is for checkpoints of fairchem, and {path} is "
-            f"none. Write its numbers under {KEY}, in the unit of the data."
+            f"task.init_from.normalizers: checkpoint is for checkpoints of fairchem, but {path} is "
+            f"not one. Set its numbers in {KEY}, in the unit of the data."
         )
     transforms = config.setdefault("dataset", {}).setdefault("transforms", {})
     _need_references(content, transforms, path)
@@ -47,8 +47,8 @@ def take_normalizers(config: dict[str, Any]) -> None:
     if lacking:
         raise PretrainedError(
             f"task.init_from.normalizers: checkpoint: {path} has no normalizer of "
-            f"{', '.join(lacking)} (it has: {', '.join(found) or 'none'}). Take normalizers: run, "
-            f"and write them under {KEY}."
+            f"{', '.join(lacking)} (it has: {', '.join(found) or 'none'}). Use normalizers: run, "
+            f"and set them in {KEY}."
         )
     taken = {
         name: {"mean": found[name][0], "rmsd": found[name][1]} for name in config.get("outputs", {})
@@ -60,11 +60,11 @@ def take_normalizers(config: dict[str, Any]) -> None:
 
 
 def _need_references(content: Mapping[str, Any], transforms: Mapping[str, Any], path: Any) -> None:
-    """Normalizers of energies with references taken off mean nothing without these."""
+    """Refuse normalizers of energies minus element references if the run has no references."""
     given = content.get("elementrefs")
     if given and not transforms.get("element_references"):
         raise PretrainedError(
-            f"{path} was trained on {', '.join(given)} less element references, and this run has "
-            "none: give the same ones under dataset.train.transforms.element_references (fairchem "
-            "saves them beside its checkpoints), or take normalizers: run."
+            f"{path} was trained on {', '.join(given)} minus element references, but this run has "
+            "none: set the same ones in dataset.train.transforms.element_references (fairchem "
+            "saves them next to its checkpoints), or use normalizers: run."
         )

@@ -1,4 +1,4 @@
-"""Deciding which weight of a checkpoint goes where in a model, and what must not go anywhere."""
+"""Deciding which weights of a checkpoint are loaded where in a model, and which are refused."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Plan:
             return
         if ours == "tensornet" and "check_errors" in hyper:
             report.impossible.append(
-                "The checkpoint is of a torchmd-net whose TensorNet ordered its features "
-                "otherwise: load it with torchmd-net's load_model and save it again."
+                "The checkpoint is from a torchmd-net whose TensorNet orders its features "
+                "differently: load it with torchmd-net's load_model and save it again."
             )
         report.hyper_parameters = layout.compare(hyper, self.network)
         for item in report.hyper_parameters:
@@ -88,8 +88,8 @@ class Plan:
             )
         if f"{layout.WHITENING}weight" in names:
             self.report.notes.append(
-                "The source's heads saw the last layer's vectors whitened (out_norm_vec); heads "
-                "here see them as they are. Layers and scalars are not affected."
+                "The source's heads used whitened vectors of the last layer (out_norm_vec); heads "
+                "here use them unchanged. Layers and scalars are not affected."
             )
         return problems
 
@@ -118,7 +118,7 @@ class Plan:
         self._check_radial_basis()
 
     def _check_radial_basis(self) -> None:
-        """Fixed radial functions say what cutoff and form they are made for."""
+        """Check the cutoff and form of fixed radial functions from their values."""
         trainable = self.source.hyper_parameters.get("trainable_rbf")
         known = any(item.differs for item in self.report.hyper_parameters)
         if trainable or known or self.network.distance_expansion.trainable:
@@ -137,8 +137,8 @@ class Plan:
         if found is None:
             known = [name for name in self.model.output_heads if name != NOISY_FORCES]
             raise PretrainedError(
-                f"task.init_from.heads: {head!r} is no head of the model with an output module of "
-                f"torchmd-net (heads: {', '.join(known) or NONE})."
+                f"task.init_from.heads: {head!r} is not a head of the model with an output module "
+                f"of torchmd-net (heads: {', '.join(known) or NONE})."
             )
         prefix, module = found
         theirs = {layout.renamed(name): name for name in self.source.weights}
@@ -168,7 +168,7 @@ class Plan:
         std = heads_of.noise_std(self.source)
         if std is not None and noise_gain is not None:
             self.report.notes.append(
-                f"The noise head gave + noise / {std:.4g} A; as auxiliary head it gives "
+                f"The noise head predicted + noise / {std:.4g} A; as auxiliary head it predicts "
                 f"{noise_gain:+.4g} / A * noise."
             )
 
@@ -190,7 +190,7 @@ class Plan:
             report.ignored[theirs] = "its shape differs"
             report.shapes.append((theirs, tuple(value.shape), ours, tuple(self.target[ours].shape)))
         elif not torch.isfinite(value).all():
-            report.impossible.append(f"{theirs} holds values that are not finite.")
+            report.impossible.append(f"{theirs} has values that are not finite.")
         else:
             self.values[ours] = value if change is None else change(value)
             report.loaded[ours] = theirs

@@ -1,4 +1,4 @@
-"""What a pre-trained checkpoint gave, in words."""
+"""The printed report on loading a pre-trained checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ndem_ocp.pretrained.layout import Compared, matching_yaml
 
-SHOWN = 3  # more names than this become their common beginning and their number
+SHOWN = 3  # more names are abbreviated to their common beginning and number
 
 
 @dataclass
@@ -20,11 +20,11 @@ class LoadReport:
         path: the checkpoint.
         kind: "fairchem", "dp", "frad", "slide" or "torchmd".
         loaded: name in the model -> name in the checkpoint.
-        missing: weight of the model that should have come from it -> why it did not.
-        ignored: weight of the checkpoint that is not used -> why.
-        shapes: (name in the checkpoint, its shape, name in the model, its shape) that differ.
-        hyper_parameters: those that the weights depend on, side by side.
-        notes: what to know, and what to set elsewhere.
+        missing: weight of the model that was not loaded -> why. ignored: weight of the checkpoint
+            that is not used -> why.
+        shapes: different shapes: (name in the checkpoint, shape, name in the model, shape).
+        hyper_parameters: those on which the weights depend, side by side.
+        notes: remarks, and settings to change elsewhere.
         problems: why ``strict`` refuses.
         impossible: why any loading is refused.
     """
@@ -63,7 +63,7 @@ class LoadReport:
         return lines + _section("notes", self.notes)
 
     def refusal(self, strict: bool) -> str | None:
-        """Why nothing is loaded and what to do, or None."""
+        """Why nothing was loaded and what to do, or None."""
         reasons = self.impossible + (self.problems if strict else [])
         if not reasons:
             return None
@@ -73,13 +73,13 @@ class LoadReport:
         if not self.impossible:
             lines += [
                 "task.init_from.strict: False (strict=False) loads what has the same name and "
-                "shape all the same, and prints the rest."
+                "shape anyway, and lists the rest."
             ]
         return "\n".join([*lines, "", *self._lines()])
 
     def _compared(self) -> list[str]:
         if self.hyper_parameters and all(item.source is None for item in self.hyper_parameters):
-            return ["the checkpoint has none: what shapes do not show could not be compared"]
+            return ["the checkpoint has none: only shapes could be compared"]
         same = [
             f"{item.setting.source} {item.source}" for item in self.hyper_parameters if item.same
         ]

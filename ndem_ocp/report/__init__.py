@@ -1,1 +1,1 @@
-"""What people look at: histories of runs, tables, pictures."""
+"""Histories of runs, tables and figures."""

@@ -1,9 +1,9 @@
-"""A run's metrics as a file: one JSON line per logged step, beside W&B or TensorBoard.
+"""A run's metrics as a file: one JSON line per logged step, in addition to W&B or TensorBoard.
 
     logger:
       name: ndem_ocp.HistoryLogger
       inner: wandb            # or tensorboard, or null
-      project: my-project     # the inner logger's own keys
+      project: my-project     # keys of the inner logger
 
 Works with every fairchem trainer, in every process, online and offline.
 """
@@ -59,7 +59,7 @@ class HistoryLogger(Logger):
         self._first_step, self._lost = 0, False
         self._inner = logger_or_none(registry.get_logger_class(inner), config) if inner else None
         if self._inner is not None and self._inner.is_a(WandBLogger):
-            # W&B itself says 0 in a new run, and in every run that goes on offline.
+            # W&B itself says 0 in a new run, and in every run that is resumed offline.
             last = max(self._passed_on.values(), default=-1)
             self._first_step = max(last + 1, wandb.run.starting_step)
 
@@ -79,20 +79,20 @@ class HistoryLogger(Logger):
         passed_on = self._passed_on
         new = {k: v for k, v in update_dict.items() if step > passed_on.get((split, k), -1)}
         if new:
-            # A validation that a kill cut off is done again at a step that W&B has closed.
+            # A validation interrupted by a kill is repeated at a step that W&B has closed.
             self._pass_on("log", new, max(int(step), self._first_step), split)
 
     def resumed(self, step: int, evaluates: bool) -> None:
-        """Say that the run goes on after ``step``, and whether it evaluates that step again.
+        """Record that the run resumes after ``step``, and whether it evaluates that step again.
 
-        0 is a run that starts anew in the directory of one that was lost before it saved.
+        0 is a run that starts again in the directory of one that died before it saved.
         """
         if self.path.exists() and self.path.stat().st_size:
             self._append({"resumed": int(step), "evaluates": evaluates})
 
     def _append(self, record: dict[str, Any]) -> None:
-        # One whole line per write: a run that is killed loses no earlier line. It may have torn
-        # its last one, which then must not run into this.
+        # One whole line per write, so a killed run loses no earlier line. Its last line may be
+        # incomplete and must not be joined with this one.
         try:
             torn = _is_torn(self.path)
             with self.path.open("a", encoding="utf-8") as file:
@@ -101,8 +101,8 @@ class HistoryLogger(Logger):
         except OSError as error:  # a logger never ends a run
             if not self._lost:
                 logging.error(
-                    f"{self.path} takes no lines ({error}): the history of this run has a gap "
-                    "from here. The run goes on."
+                    f"{self.path} cannot be written ({error}): the history of this run has a gap "
+                    "from here. The run continues."
                 )
             self._lost = True
 
@@ -131,7 +131,7 @@ class HistoryLogger(Logger):
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether a kill left the last line of a file without its end."""
+    """Whether a kill left the last line of a file incomplete."""
     if not path.exists() or path.stat().st_size == 0:
         return False
     with path.open("rb") as file:
@@ -144,7 +144,7 @@ def _last_times(path: Path) -> dict[str, float]:
     times = {"time_s": 0.0, "process_s": 0.0}
     try:
         records = read_history(path) if path.exists() else []
-    except ValueError as error:  # no reason not to train
+    except ValueError as error:  # not a reason to stop training
         logging.warning(f"{error}; the run's times start at zero again.")
         return times
     for record in reversed(records):
@@ -154,7 +154,8 @@ def _last_times(path: Path) -> dict[str, float]:
 
 
 def _last_steps(path: Path) -> dict[tuple[str, str], int]:
-    """{(split, metric): last step it was logged at}, those that a resume takes back included."""
+    """{(split, metric): last step at which it was logged}, including steps that a resume
+    discards."""
     last: dict[tuple[str, str], int] = {}
     if not path.exists():
         return last
@@ -176,5 +177,5 @@ def _plain(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """JSON has no NaN: a value that is not finite is left out of the line."""
+    """JSON has no NaN: values that are not finite are left out of the line."""
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,6 +1,6 @@
 """Reading ``history.jsonl``, which :class:`ndem_ocp.report.history.HistoryLogger` writes.
 
-A module of its own because it needs neither torch nor fairchem.
+This is a separate module because it needs neither torch nor fairchem.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class HistoryError(NDeMError, ValueError):
 
 
 def read_history(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
-    """Lines of a history, in order, of one split or of all.
+    """Lines of a history in order, of one split or of all.
 
-    Lines of steps that a resumed run did again are left out, and so is a line torn by a kill (the
-    last one, or one before a resume); a broken line anywhere else raises.
+    Lines of steps that a resumed run repeated are left out, and so is an incomplete line left by a
+    kill (the last one, or one before a resume); a broken line anywhere else is an error.
 
     Raises:
         FileNotFoundError: naming the file.
@@ -59,22 +59,22 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def find_history(run_dir: str | Path) -> Path:
-    """The newest history below a run directory.
+    """The newest history in a run directory.
 
     Raises:
-        FileNotFoundError: if there is none, saying what writes it.
+        FileNotFoundError: if there is none; the message says what writes it.
     """
     found = sorted(Path(run_dir).rglob(FILE_NAME), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(
-            f"No {FILE_NAME} below {run_dir}: set logger.name: ndem_ocp.HistoryLogger in the "
+            f"No {FILE_NAME} in {run_dir}: set logger.name: ndem_ocp.HistoryLogger in the "
             "configuration of the run."
         )
     return found[-1]
 
 
 def _superseded(record: dict[str, Any], resumed: dict[str, Any]) -> bool:
-    """Whether the run that resumed logs this again."""
+    """Whether the resumed run logs this again."""
     step = resumed["resumed"]
     again = resumed["evaluates"] and record["split"] != "train" and record["step"] == step
     return bool(again) or record["step"] > step

@@ -1,8 +1,8 @@
-"""A logger that a run can do without: when its service or its disk is gone, training goes on.
+"""A logger whose failure does not end the run.
 
-W&B writes through a process of its own. A scheduler that preempts a job sends SIGTERM to every
-process of it, and W&B's ends at once; the next metric that is logged would end the run with it,
-before it has saved the step that it was asked to finish.
+W&B writes through a separate process. A scheduler that preempts a job sends SIGTERM to all its
+processes, and W&B's exits at once; without this class, the next logged metric would end the run
+before it has saved the current step.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ndem_ocp.report.wandb_mode import offline_if_need_be
 
 
 def logger_or_none(kind: type, config: dict[str, Any]) -> Losable | None:
-    """A logger of class ``kind``, which a run can do without; None if it cannot be made.
+    """A logger of class ``kind`` whose failure does not end the run; None if it cannot be started.
 
-    W&B that cannot go online is offline, which is said at once.
+    If W&B cannot go online, it logs offline, with a message at the start.
     """
     if issubclass(kind, WandBLogger):
         offline_if_need_be()
@@ -30,20 +30,20 @@ def logger_or_none(kind: type, config: dict[str, Any]) -> Losable | None:
     except (OSError, wandb.errors.Error) as error:
         logging.error(
             f"{kind.__name__} cannot be started ({type(error).__name__}: {error}): nothing is "
-            "logged there. The run goes on."
+            "logged there. The run continues."
         )
         return None
 
 
 class Losable:
-    """``logger``, whose methods do nothing any more after one of them has raised an OSError."""
+    """Wraps ``logger``; after one of its methods has raised an OSError, all do nothing."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._lost = False
 
     def is_a(self, kind: type) -> bool:
-        """Whether the logger behind this one is of a class."""
+        """Whether the wrapped logger is of a class."""
         return isinstance(self._logger, kind)
 
     def __getattr__(self, name: str) -> Any:
@@ -58,7 +58,8 @@ class Losable:
         except OSError as error:  # connection errors are OSErrors
             self._lost = True
             logging.error(
-                f"{type(self._logger).__name__} is lost ({type(error).__name__}: {error}): nothing "
-                "more is logged there. The run goes on; when it is resumed it logs again."
+                f"{type(self._logger).__name__} has failed ({type(error).__name__}: {error}): "
+                "nothing more is logged there. The run continues, and logs there again when it is "
+                "resumed."
             )
             return None

@@ -1,4 +1,4 @@
-"""What logged names mean: titles, units and which way is better, for pages and panels."""
+"""Titles and units of logged metrics, and whether higher is better, for pages and panels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 EFWT = "energy_forces_within_threshold"
-#: what comes first among the metrics of a split; the others follow in the order they were logged
+#: the first metrics of a split; the others follow in the order in which they were logged
 _ORDER = ("energy_mae", "forces_mae", "forces_cosine_similarity", EFWT, "forces_magnitude_error")
 _KINDS = {
     "mae": "MAE",
@@ -24,8 +24,8 @@ class Metric:
     """One column of a table, one figure.
 
     Attributes:
-        name: in the log. title: for people. unit: "" for a plain number. factor: logged value ->
-            shown value. higher_is_better: as its name says.
+        name: in the log. title: to display. unit: "" for a plain number. factor: logged value ->
+            displayed value. higher_is_better: as the name says.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Metric:
 
 
 def unit_text(label: str) -> str:
-    """A unit as :func:`ndem_ocp.training.units.label` writes it, for people: meV_per_A -> meV/Å."""
+    """The display form of a unit from :func:`ndem_ocp.training.units.label`: meV_per_A -> meV/Å."""
     text = re.sub(r"_(\d)$", r"^\1", label.replace("_per_", "/")).replace("_", "/")
     return re.sub(r"(^|/)A(?=$|/)", r"\1Å", text)
 
 
 def describe(name: str) -> Metric:
-    """What a metric of fairchem's evaluator, or one of ours with its unit, is."""
+    """Describe a metric of fairchem's evaluator, or one of ours with its unit."""
     if name == EFWT:
         return Metric(name, "EFwT", "%", 100.0, True)
     if name == "energy_within_threshold":
@@ -63,8 +63,8 @@ def describe(name: str) -> Metric:
 
 
 def validation_metrics(names: Iterable[str]) -> list[Metric]:
-    """The metrics among the names of a validation's record: the well-known ones first, and of one
-    that was logged in two units the one that names its unit."""
+    """The metrics among the names in a validation's record: well-known ones first; of a metric
+    logged in two units, the one with its unit in the name."""
     names = [name for name in dict.fromkeys(names) if name not in _NO_METRICS]
     shown = [n for n in names if not any(m.startswith(f"{n}_") for m in names if m != n)]
 

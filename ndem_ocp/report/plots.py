@@ -1,4 +1,4 @@
-"""Pictures of runs. Every function writes one PNG and returns its path."""
+"""Figures of runs. Every function writes one PNG and returns its path."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plot_curves(
 
     Args:
         history: records of :func:`ndem_ocp.report.history.read_history`, all splits.
-        zero_force_mae: eV/A, the error of predicting no force on the validation split.
+        zero_force_mae: eV/A, the error of predicting zero forces on the validation split.
         path: PNG to write.
         window: fairchem's ``print_every``. Its training metrics are means since the last printed
             step, so the record of a printed step is the mean of that many steps.
@@ -159,7 +159,7 @@ def plot_arms(result: dict[str, Any], path: Path) -> Path:
             axis.fill_between(x, value.min(0), value.max(0), color=colour, alpha=0.18, lw=0)
     axes[0].set(xlabel="step", ylabel=f"validation {metric}", yscale="log")
     axes[1].set(xlabel="processor time (min)")
-    # 0.5 and not 5 x 10^-1, and not every line named
+    # 0.5 and not 5 x 10^-1, and not a label on every line
     axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes[0].yaxis.set_minor_formatter(
         lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""

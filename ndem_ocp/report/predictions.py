@@ -1,4 +1,4 @@
-"""Predictions of ``fairchem --mode predict`` beside their labels."""
+"""Predictions of ``fairchem --mode predict`` and their labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairchem.core.datasets import LmdbDataset
 
 @dataclass(frozen=True)
 class Parity:
-    """Predicted and reference values of the same frames, raw units, same order.
+    """Predicted and reference values of the same frames, in physical units and the same order.
 
     Attributes:
         energy, reference_energy: (frames,) eV.
@@ -26,7 +26,7 @@ class Parity:
 
     @property
     def zero_force_mae(self) -> float:
-        """Error of predicting no force, per component, eV/A."""
+        """Error of predicting zero forces, per component, eV/A."""
         return float(np.abs(self.reference_forces).mean())
 
     def metrics(self) -> dict[str, float]:
@@ -48,7 +48,7 @@ class Parity:
 
 
 def load_parity(predictions: Path, data: Path) -> Parity:
-    """Match a predictions file with the LMDBs it was made from, by sid and fid.
+    """Match a predictions file with the LMDBs from which it was made, by sid and fid.
 
     fairchem writes forces of free atoms only, as one array with ``chunk_idx`` between frames.
 
@@ -69,7 +69,7 @@ def load_parity(predictions: Path, data: Path) -> Parity:
     missing = [name for name in stored["ids"] if name not in labels]
     if missing:
         raise ValueError(
-            f"{predictions} holds {len(missing)} frames that {data} does not, such as "
+            f"{predictions} has {len(missing)} frames that are not in {data}, such as "
             f"{missing[0]!r} (sid_fid): was it made from another data set?"
         )
     matched = [labels[name] for name in stored["ids"]]

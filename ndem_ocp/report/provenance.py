@@ -1,4 +1,4 @@
-"""What a number needs to be traced: commit, command, configuration, data, hardware."""
+"""The origin of a result: commit, command, configuration, data, hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 def git_commit(root: Path) -> str:
     """Commit of the checkout at ``root``, with "-dirty" if tracked files were changed.
 
-    results/ does not count: one measurement after another writes there, and none reads it.
+    Changes in results/ do not count: measurements write there, and none reads it.
     """
 
     def git(*words: str) -> str:
@@ -38,7 +38,8 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def files_hash(directory: Path, pattern: str = "*.lmdb") -> str:
-    """First 12 hex digits of the SHA-256 over the contents of a data set's files, by name."""
+    """First 12 hex digits of the SHA-256 over the contents of a data set's files, in order of
+    name."""
     digest = hashlib.sha256()
     for path in sorted(directory.glob(pattern)):
         digest.update(path.name.encode())
@@ -49,7 +50,7 @@ def files_hash(directory: Path, pattern: str = "*.lmdb") -> str:
 
 
 def data_hash(path: Path, read_up_to: int = 4 * 2**30) -> str | None:
-    """Of a split's files: their contents, or, where that is too much to read, names and sizes.
+    """Hash of the contents of a split's files, or of their names and sizes if they are too large.
 
     Args:
         path: a folder of LMDBs, or one file. read_up_to: bytes.
@@ -68,7 +69,7 @@ def data_hash(path: Path, read_up_to: int = 4 * 2**30) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, threads and GPUs of this machine, with the versions that matter."""
+    """Processor, cores, threads and GPUs of this machine, and relevant versions."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,6 +1,6 @@
-"""``run.json`` beside a run's history: its configuration, and where and when each start of it ran.
+"""``run.json`` next to a run's history: its configuration, and place and time of each start.
 
-A report on a run needs no checkpoint with it, which may be large or gone.
+With it, a report does not need the run's checkpoint, which may be large or deleted.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ FILE_NAME = "run.json"
 
 
 def write_run_record(folder: Path, config: Mapping[str, Any]) -> None:
-    """Note this start of the run whose log directory is ``folder``.
+    """Record this start of the run with log directory ``folder``.
 
     Keys of the file: ``config`` as of this start; ``starts``, one mapping each with ``version``,
     ``commit``, ``command``, ``date`` (UTC), ``hardware``, ``ranks`` and ``validation_sets`` (path,
-    selection and content of each split); ``summary``, what fairchem logs once (``num_params``).
+    selection and content of each split); ``summary``, values that fairchem logs once
+    (``num_params``).
     """
     from ndem_ocp import __version__
 
     root = Path(__file__).resolve().parents[2]
     start = {"version": __version__, **provenance(root)}
-    if not (root / ".git").exists():  # an installed package: not the commit of what lies around it
+    if not (root / ".git").exists():  # an installed package: no commit
         start["commit"] = "unknown"
     start["ranks"] = int(os.environ.get("WORLD_SIZE") or 1)
     start["validation_sets"] = with_contents(validation_sets(config))
@@ -39,18 +40,18 @@ def write_run_record(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def add_summary(folder: Path, values: Mapping[str, Any]) -> None:
-    """Note values that belong to the run as a whole."""
+    """Record values of the run as a whole."""
     record = read_run_record(folder)
     _write(folder, {**record, "summary": {**record.get("summary", {}), **values}})
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # no reason not to train
+    with contextlib.suppress(OSError):  # not a reason to stop training
         write_atomically(folder / FILE_NAME, json.dumps(record, indent=1, default=str) + "\n")
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
-    """The record in a log directory, {} without one; parts of another kind are left out."""
+    """The record in a log directory, {} if there is none; parts of the wrong type are left out."""
     found = read_json(folder / FILE_NAME) or {}
     starts = found.get("starts")
     if isinstance(starts, list):

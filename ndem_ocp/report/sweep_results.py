@@ -1,4 +1,4 @@
-"""The outcome of a sweep: numbers with their origin, a table, a picture of learning curves."""
+"""The results of a sweep: numbers with their origin, and a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ndem_ocp.sweep import DONE, LOGS, RUN_ID, Sweep, run_directory
 def collect(
     sweep: Sweep, out: Path, arms: list[str], seeds: list[int], overrides: list[str]
 ) -> dict[str, Any]:
-    """Every run's test errors and curve, and each arm's mean and spread over the seeds."""
+    """Every run's test errors and curve, and each arm's mean and standard deviation over seeds."""
     config = load_config(str(sweep.config))[0]
     found = {
         arm: [_run(sweep, run_directory(out, arm, seed), seed) for seed in seeds] for arm in arms

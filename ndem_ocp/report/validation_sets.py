@@ -1,4 +1,4 @@
-"""What a run was validated on: path, selection and, where the files can be read, their content."""
+"""The validation data of a run: path, selection and, if the files can be read, their content."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from zipfile import BadZipFile
 
 from ndem_ocp.report.provenance import data_hash
 
-#: keys of a dataset section that choose among its records
+#: keys of a dataset section that select records
 SELECTION = ("first_n", "sample_n", "max_atoms", "no_shuffle", "subset_to")
-_HASHED_WHOLE = 2**28  # bytes that a start of a run may read for this
+_HASHED_WHOLE = 2**28  # bytes that may be read for this at the start of a run
 
 
 def validation_sets(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{split: its ``src`` and its selection of records}, as a run's configuration names them.
+    """{split: its ``src`` and its selection of records}, from a run's configuration.
 
-    Splits are named as they are logged. Parts of the configuration that are of another kind than
-    a trainer's are left out.
+    Splits have the names under which they are logged. Invalid parts of the configuration are left
+    out.
     """
-    from ndem_ocp.training.checks.splits import extra_validation_splits  # it loads fairchem
+    from ndem_ocp.training.checks.splits import extra_validation_splits  # imports fairchem
 
     sections = {"val": config.get("val_dataset")}
     with contextlib.suppress(AttributeError, TypeError, ValueError):
@@ -34,9 +34,9 @@ def validation_sets(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def with_contents(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same with ``hash``, of the files' contents, and ``structures``, how many they hold.
+    """The same with ``hash``, of the files' contents, and ``structures``, their number.
 
-    Either is left out where it cannot be told.
+    Either is left out if unknown.
     """
     return {name: {**one, **_content(one["src"])} for name, one in sets.items()}
 

@@ -1,5 +1,5 @@
-"""Whether W&B can go online, asked before ``wandb.init``: that ends a run without an account, and
-waits for minutes where there is no network."""
+"""Whether W&B can go online. This is checked before ``wandb.init``, which ends a run without an
+account and waits for minutes without a network."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import wandb
 
-NETWORK_S = 3.0  # until a connection counts as impossible
+NETWORK_S = 3.0  # timeout of a connection
 _ONLINE = ("online", "run", "shared", None)
 
 
 def offline_if_need_be() -> None:
-    """Set W&B to offline where it could not start online, and say so now.
+    """Set W&B to offline, with a message, if it cannot start online.
 
-    Nothing is asked where WANDB_MODE or a setting of wandb's own has chosen another mode.
+    Nothing is checked if WANDB_MODE or wandb's own settings have chosen another mode.
     """
     settings = wandb.setup().settings
     if os.environ.get("WANDB_MODE") not in _ONLINE or settings.mode not in _ONLINE:
@@ -31,10 +31,10 @@ def offline_if_need_be() -> None:
 
 
 def go_offline(why: str) -> None:
-    """Let W&B write to files from now on."""
+    """Make W&B write to files from now on."""
     wandb.setup(settings=wandb.Settings(mode="offline"))
     logging.warning(
-        f"W&B is offline in this run: {why}. What is logged is kept in files; `wandb sync "
+        f"W&B is offline in this run: {why}. Everything is logged to files; `wandb sync "
         "RUN_DIR/logs/*/*/wandb/offline-run-*` sends it later. WANDB_MODE=offline says that this "
         "is meant."
     )
@@ -42,20 +42,22 @@ def go_offline(why: str) -> None:
 
 def _why_not_online(address: str) -> str | None:
     host, port = _server(address)
-    if not _reachable(host, port):  # first: with a key, a login waits for the network
+    if not _reachable(
+        host, port
+    ):  # checked first, because a login with a key waits for the network
         return f"{host} cannot be reached"
     try:
         if wandb.login(prompt=False):  # does not ask at the terminal
             return None
-    except TypeError:  # a wandb without this argument: not known
+    except TypeError:  # a version of wandb without this argument
         return None
-    except Exception as error:  # the server does not answer, or does not know the key
+    except Exception as error:  # the server does not answer, or rejects the key
         return " ".join(str(error).split()).rstrip(".")
     return "there is no API key (`wandb login`, or WANDB_API_KEY)"
 
 
 def _server(address: str) -> tuple[str, int]:
-    """Who is spoken to for an address of W&B: its host, or a proxy in between."""
+    """Host and port to connect to for an address of W&B: its host, or a proxy."""
     url = urlparse(address)
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
@@ -65,7 +67,7 @@ def _server(address: str) -> tuple[str, int]:
 
 
 def _reachable(host: str, port: int) -> bool:
-    """Whether a connection can be made; a name server may hang, so it is asked in a thread."""
+    """Whether a connection can be made; tried in a thread, because a name server may hang."""
     found: list[Any] = []
 
     def connect() -> None:

@@ -14,10 +14,10 @@ from ndem_ocp.files import existing
 def configure(parser: argparse.ArgumentParser) -> None:
     """``ndem data second-views``."""
     parser.description = (
-        "For each record: displacements eps of its free atoms, and how a calculator's energy and "
-        "forces change with them. Training adds the change to the DFT label "
-        "(task.ndem.target: second_views). Needs ASE, NumPy, lmdb and the calculator only: run it "
-        "in the environment in which the calculator is installed."
+        "Computes, for displacements eps of each record's free atoms, how a calculator's energy "
+        "and forces change with them. Training adds the change to the DFT label (task.ndem.target: "
+        "second_views). It only needs ASE, NumPy, lmdb and the calculator: run it in the "
+        "environment in which the calculator is installed."
     )
     add = parser.add_argument
     add("path", metavar="DIR", help="the training split (its folder, or one .lmdb file)")
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=16,
         metavar="K",
-        help="displacements each (default: 16)",
+        help="displacements per structure (default: 16)",
     )
     add(
         "--sigma",
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(0.02, 0.05),
         metavar=("MIN", "MAX"),
-        help="A, range of the displacements' standard deviation (default: 0.02 0.05; metal "
+        help="range of the displacements' standard deviation, A (default: 0.02 0.05; metal "
         "surfaces: 0.002 0.01)",
     )
     add_seed(parser, "the displacements")
@@ -50,7 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scale",
         default="fit",
         metavar="S",
-        help="factor of the calculator's changes: a number, or fit (least squares on pairs of near "
+        help="factor for the calculator's changes: a number, or fit (least squares on pairs of "
+        "near "
         "frames of the data; the default)",
     )
     add(
@@ -58,14 +59,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="X",
-        help="refuse a calculator whose changes of forces are further off (default: 0.5 = 50 %%)",
+        help="refuse a calculator with a larger error of the change of forces (default: 0.5 = 50 "
+        "%%)",
     )
     add(
         "--pairs",
         type=at_least(1),
         default=60,
         metavar="N",
-        help="pairs to judge it on (default: 60)",
+        help="number of pairs on which it is tested (default: 60)",
     )
     add(
         "--skip-failed",
@@ -77,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=1,
         metavar="N",
-        help="processes, each with a calculator of its own (default: 1)",
+        help="processes, each with its own calculator (default: 1)",
     )
     add_no_progress(parser)
     parser.set_defaults(func=_run)
@@ -93,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         scale = None if args.scale == "fit" else float(args.scale)
     except ValueError:
-        raise DataError(f"--scale {args.scale}: a number, or fit") from None
+        raise DataError(f"--scale {args.scale}: give a number, or fit") from None
     options = MakeOptions(
         draws=Draws(args.draws, *args.sigma, args.seed),
         scale=scale,
@@ -107,7 +109,8 @@ def _run(args: argparse.Namespace) -> int:
         meta = make_second_views(path, args.calculator, args.out, options)
     except KeyboardInterrupt:
         print(
-            f"stopped; {args.out} keeps what is done: the same command continues", file=sys.stderr
+            f"stopped; what is done is in {args.out}, and the same command continues",
+            file=sys.stderr,
         )
         return 130
     print(summary(args.out, meta))
@@ -115,13 +118,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _split(path: Path) -> Path:
-    """The training split of a data set that was named as a whole."""
+    """The training split, if the folder of the whole data set was given."""
     train = path / "train"
     return train if train.is_dir() and not list(path.glob("*.lmdb")) else path
 
 
 def summary(out: str, meta: dict[str, Any]) -> str:
-    """What was written, and how to train with it."""
+    """A summary of the file, and how to train with it."""
     from ndem_ocp.calculators.spec import Provenance
 
     counts, made_of = meta["counts"], meta["made_of"]

@@ -1,4 +1,4 @@
-"""Displacements of a structure, and what a calculator says about them."""
+"""Displacements of a structure, and a calculator's energies and forces for them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Draws:
     """How structures are displaced: eps_i ~ N(0, sigma^2 I) on every free atom.
 
     Attributes:
-        count: K, displacements of each structure.
+        count: K, displacements per structure.
         sigma_min, sigma_max: A, range of sigma. Its K values are spread evenly over the range.
-        seed: with the structure's digest it decides the displacements, whatever the order.
+        seed: determines the displacements together with the structure's digest, in any order.
     """
 
     count: int = 16
@@ -31,10 +31,11 @@ class Draws:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise DataError(f"--draws {self.count}: at least 1 displacement for each structure")
+            raise DataError(f"--draws {self.count}: give at least 1 displacement per structure")
         if not 0 < self.sigma_min <= self.sigma_max < 1:
             raise DataError(
-                f"--sigma {self.sigma_min} {self.sigma_max}: two lengths in A, 0 < MIN <= MAX < 1"
+                f"--sigma {self.sigma_min} {self.sigma_max}: give two lengths in A, 0 < MIN <= MAX "
+                "< 1"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,10 +75,10 @@ def views_of(potential: Potential, structure: Structure, draws: Draws) -> Views:
 def gradient_mismatch(
     potential: Potential, structures: list[Structure], sigma: float = 0.02
 ) -> float:
-    """How far the forces are from the energy's gradient: relative, 0 when they are it.
+    """Relative difference between the forces and the energy's gradient; 0 if they agree.
 
-    rms of E(X+eps) - E(X) + (T(X) + T(X+eps)) . eps / 2, which is of third order in eps, over
-    that of the second term.
+    rms of E(X+eps) - E(X) + (T(X) + T(X+eps)) . eps / 2, which is of third order in eps for a
+    gradient, divided by the rms of the last term.
     """
     wrong = size = 0.0
     for structure in structures:

@@ -1,4 +1,4 @@
-"""``ndem data second-views``: a calculator is judged on the data, then labels displacements."""
+"""``ndem data second-views``: test a calculator on the data, then label displacements with it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class MakeOptions:
     Attributes:
         draws: the displacements.
         scale: s; None: by least squares on the data's own pairs of near frames.
-        max_error: largest relative error of s dT on these pairs.
-        pairs: how many of them are calculated. workers: processes. skip_failed: leave out and
+        max_error: largest relative error of s dT on these pairs. pairs: their number. workers:
+            processes. skip_failed: leave out and
             count structures on which the calculator fails. progress: a bar with the time left.
     """
 
@@ -57,7 +57,7 @@ class MakeOptions:
 def make_second_views(
     path: str | Path, spec: str, out: str | Path, options: MakeOptions | None = None
 ) -> dict[str, Any]:
-    """Write the second views of all labelled records of a split; what is there is not made again.
+    """Write the second views of all labelled records of a split; existing views are kept.
 
     Args:
         path: directory of the split, or one LMDB file. spec: the calculator, see ``calculators``.
@@ -67,8 +67,8 @@ def make_second_views(
         The file's ``meta``: calculator, draws, scale, relative error, counts.
 
     Raises:
-        DataError: no labelled records, a calculator that fails or disagrees with the data, an
-            ``out`` that is another kind of file or was begun with other settings.
+        DataError: no labelled records, a calculator that fails or disagrees with the data, or an
+            ``out`` that is another kind of file or was started with other settings.
     """
     path, out, options = Path(path), Path(out), options or MakeOptions()
     potential = Potential(calculator_of(spec))
@@ -88,7 +88,7 @@ def make_second_views(
 def _open(
     out: Path, path: Path, potential: Potential, made_of: dict[str, Any], options: MakeOptions
 ) -> SidecarWriter:
-    """The file, new with a judged calculator or begun before with the same settings."""
+    """The file: new, after testing the calculator, or started before with the same settings."""
     if not out.exists():
         judged = _judge(path, potential, options)
         meta = {
@@ -105,18 +105,18 @@ def _open(
         changed = [key for key in made_of if made_of[key] != before.get(key)]
         writer.close()
         raise DataError(
-            f"--out {out} holds views made with another {', '.join(changed)} "
+            f"--out {out} has views made with another {', '.join(changed)} "
             f"({', '.join(str(before.get(key)) for key in changed)}): give another --out"
         )
     return writer
 
 
 def _judge(path: Path, potential: Potential, options: MakeOptions) -> dict[str, Any]:
-    """Compare the calculator with the data's own pairs of near frames.
+    """Test the calculator on pairs of near frames of the data.
 
     Raises:
-        DataError: its forces are not its energy's gradient, or its changes of forces are too far
-            from the data's.
+        DataError: its forces are not the gradient of its energy, or its change of forces has too
+            large an error.
     """
     structures = list(itertools.islice(iter_structures(path), MOST_READ))
     labelled = [s for s in structures if s.forces is not None]
@@ -132,7 +132,10 @@ def _judge(path: Path, potential: Potential, options: MakeOptions) -> dict[str, 
         )
     pairs = near_pairs(structures, options.pairs)
     if not pairs:
-        say("The data has no pairs of near frames, so the calculator cannot be judged on it; s = 1")
+        say(
+            "The data have no pairs of near frames, so the calculator cannot be tested on them; s "
+            "= 1"
+        )
         return {"scale": options.scale or 1.0, "relative_error": None, "pairs": 0,
                 "gradient_mismatch": mismatch}  # fmt: skip
     unit = force_in_ev(units_of(path))
@@ -157,7 +160,7 @@ def _judge(path: Path, potential: Potential, options: MakeOptions) -> dict[str, 
 
 
 def _error_at(found: Agreement, scale: float) -> float:
-    """The relative error with another scale than the best one.
+    """The relative error with a scale other than the best one.
 
     |s p - t|^2 is a parabola in s whose minimum is at the best scale b; its height at s = 0 is
     |t|^2, so that |s p - t|^2 / |t|^2 = e_b^2 + (1 - e_b^2) (s / b - 1)^2.
@@ -202,13 +205,14 @@ def _fill(
 
 
 def _cost(structure: Structure, count: int, potential: Potential, options: MakeOptions) -> str:
-    """What is ahead, from one calculation."""
+    """An estimate of the time, from one calculation."""
     began = time.perf_counter()
     potential(structure)
     seconds = (time.perf_counter() - began) * (options.draws.count + 1) * count / options.workers
     return (
         f"{count} structures, {options.draws.count} displacements each: about {_duration(seconds)}"
-        f" on {options.workers} process(es). Stop it at any time: the same command continues"
+        f" on {options.workers} process(es). You can stop it at any time; the same command "
+        "continues"
     )
 
 
@@ -221,13 +225,13 @@ def _duration(seconds: float) -> str:
 def _views(
     todo: dict[bytes, Structure], spec: str, potential: Potential, options: MakeOptions
 ) -> Iterator[tuple[bytes, Views | str]]:
-    """The views of each structure, in the order in which they are ready."""
+    """The views of each structure, in the order in which they are finished."""
     if options.workers == 1:
         for key, structure in todo.items():
             yield key, _one(potential, structure, options)
         return
     threads = str(max(1, (os.cpu_count() or 1) // options.workers))
-    os.environ["OMP_NUM_THREADS"] = threads  # of the processes to come
+    os.environ["OMP_NUM_THREADS"] = threads  # for the new processes
     with ProcessPoolExecutor(
         options.workers,
         mp_context=get_context("spawn"),  # torch's threads and GPUs do not survive a fork
@@ -264,7 +268,7 @@ _worker: tuple[Potential, MakeOptions] | None = None
 
 
 def _start(spec: str, options: MakeOptions) -> None:
-    """First thing in a process: a calculator of its own; Ctrl-C is the parent's."""
+    """Start a process: make its own calculator; Ctrl-C is handled by the parent."""
     import signal
 
     global _worker
@@ -279,5 +283,5 @@ def _in_worker(structure: Structure) -> Views | str:
 
 
 def say(text: str) -> None:
-    """A line for the person who waits; the result is in the file."""
+    """Print a progress message; the result is in the file."""
     print(text, file=sys.stderr, flush=True)

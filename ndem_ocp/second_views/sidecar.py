@@ -1,11 +1,11 @@
-"""The file of second views: an LMDB whose keys are the structures themselves.
+"""The file of second views: an LMDB whose keys are digests of the structures.
 
 A view belongs to a structure (elements, positions, cell, fixed atoms), not to a place in a file:
-its key is the digest of these. So a record that was changed has no views any more, which is
-noticed; the order of the records and their split into files do not matter; and data sets of both
-generations of fairchem find the same views.
+its key is the digest of these. So a changed record no longer has views, which is noticed; the order
+of the records and their division into files do not matter; and data sets for both generations of
+fairchem find the same views.
 
-    b"meta"            JSON: who made it, with which calculator, how good that is on the data
+    b"meta"            JSON: command, calculator, and its error on the data
     16 bytes           one structure: :class:`Views`
 """
 
@@ -53,7 +53,7 @@ class Views:
     def energy_remainder(self) -> np.ndarray:
         """(K,) the energy change beyond the first order: T_E(X+eps) - T_E(X) + T(X) . eps.
 
-        The first order is known from DFT, -F_DFT(X) . eps; only this part is taken from T.
+        The first-order term is known from DFT, -F_DFT(X) . eps; only the remainder is taken from T.
         """
         return self.energy_change + np.einsum("kni,ni->k", self.eps, self.forces)
 
@@ -69,14 +69,14 @@ class Views:
         """The views in a value.
 
         Raises:
-            DataError: other bytes than :meth:`pack` writes.
+            DataError: bytes not written by :meth:`pack`.
         """
         if len(raw) < _HEAD.size:
             raise DataError("damaged: too short for views")
         magic, draws, atoms = _HEAD.unpack_from(raw)
         numbers = atoms * 3 + draws + 2 * draws * atoms * 3
         if magic != _MAGIC or len(raw) != _HEAD.size + 8 * draws + 4 * numbers:
-            raise DataError("damaged: its bytes are not those of views")
+            raise DataError("damaged: not the bytes of views")
         energy = np.frombuffer(raw, "<f8", draws, _HEAD.size)
         rest = np.frombuffer(raw, "<f4", numbers, _HEAD.size + 8 * draws)
         forces, sigma, eps, change = np.split(
@@ -89,13 +89,13 @@ class Views:
 def structure_digest(
     numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, fixed: np.ndarray | None
 ) -> bytes:
-    """16 bytes that stand for a structure as a record holds it.
+    """16 bytes that identify a structure as stored in a record.
 
     Args:
         numbers: (N,) atomic numbers. positions: (N, 3) A. cell: (3, 3) or (1, 3, 3) A.
-        fixed: (N,) 1 where an atom is held fixed; None: none is.
+        fixed: (N,) 1 for fixed atoms; None: no atom is fixed.
 
-    Positions and cell count as float32, which is what records hold.
+    Positions and cell are taken as float32, as in records.
     """
     count = len(numbers)
     held = np.zeros(count, np.uint8) if fixed is None else (np.asarray(fixed) != 0)
@@ -112,7 +112,7 @@ def structure_digest(
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a file of second views, finished or not, says of itself.
+    """The ``meta`` entry of a file of second views, finished or not.
 
     Raises:
         DataError: not such a file.
@@ -136,7 +136,7 @@ class Sidecar:
         path: the file.
 
     Raises:
-        DataError: not such a file, damaged, or not finished; with what to do.
+        DataError: not such a file, damaged, or not finished; the message says what to do.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -145,8 +145,8 @@ class Sidecar:
         self._file = LmdbFile(self.path)
         if not self.meta.get("complete"):
             raise DataError(
-                f"{path} is not finished ({len(self)} structures so far): start the command that "
-                f"makes it again, and it continues: {self.meta.get('command', '')}"
+                f"{path} is not finished ({len(self)} structures so far): run the command that "
+                f"makes it again; it will continue: {self.meta.get('command', '')}"
             )
 
     def __len__(self) -> int:
@@ -159,14 +159,14 @@ class Sidecar:
 
     @property
     def relative_error(self) -> float | None:
-        """|s dT - dF| / |dF| over the data's own pairs of near frames; None if it has too few."""
+        """|s dT - dF| / |dF| over pairs of near frames of the data; None if there are too few."""
         return self.meta.get("relative_error")
 
     def get(self, key: bytes) -> Views | None:
-        """The views of a structure; None where the calculator had none for it.
+        """The views of a structure; None if the calculator failed on it.
 
         Raises:
-            KeyError: the file does not know the structure.
+            KeyError: the structure is not in the file.
             DataError: damaged.
         """
         try:
@@ -184,13 +184,13 @@ class Sidecar:
 
 
 class SidecarWriter:
-    """A file of second views while it is made: what is there stays, whatever stops the program.
+    """A file of second views that is being made; finished views survive any interruption.
 
     Args:
-        path: the file, new or begun before. meta: what :attr:`Sidecar.meta` is to hold.
+        path: the file, new or started before. meta: content of :attr:`Sidecar.meta`.
 
     Raises:
-        DataError: it is finished, was begun with other settings, or is another kind of file.
+        DataError: it is finished, was started with other settings, or is another kind of file.
     """
 
     _ROOM = 1 << 30
@@ -209,12 +209,12 @@ class SidecarWriter:
             self._put({META: json.dumps(self.meta).encode()})
 
     def known(self, key: bytes) -> bool:
-        """Whether the views of a structure are there."""
+        """Whether the file has the views of a structure."""
         with self._env.begin() as transaction:
             return transaction.get(key) is not None
 
     def add(self, key: bytes, views: Views | str) -> None:
-        """Write the views of a structure, or why it has none; on disk when this returns."""
+        """Write the views of a structure, or why it has none; on disk after this returns."""
         self._put({key: views.pack() if isinstance(views, Views) else _SKIPPED + views.encode()})
 
     def finish(self, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""Drawing second views in training, from (seed, rank, step) alone."""
+"""Drawing second views in training, which depends on (seed, rank, step) only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .sidecar import Sidecar, Views, structure_digest
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
 
-_LOOKED_AT = 50  # records of the training split that must be known before a run starts
+_LOOKED_AT = 50  # records of the training split that must have views before a run starts
 
 
 class ViewSource:
@@ -42,7 +42,7 @@ class ViewSource:
         if error is None and settings.trust is not None:
             raise DataError(
                 f"task.ndem.trust needs the relative error of the potential, which {path} does not "
-                "have: its data has no pairs of near frames. Leave trust out"
+                "have: its data have no pairs of near frames. Leave out trust"
             )
         self._relative_error = error or 0.0
         self._check(Path(data))
@@ -52,7 +52,7 @@ class ViewSource:
         low, high = settings.sigma_range
         if draws["sigma_max"] < low or draws["sigma_min"] > high:
             raise DataError(
-                f"task.ndem.sigma_min and sigma_max ({low:g} to {high:g} A) choose among the views "
+                f"task.ndem.sigma_min and sigma_max ({low:g} to {high:g} A) select from the views "
                 f"of {self.sidecar.path}, whose sigma is {draws['sigma_min']:g} to "
                 f"{draws['sigma_max']:g} A: set sigma_max: {draws['sigma_max']:g}"
             )
@@ -61,13 +61,13 @@ class ViewSource:
                 self.sidecar.get(digest_of(structure))
             except KeyError:
                 raise DataError(
-                    f"{self.sidecar.path} does not know {structure.where}: it was made for other "
-                    f"records ({self.sidecar.meta.get('data')}), or the record was changed. Run "
-                    f"`ndem data second-views` for {data} again"
+                    f"{self.sidecar.path} has no entry for {structure.where}: it was made for "
+                    f"other records ({self.sidecar.meta.get('data')}), or the record was changed. "
+                    f"Run `ndem data second-views` for {data} again"
                 ) from None
 
     def provenance(self) -> dict[str, Any]:
-        """What a run notes of its views: potential, displacements, scale, error, records."""
+        """What a run records about its views: potential, displacements, scale, error, records."""
         meta = self.sidecar.meta
         return {
             **meta["made_of"]["calculator"],
@@ -81,13 +81,13 @@ class ViewSource:
         """The displacements of a batch and their labels, in the data's units, on the CPU.
 
         Args:
-            batch: N atoms in B structures as the records hold them; best before it is moved to a
-                GPU, from which it would have to be read back.
+            batch: N atoms in B structures as in the records; best before it is moved to a GPU, from
+                which it would have to be copied back.
             generator: CPU generator, see :func:`ndem_ocp.method.step_generator`.
             progress: fraction of training.
 
         Raises:
-            DataError: a structure that the file does not know, by system and frame.
+            DataError: a structure that is not in the file; the message has its system and frame.
         """
         count = batch.natoms.numel()
         chosen = choose_graphs(count, self.settings, generator, progress)
@@ -100,7 +100,9 @@ class ViewSource:
         for number in chosen.nonzero().flatten().tolist():
             here = slice(bounds[number], bounds[number + 1])
             views = self._views(batch, number, here)
-            if views is None:  # the potential failed on it, which was counted when it was made
+            if (
+                views is None
+            ):  # the potential failed on it, which was counted when the file was made
                 continue
             draw = self._choose(views.sigma, float(place[number]), progress)
             eps[here], change[here] = views.eps[draw], views.force_change[draw]
@@ -123,8 +125,8 @@ class ViewSource:
         )
 
     def _all_or(self, viewed: np.ndarray, chosen: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Atoms that have a view. Beside their structures, those without one see X itself twice,
-        whose change is 0: the auxiliary head must be used in every step."""
+        """Atoms that have a view. With ``place: beside``, structures without one see X itself
+        twice, with a change of 0: the auxiliary head must be used in every step."""
         if self.settings.instead:
             return torch.from_numpy(viewed)
         return chosen[batch.batch.cpu()]
@@ -144,13 +146,13 @@ class ViewSource:
                 f"{name} {batch[name][number]}" for name in ("sid", "fid") if name in batch
             )
             raise DataError(
-                f"{self.sidecar.path} does not know a training structure ({where or 'unnamed'}): "
-                "it was made for other records, or the record was changed. Run `ndem data "
-                "second-views` again"
+                f"{self.sidecar.path} has no entry for a training structure "
+                f"({where or 'unnamed'}): it was made for other records, or the record was "
+                "changed. Run `ndem data second-views` again"
             ) from None
 
     def _choose(self, sigma: np.ndarray, place: float, progress: float) -> int:
-        """One of the K views: any whose sigma lies in the range of now, else the nearest to it."""
+        """One of the K views: any with sigma in the current range, else the nearest to it."""
         low, high = at(self.settings.sigma_min, progress), at(self.settings.sigma_max, progress)
         allowed = np.flatnonzero((sigma >= low) & (sigma <= high))
         if not allowed.size:

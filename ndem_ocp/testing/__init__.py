@@ -1,4 +1,4 @@
-"""The contract of a backbone as an importable test suite (needs pytest), and its tools.
+"""The backbone contract as an importable test suite (needs pytest), and its tools.
 
     from ndem_ocp.testing import BackboneContract
 
@@ -6,12 +6,12 @@
         model = {"name": "hydra", "backbone": {...}, "heads": {...}}
         forces = "direct"
 
-docs/backbones.md shows it on two backbones from outside this package.
+docs/backbones.md applies it to two backbones from outside this package.
 """
 
 from ndem_ocp.lazy import lazy_names
 
-# when asked for: only the contract needs pytest, and `ndem bench` uses the rest
+# lazily: only the contract needs pytest, and `ndem bench` uses the rest
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""What NDeM needs of a backbone, as a pytest class to inherit from."""
+"""Tests of what NDeM requires of a backbone, as a pytest class to inherit from."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class BackboneContract:
     """Checks of one model. Inherit, name the class Test..., and set ``model``.
 
     Attributes:
-        model: fairchem's ``model`` section (``name: hydra``), as small as it can be, its cutoff
-            and number of neighbours such that no neighbour is left out.
+        model: fairchem's ``model`` section (``name: hydra``), as small as possible, with cutoff and
+            number of neighbours such that no neighbour within the cutoff is left out.
         forces: "direct", or "gradient" of the energy.
-        float64: whether the model runs in float64 (with the help of this package).
+        float64: whether the model runs in float64 (with this package's help).
         tolerance: of equivariance in float32, relative to the largest component.
         tolerance64: the same in float64.
         conservative: whether gradient forces are the energy's gradient in full.
         gradient_tolerance: of gradient forces against the central difference, relative; None is
             1e-5, and 1e-2 in float32.
         gain: factor on the weight matrices, for models whose outputs start almost at zero.
-        training_steps, learning_rate: after which both losses must have fallen.
+        training_steps, learning_rate: both losses must have fallen after these steps.
         ndem: settings of ``task.ndem`` for the training checks.
-        name: in the table of docs/backbones.md; the class's own without "Test" if not set.
-        note: what that table should say.
+        name: in the table of docs/backbones.md; default: the name of the class without "Test".
+            note: footnote in that table.
     """
 
     model: ClassVar[dict[str, Any]]
@@ -74,7 +74,7 @@ class BackboneContract:
 
     @pytest.fixture
     def contract_data(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A small generated set, made once per run of pytest."""
+        """A small generated data set, made once per pytest run."""
         return small_data(tmp_path_factory.getbasetemp())
 
     @pytest.fixture
@@ -162,7 +162,7 @@ class BackboneContract:
         calls = []
         trainer._unwrapped_model.backbone.register_forward_pre_hook(lambda *_: calls.append(1))
         steps(trainer, 2)
-        assert len(calls) == 3  # the third step is interrupted after its forward
+        assert len(calls) == 3  # the third step is interrupted after its forward pass
 
     def test_gradients_reach_the_backbone_and_both_heads(
         self, structures: list[Any], record_property: Record

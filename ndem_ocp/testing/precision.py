@@ -1,4 +1,4 @@
-"""fairchem's models in float64, where equivariance and gradients can be checked to rounding."""
+"""Running fairchem's models in float64, to check equivariance and gradients to rounding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def use_float64_graphs(model: torch.nn.Module) -> None:
-    """Let a model's backbone and heads run in float64: fairchem's graphs are float32 throughout.
+    """Let a model's backbone and heads run in float64, although fairchem's graphs are float32.
 
     Neighbours are found in float32; edge vectors are computed again in the dtype of the data.
     """
@@ -54,10 +54,10 @@ def graph_in_dtype(graph: Any, data: Any) -> Any:
     """A graph with its vectors computed again from ``data``, in the dtype of its positions.
 
     Args:
-        graph: what ``generate_graph`` of a backbone gave: fairchem's GraphData, another object with
+        graph: result of a backbone's ``generate_graph``: fairchem's GraphData, another object with
             its fields, a dict, or a tuple, list or named tuple in any order. Its entries are
-            known by name, or else by their values.
-        data: the batch; differences of positions are those of source less target.
+            identified by name, or else by their values.
+        data: the batch; edge vectors are position of source minus position of target.
 
     Raises:
         ValueError: for a tuple or list in which there is no edge index.
@@ -84,7 +84,7 @@ def _vectors(data: Any, edge_index: Tensor, offsets: Tensor) -> tuple[Tensor, Te
 
 
 def _by_value(graph: Sequence[Any], data: Any) -> Any:
-    """A tuple or list whose entries have no names: each is what its numbers say that it is."""
+    """A tuple or list whose entries have no names; each is identified by its values."""
     edge_index = edge_index_of(graph)
     edges = edge_index.shape[1]
     whole = [part for part in graph if _is_offsets(part, edges)]

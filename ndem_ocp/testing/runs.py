@@ -1,4 +1,4 @@
-"""Small runs in this process: a data set made in seconds, a configuration, a trainer, steps."""
+"""Small runs in this process: a data set, a configuration, a trainer, training steps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from ndem_ocp.data.demo import make_demo
 
 KEYS = {"y": "energy", "force": "forces"}
 TRAINER = "ndem_ocp.NDeMTrainer"
-# fairchem's own trainer with the same schedule: what NDeM at coefficient 0 must equal.
+# fairchem's own trainer with the same schedule, which NDeM with coefficient 0 must equal.
 PLAIN_TRAINER = "equiformerv2_forces"
 
 
 def small_data(folder: Path) -> Path:
-    """The small generated set (train, val_id, val_ood; a few seconds) in ``folder``, made once."""
+    """Make the small generated data set (train, val_id, val_ood; a few seconds) in ``folder``, if
+    absent."""
     out = folder / "ndem-small"
     if not out.exists():
         make_demo(out, size="small", progress=False)
@@ -38,7 +39,7 @@ def frames(data: Path, split: str = "train") -> list[Data]:
 def run_config(
     model: dict[str, Any], data: Path, learning_rate: float = 0.005, **ndem: Any
 ) -> dict[str, Any]:
-    """A complete fairchem configuration for a hydra model on a set of :func:`small_data`.
+    """A complete fairchem configuration for a hydra model on data from :func:`small_data`.
 
     Args:
         model: the ``model`` section; its force output is ``forces``.
@@ -48,7 +49,7 @@ def run_config(
     """
     forces = {"property": "forces", "level": "atom"}
     source = {"format": "ndem_lmdb", "key_mapping": KEYS}
-    # One scale for both, as forces that are gradients of the energy need.
+    # The same scale for both, as needed if forces are gradients of the energy.
     normalizer = {name: {"mean": 0.0, "stdev": 0.7} for name in ("energy", "forces")}
     return {
         "trainer": TRAINER,
@@ -106,7 +107,7 @@ def trainer_of(
     run_id: str | None = None,
     **options: Any,
 ) -> Any:
-    """A trainer as fairchem's command line builds it, in this process, without ranks.
+    """A trainer as built by fairchem's command line, in this process, without ranks.
 
     Args:
         config: a complete configuration.

@@ -1,4 +1,4 @@
-"""Models and batches with two views, and the motions under which they must be equivariant."""
+"""Models and batches with two views, and random motions to test their equivariance."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def build(
 
 
 def wake(model: torch.nn.Module, gain: float = 1.0, seed: int = 1) -> None:
-    """Away from the initial weights, where a broken symmetry would not show: what starts at zero
-    is filled with small numbers, and weight matrices are multiplied by ``gain``."""
+    """Move away from the initial weights, which can hide a broken symmetry: zeros are replaced by
+    small numbers, and weight matrices are multiplied by ``gain``."""
     generator = torch.Generator().manual_seed(seed)
     amplify(model, gain)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def noised(
     dtype: torch.dtype = torch.float32,
     motion: Motion | None = None,
 ) -> Batch:
-    """A batch that asks for a second view, moved as a whole if a motion is given."""
+    """A batch with a second view, moved as a whole if a motion is given."""
     if motion is None:
         return with_second_view(collate(structures, dtype), noise.eps.to(dtype), noise.viewed)
     turn = motion.turn.to(dtype)
@@ -110,7 +110,7 @@ def random_motion(structures: list[Data], seed: int = 0) -> Motion:
 
 
 def undo(out: dict[str, Tensor], motion: Motion) -> dict[str, Tensor]:
-    """Outputs on moved structures, turned back and in the structures' own order of atoms."""
+    """Outputs on moved structures, rotated back and in the original order of atoms."""
     start, atoms = 0, []
     for order in motion.orders:
         atoms.append(torch.argsort(order) + start)
@@ -123,7 +123,7 @@ def undo(out: dict[str, Tensor], motion: Motion) -> dict[str, Tensor]:
 
 
 def outputs(out: dict[str, Any]) -> dict[str, Tensor]:
-    """A hydra model's outputs by their own names: energy (B,), forces (N, 3), noisy_forces."""
+    """A hydra model's outputs by name: energy (B,), forces (N, 3), noisy_forces."""
     flat: dict[str, Tensor] = {}
     for name, value in out.items():
         flat.update({name: value} if isinstance(value, Tensor) else value)

@@ -1,11 +1,11 @@
 """Reading S2EF LMDBs for training: ``format: ndem_lmdb`` in a dataset section.
 
-A drop-in for fairchem's ``format: lmdb`` that names what is wrong with a file or a record (or skips
-and counts it), runs nothing that a record names, and works in data workers, forked or spawned.
+A drop-in replacement for fairchem's ``format: lmdb`` that says what is wrong with a file or record
+(or skips and counts it), never runs code in records, and works in forked or spawned data workers.
 
 =======================  ====================================================================
 ``LmdbReader``           the data set; its keys are those of ``ReaderSettings``
-``loader_options``       what a torch ``DataLoader`` with workers needs besides
+``loader_options``       further arguments for a torch ``DataLoader`` with workers
 ``limits_from_model``    ``cutoff`` and ``max_atomic_number`` of a model section
 ``RecordError``          a file or record that cannot be used
 ``load_fields``          the fields of one pickled record
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from ndem_ocp.lazy import lazy_names
 
-# when asked for: the checks of `ndem data check` share modules with the data set, both ways
+# lazily: `ndem data check` and the data set import each other's modules
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {

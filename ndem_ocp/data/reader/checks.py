@@ -1,4 +1,4 @@
-"""What must be right about a record before a model sees it."""
+"""Checks of a record before the model sees it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_fields(fields: dict[str, Any], settings: ReaderSettings) -> None:
     numeric = {key: array for key, array in arrays.items() if array is not None}
     for key in _REQUIRED:
         if key not in numeric:
-            raise Refused("shape", f"`{key}` is no number or tensor")
+            raise Refused("shape", f"`{key}` is not a number or tensor")
     problem = shape_problem(numeric)
     if problem is None:
         count = len(numeric["pos"])
@@ -51,18 +51,18 @@ def check_fields(fields: dict[str, Any], settings: ReaderSettings) -> None:
 def _geometry(arrays: dict[str, np.ndarray], settings: ReaderSettings) -> tuple[str, str] | None:
     full = settings.checks == "full"
     try:
-        with np.errstate(all="ignore"):  # numbers of any size: the outcome is compared, not trusted
+        with np.errstate(all="ignore"):  # numbers can have any size; the result is checked
             return geometry_problem(
                 arrays,
                 settings.min_distance if full else None,
                 settings.cutoff if full else None,
             )
     except (ValueError, np.linalg.LinAlgError, MemoryError) as error:
-        return "cell", f"no geometry to be made of positions and cell ({error})"
+        return "cell", f"positions and cell do not make a valid geometry ({error})"
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """A number, tensor or list of numbers as an array; None for text and the like."""
+    """A number, tensor or list of numbers as an array; None for anything else."""
     if isinstance(value, torch.Tensor):
         if value.dtype == torch.bfloat16:
             value = value.float()

@@ -30,17 +30,17 @@ from .unpickle import load_fields
 from .usual import usual_fields
 
 _WAY_OUT = (
-    "`ndem data check` lists all such records; dataset.on_bad_record: skip puts the next good "
-    "record in the place of each"
+    "`ndem data check` lists all such records; dataset.on_bad_record: skip replaces each by the "
+    "next good one"
 )
-# a disk that fails now may read the record tomorrow: never skipped, or a resumed run would differ
+# a disk error may be temporary: it is never skipped, or a resumed run could differ
 _NOT_READ = "not read"
 
 
 def _disk(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "raise the limit of open files (ulimit -n), or use fewer and larger LMDB files"
-    return "look at the disk and its permissions, then resume"
+    return "check the disk and its permissions, then resume"
 
 
 @registry.register_dataset("ndem_lmdb")
@@ -55,15 +55,15 @@ class LmdbReader(BaseDataset):
 
     Raises:
         DataError: nothing to read at ``src``, or a wrong key.
-        RecordError: a damaged file, or keys that are no numbering.
+        RecordError: a damaged file, or keys that are not a numbering.
     """
 
-    # what a dataset section for it may hold beside BaseDataset's keys
+    # keys of a dataset section in addition to BaseDataset's
     known_keys = (*ReaderSettings.keys(), "shard", "total_shards", "train_on_oc20_total_energies")
 
     def __init__(self, config: dict[str, Any]) -> None:
         if config.get("lin_ref"):
-            check_npz(config["lin_ref"], DataError)  # fairchem would run what is in it
+            check_npz(config["lin_ref"], DataError)  # fairchem would run code in it
         super().__init__(config)
         self.settings = ReaderSettings.from_config(config)
         if config.get("train_on_oc20_total_energies"):
@@ -74,7 +74,9 @@ class LmdbReader(BaseDataset):
         self._in_directory = not self.path.is_file()
         self._files: dict[int, LmdbFile] = {}
         self._skips = Skips(self.settings.max_bad_records, self.settings.bad_records_log)
-        self._stamps: list[tuple[int, int]] = []  # of the files, when their records were numbered
+        self._stamps: list[
+            tuple[int, int]
+        ] = []  # of the files, at the time their records were numbered
         self._shards = [self._map(path) for path in self._find_files()]
         self._ends = list(accumulate(keys.count for keys in self._shards))
         self.num_samples = self._ends[-1]
@@ -101,7 +103,7 @@ class LmdbReader(BaseDataset):
             ) from None
 
     def _metadata_files(self) -> list[Path]:
-        """What fairchem reads them from, with pickle allowed."""
+        """The files from which fairchem reads metadata, with pickle allowed."""
         if self.config.get("metadata_path") is not None:
             return [Path(self.config["metadata_path"])]
         folder = self.path if self._in_directory else self.path.parent
@@ -109,7 +111,7 @@ class LmdbReader(BaseDataset):
 
     @property
     def bad_records(self) -> Counter[str]:
-        """How many bad records of each kind this process has skipped."""
+        """Number of bad records of each kind that this process has skipped."""
         return Counter(self._skips.kinds)
 
     def __getitem__(self, idx: int) -> Data:
@@ -117,7 +119,7 @@ class LmdbReader(BaseDataset):
 
         Raises:
             IndexError: there is no such position.
-            RecordError: it is bad (``on_bad_record: raise``), or too many are
+            RecordError: it is bad (``on_bad_record: raise``), or there are too many bad ones
                 (:class:`TooManyBadRecords`).
         """
         position = int(idx)
@@ -138,8 +140,8 @@ class LmdbReader(BaseDataset):
         return self._next_good(standin_for)
 
     def _next_good(self, bad: int) -> Data:
-        """The first good record after a bad one, going round at the end: the same in every process
-        and every run, so that batches, samplers and a resumed run see the same."""
+        """The first good record after a bad one, continuing at the first record after the last. It
+        is the same in every process and run, so that batches, samplers and resumed runs agree."""
         for step in range(1, self.num_samples):
             position = (bad + step) % self.num_samples
             try:
@@ -152,7 +154,7 @@ class LmdbReader(BaseDataset):
             if int(data.natoms) <= (self.config.get("max_atoms") or np.inf):
                 self._skips.standins[bad] = position
                 return data
-        raise TooManyBadRecords(f"{self.path}: no good record in it")
+        raise TooManyBadRecords(f"{self.path}: it has no good record")
 
     def _record(self, position: int) -> Data:
         """The record at a position, checked, transformed and with its keys renamed."""
@@ -179,16 +181,16 @@ class LmdbReader(BaseDataset):
         try:
             return rename_data_object_keys(data, self.key_mapping)
         except AssertionError:
-            reason = f"dataset.key_mapping {dict(self.key_mapping)}: a new name is there already"
+            reason = f"dataset.key_mapping {dict(self.key_mapping)}: a new name already exists"
             raise self._error(shard, inside, Refused("key_mapping", reason)) from None
 
     def _error(self, shard: int, inside: int, error: Refused | OSError) -> RecordError:
         path = self._shards[shard].path
         if isinstance(error, Refused):
-            kind, reason, way_out = error.kind, error.reason, _WAY_OUT
+            kind, reason, advice = error.kind, error.reason, _WAY_OUT
         else:
-            kind, reason, way_out = _NOT_READ, f"cannot be read ({error})", _disk(error)
-        message = f"{path}: record {inside}: {reason}; {way_out}"
+            kind, reason, advice = _NOT_READ, f"cannot be read ({error})", _disk(error)
+        message = f"{path}: record {inside}: {reason}; {advice}"
         return RecordError(message, file=path, key=str(inside), kind=kind, reason=reason)
 
     def _find_files(self) -> list[Path]:
@@ -202,7 +204,7 @@ class LmdbReader(BaseDataset):
         return paths
 
     def _map(self, path: Path) -> Keys:
-        """The records of a file; a fault of the whole file is raised whatever is skipped."""
+        """The records of a file; faults of the whole file are always raised."""
         try:
             with LmdbFile(path) as file:
                 keys = map_keys(file)
@@ -216,8 +218,8 @@ class LmdbReader(BaseDataset):
         if keys.problems and self.settings.on_bad_record == "raise":
             reason = "; ".join(problem for _, problem in keys.problems)
             message = (
-                f"{path}: {reason}. The records that are there can be used with "
-                "dataset.on_bad_record: skip, or convert the file again"
+                f"{path}: {reason}. The existing records can be used with "
+                "dataset.on_bad_record: skip; or convert the file again"
             )
             raise RecordError(message, file=str(path), kind="keys", reason=reason)
         for _, problem in keys.problems:
@@ -228,11 +230,11 @@ class LmdbReader(BaseDataset):
         file = self._files.get(shard)
         if file is None:
             file = LmdbFile(self._shards[shard].path)
-            if file.stamp != self._stamps[shard]:  # a conversion with --overwrite, say
+            if file.stamp != self._stamps[shard]:  # for example by a conversion with --overwrite
                 file.close()
                 reason = (
                     "the file was replaced or changed while it was in use: the records that were "
-                    "read before may be of other data; start again"
+                    "read before may belong to other data; start again"
                 )
                 message = f"{file.path}: {reason}"
                 raise RecordError(message, file=file.path, kind=_NOT_READ, reason=reason)
@@ -240,5 +242,5 @@ class LmdbReader(BaseDataset):
         return file
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a spawned worker, which opens the files itself."""
+        """State for a spawned worker, which opens the files itself."""
         return {**self.__dict__, "_files": {}}

@@ -1,4 +1,4 @@
-"""What the reader raises. Messages name file and record, and the way out."""
+"""Errors of the reader. Messages name file and record and say what to do."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ndem_ocp.data.errors import DataError
 class RecordError(DataError):
     """A file or a record that cannot be used.
 
-    One message is enough to build it, so that it survives the way from a data worker to the main
-    process; the attributes do not (they are None there).
+    It can be built from the message alone, so it can be passed from a data worker to the main
+    process; its attributes are None there.
 
     Attributes:
-        file: path. key: of the record in the file, None for the file itself. kind: a short word for
-            the fault. reason: the message without file, key and way out.
+        file: path. key: of the record in the file, None for the file itself. kind: a short name of
+            the fault. reason: the message without file, key and advice.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class RecordError(DataError):
 
 
 class TooManyBadRecords(RecordError):
-    """More bad records than ``max_bad_records`` allows to skip, or none that could stand in."""
+    """More bad records than ``max_bad_records``, or no good record as a replacement."""
 
 
 class Refused(ValueError):
-    """One fault of a file's page or of a record: its kind and the reason, nothing about where."""
+    """A fault of a file's page or of a record: its kind and the reason, without the place."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)

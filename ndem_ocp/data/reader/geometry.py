@@ -13,7 +13,7 @@ _MAX_IMAGES = 20_000
 def close_pair(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, limit: float
 ) -> tuple[int, int, float] | None:
-    """The closest two atoms nearer than ``limit``, images included; None without any.
+    """The closest two atoms nearer than ``limit``, images included; None if there are none.
 
     Args:
         positions: (N, 3) A. cell: (3, 3) A. pbc: (3,) bool.
@@ -35,14 +35,15 @@ def close_pair(
 def nearest(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest other atom of each atom; images are seen within ``reach`` of the cell's faces.
+    """The nearest other atom of each atom; images within ``reach`` of the cell's faces are
+    included.
 
     Args:
         positions: (N, 3) A. cell: (3, 3) A. pbc: (3,) bool. reach: A.
 
     Returns:
-        (N,) distances in A, exact below ``reach`` and otherwise at least the true one, inf for an
-        atom on its own; (N,) numbers of the neighbours.
+        (N,) distances in A, exact below ``reach`` and otherwise an upper bound, inf for an isolated
+        atom; (N,) numbers of the neighbours.
     """
     count = len(positions)
     points, owner = positions, np.arange(count)
@@ -65,7 +66,7 @@ def nearest(
     if len(points) < 2:
         return np.full(count, np.inf), np.zeros(count, dtype=int)
     distances, partners = cKDTree(points).query(points[:count], k=2)
-    # of two atoms in one place either may come first
+    # of two atoms at the same position either may come first
     own = partners[:, 0] == np.arange(count)
     return distances[:, 1], owner[np.where(own, partners[:, 1], partners[:, 0])]
 
@@ -77,17 +78,17 @@ def lonely_atom(
     cutoff: float,
     distances: np.ndarray | None = None,
 ) -> int | None:
-    """An atom without any neighbour within ``cutoff``, images (its own, too) included.
+    """An atom without any neighbour within ``cutoff``, including images (also its own).
 
     Args:
         positions: (N, 3) A. cell: (3, 3) A. pbc: (3,) bool. cutoff: A.
         distances: (N,) A, upper bounds of the distances to the nearest neighbours, if known.
 
     Returns:
-        Its number; None when every atom has a neighbour.
+        Its number; None if every atom has a neighbour.
 
     Raises:
-        ValueError: a cell far too skewed for its size.
+        ValueError: a cell too skewed for its size.
     """
     if distances is None:
         distances, _ = nearest(positions, cell, pbc, 0.0)

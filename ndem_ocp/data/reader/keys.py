@@ -1,4 +1,4 @@
-"""Which records a file holds, read from its keys; ``length`` is compared, never trusted."""
+"""Which records a file contains, from its keys; ``length`` is compared, never trusted."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Keys:
 
     Attributes:
         path: of the file. count: records are numbered 0 ... count - 1, missing ones included.
-        problems: what is wrong with keys and ``length``: kind (``length``, ``keys`` or
-            ``missing``) and message of each.
-        missing: numbers without a record, where the keys were read one by one.
+        problems: faults of keys and ``length``: kind (``length``, ``keys`` or ``missing``) and
+            message of each.
+        missing: numbers without a record, if the keys were read one by one.
     """
 
     path: str
@@ -34,8 +34,8 @@ def map_keys(file: LmdbFile) -> Keys:
     """Number the records of a file.
 
     The number of keys in the file's header, ``length`` and the first and last expected key are
-    looked at; only where they do not fit together are all keys read. A gap that a stray key makes
-    up for in the count is left for the moment when the missing record is read.
+    compared; all keys are read only if these disagree. A missing key that a stray key makes up for
+    in the count is found when the missing record is read.
 
     Raises:
         Refused: a damaged page.
@@ -59,7 +59,7 @@ def _fits(file: LmdbFile, count: int) -> bool:
 
 
 def _scan(file: LmdbFile, length: int | None, problem: str | None) -> Keys:
-    """Read all keys and say what is wrong with them."""
+    """Read all keys and list what is wrong with them."""
     numbers, foreign = [], []
     for key in file:
         if key.isdigit() and (key[0] != 0x30 or key == b"0") and len(key) < 19:
@@ -70,11 +70,13 @@ def _scan(file: LmdbFile, length: int | None, problem: str | None) -> Keys:
     if length is not None and length != len(numbers):
         problems.append(("length", f"`length` says {length}, there are {len(numbers)} records"))
     if foreign:
-        problems.append(("keys", f"{len(foreign)} key(s) that are no numbers: {_some(foreign)}"))
+        problems.append(("keys", f"{len(foreign)} key(s) that are not numbers: {_some(foreign)}"))
     numbers.sort()
     count = len(numbers) and numbers[-1] + 1
-    if count > 2 * len(numbers) + 1000:  # one stray number must not make a data set of gaps
-        raise Refused("keys", f"its keys are no numbering from 0: the largest is {count - 1}")
+    if (
+        count > 2 * len(numbers) + 1000
+    ):  # one stray number must not make a huge data set of missing records
+        raise Refused("keys", f"its keys are not a numbering from 0: the largest is {count - 1}")
     missing = sorted(set(range(count)).difference(numbers)) if count != len(numbers) else []
     if missing:
         problems.append(("missing", f"{len(missing)} key(s) missing: {_some(missing)}"))
@@ -87,6 +89,6 @@ def _some(items: list[int] | list[bytes]) -> str:
 
 
 def keys_of(path: str | Path) -> Keys:
-    """:func:`map_keys` of a file that is opened and closed for it."""
+    """:func:`map_keys` of a file that is opened for it and closed again."""
     with LmdbFile(path) as file:
         return map_keys(file)

@@ -1,4 +1,4 @@
-"""What a torch DataLoader with worker processes needs."""
+"""Options of a torch DataLoader with worker processes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def loader_options(num_workers: int, start_method: str | None = None) -> dict[st
 
     Args:
         num_workers: as given to the DataLoader; 0 gives no options.
-        start_method: ``fork`` (where there is one, the default: a worker starts at once and shares
-            the memory of the data set's indices), ``forkserver`` or ``spawn`` (a worker
-            imports torch and fairchem again: ten seconds, hence workers that stay).
+        start_method: ``fork`` (the default if available: a worker starts at once and shares the
+            memory of the data set's indices), ``forkserver`` or ``spawn`` (a worker imports torch
+            and fairchem again, ten seconds, so workers are kept).
 
     Raises:
         DataError: a start method that this system does not have.

@@ -1,4 +1,4 @@
-"""The keys of a dataset section that belong to the reader."""
+"""The reader's own keys of a dataset section."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ndem_ocp.data.errors import DataError
 
-# keys of a dataset section that fairchem's own datasets, transforms and trainers read
+# keys of a dataset section read by fairchem's own datasets, transforms and trainers
 _HOST_KEYS = frozenset(
     """
     a2g_args ase_read_args config data2train database_name first_n format grad_target_mean
@@ -26,17 +26,17 @@ _HOST_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class ReaderSettings:
-    """What the reader checks and what it does about a fault.
+    """What the reader checks and how it handles faults.
 
     Attributes:
-        on_bad_record: "raise" stops with an error; "skip" puts the next good record in its place.
-        max_bad_records: different bad records that one process skips before it stops.
-        bad_records_log: file to which each skip adds a line of JSON.
+        on_bad_record: "raise" stops with an error; "skip" uses the next good record instead.
+            max_bad_records: number of different bad records that a process skips before it stops.
+            bad_records_log: file to which each skip adds a line of JSON.
         checks: "full"; "values" leaves out distances between atoms; "none" only unpickles safely.
-        min_distance: A, atoms nearer than this are on top of each other.
-        cutoff: A, an atom without a neighbour in it is isolated; not above the model's own.
-        max_atomic_number: largest element; not above what the model has embeddings for.
-        max_atoms_per_graph: atoms in a structure, a cap for the memory of a batch.
+        min_distance: A; closer atoms overlap. cutoff: A; an atom without a neighbour within it is
+            isolated. Not above the model's cutoff. max_atomic_number: largest element; not above
+            the model's largest embedding. max_atoms_per_graph: maximum number of atoms in a
+            structure, to limit memory.
     """
 
     on_bad_record: str = "raise"
@@ -54,15 +54,17 @@ class ReaderSettings:
             ("checks", ("full", "values", "none")),
         ):
             if getattr(self, key) not in allowed:
-                raise DataError(f"dataset.{key} is {', '.join(allowed)}: {getattr(self, key)!r}")
+                raise DataError(
+                    f"dataset.{key} must be one of {', '.join(allowed)}, not {getattr(self, key)!r}"
+                )
         for key in ("max_bad_records", "max_atomic_number", "max_atoms_per_graph"):
             value = getattr(self, key)
             if type(value) is not int or value < (key != "max_bad_records"):
-                raise DataError(f"dataset.{key} is a whole number above 0: {value!r}")
+                raise DataError(f"dataset.{key} must be a whole number above 0, not {value!r}")
         for key in ("min_distance", "cutoff"):
             value = getattr(self, key)
             if type(value) not in (int, float) or not 0 <= value < 1000:
-                raise DataError(f"dataset.{key} is a length in Angstrom: {value!r}")
+                raise DataError(f"dataset.{key} must be a length in Angstrom, not {value!r}")
         if self.min_distance >= self.cutoff:
             raise DataError("dataset.min_distance must be below dataset.cutoff")
 
@@ -85,7 +87,7 @@ class ReaderSettings:
             close = difflib.get_close_matches(str(key), ours, n=1, cutoff=0.7)
             if close:
                 raise DataError(
-                    f"dataset.{key} is no key of the reader. Did you mean {close[0]!r}? "
+                    f"dataset.{key} is not a key of the reader. Did you mean {close[0]!r}? "
                     f"Valid: {', '.join(ours)}."
                 )
             logging.warning(f"dataset.{key} is a key that nothing reads.")
@@ -93,13 +95,13 @@ class ReaderSettings:
 
 
 def limits_from_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """``cutoff`` and ``max_atomic_number`` as a model section has them, for a dataset section.
+    """``cutoff`` and ``max_atomic_number`` from a model section, for a dataset section.
 
     Args:
-        model: a fairchem model section; the keys are looked for in it and in its ``backbone``.
+        model: a fairchem model section; it and its ``backbone`` are searched for the keys.
 
     Returns:
-        Those of the two keys that the model names.
+        Those of the two keys that are in the model section.
     """
     found: dict[str, Any] = {}
     for section in (model, model.get("backbone") or {}):
@@ -109,5 +111,5 @@ def limits_from_model(model: Mapping[str, Any]) -> dict[str, Any]:
         names = ("max_num_elements", "num_elements", "max_z")  # max_z: torchmd-net's
         elements = next((section[name] for name in names if name in section), None)
         if type(elements) is int and elements > 1:
-            found["max_atomic_number"] = elements - 1  # element 0 has an embedding, too
+            found["max_atomic_number"] = elements - 1  # element 0 also has an embedding
     return found

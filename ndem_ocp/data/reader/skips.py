@@ -1,4 +1,4 @@
-"""Records that were skipped: which, why, what took their places, and when it is too much."""
+"""Skipped records: which, why, their replacements, and the limit on their number."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .errors import RecordError, TooManyBadRecords
 
 
 class Skips:
-    """The bad records that this process has met. Each is logged and counted once.
+    """The bad records found by this process. Each is logged and counted once.
 
     Attributes:
-        standins: position of a bad record -> position of the record in its place.
-        kinds: how many bad records of each kind.
+        standins: position of a bad record -> position of its replacement. kinds: number of bad
+            records of each kind.
     """
 
     def __init__(self, limit: int, log: str | None) -> None:
@@ -31,7 +31,7 @@ class Skips:
         """Count a bad record.
 
         Raises:
-            TooManyBadRecords: it is one more than allowed.
+            TooManyBadRecords: more than allowed.
         """
         if position in self._known:
             return
@@ -48,7 +48,8 @@ class Skips:
             )
 
     def note(self, file: str, problem: str) -> None:
-        """Log what is wrong with the keys of a file. Missing records count when they are read."""
+        """Log what is wrong with the keys of a file. Missing records are counted when they are
+        read."""
         logging.warning(f"{file}: {problem}")
 
     def _write(self, position: int, error: RecordError) -> None:
@@ -67,7 +68,7 @@ class Skips:
         path = Path(self.log)
         path.parent.mkdir(parents=True, exist_ok=True)
         data = (json.dumps(line) + "\n").encode()
-        # one write in append mode: lines of several workers do not mix
+        # one write in append mode, so that lines of several workers do not mix
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, data)

@@ -1,7 +1,7 @@
 """Building the tensors and arrays of a record from their parts, with every part checked.
 
-Each function here stands in for the one that a pickle names; none of torch's or NumPy's own
-functions is called with values from the file that were not checked first.
+Each function here replaces the one named in a pickle; torch's and NumPy's own functions are only
+called with values that have been checked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 try:
     import torch
-except ModuleNotFoundError:  # where second views are made with a potential that does not need it
+except ModuleNotFoundError:  # second views may be made in an environment without torch
     torch = None  # then tensors are read as NumPy arrays
 
 from .errors import Refused
@@ -25,7 +25,7 @@ _NUMBERS = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",
     "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",  # which NumPy lacks
+    "BFloat16Storage": "bfloat16",  # not in NumPy
     "LongStorage": "int64",
     "IntStorage": "int32",
     "ShortStorage": "int16",
@@ -36,7 +36,7 @@ _NUMBERS = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-#: storage classes that records name, and the type of their numbers
+#: storage classes in records, and the type of their numbers
 STORAGE_TYPES: dict[str, Any] = {
     name: np.dtype(kind) if torch is None else getattr(torch, kind)
     for name, kind in _NUMBERS.items()
@@ -46,11 +46,11 @@ STORAGE_TYPES: dict[str, Any] = {
 NUMBER_TYPES = {_NUMBERS[name]: kind for name, kind in STORAGE_TYPES.items()}
 #: the class of these types, and that of tensors
 DTYPE, TENSOR = (np.dtype, np.ndarray) if torch is None else (torch.dtype, torch.Tensor)
-_REPEATED = 1 << 20  # elements that a tensor may show beyond those it stores (stride 0)
+_REPEATED = 1 << 20  # elements that a tensor may have beyond those stored (stride 0)
 _MAX_DIMENSIONS = 16
 _ARRAY_TYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,4})")
 
-# What torch.save writes for a storage before its numbers; pickled tensors of every torch version
+# What torch.save writes for a storage before its numbers. Pickled tensors of every torch version
 # since 1.0 begin like this. Anything else goes the long way in unpickle.py.
 _PREFIX = (
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00(X\x10\x00\x00\x00"
@@ -67,12 +67,12 @@ _STORAGE = re.compile(
 
 
 class Part:
-    """A stand-in that a pickle cannot change once it is made."""
+    """A replacement object that a pickle cannot change once it is made."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        raise Refused("pickle", "a state for something that has none")
+        raise Refused("pickle", "a state for an object that has none")
 
 
 class Storage(Part):
@@ -85,7 +85,8 @@ class Storage(Part):
 
 
 class Made(Part):
-    """A tensor or array until the whole record is there; torch's own would take a state from it."""
+    """Holds a tensor or array until the record is complete; a pickle could set the state of torch's
+    own."""
 
     __slots__ = ("value",)
 
@@ -94,7 +95,7 @@ class Made(Part):
 
 
 def quick_storage(raw: bytes) -> Storage | None:
-    """The storage in the bytes of ``torch.save``; None when they have another form."""
+    """The storage in the bytes of ``torch.save``; None if they have another form."""
     if not raw.startswith(_PREFIX):
         return None
     match = _STORAGE.match(raw, len(_PREFIX))
@@ -107,10 +108,10 @@ def quick_storage(raw: bytes) -> Storage | None:
 
 
 def numbers_of(raw: bytes, start: int, dtype: Any, count: int) -> Storage:
-    """The numbers behind the head of a stored tensor: how many, then the numbers.
+    """The numbers after the header of a stored tensor: their count, then the numbers.
 
     Raises:
-        Refused: another number than announced, or fewer bytes.
+        Refused: another count than expected, or too few bytes.
     """
     size = count * dtype.itemsize
     stored = raw[start : start + 8]
@@ -122,7 +123,7 @@ def numbers_of(raw: bytes, start: int, dtype: Any, count: int) -> Storage:
     library = np if torch is None else torch
     if not size:
         return Storage(library.empty(0, dtype=dtype))
-    if dtype == library.bool:  # a byte that is neither 0 nor 1 is no bool
+    if dtype == library.bool:  # a byte that is neither 0 nor 1 is not a bool
         return Storage(library.frombuffer(data, dtype=library.uint8) != 0)
     return Storage(library.frombuffer(data, dtype=dtype))
 
@@ -139,10 +140,10 @@ def rebuild_tensor(
     """Stands in for ``torch._utils._rebuild_tensor_v2`` (and ``_rebuild_tensor``).
 
     Raises:
-        Refused: a shape that reaches outside of the storage.
+        Refused: a shape that reaches outside the storage.
     """
     if type(storage) is not Storage or hooks or metadata:
-        raise Refused("tensor", "a tensor that is built of something else than numbers")
+        raise Refused("tensor", "a tensor that is not built from numbers")
     shape = _whole_numbers(size, "shape")
     steps = _whole_numbers(stride, "stride")
     (first,) = _whole_numbers((offset,), "offset")
@@ -167,7 +168,7 @@ def rebuild_tensor(
 def _strided(
     numbers: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...], first: int
 ) -> np.ndarray:
-    """The same view of checked bounds without torch."""
+    """The same view, with checked bounds, without torch."""
     if not math.prod(shape):
         return np.empty(shape, dtype=numbers.dtype)
     size = numbers.itemsize
@@ -178,7 +179,7 @@ def _strided(
 
 def _whole_numbers(values: Any, what: str) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)):
-        raise Refused("tensor", f"a tensor whose {what} is no list of numbers")
+        raise Refused("tensor", f"a tensor whose {what} is not a list of numbers")
     for value in values:
         if type(value) is not int or not 0 <= value < 2**40:
             raise Refused("tensor", f"a tensor with a wrong {what}")

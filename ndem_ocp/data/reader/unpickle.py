@@ -1,8 +1,8 @@
-"""Loading a pickled record without running anything that the file names.
+"""Loading a pickled record without running code from the file.
 
-A pickle can call any function that can be imported. Here every name is looked up in a table of what
-records hold, and the entries are functions and classes of this package: a record is plain numbers,
-texts, containers, tensors and arrays, whatever version of torch_geometric, torch or NumPy wrote it.
+A pickle can call any function that can be imported. Here only names in a table are accepted, and
+they stand for functions and classes of this package: records consist of plain numbers, text,
+containers, tensors and arrays, written by any version of torch_geometric, torch or NumPy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PLAIN = (int, float, complex, str, bytes, bool, type(None), DTYPE, np.generic)
 
 
 class Bag:
-    """Stands in for an object of torch_geometric: keeps its state, does nothing with it."""
+    """Replaces an object of torch_geometric: stores its state and does nothing with it."""
 
     state: Any = None
 
@@ -62,10 +62,10 @@ class StoreBag(Bag):
 
 
 class _Nothing(Part):
-    """Stands in for classes that a structure names but whose objects it does not hold."""
+    """Replaces classes that are named in a structure without objects of them."""
 
     def __new__(cls, *arguments: Any) -> _Nothing:
-        raise Refused("pickle", "an object of torch_geometric that is no structure")
+        raise Refused("pickle", "an object of torch_geometric that is not a structure")
 
 
 class _Call(Part):
@@ -84,7 +84,7 @@ def _new_object(cls: Any, base: Any = object, state: Any = None) -> Any:
     """Stands in for ``copyreg._reconstructor``, which protocols 0 and 1 use."""
     if isinstance(cls, type) and issubclass(cls, Bag):
         return cls()
-    raise Refused("pickle", "an object that records do not hold")
+    raise Refused("pickle", "an object that does not belong in a record")
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -119,13 +119,13 @@ def _container(kind: type) -> _Call:
 def load_storage(raw: Any) -> Storage:
     """Stands in for ``torch.storage._load_from_bytes``, which is ``torch.load`` on the inside."""
     if not isinstance(raw, (bytes, bytearray)):
-        raise Refused("tensor", "a tensor that is no bytes")
+        raise Refused("tensor", "a tensor that is not bytes")
     raw = bytes(raw)
     return quick_storage(raw) or _long_way(raw)
 
 
 def _long_way(raw: bytes) -> Storage:
-    """A storage whose head is written in another way than usual: five pickles, then numbers."""
+    """A storage with an unusual header: five pickles, then numbers."""
     position, parts = 0, []
     for number in range(5):
         end = scan(raw, position, storage=number == 3)
@@ -141,7 +141,7 @@ def _long_way(raw: bytes) -> Storage:
 
 
 class _Announced:
-    """What the head of a stored tensor says about its numbers."""
+    """What the header of a stored tensor says about its numbers."""
 
     def __init__(self, identity: Any) -> None:
         if not isinstance(identity, tuple) or len(identity) not in (5, 6):
@@ -194,10 +194,12 @@ class _Unpickler(pickle.Unpickler):
             return _TABLE[module, name]
         except KeyError:
             known = f"{module}.{name}"[:100]
-            raise Refused("pickle", f"it names {known!r}, which records do not hold") from None
+            raise Refused(
+                "pickle", f"it names {known!r}, which does not belong in a record"
+            ) from None
 
     def persistent_load(self, identity: Any) -> Any:
-        raise Refused("pickle", "an operation that records do not hold")
+        raise Refused("pickle", "an operation that does not belong in a record")
 
 
 class _StorageUnpickler(_Unpickler):
@@ -209,7 +211,7 @@ class _StorageUnpickler(_Unpickler):
 
 
 def _load(raw: bytes) -> Any:
-    """The object in a pickle, stand-ins included.
+    """The object in a pickle, with replacement objects.
 
     Raises:
         Refused: whatever is wrong with it.
@@ -219,28 +221,30 @@ def _load(raw: bytes) -> Any:
         return _Unpickler(io.BytesIO(raw)).load()
     except Refused:
         raise
-    except Exception as error:  # a damaged pickle can raise anything, memory and recursion included
+    except (
+        Exception
+    ) as error:  # a damaged pickle can raise anything, including MemoryError and RecursionError
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise Refused("pickle", f"cannot be unpickled ({reason})") from None
 
 
 def load_fields(raw: bytes | None) -> dict[str, Any]:
-    """The fields of a pickled ``Data``, whatever version of torch_geometric wrote it.
+    """The fields of a pickled ``Data``, written by any version of torch_geometric.
 
     Args:
-        raw: the value of a record; None where there is none.
+        raw: the value of a record; None if there is none.
 
     Returns:
         Field -> number, text, container, tensor or array; fields that are None are left out.
 
     Raises:
-        Refused: missing, damaged, hostile, or no ``Data``.
+        Refused: missing, damaged, hostile, or not a ``Data``.
     """
     if raw is None:
         raise Refused("missing", "missing")
     data = _load(raw)
     if not isinstance(data, DataBag) or not isinstance(data.state, dict):
-        raise Refused("pickle", "no torch_geometric Data")
+        raise Refused("pickle", "not a torch_geometric Data")
     fields = data.state
     if "_store" in fields:
         store = fields["_store"]

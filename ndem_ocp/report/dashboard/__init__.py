@@ -1,1 +1,1 @@
-"""``ndem dashboard``: a W&B workspace with the panels that a user of this package would build."""
+"""``ndem dashboard``: a W&B workspace with panels for runs of this package."""

@@ -1,13 +1,13 @@
-"""``ndem dashboard``: the W&B panels that a user would build by hand, made by one command.
+"""``ndem dashboard``: make W&B panels for the runs of a project.
 
     ndem dashboard --project ndem-oc20                    # for all runs of the project
-    ndem dashboard RUN...                                 # for these, in their project
-    ndem dashboard RUN... --out dashboard.json            # without a network: to a file
-    ndem dashboard --from dashboard.json                  # and from it, where there is one
+    ndem dashboard RUN...                                 # for these runs, in their project
+    ndem dashboard RUN... --out dashboard.json            # to a file, without a network
+    ndem dashboard --from dashboard.json                  # from that file, with a network
 
-RUN is a run directory or a folder of them. Its history tells which splits and metrics it logs;
-without one the panels are those of OC20. Panels name metrics, not data, so they may be made before
-or after an offline run is synced.
+RUN is a run directory or a folder of them. Its history shows which splits and metrics it logs;
+without RUN the panels are those of OC20. Panels refer to metrics by name, so they can be made
+before or after an offline run is synced.
 """
 
 from __future__ import annotations
@@ -33,17 +33,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("runs", nargs="*", type=Path, metavar="RUN", help="show only these")
     add("--project", help="default: logger.project of the runs")
     add("--entity", help="user or team; default: logger.entity of the runs, or your own")
-    add("--name", default="NDeM", help="of the saved view (default: NDeM)")
-    add("--out", type=Path, metavar="FILE", help="write the specification there; no network")
-    add("--dry-run", action="store_true", help="list the panels; no network")
-    add("--from", dest="source", type=Path, metavar="FILE", help="make what --out wrote")
+    add("--name", default="NDeM", help="name of the saved view (default: NDeM)")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the specification to this file; needs no network",
+    )
+    add("--dry-run", action="store_true", help="list the panels; needs no network")
+    add(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="make the panels from a file written with --out",
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the workspace, or write or list what would be made."""
+    """Make the workspace, or write its specification, or list its panels."""
     if args.source is not None and args.runs:
-        raise DashboardError("--from has its own runs: leave RUN out.")
+        raise DashboardError("the file of --from names its runs: leave out RUN.")
 
     if args.source is not None:
         existing_file(args.source, DashboardError)
@@ -89,23 +100,23 @@ def _from_runs(args: argparse.Namespace) -> Any:
 
 
 def _setting(runs: Sequence[Any], key: str) -> str | None:
-    """``logger.KEY`` that all runs share.
+    """``logger.KEY``, which must be the same in all runs.
 
     Raises:
-        DashboardError: if they have different ones: a workspace is of one project.
+        DashboardError: if it differs: a workspace belongs to one project.
     """
     loggers = [run.config.get("logger") for run in runs]
     found = {(one or {}).get(key) if isinstance(one, dict) else None for one in loggers} - {None}
     if len(found) > 1:
         raise DashboardError(
             f"the runs have different values of logger.{key} ({', '.join(sorted(found))}): give "
-            f"--{key}, or runs of one."
+            f"--{key}, or runs with the same value."
         )
     return found.pop() if found else None
 
 
 def _what_they_log(runs: Sequence[Any]) -> dict[str, Any]:
-    """Splits, metrics, the names that have a unit, as the runs' histories have them."""
+    """Splits, metrics and names with units in the runs' histories."""
     from ndem_ocp.report.page.evaluations import find_evaluations
     from ndem_ocp.report.page.table import MOST_METRICS, metrics_of, splits_of
 

@@ -1,4 +1,4 @@
-"""What makes a dashboard impossible."""
+"""Errors of ``ndem dashboard``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The panels, as plain values: what is drawn, in which section. ``workspace.py`` makes W&B's of it.
+"""The panels as plain values, by section; ``workspace.py`` turns them into W&B's classes.
 
-Panels name logged metrics and settings only, so they can be made before a run is synced, and serve
-every run of the project.
+Panels only refer to names of metrics and settings, so they can be made before a run is synced and
+are valid for every run of the project.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Literal
 from ndem_ocp.method.diagnostics import QUARTERS
 from ndem_ocp.report.metrics import EFWT, Metric, describe, unit_text
 
-#: of configs/oc20, where no run is there to tell
+#: those of configs/oc20, used without runs
 OC20_SPLITS = ("val", "val_ood_ads", "val_ood_cat", "val_ood_both", "val_mean")
 OC20_METRICS = ("energy_mae_meV", "forces_mae_meV_per_A", "forces_cosine_similarity", EFWT)
-ARM = "cmd.identifier"  # of a run's configuration: its arm in sweeps
-#: settings that the sweeps of the paper change: Table 4, Table 5
+ARM = "cmd.identifier"  # key of a run's configuration with its arm in sweeps
+#: settings varied in the paper's Tables 4 and 5
 SWEPT = {
     "task.ndem.coefficient": "Table 4: coefficient of NDeM",
     "task.ndem.sigma_max": "Table 5: sigma_max",
 }
-#: tables of ``ndem report --wandb`` below eval/SPLIT/
+#: tables of ``ndem report --wandb`` in eval/SPLIT/
 GROUPINGS = ("by_element", "by_force", "by_adsorbate")
 
 
@@ -31,9 +31,9 @@ class Panel:
     """One panel.
 
     Attributes:
-        title: of it. kind: what it is. keys: W&B's names of what is drawn, ``train/loss``.
-        unit: of the vertical axis. x: "step", "time", or the key of a configuration's setting.
-        group: key of the configuration by which runs are joined: mean and standard error.
+        title: of the panel. kind: of panel. keys: W&B's names of the metrics, ``train/loss``. unit:
+            of the vertical axis. x: "step", "time", or the key of a setting. group: key of a
+            setting by which runs are averaged: mean and standard error.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """Panels below one heading; ``columns`` of them side by side."""
+    """Panels under one heading, in ``columns`` columns."""
 
     name: str
     panels: list[Panel] = field(default_factory=list)
@@ -65,12 +65,11 @@ def sections(
     """All sections.
 
     Args:
-        splits: validation splits as they are logged; the last one with a mean is shown first.
+        splits: validation splits as logged; the last one with a mean is shown first.
         metrics: names as they are logged.
         evaluated: splits of ``ndem eval`` whose tables ``ndem report --wandb`` logs.
         curvature: name of the fitted curvature, which has the run's energy unit.
-        change: unit in the names of the change of forces from second views; None where no run
-            logs it.
+        change: unit in the names of the change of forces from second views; None if no run logs it.
     """
     shown = [describe(name) for name in metrics]
     main = "val_mean" if "val_mean" in splits else splits[0]
@@ -90,7 +89,7 @@ def sections(
 
 
 def _unit(metric: Metric) -> str:
-    """W&B draws what was logged, so a percentage is a fraction there."""
+    """The unit in W&B, which plots raw values: a percentage is a fraction there."""
     return metric.unit if metric.factor == 1 else "fraction"
 
 
@@ -146,7 +145,7 @@ def _ndem(curvature: str) -> Section:
 def _recovered() -> Section:
     names = tuple(f"train/ndem_unrecovered_sigma_{n}of{QUARTERS}" for n in range(1, QUARTERS + 1))
     return Section(
-        "NDeM: sigma against recovered noise",
+        "NDeM: recovered noise as a function of sigma",
         [
             Panel("Noise not recovered, by quarter of sigma", "line", names, "error / size"),
             Panel(
@@ -164,11 +163,11 @@ def _recovered() -> Section:
 def _second_views(unit: str) -> Section:
     names = (f"train/ndem_change_error_{unit}", f"train/ndem_change_size_{unit}")
     return Section(
-        "Second views: the model's change of forces against the given one",
+        "Second views: the model's change of forces compared with the potential's",
         [
             Panel("Error, and size: the error of predicting no change", "line", names,
                   f"{unit_text(unit)} per displaced atom"),
-            Panel("Slope, predicted over given", "line", ("train/ndem_change_slope",)),
+            Panel("Slope of predicted over given change", "line", ("train/ndem_change_slope",)),
             Panel("Direction of the change", "line", ("train/ndem_change_cosine",), "cosine"),
             Panel("Displaced atoms", "line", ("train/ndem_share_of_atoms",), "share of the atoms"),
         ],

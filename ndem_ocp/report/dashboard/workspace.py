@@ -1,4 +1,4 @@
-"""Panels as a W&B workspace, made with W&B's own classes; its specification as a file."""
+"""The panels as a W&B workspace, and its specification as a file."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def make_workspace(
     entity: str = "",
     run_ids: Sequence[str] = (),
 ) -> Any:
-    """The workspace, not saved; nothing here uses the network.
+    """Make the workspace without saving it; does not use the network.
 
     Args:
-        name: of the saved view. run_ids: W&B ids of the only runs to show; all without.
+        name: of the saved view. run_ids: W&B ids of the runs to show; None: all.
 
     Raises:
-        DashboardError: if wandb-workspaces is absent.
+        DashboardError: if wandb-workspaces is not installed.
     """
     reports, workspaces = _modules()
     runs = workspaces.RunsetSettings(
@@ -94,7 +94,7 @@ def _panel(reports: Any, panel: Panel) -> Any:
 
 
 def specification(workspace: Any) -> dict[str, Any]:
-    """Everything that W&B would be sent, as plain values."""
+    """Everything that would be sent to W&B, as plain values."""
     view = workspace._to_model()
     spec = view.spec.model_dump_json(by_alias=True, exclude_none=True)
     return {
@@ -107,10 +107,10 @@ def specification(workspace: Any) -> dict[str, Any]:
 
 
 def read_specification(path: Path) -> Any:
-    """The workspace in a file of :func:`specification`, not saved.
+    """The workspace in a file of :func:`specification`, without saving it.
 
     Raises:
-        DashboardError: if it is no such file.
+        DashboardError: if it is not such a file.
     """
     _, workspaces = _modules()
     from wandb_workspaces.workspaces import internal
@@ -129,7 +129,7 @@ def read_specification(path: Path) -> Any:
         )
         return workspaces.Workspace._from_model(view)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DashboardError(f"{path} is no file of ndem dashboard --out ({error}).") from error
+        raise DashboardError(f"{path} is not a file of ndem dashboard --out ({error}).") from error
 
 
 def save(workspace: Any) -> str:
@@ -142,8 +142,8 @@ def save(workspace: Any) -> str:
 
     if not wandb.login(prompt=False):
         raise DashboardError(
-            "not logged in to W&B: run `wandb login`. Without a network, --out FILE writes the "
-            "dashboard's specification, and `ndem dashboard --from FILE` makes it later."
+            "not logged in to W&B: run `wandb login`. Without a network, use --out FILE to write "
+            "the dashboard's specification, and `ndem dashboard --from FILE` later."
         )
     if not workspace.entity:
         workspace.entity = wandb.Api().default_entity
@@ -151,8 +151,8 @@ def save(workspace: Any) -> str:
         workspace.save()
     except Exception as error:
         raise DashboardError(
-            f"W&B did not take the dashboard for {workspace.entity}/{workspace.project} "
-            f"({type(error).__name__}: {error}). Does the project exist? A run that was made "
-            "offline makes it when it is synced: wandb sync RUN_DIR/logs/*/*/wandb/offline-run-*."
+            f"W&B refused the dashboard for {workspace.entity}/{workspace.project} "
+            f"({type(error).__name__}: {error}). Does the project exist? An offline run "
+            "creates it when it is synced: wandb sync RUN_DIR/logs/*/*/wandb/offline-run-*."
         ) from error
     return str(workspace.url)

@@ -1,1 +1,1 @@
-"""``ndem report``: runs as one page that needs no network, and their table."""
+"""``ndem report``: runs on one self-contained HTML page, and their table."""

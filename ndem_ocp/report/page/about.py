@@ -1,4 +1,4 @@
-"""What ran: configuration, commit, data, hardware, weights; and what could not be found out."""
+"""Facts about runs: configuration, commit, data, hardware, weights; and what is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ndem_ocp.report.page.table import number, without_empty_columns
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """(what, value) of one run, for people."""
+    """(name, value) pairs describing a run."""
     starts = run.record.get("starts") or []
     config, optim = run.config, run.config.get("optim") or {}
     found = [
@@ -71,14 +71,14 @@ def _batch(run: Run, optim: dict[str, Any]) -> str:
     ranks = starts[-1].get("ranks") if starts else None
     if "batch_size" not in optim:
         return ""
-    return f"{optim['batch_size']} structures a rank" + (f", {ranks} rank(s)" if ranks else "")
+    return f"{optim['batch_size']} structures per rank" + (f", {ranks} rank(s)" if ranks else "")
 
 
 def _weights(run: Run) -> str:
     decay = (run.config.get("optim") or {}).get("ema_decay")
     if not run.config:
         return "not recorded"
-    return f"moving average (EMA), decay {decay}" if decay else "the step's own (no EMA)"
+    return f"moving average (EMA), decay {decay}" if decay else "those of the step (no EMA)"
 
 
 def _best(run: Run) -> str:
@@ -115,7 +115,7 @@ def config_text(run: Run) -> str:
 
 
 def cost_rows(arms: Arms, baseline: str | None) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: what the steps of each arm cost, relative to the baseline's."""
+    """Header and rows of the cost table: each arm's steps, relative to the baseline's."""
     head = ["arm", "s/step", f"relative to {baseline}", "atoms/s", "peak memory (GB)"]
     head += ["waiting for data (%)", "second view's share of forward and backward (%)"]
     head += ["whole time (min)"]
@@ -142,7 +142,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def missing(arms: Arms, evaluations: Sequence[Evaluation]) -> list[str]:
-    """What the page does not show, and what would make it."""
+    """What the page does not show, and how to add it."""
     runs = [run for members in arms.values() for run in members]
     judged = {id(e.run) for e in evaluations}
     notes = []
@@ -154,7 +154,7 @@ def missing(arms: Arms, evaluations: Sequence[Evaluation]) -> list[str]:
 
     note(
         [run for run in runs if not run.record],
-        "no run.json beside the history (made by an older version), so commit and hardware are "
+        "no run.json next to the history (made by an older version), so commit and hardware are "
         "not known.",
     )
     note([run for run in runs if not run.config], "no configuration was found.")

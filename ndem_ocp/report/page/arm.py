@@ -1,4 +1,4 @@
-"""What an arm is, in a line: objective, target, place, coefficient, sigma, potential."""
+"""An arm in one line: objective, target, place, coefficient, sigma, potential."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TARGETS = {
 
 
 def method(run: Run) -> str:
-    """Plain training, or the objective with the settings that matter most."""
+    """Plain training, or the objective with its main settings."""
     if run.is_plain is None:
         return "not recorded"
     if run.is_plain:
@@ -69,7 +69,7 @@ def _potential(potential: Mapping[str, Any]) -> str:
 
 
 def over_training(value: Any, unit: str = "") -> str:
-    """A setting for people: a number, or the points of a schedule."""
+    """A setting as text: a number, or the points of a schedule."""
     if isinstance(value, Mapping):
         points = sorted(value.items(), key=lambda point: _number(point[0]))
         told = [f"{over_training(v, unit)} at {100 * _number(when):g} %" for when, v in points]
@@ -78,7 +78,7 @@ def over_training(value: Any, unit: str = "") -> str:
 
 
 def sigma_range(ndem: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Smallest and largest sigma over all of training, Angstrom; None where that is not known."""
+    """Smallest and largest sigma over all of training, Angstrom; None if unknown."""
     found = []
     for key in ("sigma_min", "sigma_max"):
         value = ndem.get(key)

@@ -1,4 +1,4 @@
-"""Which arm the others are compared with."""
+"""Choosing the arm with which the others are compared."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ PLAIN = "plain"
 
 @dataclass(frozen=True)
 class Baseline:
-    """The arm that others are compared with, None for none, and the sentence that says so."""
+    """The arm with which others are compared, or None, and a sentence about the choice."""
 
     arm: str | None
     told: str
 
 
 def baseline_of(arms: Arms, asked: str | None = None) -> Baseline:
-    """The arm that was asked for, else the one named plain, else the only one of plain training.
+    """The requested arm, else the one named plain, else the only one of plain training.
 
-    Where every run is an arm of its own, an arm's name means its only run.
+    If every run is an arm of its own, an arm's name means its only run.
 
     Raises:
-        ReportError: for one that does not exist, with those that do.
+        ReportError: if the requested arm does not exist; the message lists those that do.
     """
     if asked is not None:
         found = _named(arms, asked)
         if found is None:
             raise ReportError(f"--baseline {asked}: no such arm. There are: {', '.join(arms)}.")
-        return Baseline(found, f"Baseline: {found}, as asked for.")
+        return Baseline(found, f"Baseline: {found}, as requested.")
     if len(arms) < 2:
         return Baseline(None, "")
     found = _named(arms, PLAIN)
     if found is not None:
         odd = any(run.is_plain is False for run in arms[found])
-        but = ", though by its configuration it is not plain training" if odd else ""
+        but = ", although its configuration is not plain training" if odd else ""
         return Baseline(found, f"Baseline: {found}{but}.")
     plain = [name for name, runs in arms.items() if all(run.is_plain for run in runs)]
-    other = f"--baseline NAME takes another: {', '.join(arms)}."
+    other = f"--baseline NAME selects another: {', '.join(arms)}."
     if len(plain) == 1:
         return Baseline(plain[0], f"Baseline: {plain[0]}, the only arm of plain training. {other}")
     which = f"{', '.join(plain)} are all plain training" if plain else "none is plain training"
     return Baseline(
         None,
         f"No baseline, so no differences: no arm is named {PLAIN}, and {which}. "
-        f"--baseline NAME takes one: {', '.join(arms)}.",
+        f"--baseline NAME selects one: {', '.join(arms)}.",
     )
 
 
@@ -59,6 +59,6 @@ def _named(arms: Arms, name: str) -> str | None:
 
 
 def baseline_first(arms: Arms, baseline: str | None) -> Arms:
-    """The same arms with the baseline in front."""
+    """The same arms with the baseline first."""
     front = [baseline] if baseline else []
     return {name: arms[name] for name in [*front, *(n for n in arms if n not in front)]}

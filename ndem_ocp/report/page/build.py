@@ -17,43 +17,42 @@ from ndem_ocp.report.page.runs import Run, arms_of, one_by_one
 
 _BANDS = (
     "Lines are means over the runs of an arm. Bands are the 95 per cent confidence interval of the "
-    "mean over its seeds (Student's t); of two seeds, the range between them; of one, none."
+    "mean over its seeds (Student's t); for two seeds, the range between them; for one, none."
 )
 _SIGMA = (
-    "How much of the noise the second view recovers, by the sigma that it was drawn with: the "
+    "How much of the noise the model recovers from the second view, by its sigma: the "
     "summed length of (recovered less true noise) over the summed length of the true noise, over "
-    "the atoms that were moved. 0: all of it is recovered. 1: no better than predicting none. "
-    "Larger noise is easier to see against thermal displacements; a quarter of the range in which "
-    "nothing is ever recovered trains the model on nothing."
+    "the moved atoms. 0: all of it is recovered. 1: no better than predicting none. "
+    "Larger noise stands out more from thermal displacements; a quarter of the range in which "
+    "nothing is ever recovered teaches the model nothing."
 )
 _CHANGE = (
-    "The model's change of forces from a structure to its displaced view, against the change that "
-    "the potential gives, over the displaced atoms: mean length of the difference beside the mean "
+    "The model's change of forces from a structure to its displaced view, compared with the change "
+    "given by the potential, over the displaced atoms: mean length of the difference, and mean "
     "length of the given change, which is the error of predicting no change; least-squares slope "
-    "(1: right); mean cosine."
+    "(1: perfect); mean cosine."
 )
 _TABLE_NOTE = (
     "Mean ± standard deviation over the runs of an arm, each at its best step (by its primary "
-    "metric on val). Validated with the moving average of the weights where the run has one. The "
-    "mean of splits is over the splits, not over their structures."
+    "metric on val). Validated with the moving average of the weights if the run has one. The "
+    "mean of splits is an average over splits, not over their structures."
 )
 _TRAINING = (
-    "Means since the last console line, as the model was while it trained: with dropout, without "
+    "Means since the last console line, from the model during training: with dropout, without "
     "the moving average, each batch before its step."
 )
 
 
 class Report:
-    """What is written about some runs: a page, and the table of it for other programs.
+    """The report on some runs: the page, and its table for other programs.
 
     Args:
-        notes: sentences for the list of what is missing.
-        title: of the page; the arms' names without one.
-        compare: join the runs of an arm; else every run stands for itself.
-        baseline: the arm that others are compared with; see :func:`baseline_of` without one.
+        notes: sentences for the list of what is missing. title: of the page; default: the arms'
+            names. compare: average the runs of an arm; else show every run separately. baseline:
+            the arm with which others are compared; default: see :func:`baseline_of`.
 
     Raises:
-        ReportError: for a baseline that is no arm.
+        ReportError: for a baseline that is not an arm.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class Report:
         self.title = title or _title(self.arms)
 
     def markdown(self) -> str:
-        """What is not comparable, the table, the arms and their differences."""
+        """Warnings, the table, the arms and their differences."""
         marked = [f"> **Not comparable.** {note}\n" for note in self.not_comparable]
         marked += [f"> **Read with care.** {note}\n" for note in self.cautions]
         parts = [">\n".join(marked)] if marked else []
@@ -126,7 +125,7 @@ class Report:
         return [(arm, method(runs[0])) for arm, runs in self.arms.items()]
 
     def _compared(self) -> str:
-        """With what the arms are compared, and why not, if they are not."""
+        """The baseline of the comparison, or why there is none."""
         if self.baseline.arm is None or self.paired[1] or len(self.arms) < 2:
             return self.baseline.told
         why = "no run of another arm has its seed and its validation data"

@@ -21,7 +21,7 @@ from ndem_ocp.report.page.evaluations import (
 from ndem_ocp.report.page.figures import Figure, bar_figure, parity_figure
 
 _MOST_POINTS = 200_000
-NO_FORCE = "predicting no force"
+NO_FORCE = "predicting zero forces"
 
 
 def groups_of_figures(
@@ -29,7 +29,7 @@ def groups_of_figures(
 ) -> list[tuple[str, list[Figure]]]:
     """(split, its figures); parity is of each arm's first run, errors are means over its runs.
 
-    Evaluations of different data under one split's name have figures of their own.
+    Evaluations of different data under the same split name get separate figures.
     """
     groups = []
     for split, letter, members in _evaluated(evaluations):
@@ -43,7 +43,7 @@ def groups_of_figures(
 
 
 def notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    """A sentence for each split of which the runs' evaluations have different data or units."""
+    """A sentence for each split whose evaluations have different data or units."""
     found = []
     for split in _splits(evaluations):
         members = [_member(e, split) for e in evaluations if split in e.splits]
@@ -144,7 +144,7 @@ def _bars(
     label: str,
     xlabel: str = "",
 ) -> Figure | None:
-    """Means over the runs of each arm; groups are those of any arm, in the first one's order."""
+    """Means over the runs of each arm; all groups of any arm, in the order of the first one."""
     made: dict[str, list[Groups]] = {a: [grouping(s) for s in found[a]] for a in found}
     arms = [arm for arm in made if any(len(groups.names) for groups in made[arm])]
     if not arms:

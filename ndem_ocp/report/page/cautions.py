@@ -1,4 +1,4 @@
-"""What a reader must know before comparing runs, as sentences."""
+"""Warnings for the comparison of runs, as sentences."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ndem_ocp.training.resume import changed_settings
 
 
 def cautions(arms: Arms) -> list[str]:
-    """What else a reader must know before comparing: lengths, hardware, runs that do not repeat
-    their arm's first."""
+    """Warnings about different lengths or hardware, and runs that are not repetitions of their
+    arm's first run."""
     checks = (_changed, _lengths, _hardware, _unlike, _shorter, _by_path)
     return [note for check in checks for note in check(arms)]
 
@@ -29,7 +29,7 @@ def _lengths(arms: Arms) -> list[str]:
         return []
     listed = "; ".join(f"{arm}: {text}" for arm, (_, _, text) in told.items())
     return [
-        f"The arms are of different length ({listed}). Their best errors are after different "
+        f"The arms have different lengths ({listed}). Their best errors are after different "
         "amounts of training, and at a common step they may be at different points of their "
         "learning-rate schedules."
     ]
@@ -45,7 +45,7 @@ def _hardware(arms: Arms) -> list[str]:
 
 
 def _by_path(arms: Arms) -> list[str]:
-    """Validation data that is known by its path only, in a report of several runs."""
+    """Validation data known by its path only, in a report of several runs."""
     runs = [run for members in arms.values() for run in members]
     lacking: dict[str, list[Run]] = {}
     for run in runs:
@@ -61,8 +61,8 @@ def _by_path(arms: Arms) -> list[str]:
         for split, found in lacking.items()
     ]
     return [
-        f"No record of the content of the validation data: {'; '.join(parts)}. Whether it is the "
-        "same is told by its path alone."
+        f"No record of the content of the validation data: {'; '.join(parts)}. Whether they are "
+        "the same is known from the path only."
     ]
 
 
@@ -82,7 +82,7 @@ def _changed(arms: Arms) -> list[str]:
 
 
 def _unlike(arms: Arms) -> list[str]:
-    """Arms whose runs differ in more than the seed: their band mixes different things."""
+    """Arms whose runs differ in more than the seed: their band mixes different settings."""
     notes = []
     for arm, runs in arms.items():
         for run in runs[1:]:
@@ -90,8 +90,8 @@ def _unlike(arms: Arms) -> list[str]:
                 changes = changed_settings(runs[0].config, run.config)
                 if changes:
                     notes.append(
-                        f"{run.run_dir.name} is no repetition of {runs[0].run_dir.name}, though "
-                        f"both are in the arm {arm!r}: {'; '.join(changes)}."
+                        f"{run.run_dir.name} is not a repetition of {runs[0].run_dir.name}, "
+                        f"although both are in the arm {arm!r}: {'; '.join(changes)}."
                     )
     return notes
 
@@ -102,8 +102,8 @@ def _shorter(arms: Arms) -> list[str]:
     for runs in arms.values():
         ends = [run.steps for run in runs]
         notes += [
-            f"{run.run_dir.name} has {end} steps so far and others of its arm {max(ends)}: the "
-            "arm's curves end there, and its row of the table joins runs of unequal length."
+            f"{run.run_dir.name} has {end} steps so far, others of its arm {max(ends)}: the "
+            "arm's curves end there, and its row of the table averages runs of different lengths."
             for run, end in zip(runs, ends)
             if end < max(ends)
         ]

@@ -1,9 +1,10 @@
-"""``ndem report``: runs as one HTML page, with their table as Markdown and CSV beside it.
+"""``ndem report``: compare runs on one HTML page, with their table as Markdown and CSV.
 
     ndem report RUN... --out report.html
 
 RUN is a run directory, a folder of them (of ndem sweep or ndem submit), or a history.jsonl. Runs
-named ARM-seedN, or with one identifier, are one arm: mean and confidence band over their seeds.
+named ARM-seedN, or with the same identifier, are one arm: mean and confidence band over their
+seeds.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="run directory, or a folder of them")
     add("--out", type=Path, default=Path("report.html"), help="default: report.html")
-    add("--title", help="of the page; default: the names of the arms")
+    add("--title", help="title of the page; default: the names of the arms")
     add("--baseline", metavar="ARM",
-        help="the others are compared with it; default: the arm named plain")  # fmt: skip
+        help="arm with which the others are compared; default: the arm named plain")  # fmt: skip
     add("--eval", nargs="+", type=Path, default=[], metavar="DIR",
-        help="folders of ndem eval; those in RUN/eval* and ./eval are found without")  # fmt: skip
+        help="folders of ndem eval; those in RUN/eval* and ./eval are always found")  # fmt: skip
     add("--wandb", action="store_true",
-        help="also log the evaluations into their W&B runs: page, tables, numbers")  # fmt: skip
+        help="also log the evaluations to their W&B runs: page, tables, numbers")  # fmt: skip
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--compare", action="store_true", default=True,
-        help="runs of one arm are one line with a band over their seeds (the default)",
+        help="show the runs of an arm as one line with a band over their seeds (the default)",
     )  # fmt: skip
     group.add_argument(
-        "--each", dest="compare", action="store_false", help="every run is a line of its own"
+        "--each", dest="compare", action="store_false", help="show every run as a separate line"
     )
     parser.set_defaults(func=run)
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     runs = find_runs(args.runs)
     evaluations, notes = find_evaluations(runs, args.eval)
     if args.wandb and not evaluations:
-        raise ReportError("--wandb logs evaluations, and there is none: run ndem eval first.")
+        raise ReportError("--wandb logs evaluations, but there are none: run ndem eval first.")
 
     from ndem_ocp.report.page.build import Report
 

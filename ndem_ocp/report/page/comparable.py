@@ -1,8 +1,8 @@
-"""Which numbers of several runs may stand beside each other, and the sentences about the others.
+"""Which numbers of several runs can be compared, and warnings about the others.
 
-Two runs' numbers of a split are of one *set* where their records are the same (by the hash of their
-content, or by path where that is not recorded), selected alike, in the same units. Where there are
-several, they are called A, B, ..., and a page joins, draws and subtracts within one of them only.
+The numbers of two runs for a split belong to the same *set* if the records are the same (by the
+hash of their content, or by path if that is not recorded), with the same selection and units.
+Several sets are called A, B, ..., and a page averages, plots and subtracts only within a set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Identity = Hashable
 
 @dataclass(frozen=True)
 class Member:
-    """One run's data of one split: what it is, and how that is told to people."""
+    """One run's data of one split: identity and description."""
 
     owner: str
     identity: Identity
@@ -32,7 +32,7 @@ class Sets:
     """The validation sets of some runs.
 
     Attributes:
-        notes: a sentence for each split that has more than one.
+        notes: a sentence for each split with more than one set.
     """
 
     def __init__(self, arms: Arms) -> None:
@@ -46,16 +46,16 @@ class Sets:
             for run in here:
                 self._letters[id(run), split] = names[members[id(run)].identity]
             told = {member.told for member in members.values()}
-            # Means over the same splits: what differs is said of those.
+            # Means over the same splits: differences are reported for those.
             if len(names) > 1 and (split != MEAN or len(told) > 1):
                 self.notes.append(different(split, list(members.values()), names))
 
     def letter(self, run: Run, split: str) -> str:
-        """A, B, ...; "" where all runs have the same set."""
+        """A, B, ...; "" if all runs have the same set."""
         return self._letters.get((id(run), split), "")
 
     def of(self, runs: Sequence[Run], split: str) -> dict[str, list[Run]]:
-        """The runs that were validated on a split, by the letter of their set."""
+        """The runs validated on a split, by the letter of their set."""
         found: dict[str, list[Run]] = {}
         for run in runs:
             if split in run.validation_splits:
@@ -63,7 +63,7 @@ class Sets:
         return dict(sorted(found.items()))
 
     def only(self, arms: Arms, split: str, letter: str) -> Arms:
-        """All arms, in order, with the runs of one set of a split."""
+        """All arms, in order, with only the runs of one set of a split."""
         return {arm: self.of(runs, split).get(letter, []) for arm, runs in arms.items()}
 
 
@@ -79,12 +79,12 @@ def letters(identities: Sequence[Identity]) -> dict[Identity, str]:
 
 
 def titled(split: str, letter: str) -> str:
-    """A split's name with its set, where it has several."""
+    """A split's name, with its set if it has several."""
     return f"{split}, set {letter}" if letter else split
 
 
 def different(split: str, members: Sequence[Member], names: Mapping[Identity, str]) -> str:
-    """The sentence about a split of which there are several sets."""
+    """The warning about a split with several sets."""
     parts = []
     for identity, letter in names.items():
         own = [member for member in members if member.identity == identity]
@@ -108,7 +108,7 @@ def _member(run: Run, split: str, runs: Sequence[Run]) -> Member:
 
 
 def _data(run: Run, split: str, runs: Sequence[Run]) -> tuple[Identity, str]:
-    """Identity and description of a run's data of a split, beside the same of other runs."""
+    """Identity and description of a run's data of a split, given the other runs."""
     told = [one[split] for one in run.validated_on if split in one]
     contents = dict.fromkeys((_content(one, split, runs), _selection(one)) for one in told)
     units = _units(run, runs)
@@ -119,7 +119,8 @@ def _data(run: Run, split: str, runs: Sequence[Run]) -> tuple[Identity, str]:
 
 
 def _content(one: Mapping[str, Any], split: str, runs: Sequence[Run]) -> str:
-    """Its hash; else that which other runs have for the same path, if they agree; else the path."""
+    """Its hash; else the hash that other runs have for the same path, if they agree; else the
+    path."""
     if one.get("hash"):
         return str(one["hash"])
     others = [o[split] for other in runs for o in other.validated_on if split in o]
@@ -133,7 +134,7 @@ def _selection(one: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def data_text(one: Mapping[str, Any]) -> str:
-    """Path, size, selection and content of a split's data, for people."""
+    """Path, size, selection and content of a split's data, as text."""
     parts = [str(one.get("src"))]
     if one.get("structures"):
         parts.append(f"{one['structures']} structures")
@@ -143,7 +144,7 @@ def data_text(one: Mapping[str, Any]) -> str:
 
 
 def _units(run: Run, runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
-    """(output, unit) of a run; where it says none, the one that all others say."""
+    """(output, unit) of a run; if it has no unit, the one that all others have."""
     found = {}
     for name in sorted({name for other in runs for name in other.units}):
         said = {other.units[name] for other in runs if name in other.units}

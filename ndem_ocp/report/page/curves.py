@@ -1,4 +1,4 @@
-"""Figures of curves: validation, training, cost; of one run or of several arms."""
+"""Figures with curves of validation, training and cost, for one run or several arms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def arm_lines(
     x: str = "step",
     x_factor: float = 1.0,
 ) -> list[Line]:
-    """A line per arm: the mean over its runs with the band over their seeds."""
+    """One line per arm: the mean over its runs with the band over their seeds."""
     lines = []
     for index, (arm, runs) in enumerate(arms.items()):
         steps = [curve(run, split, name, "step", factor) for run in runs]
@@ -36,7 +36,7 @@ def arm_lines(
 
 
 def validation(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> list[tuple[str, list[Figure]]]:
-    """(heading, figures): by split and set where arms are compared, one group for one run."""
+    """(heading, figures): by split and set if arms are compared, one group for a single run."""
     runs = [run for members in arms.values() for run in members]
     splits = splits_of(runs)
     shown = metrics[:MOST_METRICS]
@@ -74,7 +74,7 @@ def _splits_of_one(run: Run, splits: Sequence[str], metric: Metric) -> Figure | 
 
 
 def over_time(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> list[Figure]:
-    """The main split's errors over the time since the start, validation and waiting included."""
+    """The main split's errors over the time since the start, including validation and waiting."""
     runs = [run for members in arms.values() for run in members]
     seconds = max(run.history[-1].get("time_s", 0) for run in runs)
     factor, unit = (1 / 3600, "h") if seconds > 7200 else (1 / 60, "min")
@@ -93,7 +93,7 @@ def over_time(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> list[Figure]
 
 
 def training(arms: Arms, metrics: Sequence[Metric]) -> list[Figure]:
-    """Errors on the training data as they come, the loss, the learning rate."""
+    """Errors on the training batches, the loss, the learning rate."""
     wanted = [(metric.name, metric.title, metric.label, metric.factor) for metric in metrics[:3]]
     wanted += [("loss", "Loss", "loss", 1.0), ("lr", "Learning rate", "learning rate", 1.0)]
     wanted += [("grad_norm", "Gradient norm, before clipping", "norm", 1.0)]
@@ -118,5 +118,5 @@ def costs(arms: Arms) -> list[Figure]:
 
 
 def kept(drawn: Iterable[Figure | None]) -> list[Figure]:
-    """Those that have something to show."""
+    """Those that are not None."""
     return [figure for figure in drawn if figure is not None]

@@ -1,4 +1,4 @@
-"""What makes a report impossible."""
+"""Errors of ``ndem report``."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ndem_ocp.errors import NDeMError
 
 
 class ReportError(NDeMError, RuntimeError):
-    """A folder that holds no run, or files that are none; the message says why and what to do."""
+    """A folder without runs, or wrong files; the message says why and what to do."""

@@ -1,4 +1,4 @@
-"""The files of ``ndem eval`` beside the runs that they judge, and errors by group."""
+"""The files of ``ndem eval`` for the runs of a report, and errors by group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ndem_ocp.report.page.errors import ReportError
 from ndem_ocp.report.page.runs import Run
 
 METRICS = "metrics.json"
-FEWEST = 10  # atoms in a bin that is shown
+FEWEST = 10  # atoms in a bin, or it is not shown
 MOST_GROUPS = 18  # adsorbates or elements in a figure
 
 
@@ -26,7 +26,7 @@ class Evaluation:
     """One evaluation of a run's checkpoint.
 
     Attributes:
-        run: that was judged. folder: of the files. about: its metrics.json.
+        run: that was evaluated. folder: of the files. about: its metrics.json.
     """
 
     run: Run
@@ -52,9 +52,10 @@ class Evaluation:
 def find_evaluations(
     runs: Sequence[Run], given: Sequence[Path]
 ) -> tuple[list[Evaluation], list[str]]:
-    """The newest evaluation of each run, and a sentence for each folder that is of none of them.
+    """The newest evaluation of each run, and a sentence for each folder that belongs to none of
+    them.
 
-    They are looked for in the given folders, in the run directories and in ``./eval``.
+    The given folders, the run directories and ``./eval`` are searched.
 
     Raises:
         ReportError: for a given folder without an evaluation.
@@ -65,14 +66,16 @@ def find_evaluations(
         existing(folder, ReportError)
         files = sorted(folder.rglob(METRICS))
         if not files:
-            raise ReportError(f"{folder}: no {METRICS} of ndem eval in it or below it.")
+            raise ReportError(f"{folder}: no {METRICS} of ndem eval was found in it.")
         for path in files:
             if _checkpoint_of(read_json(path) or {}) is None:
-                raise ReportError(f"{path}: this is no {METRICS} of ndem eval, or it is damaged.")
+                raise ReportError(
+                    f"{path}: this is not a {METRICS} of ndem eval, or it is damaged."
+                )
         here = {path: _evaluation(path, runs) for path in files}
         found.update({path.resolve(): e for path, e in here.items() if e is not None})
         notes += [
-            f"{path.parent} is an evaluation of a checkpoint of another run, and is left out."
+            f"{path.parent} is an evaluation of a checkpoint of another run and is left out."
             for path, e in here.items()
             if e is None
         ]
@@ -90,7 +93,8 @@ def find_evaluations(
 
 
 def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
-    """The evaluation of a metrics.json; None if it is another file, or of none of the runs."""
+    """The evaluation in a metrics.json; None if it is another file or belongs to none of the
+    runs."""
     about = read_json(path) or {}
     checkpoint = _checkpoint_of(about)
     if checkpoint is None:
@@ -100,8 +104,8 @@ def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
     for run in runs:
         if judged.is_relative_to((run.run_dir / "checkpoints" / run.run_id).resolve()):
             return Evaluation(run, path.parent, about)
-    # A run that was moved or copied, or a path from another working directory: by its id and
-    # name, if only one has them.
+    # A run that was moved or copied, or a path from another working directory: matched by its id
+    #     and name, if only one run has them.
     named = [
         run
         for run in runs
@@ -113,7 +117,7 @@ def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
 
 
 def _checkpoint_of(about: dict[str, Any]) -> dict[str, Any] | None:
-    """What a metrics.json says of the checkpoint; None if ndem eval did not write it."""
+    """The checkpoint section of a metrics.json; None if ndem eval did not write the file."""
     splits, checkpoint = about.get("splits"), about.get("checkpoint")
     known = isinstance(splits, dict) and all(isinstance(split, dict) for split in splits.values())
     return checkpoint if known and isinstance(checkpoint, dict) else None
@@ -124,8 +128,8 @@ class Groups:
     """A mean error by group.
 
     Attributes:
-        names: of the groups, in order. values: (n,) means. counts: (n,) what they are over.
-        nothing: (n,) the error of predicting no force, None where that means nothing.
+        names: of the groups, in order. values: (n,) means. counts: (n,) numbers of values. nothing:
+            (n,) the error of predicting zero forces, None if not applicable.
     """
 
     names: list[str]

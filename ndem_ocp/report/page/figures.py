@@ -1,4 +1,4 @@
-"""Figures as inline SVG: they scale with the page, print sharply and need no file beside it."""
+"""Figures as inline SVG: they scale with the page, print sharply and need no separate files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import numpy as np
 
 from ndem_ocp.report.page.series import Curve
 
-#: Okabe and Ito's colours, which most colour-blind readers tell apart
+#: Okabe and Ito's colours, which most colour-blind readers can distinguish
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 STYLES = ("-", "--", "-.", ":")
 MUTED = "#666666"
-SIZE = (4.8, 3.1)  # inches; the page gives each figure 340 px and more
+SIZE = (4.8, 3.1)  # inches; on the page each figure has at least 340 px
 _MOST_POINTS = 400
 _STYLE = {
     "font.family": "sans-serif",
@@ -38,7 +38,7 @@ _STYLE = {
     "text.color": "#111111",
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
+    "svg.fonttype": "none",  # keep text as text: it can be searched and read aloud
     "svg.hashsalt": "ndem report",
 }
 
@@ -51,7 +51,7 @@ class Line:
     curve: Curve
     colour: str = COLOURS[0]
     style: str = "-"
-    named: bool = False  # in a legend even if it is the only one
+    named: bool = False  # show in the legend even if it is the only one
     marker: str | None = None
 
 
@@ -68,7 +68,8 @@ def colour(index: int) -> str:
 
 
 def style(index: int) -> str:
-    """Another dash for each, so that lines which coincide are both seen, in black and white too."""
+    """A different dash for each, so that lines that coincide can both be seen, also in black and
+    white."""
     return STYLES[index % len(STYLES)]
 
 
@@ -120,7 +121,7 @@ def _draw(axis: Any, line: Line) -> None:
 
 def _scale(axis: Any, values: list[np.ndarray], ylim: Any) -> None:
     joined = np.concatenate(values)
-    if joined.min() == joined.max() == 0:  # a threshold that nothing meets yet
+    if joined.min() == joined.max() == 0:  # a threshold that is not reached yet
         axis.set_ylim(-0.05, 1)
     elif ylim is not None:
         axis.set_ylim(*ylim)
@@ -187,7 +188,7 @@ def bar_figure(
 def parity_figure(
     title: str, reference: np.ndarray, predicted: np.ndarray, unit: str, caption: str = ""
 ) -> Figure | None:
-    """Predicted against reference values, densities where there are many."""
+    """Predicted against reference values, as a density if there are many."""
     good = np.isfinite(reference) & np.isfinite(predicted)
     reference, predicted = reference[good], predicted[good]
     if not len(reference):
@@ -215,7 +216,7 @@ def parity_figure(
 
 
 def _svg(figure: Any, description: str) -> str:
-    """The figure as an element that fills its place, without ids that another figure has too."""
+    """The figure as an SVG element, with ids that are unique on the page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", dpi=150, metadata={"Date": None})
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""The page's frame: one file, dark text on white, no script, no address outside it."""
+"""The HTML of the page: one file, dark text on white, no scripts, no external links."""
 
 from __future__ import annotations
 
@@ -136,5 +136,5 @@ def notes(lines: Sequence[str], kind: str = "note") -> str:
 
 
 def folded(summary: str, text: str) -> str:
-    """Preformatted text that a click opens."""
+    """Preformatted text that opens on a click."""
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"

@@ -1,4 +1,4 @@
-"""Figures of what second views do in training: NDeM's terms, recovered noise, change of forces."""
+"""Figures of second views in training: NDeM's terms, recovered noise, change of forces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ndem_ocp.report.page.series import last, summary
 
 
 def terms(arms: Arms) -> list[Figure]:
-    """What the auxiliary loss does, of the arms that have one."""
+    """The auxiliary loss, for the arms that have one."""
     wanted = [
         ("ndem_loss", "NDeM loss", "L_NDeM, without its coefficient"),
         ("ndem_share_of_loss", "Share of NDeM in the loss", "share"),
@@ -53,7 +53,7 @@ def _noise_size(arms: Arms) -> Figure | None:
 def _beside_size(
     arms: Arms, names: tuple[str, str], title: str, size: str, label: str, caption: str
 ) -> Figure | None:
-    """An error with the size of what is predicted, which is the error of predicting nothing."""
+    """An error and the size of the predicted quantity, which is the error of predicting zero."""
     lines = []
     for a, b in zip(*(arm_lines(arms, "train", name) for name in names)):
         lines.append(Line(f"{a.label}: error", a.curve, a.colour))
@@ -65,7 +65,8 @@ _CHANGE = "ndem_change_error_"
 
 
 def second_views(arms: Arms) -> list[Figure]:
-    """How the model's change of forces agrees with the given one, of the arms that log it."""
+    """How well the model's change of forces agrees with the potential's, for the arms that log
+    it."""
     runs = [run for members in arms.values() for run in members]
     units = sorted(
         {
@@ -89,7 +90,8 @@ def second_views(arms: Arms) -> list[Figure]:
     shares = arm_lines(arms, "train", "ndem_share_of_atoms", 100.0)
     drawn += [
         line_figure(
-            "Slope, predicted over given", arm_lines(arms, "train", slope), "step", "slope",
+            "Slope of predicted over given "
+            "change", arm_lines(arms, "train", slope), "step", "slope",
             levels={"right": 1.0},
         ),
         line_figure(
@@ -102,7 +104,7 @@ def second_views(arms: Arms) -> list[Figure]:
 
 
 def recovered(arms: Arms) -> list[Figure]:
-    """What part of the noise is not recovered, by the sigma it was drawn with."""
+    """The share of the noise that is not recovered, by its sigma."""
     colours = {arm: colour(index) for index, arm in enumerate(arms)}
     arms = {arm: runs for arm, runs in with_second_view(arms).items() if runs}
     drawn = []
@@ -148,7 +150,8 @@ def _mean_of_last(runs: Sequence[Run], number: int) -> float:
 
 
 def quarters_of(run: Run) -> dict[int, str]:
-    """The quarters of [sigma_min, sigma_max] in Angstrom, or their numbers without a config."""
+    """The quarters of [sigma_min, sigma_max] in Angstrom, or just numbered without a
+    configuration."""
     limits = sigma_range(run.ndem)
     if limits is None:
         return {n: f"quarter {n + 1} of {QUARTERS}" for n in range(QUARTERS)}
@@ -157,8 +160,8 @@ def quarters_of(run: Run) -> dict[int, str]:
 
 
 def with_second_view(arms: Arms) -> Arms:
-    """The arms with the runs whose training log has an auxiliary loss; each keeps its colour, and
-    one without such a run is empty."""
+    """The arms with only the runs that logged an auxiliary loss; an arm without such runs is empty,
+    so that each arm keeps its colour."""
     return {
         arm: [run for run in runs if any("ndem_loss" in line for line in run.lines("train"))]
         for arm, runs in arms.items()

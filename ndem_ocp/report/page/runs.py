@@ -1,4 +1,4 @@
-"""Finding runs below the paths that a user gives, and what each of them left."""
+"""Finding runs in the given paths, and reading their files."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CHECKPOINTS = ("best_checkpoint.pt", "checkpoint.pt")
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """One training run.
 
     Attributes:
-        run_dir: fairchem's ``--run-dir``. run_id: its ``--timestamp-id``. logs: of the history.
-        history: its lines, steps that a resumed run did again only once.
+        run_dir: fairchem's ``--run-dir``. run_id: its ``--timestamp-id``. logs: folder of the
+            history. history: its lines, without steps repeated after a resume.
     """
 
     run_dir: Path
@@ -48,12 +48,12 @@ class Run:
         for name in _CHECKPOINTS:
             path = self.run_dir / "checkpoints" / self.run_id / name
             if path.exists():
-                import torch  # here: most runs have a run.json
+                import torch  # imported here, because most runs have a run.json
 
                 try:
                     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 except Exception:
-                    continue  # a damaged file; the page says that there is no configuration
+                    continue  # a damaged file; the page reports that there is no configuration
                 config = saved.get("config") if isinstance(saved, dict) else None
                 return config if isinstance(config, dict) else {}
         return {}
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def arm(self) -> str:
-        """What it shares with the same training on other seeds."""
+        """Name shared with the same training on other seeds."""
         found = _SEED.match(self.run_dir.name)
         return found["arm"] if found else self.command.get("identifier") or self.run_dir.name
 
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """For people: the arm and the seed, as its directory says them."""
+        """Name to display: arm and seed, as in its directory."""
         return self.run_dir.name if _SEED.match(self.run_dir.name) else self.arm
 
     @property
@@ -85,15 +85,15 @@ class Run:
 
     @property
     def is_plain(self) -> bool | None:
-        """Whether it has no second view; None if no configuration tells."""
+        """Whether it has no second view; None if unknown."""
         if not self.config:
             return None
         return not self.ndem.get("coefficient")
 
     @cached_property
     def validated_on(self) -> list[dict[str, dict[str, Any]]]:
-        """{split: path, selection and content of its data}, of each start that recorded it; of an
-        older version, what the configuration says."""
+        """{split: path, selection and content of its data}, for each start that recorded it; for
+        older versions, from the configuration."""
         starts = self.record.get("starts") or []
         told = [start.get("validation_sets") for start in starts] or [None]
         known = [
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def units(self) -> dict[str, str]:
-        """{output: its unit}, of those that have one in the configuration."""
+        """{output: its unit}, for those with a unit in the configuration."""
         outputs = self.config.get("outputs")
         return {
             name: str(output["unit"])
@@ -127,7 +127,7 @@ class Run:
 
     @property
     def devices(self) -> list[str]:
-        """GPUs, or the processor, of every start that recorded them."""
+        """GPUs, or the processor, of all starts that recorded them."""
         found = []
         for start in self.record.get("starts") or []:
             known = start.get("hardware") or {}
@@ -137,13 +137,13 @@ class Run:
 
     @property
     def checkpoints(self) -> dict[str, Any]:
-        """What ``checkpoints.json`` says of the newest one."""
+        """The entry of the newest one in ``checkpoints.json``."""
         folder = self.run_dir / "checkpoints" / self.run_id
         return (read_json(folder / "checkpoints.json") or {}).get("newest") or {}
 
     @property
     def state(self) -> str:
-        """finished, running, stopped, failed: of ``ndem train``; else unknown."""
+        """finished, running, stopped or failed for runs of ``ndem train``; else unknown."""
         told = read_json(self.run_dir / "status" / f"{self.run_id}.json") or {}
         return str(told.get("state") or "not recorded")
 
@@ -152,7 +152,7 @@ class Run:
 
     @cached_property
     def validation_splits(self) -> list[str]:
-        """Names of the splits it was validated on, the main one first, their mean last."""
+        """Names of its validation splits, the main one first, their mean last."""
         seen = dict.fromkeys(line["split"] for line in self.history if line["split"] != "train")
         middle = [name for name in seen if name not in ("val", "val_mean")]
         ends = [name for name in ("val", "val_mean") if name in seen]
@@ -160,13 +160,13 @@ class Run:
 
     @property
     def primary_metric(self) -> str:
-        """What the best checkpoint is chosen by, on ``val``."""
+        """The metric on ``val`` by which the best checkpoint is chosen."""
         named = (self.config.get("evaluation_metrics") or {}).get("primary_metric")
         return named or self.checkpoints.get("primary_metric") or "forces_mae"
 
     @cached_property
     def best_step(self) -> int | None:
-        """Step of the best validation so far, as fairchem chooses it; None without any."""
+        """Step of the best validation so far, as chosen by fairchem; None without validation."""
         name = self.primary_metric
         lines = [line for line in self.lines("val") if name in line]
         if not lines:
@@ -176,10 +176,10 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """Every training below the paths: run directories, folders of them, log folders, histories.
+    """Every training run in the paths: run directories, folders of them, log folders, histories.
 
     Raises:
-        ReportError: for a path without any, saying what would make one.
+        ReportError: for a path without runs; the message says how to get one.
     """
     found: dict[Path, Run] = {}
     for path in paths:
@@ -198,18 +198,18 @@ def _histories(path: Path) -> Iterable[Path]:
 
 def _nothing(path: Path) -> str:
     return (
-        f"{path}: no {FILE_NAME} of a training in it or below it. Runs whose configuration has "
+        f"{path}: no {FILE_NAME} of a training run was found in it. Runs whose configuration has "
         "logger.name: ndem_ocp.HistoryLogger write one; logger.inner passes on to W&B or "
         "TensorBoard."
     )
 
 
 def _read(path: Path) -> Run | None:
-    """The run of a history; None if it is one of a validation or prediction alone."""
+    """The run of a history; None if it only validated or predicted."""
     try:
         history = read_history(path)
     except HistoryError as error:
-        raise ReportError(f"{error}. Mend or remove the line.") from error
+        raise ReportError(f"{error}. Correct or remove the line.") from error
     if not any(line["split"] == "train" for line in history):
         return None
     logs = path.parent
@@ -223,7 +223,7 @@ def _run_dir(logs: Path) -> Path:
         return logs
     if len(logs.parts) >= 3:
         return logs.parents[2]
-    return Path(os.path.relpath(whole.parents[2]))  # the command was started inside the run
+    return Path(os.path.relpath(whole.parents[2]))  # the command was started in the run directory
 
 
 def arms_of(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -1,4 +1,4 @@
-"""Numbers out of histories: curves of one run, means and bands over the seeds of an arm."""
+"""Numbers from histories: curves of one run, means and bands over the seeds of an arm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Curve:
 
 
 def curve(run: Run, split: str, name: str, x: str = "step", factor: float = 1.0) -> Curve:
-    """One metric of one run; in training, of the printed steps, which hold means since the last."""
+    """One metric of one run; in training, at the printed steps, whose values are means since the
+    last."""
     lines = [line for line in run.lines(split) if name in line and x in line]
     if split == "train":
         lines = _means(run, lines)
@@ -45,15 +46,15 @@ def curve(run: Run, split: str, name: str, x: str = "step", factor: float = 1.0)
 def _means(run: Run, lines: list[dict]) -> list[dict]:
     every = run.command.get("print_every") or 1
     printed = [line for line in lines if line["step"] % every == 0]
-    return printed if len(printed) > 1 else lines  # a run shorter than two console lines
+    return printed if len(printed) > 1 else lines  # the run is shorter than two console lines
 
 
 def mean_curve(curves: Sequence[Curve], at: Sequence[Curve] | None = None) -> Curve:
-    """Mean and band over the runs of an arm, at the steps that all of them have.
+    """Mean and band over the runs of an arm, at the steps common to all.
 
     Args:
-        curves: of the runs, over steps. at: the same runs' curves whose x is wanted instead (time),
-            point by point; their means are taken.
+        curves: of the runs, over steps. at: curves of the same runs over another x (time), used
+            point by point; their means give x.
     """
     curves = [c for c in curves if len(c)]
     if not curves:
@@ -77,8 +78,8 @@ def _at(curve: Curve, values: np.ndarray, steps: list[float]) -> np.ndarray:
 def band(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(seeds, n) -> lower and upper limit, (n,) each.
 
-    The 95 per cent confidence interval of the mean by Student's t; of two seeds, whose interval
-    would say nothing, the two values themselves.
+    The 95 per cent confidence interval of the mean by Student's t; for two seeds, for which it is
+    meaningless, the two values themselves.
     """
     if len(rows) < 3:
         return rows.min(0), rows.max(0)
@@ -96,7 +97,7 @@ class Summary:
 
 
 def summary(values: Sequence[float | None]) -> Summary | None:
-    """Of the values that are there; None without any."""
+    """Of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return None
@@ -113,11 +114,11 @@ def value_at(run: Run, split: str, name: str, step: int | None) -> float | None:
 
 
 def cost(run: Run, name: str) -> float | None:
-    """Median over the console lines of something that a step costs; None if it was not logged."""
+    """Median over the console lines of a cost of a step; None if it was not logged."""
     values = [line[name] for line in run.lines("train") if name in line]
     return float(np.median(values)) if values else None
 
 
 def last(run: Run, name: str) -> float | None:
-    """The last value of something in the training log."""
+    """The last value of a quantity in the training log."""
     return next((line[name] for line in reversed(run.lines("train")) if name in line), None)

@@ -12,11 +12,11 @@ from ndem_ocp.report.page.comparable import Arms, Sets, titled
 from ndem_ocp.report.page.runs import Run
 from ndem_ocp.report.page.series import Summary, cost, summary, value_at
 
-MOST_METRICS = 4  # columns for people; the CSV has all
+MOST_METRICS = 4  # columns on the page; the CSV has all
 
 
 def metrics_of(runs: Sequence[Run]) -> list[Metric]:
-    """What the runs were validated by."""
+    """The validation metrics of the runs."""
     names = (
         key
         for run in runs
@@ -43,8 +43,8 @@ def header(metrics: Sequence[Metric]) -> list[str]:
 
 
 def rows(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> list[list[str]]:
-    """One row per arm, split and set of it: mean ± standard deviation over the runs, each at its
-    best step."""
+    """One row per arm, split and set: mean ± standard deviation over the runs, each at its best
+    step."""
     table = []
     for arm, runs in arms.items():
         seconds = summary([cost(run, "s_per_step") for run in runs])
@@ -73,9 +73,9 @@ def rows(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> list[list[str]]:
 def differences(
     arms: Arms, metrics: Sequence[Metric], sets: Sets, baseline: str | None
 ) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: each arm less the baseline, seed by seed, which cancels what a seed does to
-    both. Of the mean of splits where there is one, and of runs with the same set of it; no rows
-    without such seeds."""
+    """Header and rows: each arm minus the baseline, seed by seed, which cancels the common effect
+    of the seed. For the mean of splits if there is one, and for runs with the same set; no rows
+    without common seeds."""
     runs = [run for members in arms.values() for run in members]
     split = "val_mean" if "val_mean" in splits_of(runs) else "val"
     chosen = metrics[:MOST_METRICS]
@@ -97,7 +97,7 @@ def differences(
             cells.append(
                 number(summary([b - a for a, b in both if a is not None and b is not None]), "+")
             )
-        body.append([f"{arm} less {baseline}", str(len(pairs)), split_title(split), *cells])
+        body.append([f"{arm} minus {baseline}", str(len(pairs)), split_title(split), *cells])
     return ["arms", "seeds", "split", *(metric.label for metric in chosen)], body
 
 
@@ -108,7 +108,7 @@ def shown(run: Run, split: str, metric: Metric) -> float | None:
 
 
 def number(value: Summary | None, sign: str = "") -> str:
-    """0.123 ± 0.004; a dash for what is not known. ``sign`` "+": of positive numbers too."""
+    """0.123 ± 0.004; a dash if unknown. ``sign`` "+": show the sign of positive numbers too."""
     if value is None:
         return "-"
     if value.stdev is None:
@@ -129,13 +129,13 @@ def _range(steps: list[int]) -> str:
 def without_empty_columns(
     head: Sequence[str], body: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
-    """The same table without the columns that say nothing in any row."""
+    """The same table without columns that are empty in every row."""
     kept = [n for n in range(len(head)) if any(row[n] not in ("", "-") for row in body)]
     return [head[n] for n in kept], [[row[n] for n in kept] for row in body]
 
 
 def html(head: Sequence[str], body: Sequence[Sequence[str]], numeric_from: int = 1) -> str:
-    """A table that scrolls sideways where it does not fit."""
+    """A table that scrolls sideways if it does not fit."""
 
     def cell(tag: str, index: int, text: str) -> str:
         kind = "" if index < numeric_from else ' class="n"'

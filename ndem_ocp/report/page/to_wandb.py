@@ -1,4 +1,4 @@
-"""Evaluations into the W&B runs that they are of: the page, and errors by group as tables."""
+"""Logging evaluations to their W&B runs: the page, and errors by group as tables."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def log_evaluations(evaluations: Sequence[Evaluation]) -> list[str]:
     """Log each evaluation to its run; returns the runs' ids.
 
     ``eval/report`` is the run's report; ``eval/SPLIT/by_element``, ``by_force`` and
-    ``by_adsorbate`` are tables; ``eval/SPLIT/METRIC`` are numbers of the run's summary. A run that
-    was made offline gets an offline part more (WANDB_MODE=offline), to be synced after the others.
+    ``by_adsorbate`` are tables; ``eval/SPLIT/METRIC`` are numbers in the run's summary. For an
+    offline run an additional offline part is written (WANDB_MODE=offline), to be synced after the
+    others.
     """
     return [_log(evaluation) for evaluation in evaluations]
 
@@ -80,6 +81,6 @@ def _table(groups: Groups, what: str, unit: str) -> Any:
     columns = [what, f"force MAE ({unit})", "count"]
     rows: list[Any] = [groups.names, groups.values.tolist(), groups.counts.tolist()]
     if groups.nothing is not None:
-        columns.insert(2, f"predicting no force ({unit})")
+        columns.insert(2, f"predicting zero forces ({unit})")
         rows.insert(2, np.asarray(groups.nothing).tolist())
     return wandb.Table(columns=columns, data=[list(row) for row in zip(*rows)])
