@@ -18,8 +18,8 @@ pytest.importorskip("torchmdnet", reason="torchmd-net is not installed (extra: m
 import pretrained_files
 from conftest import ROOT, steps, trainer_of
 from ndem_ocp.cli import main
+from ndem_ocp.launch.sweep_file import SweepError, read_sweep
 from ndem_ocp.pretrained import PretrainedError
-from ndem_ocp.sweep import SweepError, read_sweep
 from ndem_ocp.training.config import ConfigError
 from test_data_qm9 import npz as qm9_npz
 

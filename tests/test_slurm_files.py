@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 from launching import LOGGER, record, wait_for, write_config
 from ndem_ocp.cli import main
+from ndem_ocp.launch.sweep_file import read_sweep
 from ndem_ocp.launch.tasks import tasks_of
-from ndem_ocp.sweep import read_sweep
 from reliability import observed
 from slurm_cluster import Cluster
 from test_molecules import TINY, springs

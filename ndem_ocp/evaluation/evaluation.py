@@ -11,10 +11,10 @@ from typing import Any
 
 from ndem_ocp.evaluation import ranks
 from ndem_ocp.evaluation.batches import evaluate, merge
-from ndem_ocp.evaluation.command import progress, readers
 from ndem_ocp.evaluation.force_changes import COLUMN, force_change_metrics
 from ndem_ocp.evaluation.model import LoadedModel, load_model
 from ndem_ocp.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
+from ndem_ocp.evaluation.shared import progress, readers
 from ndem_ocp.evaluation.splits import Split, disagreements, open_split
 from ndem_ocp.evaluation.tables import table_of, write_tables
 from ndem_ocp.evaluation.units import columns_of, data_unit

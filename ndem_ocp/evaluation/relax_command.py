@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.commands.options import describe
-from ndem_ocp.evaluation.command import (
+from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.evaluation.shared import (
     add_common,
     check_numbers,
     default_out,
     in_ranks,
     progress,
 )
-from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.files import writable_folder
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ndem_ocp.commands.options import describe
-from ndem_ocp.evaluation.command import add_common, check_numbers, in_ranks, progress, readers
 from ndem_ocp.evaluation.errors import EvaluationError
+from ndem_ocp.evaluation.shared import add_common, check_numbers, in_ranks, progress, readers
 from ndem_ocp.evaluation.submission import (
     FAIRCHEM,
     LEADERBOARD,

@@ -17,8 +17,8 @@ from ndem_ocp.launch.command import read_config, split_words
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.record import Record
 from ndem_ocp.launch.requeue import MAX_RESTARTS, TASK
+from ndem_ocp.launch.sweep_file import Sweep, read_sweep
 from ndem_ocp.launch.tasks import Manifest, Task, read_manifest, tasks_of
-from ndem_ocp.sweep import Sweep, read_sweep
 
 LOGS = "slurm_logs"
 

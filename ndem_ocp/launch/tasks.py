@@ -12,7 +12,7 @@ from ndem_ocp.launch.command import TrainCommand
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.files import read_json, write_json
 from ndem_ocp.launch.record import safe_id
-from ndem_ocp.sweep import Sweep, run_directory
+from ndem_ocp.launch.sweep_file import Sweep, run_directory
 
 MANIFEST = "tasks.json"
 

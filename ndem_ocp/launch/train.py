@@ -21,8 +21,8 @@ from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.places import LOCAL, Place, alone, place_of, slurm_job
 from ndem_ocp.launch.record import Record, safe_id
 from ndem_ocp.launch.signals import stop_with_parent
+from ndem_ocp.launch.sweep_file import read_sweep
 from ndem_ocp.launch.tasks import tasks_of
-from ndem_ocp.sweep import read_sweep
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
