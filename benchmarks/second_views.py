@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from argparse import Namespace
@@ -32,6 +33,7 @@ from ndem_ocp.second_views.sidecar import read_meta
 from ndem_ocp.sweep import train_and_test
 
 ROOT = Path(__file__).resolve().parents[1]
+CURVATURE = ("force_change_error", "isotropic_error", "force_change_pairs")
 
 
 def main() -> int:
@@ -126,11 +128,24 @@ def overrides(case: Case, arm: str) -> dict[str, Any]:
     return case.overrides(arm, checkpoint and str(checkpoint))
 
 
+def evaluate_curvature(case: Case, arm: str, seed: int) -> dict[str, float]:
+    """Errors of the change of forces over near frames of the test set; evaluated once."""
+    where = run_directory(_out(case), arm, seed)
+    written = where / "curvature" / "metrics.json"
+    if not written.exists():
+        best = where / "checkpoints" / RUN_ID / "best_checkpoint.pt"
+        test = f"test={case.data}/test"
+        _ndem("eval", best, "--data", test, "--curvature", "--cpu", "--out", written.parent)
+    metrics = json.loads(written.read_text(encoding="utf-8"))["splits"]["test"]["metrics"]
+    return {key: metrics[key] for key in CURVATURE}
+
+
 def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     """One training and its test, if it is not done, and the case's result so far."""
     sweep, out = sweep_of(case, {arm: overrides(case, arm)}), _out(case)
     print(f"{case.name}: {arm}, seed {seed}", flush=True)
     train_and_test(sweep, out, arm, seed)
+    evaluate_curvature(case, arm, seed)
     for seeds in (args.seeds, [seed]):
         complete = [
             name
@@ -152,6 +167,16 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     found["second_views"] = {
         key: meta[key] for key in ("made_of", "scale", "relative_error", "structures", "counts")
     }
+    for name in complete:
+        errors = [evaluate_curvature(case, name, each) for each in seeds]
+        found["arms"][name]["curvature"] = {
+            key: {
+                "runs": [each[key] for each in errors],
+                "mean": statistics.mean(each[key] for each in errors),
+                "stdev": statistics.stdev(each[key] for each in errors) if seeds[1:] else None,
+            }
+            for key in CURVATURE
+        }
     found["cost_per_step"] = {name: case.all_arms[name].cost for name in complete}
     path = ROOT / f"results/second_views_{case.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

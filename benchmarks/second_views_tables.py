@@ -46,7 +46,7 @@ def surfaces(results: Path) -> str:
 
 def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
     head = ["data", "arm", "steps", "processor time (s)", f"force MAE ({unit}/Å)", "to plain",
-            f"energy MAE ({unit})", "seeds"]  # fmt: skip
+            f"energy MAE ({unit})", "error of dF", "seeds"]  # fmt: skip
     rows, sources, missing = [head, ["---"] * len(head)], [], []
     for case in cases:
         name = f"second_views_{case.name}"
@@ -69,7 +69,7 @@ def _not_run(cases: list[str]) -> str:
 def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]]) -> list[Any]:
     values, plain = arms.get(arm), arms["plain"]
     if values is None:
-        return [case.title, ARMS[arm], "", "", NOT_RUN, "", "", ""]
+        return [case.title, ARMS[arm], "", "", NOT_RUN, "", "", "", ""]
     forces, energy = case.metrics[:2]
     runs = values["runs"]
     steps = sorted({f"{run['steps']:,}" for run in runs})
@@ -84,8 +84,18 @@ def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]]) -> list[Any]:
         spread(summary[forces]),
         "" if arm == "plain" else difference,
         spread(summary[energy]),
+        _curvature(values),
         len(runs),
     ]
+
+
+def _curvature(values: dict[str, Any]) -> str:
+    """Relative error of the change of forces between near frames of the test set."""
+    found = values.get("curvature", {}).get("force_change_error")
+    if found is None:
+        return NOT_RUN
+    spread_of = "" if found["stdev"] is None else f" ± {100 * found['stdev']:.0f}"
+    return f"{100 * found['mean']:.0f}{spread_of} %"
 
 
 def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
@@ -98,6 +108,8 @@ def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
     links = ", ".join(f"[{name}](results/{name}.json)" for name, _ in sources)
     return (
         f"Mean ± standard deviation over seeds; in brackets the difference seed by seed. {what} "
+        "Error of dF: |dF_predicted - dF| / |dF| over pairs of near frames of the test set "
+        "(`ndem eval --curvature`). "
         f"Potential: {made_of['package']} {made_of['version']}, `{_call(made_of['spec'])}`. "
         f"{first['hardware']['cpu']}, one thread per run on a machine shared with other work, "
         f"torch {first['hardware']['torch']}, commit {', '.join(commits)}; {links}."
