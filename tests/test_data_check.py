@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndem_ocp.data import cli
+import data_cli as cli
 from ndem_ocp.data.check import check_dataset
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.record_check import close_pair

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndem_ocp.data import cli
+import data_cli as cli
 from ndem_ocp.data.check import check_dataset
 from ndem_ocp.data.demo import MAX_FORCE, make_demo
 from ndem_ocp.data.fields import small_displacement

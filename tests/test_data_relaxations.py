@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import write
 
-from ndem_ocp.data import cli
+import data_cli as cli
 from test_data_support import make_frames, records
 
 

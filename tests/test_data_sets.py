@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ase.io import write
 
-from ndem_ocp.data import cli
+import data_cli as cli
 from ndem_ocp.data.check import check_dataset
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.split_record import split_record

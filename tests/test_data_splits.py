@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ase.io import write
 
-from ndem_ocp.data import cli
+import data_cli as cli
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.reference import fit_linear, last_frame_reference, load_linear
 from test_data_support import make_frames, records, run, trajectories
@@ -180,8 +180,8 @@ def slow(*args):
     time.sleep(0.2)
     return plain(*args)
 shards.read_frame = slow
-from ndem_ocp.data.cli import main
-sys.exit(main(["ase", {str(tmp_path / "a.traj")!r}, "--out", {str(tmp_path / "out")!r},
+from ndem_ocp.cli import main
+sys.exit(main(["data", "ase", {str(tmp_path / "a.traj")!r}, "--out", {str(tmp_path / "out")!r},
                "--workers", "{workers}", "--frames-per-shard", "10", "--no-progress"]))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -15,7 +15,8 @@ import lmdb
 import numpy as np
 import pytest
 
-from ndem_ocp.data import cli, staging
+import data_cli as cli
+from ndem_ocp.data import staging
 from ndem_ocp.data.errors import DataError
 from ndem_ocp.data.lock import only_writer
 from ndem_ocp.data.reader import LmdbReader, RecordError

@@ -6,7 +6,9 @@ import argparse
 import os
 from collections.abc import Callable
 
-from ndem_ocp.inference.kinds import AUTO, KINDS
+#: Which weights of a checkpoint: the moving average where there is one, always it, the last.
+AUTO, EMA, LAST = "auto", "ema", "last"
+KINDS = (AUTO, EMA, LAST)
 
 
 def describe(parser: argparse.ArgumentParser, text: str | None) -> None:

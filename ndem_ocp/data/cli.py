@@ -186,14 +186,3 @@ def _run_demo(args: argparse.Namespace) -> int:
     )
     print_conversion(args.out, entry)
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m ndem_ocp.data.cli ase|md17|... ...``: the same commands without ``ndem``."""
-    from ndem_ocp.cli import main as ndem
-
-    return ndem(["data", *(sys.argv[1:] if argv is None else argv)])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ndem_ocp.checkpoints import CheckpointError
-from ndem_ocp.inference.kinds import AUTO, EMA, KINDS, LAST
+from ndem_ocp.commands.options import AUTO, EMA, KINDS, LAST
 from ndem_ocp.pretrained.compare import OLD_TARGETS
 from ndem_ocp.pretrained.ema import averaged
 
