@@ -259,7 +259,7 @@ def test_a_bad_record_is_named_and_nothing_stands_in_for_it(trained, demo_data, 
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_mistakes_are_one_sentence_that_names_the_way_out(
+def test_mistakes_are_one_sentence_that_says_what_to_do(
     trained, demo_data, tmp_path, capsys, monkeypatch
 ):
     def refused(*words):

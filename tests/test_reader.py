@@ -54,7 +54,7 @@ def equal(first: Data, second: Data) -> bool:
     ],
 )
 @pytest.mark.parametrize("place", ["folder", "file"])
-def test_the_same_as_fairchem(demo_data, extra, place):
+def test_the_records_are_those_of_fairchem(demo_data, extra, place):
     source = demo_data / "train"
     config = {"src": str(source if place == "folder" else source / "data.0000.lmdb"), **extra}
     theirs = create_dataset({**config, "format": "lmdb"}, "train")

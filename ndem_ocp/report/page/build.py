@@ -127,9 +127,9 @@ class Report:
     def _compared(self) -> str:
         """The baseline of the comparison, or why there is none."""
         if self.baseline.arm is None or self.paired[1] or len(self.arms) < 2:
-            return self.baseline.told
+            return self.baseline.sentence
         why = "no run of another arm has its seed and its validation data"
-        return f"{self.baseline.told} No differences: {why}."
+        return f"{self.baseline.sentence} No differences: {why}."
 
     def _result(self) -> str:
         captions = html.definitions(self._captions())
