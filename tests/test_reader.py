@@ -163,7 +163,7 @@ def test_faults_are_named(tmp_path, fault, changes, limits, kind, message):
         "data",
         f"record: {fault}",
         1,
-        "stopped, naming file, record and the way out"
+        "stopped with an error that names file and record and says what to do"
         + ("; or skipped and counted" if good else ""),
         "that record",
     )
