@@ -250,7 +250,7 @@ def test_without_a_plain_arm_there_is_no_baseline(tmp_path, capsys):
 def test_the_caption_of_an_arm_of_second_views(tmp_path):
     (run,) = find_runs([make_run(tmp_path, "views", edit=second_views, logged=VIEWS)])
     assert method(run) == (
-        "ndem, target second_views, in the place of structures, coefficient 1, "
+        "ndem, target second_views, replacing structures, coefficient 1, "
         "share 0.3 at 0 %, 0.6 at 50 % of training, sigma_min 0.002 Å, "
         "sigma_max 0.005 Å at 0 %, 0.01 Å at 100 % of training, "
         "potential ANI1ccx(periodic_table_index=True).ase() (torchani 2.2.4), "

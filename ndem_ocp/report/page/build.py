@@ -156,8 +156,8 @@ def _with(text: str, groups: Sequence[tuple[str, Sequence[html.Figure]]]) -> str
 def _by_group(arms: Arms, evaluations: Sequence[Evaluation]) -> str:
     if not evaluations:
         return ""
-    told = sorted({(e.run.name, str(e.folder), e.weights) for e in evaluations})
-    text = "; ".join(f"{name}: {folder}, weights: {weights}" for name, folder, weights in told)
+    sources = sorted({(e.run.name, str(e.folder), e.weights) for e in evaluations})
+    text = "; ".join(f"{name}: {folder}, weights: {weights}" for name, folder, weights in sources)
     groups = by_group.groups_of_figures(arms, evaluations)
     return html.paragraph(f"From the files of ndem eval ({text}).") + html.grouped(groups)
 

@@ -109,10 +109,12 @@ def _member(run: Run, split: str, runs: Sequence[Run]) -> Member:
 
 def _data(run: Run, split: str, runs: Sequence[Run]) -> tuple[Identity, str]:
     """Identity and description of a run's data of a split, given the other runs."""
-    told = [one[split] for one in run.validated_on if split in one]
-    contents = dict.fromkeys((_content(one, split, runs), _selection(one)) for one in told)
+    records = [one[split] for one in run.validated_on if split in one]
+    contents = dict.fromkeys((_content(one, split, runs), _selection(one)) for one in records)
     units = _units(run, runs)
-    text = " and later ".join(dict.fromkeys(map(data_text, told))) or "data that was not recorded"
+    text = (
+        " and later ".join(dict.fromkeys(map(data_text, records))) or "data that was not recorded"
+    )
     if len({_units(other, runs) for other in runs}) > 1:
         text += f", {', '.join(f'{name} in {unit}' for name, unit in units) or 'no units given'}"
     return (tuple(contents), units), text
