@@ -113,7 +113,7 @@ def _data(run: Run, split: str, runs: Sequence[Run]) -> tuple[Identity, str]:
     contents = dict.fromkeys((_content(one, split, runs), _selection(one)) for one in records)
     units = _units(run, runs)
     text = (
-        " and later ".join(dict.fromkeys(map(data_text, records))) or "data that was not recorded"
+        " and later ".join(dict.fromkeys(map(data_text, records))) or "data not recorded"
     )
     if len({_units(other, runs) for other in runs}) > 1:
         text += f", {', '.join(f'{name} in {unit}' for name, unit in units) or 'no units given'}"
