@@ -262,7 +262,7 @@ def test_truncated_files_are_named(demo_data, tmp_path, keep):
     ("content", "message"),
     [
         (b"", "not a readable LMDB file .it is empty"),
-        (b"SQLite format 3\x00" * 999, "its first bytes are others"),
+        (b"SQLite format 3\x00" * 999, "wrong first bytes"),
         (b"PK", "not a readable LMDB file .2 bytes"),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_file_that_shrinks_while_it_is_read(demo_data, tmp_path):
     dataset = LmdbReader({"src": str(path)})
     assert dataset[0].natoms
     os.truncate(path, 2 * 4096)
-    with pytest.raises(RecordError, match=r"record \d+: truncated while it is read"):
+    with pytest.raises(RecordError, match=r"record \d+: truncated while it was read"):
         [dataset[i] for i in range(len(dataset))]
     observed(
         "data",
