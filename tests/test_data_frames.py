@@ -1,4 +1,4 @@
-"""What a source's frames can hold that is no label, no element or no tag of OC20's."""
+"""Frames with invalid labels, elements or tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MD17-like npz files -> S2EF LMDBs: records, splits, what is written beside them."""
+"""MD17-like npz files -> S2EF LMDBs: records, splits, and the files next to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources are read, never written; what is no source is named; compressed ones are read too."""
+"""Sources are read, never written; other files are refused by name; compressed ones work."""
 
 from __future__ import annotations
 

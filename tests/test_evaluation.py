@@ -1,4 +1,4 @@
-"""`ndem eval`: the tables' numbers, from one process or several, and the files beside them."""
+"""`ndem eval`: the metrics, from one process or several, and the files."""
 
 from __future__ import annotations
 

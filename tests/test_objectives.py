@@ -1,4 +1,4 @@
-"""Noisy nodes and DeNS beside NDeM: their mathematics, the DeNS model, and the trainer."""
+"""Noisy nodes and DeNS in addition to NDeM: their mathematics, the DeNS model, and the trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histories, predictions beside labels, pictures, provenance, the README's tables."""
+"""Histories, predictions and their labels, figures, provenance, the README's tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A killed run is the whole run again whatever schedule, optimizer, average or loader it has."""
+"""A killed run resumes exactly, for every schedule, optimizer, average and loader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Second views: potentials are judged, displaced structures labelled, and trained on."""
+"""Second views: potentials are tested, displaced structures labelled, and trained on."""
 
 from __future__ import annotations
 
