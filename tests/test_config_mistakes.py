@@ -1,4 +1,4 @@
-"""Mistakes in a configuration: each stops the run before a model is built, and the message says what to do."""
+"""Mistakes in a configuration stop the run before a model is built; the message says what to do."""
 
 from __future__ import annotations
 

@@ -293,7 +293,8 @@ def test_a_shorter_run_of_an_arm_is_named(sweep):
 def test_the_page_shows_what_ran(tmp_path):
     text = str(facts(find_runs([make_run(tmp_path, "a")])[0]))
     for wanted in (
-        "ndem, target isotropic (c·eps), in addition to the structures, coefficient 1, sigma 0 to 0.1 Å",
+        "ndem, target isotropic (c·eps), in addition to the structures, coefficient 1, "
+        "sigma 0 to 0.1 Å",
         "31.06 M parameters",
         "train: data/train; val: data/val_id",
         "moving average (EMA), decay 0.99",

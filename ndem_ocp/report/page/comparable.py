@@ -112,9 +112,7 @@ def _data(run: Run, split: str, runs: Sequence[Run]) -> tuple[Identity, str]:
     records = [one[split] for one in run.validated_on if split in one]
     contents = dict.fromkeys((_content(one, split, runs), _selection(one)) for one in records)
     units = _units(run, runs)
-    text = (
-        " and later ".join(dict.fromkeys(map(data_text, records))) or "data not recorded"
-    )
+    text = " and later ".join(dict.fromkeys(map(data_text, records))) or "data not recorded"
     if len({_units(other, runs) for other in runs}) > 1:
         text += f", {', '.join(f'{name} in {unit}' for name, unit in units) or 'no units given'}"
     return (tuple(contents), units), text
