@@ -137,7 +137,7 @@ FAULTS = [
     ("forces of other atoms", {"force": torch.zeros(3, 3)}, {}, "shape", r"`force` has shape"),
     ("natoms of another structure", {"natoms": 3}, {}, "shape", "natoms 3"),
     ("no positions", {"pos": None}, {}, "missing field", "no `pos`"),
-    ("positions that are text", {"pos": "near"}, {}, "shape", "`pos` is no number"),
+    ("positions that are text", {"pos": "near"}, {}, "shape", "`pos` is not a number"),
 ]
 
 
@@ -235,7 +235,7 @@ def test_keys_and_length(tmp_path):
     assert [gap[i].fid for i in range(5)] == [0, 1, 2, 4, 4]
     assert gap.bad_records == {"missing": 1}
     assert len(LmdbReader({**split("wrong2", (b"length", pickle.dumps(9))), **skip})) == 5
-    for fault in ("a missing key", "a wrong `length`", "keys that are no numbers"):
+    for fault in ("a missing key", "a wrong `length`", "keys that are not numbers"):
         observed(
             "data", f"LMDB with {fault}", 1, "stopped in the first second by name; or skipped", "-"
         )

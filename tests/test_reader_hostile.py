@@ -163,7 +163,7 @@ def test_containers_that_hold_one_another_end():
     inside: list = []
     for _ in range(7):
         inside = [inside] * 100
-    with pytest.raises(Refused, match="a field that is no"):
+    with pytest.raises(Refused, match="a field that is not"):
         load_fields(pickle.dumps(record(extra=inside)))
 
 

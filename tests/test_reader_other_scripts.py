@@ -69,7 +69,7 @@ def test_far_positions_in_float64_come_near_before_they_are_rounded():
 def test_records_that_do_not_fit_a_batch_are_left_to_the_checks(tmp_path):
     split = write_split(tmp_path / "train", record(pos="here"))
     assert LmdbReader({"src": str(split), "checks": "none"})[0].pos == "here"
-    with pytest.raises(RecordError, match="record 0: `pos` is no number"):
+    with pytest.raises(RecordError, match="record 0: `pos` is not a number"):
         LmdbReader({"src": str(split)})[0]
 
 
