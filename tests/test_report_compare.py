@@ -95,7 +95,7 @@ def test_one_content_under_two_paths_is_one_set(tmp_path):
     make_run(tmp_path, "ndem", 0, edit=on(tmp_path / "copy", "same"))
     report = Report(find_runs([tmp_path]))
     assert report.not_comparable == []
-    assert report.paired[1][0][:2] == ["ndem less plain", "1"]
+    assert report.paired[1][0][:2] == ["ndem minus plain", "1"]
 
 
 def test_one_path_whose_content_changed_is_two_sets(tmp_path):
@@ -120,7 +120,7 @@ def test_seeds_with_folds_of_their_own_are_compared_fold_by_fold(tmp_path):
         for name, coefficient in (("plain", 0.0), ("ndem", 1.0)):
             edit = on(tmp_path / f"fold{seed}", f"fold {seed}")
             make_run(tmp_path, name, seed, coefficient, edit=edit)
-    assert Report(find_runs([tmp_path])).paired[1][0][:2] == ["ndem less plain", "2"]
+    assert Report(find_runs([tmp_path])).paired[1][0][:2] == ["ndem minus plain", "2"]
 
 
 @pytest.mark.parametrize(
@@ -215,13 +215,13 @@ def arms_named(folder, **coefficients):
 def test_the_baseline_is_the_arm_named_plain_not_the_first(tmp_path):
     report = Report(arms_named(tmp_path, zero=0.0, ndem=1.0, plain=0.0))
     assert report.baseline.sentence == "Baseline: plain."
-    assert [row[0] for row in report.paired[1]] == ["zero less plain", "ndem less plain"]
+    assert [row[0] for row in report.paired[1]] == ["zero minus plain", "ndem minus plain"]
 
 
 def test_the_requested_baseline(tmp_path, capsys):
     runs = arms_named(tmp_path, plain=0.0, ndem=1.0)
     report = Report(runs, baseline="ndem")
-    assert [row[0] for row in report.paired[1]] == ["plain less ndem"]
+    assert [row[0] for row in report.paired[1]] == ["plain minus ndem"]
     head, rows = about.cost_rows(report.arms, "ndem")
     assert dict(zip(rows[1], head))["0.50"] == "relative to ndem"
     with pytest.raises(ReportError, match=r"no such arm\. There are: plain, ndem"):

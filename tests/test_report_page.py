@@ -211,7 +211,7 @@ def test_the_table_is_mean_and_spread_of_each_runs_best_step(sweep):
     error = 1000 * (1 / 30 - 0.01 * np.arange(3))
     assert ndem[5] == f"{error.mean():.4g} ± {error.std(ddof=1):.2g}"
     assert plain[7] == "25 ± 0"  # EFwT in per cent
-    assert any("ndem less plain" in row[0] and row[1] == "3" for row in rows)
+    assert any("ndem minus plain" in row[0] and row[1] == "3" for row in rows)
 
 
 def test_the_csv_has_every_run_and_split_in_full(sweep):
