@@ -358,8 +358,8 @@ def test_a_failing_disk_is_never_skipped(tmp_path, monkeypatch):
     [
         ({"on_bad_recod": "skip"}, "on_bad_recod is not a key .* Did you mean 'on_bad_record'"),
         ({"max_atomic_numbers": 90}, "Did you mean 'max_atomic_number'"),
-        ({"on_bad_record": "drop"}, "on_bad_record is raise, skip: 'drop'"),
-        ({"checks": "all"}, "checks is full, values, none"),
+        ({"on_bad_record": "drop"}, "on_bad_record must be one of raise, skip, not 'drop'"),
+        ({"checks": "all"}, "checks must be one of full, values, none"),
         ({"cutoff": "12"}, "cutoff must be a length in Angstrom"),
         ({"max_bad_records": 0.1}, "max_bad_records must be a whole number"),
         ({"min_distance": 13.0}, "min_distance must be below"),
