@@ -523,7 +523,7 @@ REFUSED = {
         ["inference", "--batch-sizes", "max", "--device", "cpu"],
         "give numbers here",
     ),
-    "device": (["step", "--device", "tpu"], "--device tpu: cuda or cpu"),
+    "device": (["step", "--device", "tpu"], "--device tpu: give cuda or cpu"),
     "amp": (["step", "--amp", "--device", "cpu"], "--amp is CUDA's"),
     "threads": (["step", "--threads", "0"], "--threads must be at least 1"),
     "data": (["step", "--data", "nowhere"], "--data nowhere: no such file"),
