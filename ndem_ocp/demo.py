@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
         _command([*ndem, "--out", str(args.data), "--size", args.size], args.out / "data.log")
     _fairchem(args, "train", ["--timestamp-id", RUN_ID, "--print-every", str(PRINT_EVERY)])
     checkpoint = args.out / "checkpoints" / RUN_ID / "best_checkpoint.pt"
-    with replacing(args.out / "checkpoint.pt") as beside:
-        shutil.copy(checkpoint, beside)
+    with replacing(args.out / "checkpoint.pt") as temporary:
+        shutil.copy(checkpoint, temporary)
     for split in SPLITS:
         source = str(args.data / split)
         for mode, section in (("validate", "val"), ("predict", "test")):

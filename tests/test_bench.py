@@ -83,7 +83,7 @@ def test_ours_and_upstream_have_the_same_first_loss(built, training):
     assert losses["plain"] == pytest.approx(losses["upstream"], rel=1e-4)
 
 
-def test_two_passes_and_one_have_the_same_loss(built):
+def test_two_forward_passes_and_one_have_the_same_loss(built):
     """The naive arm computes what the joint forward does, so that only their cost differs."""
     make, batches = built
     losses = {}
@@ -523,7 +523,7 @@ REFUSED = {
         ["inference", "--batch-sizes", "max", "--device", "cpu"],
         "give numbers here",
     ),
-    "device": (["step", "--device", "tpu"], "--device tpu: cuda or cpu"),
+    "device": (["step", "--device", "tpu"], "--device tpu: give cuda or cpu"),
     "amp": (["step", "--amp", "--device", "cpu"], "--amp is CUDA's"),
     "threads": (["step", "--threads", "0"], "--threads must be at least 1"),
     "data": (["step", "--data", "nowhere"], "--data nowhere: no such file"),
@@ -558,7 +558,7 @@ def test_a_batch_larger_than_the_data_is_refused(tiny, demo_data, capsys):
     assert "a batch has 1000 structures, but the data set only 40" in error
 
 
-def test_dens_is_left_out_where_a_model_cannot_be_told_forces():
+def test_dens_is_left_out_if_a_model_does_not_take_forces():
     from ndem_ocp.bench.arms import possible_arms
 
     config = read_config(str(ROOT / "configs/backbones/painn.yml"))

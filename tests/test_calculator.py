@@ -323,7 +323,7 @@ def two(atoms, distance):
         ),
     ],
 )
-def test_structures_that_cannot_be_meant(slabs, change, words):
+def test_structures_that_make_no_sense_are_refused(slabs, change, words):
     atoms = slab()
     atoms.set_constraint()
     change(atoms)

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration: each stops the run before a model is built, with a way out."""
+"""Mistakes in a configuration stop the run before a model is built; the message says what to do."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_name_that_does_not_exist_stops_the_run(refused):
     )
 
 
-def test_a_value_that_cannot_be_meant_stops_the_run(refused):
+def test_an_impossible_value_stops_the_run(refused):
     seconds = stop_each(refused, VALUES)
     observed(
         "configuration",
@@ -409,7 +409,7 @@ def test_a_normalizer_that_disagrees_with_the_data_stops_the_run(refused, edit, 
     assert seconds < 10
 
 
-def test_the_published_normalizer_and_the_switch_go_on(new_trainer, caplog):
+def test_the_published_normalizer_passes_and_the_check_can_be_switched_off(new_trainer, caplog):
     new_trainer(edit=scaled("forces", 0.0, 7.39))  # a factor of ten, as OC20's own
 
     def off(config):

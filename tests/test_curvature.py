@@ -84,7 +84,7 @@ def test_springs_have_the_curvature_of_springs():
     assert found.by_displacement[0][0] <= found.by_displacement[-1][1]
 
 
-def test_turned_molecules_are_turned_back():
+def test_rotated_molecules_are_rotated_back():
     ours, theirs = (isotropic(f, near_pairs(f)) for f in (bonded(True), bonded(False)))
     assert ours.pairs == theirs.pairs >= 4
     assert ours.scale == pytest.approx(theirs.scale, rel=1e-4)

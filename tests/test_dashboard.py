@@ -140,7 +140,7 @@ def test_a_refusal_says_what_to_look_at(workspaces, monkeypatch, capsys):
     assert "wandb sync" in printed
 
 
-def test_without_a_login_the_way_out_is_named(workspaces, monkeypatch, capsys):
+def test_without_a_login_the_message_says_what_to_do(workspaces, monkeypatch, capsys):
     monkeypatch.setattr("wandb.login", lambda **_: False)
     assert cli.main(["dashboard", "--project", "p"]) == 2
     assert "--out FILE" in capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_a_file_of_something_else_is_refused(workspaces, tmp_path, capsys):
     assert "is not a file of ndem dashboard --out" in capsys.readouterr().err
 
 
-def test_without_the_extra_its_name_is_said(monkeypatch, capsys):
+def test_without_the_extra_the_message_names_it(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces", None)
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces.reports.v2", None)
     assert cli.main(["dashboard", "--project", "p", "--dry-run"]) == 2

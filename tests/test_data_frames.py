@@ -1,4 +1,4 @@
-"""What a source's frames can hold that is no label, no element or no tag of OC20's."""
+"""Frames with invalid labels, elements or tags."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def with_energy(path: Path, text: str, key: str = "energy") -> Path:
         ("1e39", ""),
     ],
 )
-def test_energies_that_are_no_numbers_are_named_and_skippable(tmp_path, key, text, shown):
+def test_energies_that_are_not_numbers_are_named_and_skippable(tmp_path, key, text, shown):
     path = with_energy(tmp_path / "a.extxyz", text, key)
     labels = LabelOptions(None if key == "energy" else key)
     with pytest.raises(DataError, match=rf"a\.extxyz: frame 1: the energy is {shown}"):
@@ -69,7 +69,7 @@ def test_energies_that_are_no_numbers_are_named_and_skippable(tmp_path, key, tex
         (np.full((9, 3), 1e39), "infinite forces on 9 atoms"),
     ],
 )
-def test_forces_that_are_no_numbers_are_named(forces, message):
+def test_forces_that_are_not_numbers_are_named(forces, message):
     (frame,) = make_frames(count=1)
     frame.info["dft"] = forces
     with pytest.raises(FrameError, match=message):
@@ -116,7 +116,7 @@ def test_labels_under_other_names_in_every_kind_of_source(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "shown"), [(0, "0 .X, a ghost atom"), (119, "119")])
-def test_atoms_of_no_element_are_named_and_skippable(tmp_path, number, shown):
+def test_atoms_with_an_unknown_element_are_named_and_skippable(tmp_path, number, shown):
     frames = make_frames(count=2)
     results = frames[1].calc.results
     frames[1].numbers[4] = number

@@ -1,4 +1,4 @@
-"""MD17-like npz files -> S2EF LMDBs: records, splits, what is written beside them."""
+"""MD17-like npz files -> S2EF LMDBs: records, splits, and the files next to them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_records_hold_the_frames_of_every_layout(tmp_path, layout):
     assert sorted(seen) == list(range(20))
 
 
-def test_what_is_written_beside_the_records(tmp_path):
+def test_files_next_to_the_records(tmp_path):
     source = save(tmp_path / "water.npz", **arrays("MD17"))
     entry = convert(source, tmp_path / "out")
     content = json.loads((tmp_path / "out/dataset.json").read_text())

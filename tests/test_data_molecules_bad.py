@@ -57,7 +57,7 @@ def test_a_bad_frame_can_be_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["text", "array", "empty", "cut", "gone"])
-def test_files_that_are_no_npz(tmp_path, what):
+def test_files_that_are_not_npz(tmp_path, what):
     path = tmp_path / "a.npz"
     save(path, **arrays())
     if what == "array":

@@ -68,7 +68,7 @@ def spoil(frames: list[Atoms], kind: str) -> str:
 @pytest.mark.parametrize(
     "kind", ["cell", "cell on the way", "pbc", "atoms on the way", "fixed", "nan"]
 )
-def test_what_is_no_relaxation_is_named_or_skipped_and_listed(tmp_path, capsys, kind):
+def test_files_that_are_not_relaxations_are_named_or_skipped_and_listed(tmp_path, capsys, kind):
     frames = relaxation()
     message = spoil(frames, kind)
     write(tmp_path / "a.traj", frames)
@@ -120,7 +120,7 @@ def test_rows_of_a_database_are_relaxations_where_a_key_says_so(tmp_path, capsys
     assert "no 'name' (--system-key)" in capsys.readouterr().err
 
 
-def test_an_energy_that_rises_is_worth_a_word(tmp_path, capsys):
+def test_an_energy_that_rises_gives_a_warning(tmp_path, capsys):
     write(tmp_path / "a.traj", relaxation()[::-1])
     assert is2re(tmp_path / "a.traj", "--out", tmp_path / "out") == 0
     assert "1 of them end more than 0.05 eV above their start" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Sources are read, never written; what is no source is named; compressed ones are read too."""
+"""Sources are read, never written; other files are refused by name; compressed ones work."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_sources_keep_their_bytes_and_times_and_get_no_neighbours(tmp_path):
     assert "not an SQLite file" in bad["g.db"]
 
 
-def test_a_database_that_is_no_ase_database_stops_the_conversion_by_name(tmp_path):
+def test_a_database_that_is_not_from_ase_stops_the_conversion_by_name(tmp_path):
     folder = tmp_path / "sources"
     folder.mkdir()
     foreign(folder / "d.db")
@@ -140,7 +140,7 @@ def test_a_damaged_compressed_file_is_named(tmp_path):
             run([tmp_path / name], tmp_path / "out")
 
 
-def test_reading_xyz_goes_on_after_a_bad_frame_and_after_empty_lines(tmp_path):
+def test_reading_xyz_continues_after_a_bad_frame_and_after_empty_lines(tmp_path):
     write(tmp_path / "a.extxyz", make_frames(count=4))
     lines = (tmp_path / "a.extxyz").read_text().splitlines()
     size = len(lines) // 4

@@ -140,7 +140,7 @@ def test_without_locks_a_target_that_came_into_being_is_not_replaced(tmp_path):
         assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
 
 
-def test_where_there_are_no_locks_it_goes_on_without(tmp_path, trajectories, monkeypatch):
+def test_a_file_system_without_locks_is_used_without_them(tmp_path, trajectories, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 

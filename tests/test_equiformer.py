@@ -283,7 +283,7 @@ def test_an_auxiliary_head_of_fairchem_becomes_ours():
     assert two_view_config(model_config(), settings, head)["auxiliary_head"] == head
 
 
-def test_graph_parallelism_is_refused_with_the_way_out(records, monkeypatch):
+def test_graph_parallelism_is_refused_with_what_to_do(records, monkeypatch):
     monkeypatch.setattr(gp_utils, "initialized", lambda: True)
     with pytest.raises(ValueError, match=r"graph-parallel.*equiformer_v2_backbone"):
         build(to_ours(model_config()))(batch_of(records, torch.float32))

@@ -89,7 +89,7 @@ def ndem(*words: object, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_output_that_nobody_reads_ends_in_silence():
+def test_closed_output_ends_without_an_error():
     read, write = os.pipe()
     os.close(read)
     for words in (["--help"], ["bench", "step", "--help"]):

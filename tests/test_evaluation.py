@@ -1,4 +1,4 @@
-"""`ndem eval`: the tables' numbers, from one process or several, and the files beside them."""
+"""`ndem eval`: the metrics, from one process or several, and the files."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_a_bad_record_is_named_and_nothing_stands_in_for_it(trained, demo_data, 
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_mistakes_are_one_sentence_that_names_the_way_out(
+def test_mistakes_are_one_sentence_that_says_what_to_do(
     trained, demo_data, tmp_path, capsys, monkeypatch
 ):
     def refused(*words):

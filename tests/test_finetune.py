@@ -225,7 +225,7 @@ def test_patterns_that_are_refused(new_trainer, patterns, words):
         new_trainer(edit=freezing(patterns))
 
 
-def test_a_frozen_run_goes_on_from_its_checkpoint(new_trainer):
+def test_a_frozen_run_continues_from_its_checkpoint(new_trainer):
     edit = freezing(["backbone", "output_heads.noisy_forces"])
     first = new_trainer(edit=edit)
     steps(first, 3)

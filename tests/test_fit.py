@@ -144,7 +144,7 @@ def test_a_potential_makes_second_views(frames, folder, no_pictures, capfd):
     assert "--second-views was ase.calculators.emt:EMT()" in capfd.readouterr().err
 
 
-def test_a_potential_that_cannot_serve_is_one_sentence(frames, folder, capfd):
+def test_a_potential_that_cannot_be_used_is_one_sentence(frames, folder, capfd):
     for given, said in (
         ("no_such_module:EMT()", "no_such_module cannot be imported here"),
         (f"{Path(__file__).parent}/test_second_views.py:Changed(forces=1.5)", "not the gradient"),
@@ -170,7 +170,7 @@ def test_a_dry_run_writes_nothing(frames, folder, capfd):
     assert "Nothing was written" in said
 
 
-def test_a_stopped_fit_goes_on(frames, folder, capfd, monkeypatch, no_pictures):
+def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures):
     words = (frames, *SHORT, "--time", "0.05", "--out", "a")
     backward = survival.SurvivingTrainer._backward
 

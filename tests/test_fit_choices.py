@@ -83,7 +83,7 @@ def test_a_system_with_the_only_atom_of_its_kind_trains():
         assert (drawn(frames, seed).of[frames.system == 5] == "train").all()
 
 
-def test_systems_that_share_nothing_are_not_spared():
+def test_systems_without_common_elements_stay_in_training():
     frames = table([(((z, 1),), 40) for z in range(20, 26)])
     split = drawn(frames)
     assert not split.by_system
@@ -103,7 +103,7 @@ def test_given_files_are_taken_as_they_are():
     assert int((only_test.of == "test").sum()) == 5
 
 
-def test_a_frame_that_trains_and_judges_is_refused_in_files_and_moved_in_draws():
+def test_a_frame_in_training_and_evaluation_is_refused_in_files_and_moved_in_random_splits():
     frames = table([(CO, 30), (CO, 5)])
     frames.energy[32] = frames.energy[7]
     with pytest.raises(FitError, match=r"frame 2 of /data/1\.traj, which is also frame 7 of"):
@@ -126,7 +126,7 @@ def test_few_frames_are_refused():
         drawn(table([(CO, 9)]))
 
 
-def test_the_reference_is_linear_where_the_data_settle_it():
+def test_the_reference_is_linear_if_the_data_determine_it():
     one = table([(CO, 30)])
     assert choose_reference(one, drawn(one).of)[0] == "linear"
     many = table([(CO, 10), (CO2, 10), (((6, 2), (8, 1)), 10), (((6, 3), (8, 1)), 10)])
@@ -162,7 +162,7 @@ def test_data_that_are_too_many_for_the_time_are_drawn_from():
     assert "does not fit" in length.reason
 
 
-def test_a_step_that_is_longer_than_the_time_is_taken():
+def test_at_least_one_step_is_taken_if_it_is_longer_than_the_time():
     length = choose_length(Speed(1000.0, 50.0), 1, 400, 50, 8)
     assert (length.epochs, length.steps, length.eval_every) == (1, 1, 1)
 

@@ -47,12 +47,12 @@ def test_a_rank_of_an_srun_step():
     assert (place.rank, place.world_size, place.nodes) == (5, 6, 2)
     assert (place.local_rank, place.local_size) == (1, 2)
     assert place.attempt == "slurm-12-2"
-    assert place.meeting == "slurm-12-2-0"  # another step of the same start meets elsewhere
-    assert place_of(STEP).meeting != place.meeting
+    assert place.rendezvous == "slurm-12-2-0"  # another step of the same start meets elsewhere
+    assert place_of(STEP).rendezvous != place.rendezvous
 
 
 @pytest.mark.parametrize("step", [None, str(0xFFFFFFFB), str(0xFFFFFFFA)])
-def test_a_batch_script_or_an_interactive_shell_is_no_rank(step):
+def test_a_batch_script_or_an_interactive_shell_is_not_a_rank(step):
     inside = {key: value for key, value in STEP.items() if key != "SLURM_STEP_ID"}
     assert place_of(inside if step is None else {**inside, "SLURM_STEP_ID": step}) is None
     assert place_of({}) is None
@@ -68,7 +68,7 @@ def test_slurms_contradictions_are_named():
         place_of({key: value for key, value in STEP.items() if key != "SLURM_PROCID"})
 
 
-def test_an_id_outlives_a_requeue_and_is_of_one_job():
+def test_an_id_is_the_same_after_a_requeue_and_differs_between_jobs():
     first = default_id("arm", slurm_job(STEP))
     assert first == default_id("arm", slurm_job({**STEP, "SLURM_RESTART_COUNT": "3"}))
     assert first == "arm-10_3"
@@ -82,7 +82,7 @@ def test_an_id_is_a_file_name_and_a_wandb_id():
     assert safe_id("coefficient=0.1,x-seed0") == "coefficient=0.1,x-seed0"
 
 
-def test_words_of_a_command_in_any_order():
+def test_arguments_of_a_command_in_any_order():
     words = ["--seed", "3", SMALL, "optim.batch_size=2", "--amp", "--task.ndem.coefficient=0"]
     config, options, overrides = split_words(words)
     assert config == Path(SMALL)
@@ -102,7 +102,7 @@ def test_words_of_a_command_in_any_order():
         (["a.yml", "--nothing"], "key=value"),
     ],
 )
-def test_words_that_are_refused(words, advice):
+def test_arguments_that_are_refused(words, advice):
     with pytest.raises(LaunchError, match=advice):
         split_words(words)
 

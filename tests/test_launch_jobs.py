@@ -51,7 +51,7 @@ RUNNING = JobState("RUNNING", "None")
         (exit_codes.ERROR, RUNNING, False, "failed"),
     ],
 )
-def test_who_starts_a_job_again(tmp_path, code, job, requeue, state):
+def test_which_exits_are_requeued(tmp_path, code, job, requeue, state):
     found = ended(tmp_path, code, job)
     assert (found.requeue, found.state) == (requeue, state)
 

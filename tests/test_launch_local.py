@@ -116,7 +116,7 @@ def test_two_runs_at_once_keep_apart(undisturbed):
     )
 
 
-def test_ctrl_c_is_a_pause(config, undisturbed, tmp_path):
+def test_a_run_continues_after_ctrl_c(config, undisturbed, tmp_path):
     """With data workers, which a signal to everybody must not kill."""
     process = start(config, tmp_path, "optim.num_workers=1", pause=0.2)
     step = under_way(process, tmp_path)
@@ -156,7 +156,7 @@ def test_a_second_ctrl_c_ends_at_once(config, tmp_path):
     assert gone(pids)
 
 
-def test_a_killed_rank_ends_the_run_and_the_run_goes_on(config, undisturbed, tmp_path):
+def test_a_killed_rank_ends_the_run_and_the_run_can_be_resumed(config, undisturbed, tmp_path):
     process = start(config, tmp_path, pause=0.2)
     under_way(process, tmp_path, steps=7)
     pids = ranks_of(process)

@@ -42,7 +42,7 @@ def test_the_first_error_of_a_start_stays(tmp_path):
     assert finished_id(tmp_path) == "run"
 
 
-def test_a_torn_record_is_no_record(tmp_path):
+def test_a_truncated_status_file_is_ignored(tmp_path):
     record = Record(tmp_path, "run")
     record.update(state="running")
     record.path.write_text('{"state": "runn')
@@ -60,7 +60,7 @@ def test_a_reader_sees_the_old_text_or_the_new(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["file"]
 
 
-def test_echoes_of_a_dead_rank_are_known():
+def test_errors_caused_by_a_dead_rank_are_recognised():
     gloo = RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [::1]:3")
     worker = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     assert lost_contact(gloo)
@@ -135,7 +135,7 @@ def test_a_heartbeat_says_where_the_run_is(tmp_path):
     assert record.read()["step"] == 9
 
 
-def test_an_older_start_of_a_run_ends_itself(tmp_path, monkeypatch):
+def test_an_older_start_of_a_run_exits(tmp_path, monkeypatch):
     """As on a node that SLURM had given up, and that comes back."""
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)

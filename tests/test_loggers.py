@@ -99,7 +99,7 @@ def test_with_a_network_and_a_key_nothing_is_said(server):
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
-def test_a_mode_that_was_chosen_stays(online, monkeypatch, mode):
+def test_a_wandb_mode_that_was_chosen_is_kept(online, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
     offline_if_need_be()
     monkeypatch.delenv("WANDB_MODE")
@@ -150,7 +150,7 @@ def test_a_run_with_a_key_and_no_network_logs_offline(tmp_path):
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_logger_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, caplog):
+def test_a_run_continues_without_a_logger_that_cannot_be_made(tmp_path, monkeypatch, caplog):
     from fairchem.core.common.logger import WandBLogger
 
     def fails(self, config):
@@ -165,7 +165,7 @@ def test_a_logger_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_history_on_a_full_disk_ends_no_run(tmp_path, caplog):
+def test_a_history_on_a_full_disk_does_not_end_the_run(tmp_path, caplog):
     cmd = {"logs_dir": tmp_path, "timestamp_id": "a", "identifier": "a"}
     logger = HistoryLogger({"cmd": cmd, "logger": {"name": "x", "inner": None}})
     logger.log({"loss": 1.0}, 1, "train")

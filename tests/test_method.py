@@ -270,7 +270,7 @@ def test_the_value_is_eq_17_written_out():
     assert loss == pytest.approx(expected / atoms, rel=1e-12)
 
 
-def test_unperturbed_atoms_count_and_uncounted_ones_do_not():
+def test_unperturbed_atoms_count_but_excluded_ones_do_not():
     settings = NDeMSettings(corrupt_ratio=0.3)
     noise, fixed, _ = noise_of(settings)
     forces = forces_of(noise)

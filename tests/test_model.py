@@ -187,7 +187,7 @@ def test_learned_curvature_is_a_parameter_of_the_head(demo_data):
         (lambda m: m.update(name="my_model"), ["my_model", "docs/backbones.md"]),
     ],
 )
-def test_models_that_cannot_train_are_refused_with_a_way_out(demo_data, edit, words):
+def test_models_that_cannot_train_are_refused_with_what_to_do(demo_data, edit, words):
     model = tiny_config(demo_data)["model"]
     edit(model)
     with pytest.raises(ModelConfigError) as error:

@@ -1,4 +1,4 @@
-"""Noisy nodes and DeNS beside NDeM: their mathematics, the DeNS model, and the trainer."""
+"""Noisy nodes and DeNS in addition to NDeM: their mathematics, the DeNS model, and the trainer."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def corrupted(batch, ratio=0.5):
     return as_corrupted(batch, noise.eps, told), noise
 
 
-def test_told_forces_turn_with_the_structure():
+def test_input_forces_rotate_with_the_structure():
     embedding = ForceEmbedding(4, 3, "uniform").double()
     forces = torch.randn(6, 3, dtype=torch.float64)
     forces[2] = 0
@@ -308,7 +308,7 @@ def test_the_backbone_is_fairchems_dens_backbone(batch, plain_section):
     assert not torch.allclose(a, ours(untold)["node_embedding"].embedding, atol=1e-2)
 
 
-def test_untold_the_model_is_the_plain_one_to_the_bit(batch, plain_section):
+def test_without_input_forces_the_model_is_the_plain_one_to_the_bit(batch, plain_section):
     plain, dens = built(plain_section), built(dens_config(plain_section, DENS))
     names = dict(plain.named_parameters())
     extra = {name for name, _ in dens.named_parameters()} - names.keys()
@@ -347,7 +347,7 @@ def test_marking_changes_neither_batch_nor_backbone(batch, plain_section):
         assert torch.equal(batch[name], value), name
 
 
-def test_other_backbones_are_told_what_they_lack(plain_section):
+def test_errors_say_what_other_backbones_lack(plain_section):
     section = copy.deepcopy(plain_section)
     section["backbone"]["model"] = "escn_backbone"
     with pytest.raises(ModelConfigError, match=r"'escn_backbone' cannot be told: it needs"):
@@ -420,7 +420,7 @@ def test_training_metrics_of_dens_are_over_atoms_that_were_not_corrupted(new_tra
     assert trainer.output_targets["forces"] == trainer.config["outputs"]["forces"]
 
 
-def test_a_batch_that_is_corrupted_throughout_is_no_accident(new_trainer):
+def test_a_fully_corrupted_batch_is_allowed(new_trainer):
     trainer = new_trainer(objective="dens", dens_probability=1.0, corrupt_ratio=1.0)
     assert all(map(math.isfinite, steps(trainer, 2)))
 

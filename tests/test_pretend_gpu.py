@@ -34,7 +34,7 @@ CONTRACTS = [
 ]
 
 
-def test_it_tells_devices_apart():
+def test_it_distinguishes_devices():
     with pretend_gpu() as gpu:
         here, there = torch.ones(3), torch.ones(3, device="cuda")
         assert (here.device, there.device) == (torch.device("cpu"), GPU)

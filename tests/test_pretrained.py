@@ -224,7 +224,7 @@ def test_files_older_than_the_vector_cutoff_were_trained_without_it(saved):
         load_pretrained(new_model(vector_cutoff=True), saved(files.frad_layout()))
 
 
-def test_a_trainable_radial_basis_is_no_difference(saved):
+def test_a_trainable_radial_basis_is_not_a_difference(saved):
     content = files.torchmd_layout(trainable_rbf=True)
     model = new_model()
     load_pretrained(model, saved(content))
@@ -306,7 +306,7 @@ def test_the_noise_head_becomes_the_auxiliary_head_with_ndems_sign_and_scale(sav
         (lambda: without(files.dp_layout(whitened=False), "pos_normalizer"), GAIN, "normalizer"),
     ],
 )
-def test_a_noise_head_that_cannot_serve_is_refused(layout, gain, message, saved):
+def test_a_noise_head_that_cannot_be_used_is_refused(layout, gain, message, saved):
     with pytest.raises(PretrainedError, match=message):
         load_pretrained(new_model(), saved(layout()), noise_head=True, noise_gain=gain)
 
@@ -408,7 +408,7 @@ def test_old_tensornet_checkpoints_are_refused(saved):
         (lambda path: torch.save({"epoch": 1}, path), "no named weights"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_named(broken, message, saved):
+def test_a_file_that_is_not_a_checkpoint_is_named(broken, message, saved):
     path = saved(files.dp_layout())
     broken(path)
     with pytest.raises(PretrainedError, match=message) as refused:
@@ -416,7 +416,7 @@ def test_a_file_that_is_no_checkpoint_is_named(broken, message, saved):
     assert str(path) in str(refused.value)
 
 
-def test_a_directory_is_no_checkpoint(tmp_path):
+def test_a_directory_is_not_a_checkpoint(tmp_path):
     with pytest.raises(PretrainedError, match="is a directory"):
         load_pretrained(new_model(), tmp_path)
 

@@ -157,7 +157,9 @@ def test_a_best_checkpoint_of_this_package_holds_the_average_only(source, new_mo
     assert equal(model, before)
 
 
-def test_an_average_that_cannot_be_named_is_left_and_said(source, new_model, saved, caplog):
+def test_an_average_that_cannot_be_assigned_is_not_used_and_reported(
+    source, new_model, saved, caplog
+):
     ema = {"shadow_params": list(averages(source).values())[::-1]}
     model = new_model()
     with caplog.at_level(logging.WARNING):
@@ -260,7 +262,7 @@ def test_settings_that_shapes_do_not_show_are_compared(source, new_model, saved)
     assert "drop_path_rate" not in str(report)
 
 
-def test_other_normalizers_are_said_loudly(source, new_model, saved, caplog):
+def test_other_normalizers_give_a_warning(source, new_model, saved, caplog):
     path = str(saved(content_of(source)))
     model = new_model()
     ours = dict(source.normalizers)
@@ -324,7 +326,7 @@ def test_what_old_checkpoints_carry_is_read_without_running_it(source, new_model
 
 
 @pytest.mark.parametrize("kind", ["auto", "fairchem"])
-def test_other_objects_need_a_word_and_are_read_with_a_warning(
+def test_other_objects_need_unsafe_and_are_read_with_a_warning(
     kind, source, new_model, saved, caplog
 ):
     path = saved(content_of(source, extra=collections.UserDict(a=1)))

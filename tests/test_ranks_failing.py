@@ -1,4 +1,4 @@
-"""Two ranks under the stock command: they end together, whatever happens to one of them."""
+"""Two ranks under the stock command end together, whatever happens to one of them."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def equal(first: Data, second: Data) -> bool:
     ],
 )
 @pytest.mark.parametrize("place", ["folder", "file"])
-def test_the_same_as_fairchem(demo_data, extra, place):
+def test_the_records_are_those_of_fairchem(demo_data, extra, place):
     source = demo_data / "train"
     config = {"src": str(source if place == "folder" else source / "data.0000.lmdb"), **extra}
     theirs = create_dataset({**config, "format": "lmdb"}, "train")
@@ -137,7 +137,7 @@ FAULTS = [
     ("forces of other atoms", {"force": torch.zeros(3, 3)}, {}, "shape", r"`force` has shape"),
     ("natoms of another structure", {"natoms": 3}, {}, "shape", "natoms 3"),
     ("no positions", {"pos": None}, {}, "missing field", "no `pos`"),
-    ("positions that are text", {"pos": "near"}, {}, "shape", "`pos` is no number"),
+    ("positions that are text", {"pos": "near"}, {}, "shape", "`pos` is not a number"),
 ]
 
 
@@ -163,7 +163,7 @@ def test_faults_are_named(tmp_path, fault, changes, limits, kind, message):
         "data",
         f"record: {fault}",
         1,
-        "stopped, naming file, record and the way out"
+        "stopped with an error that names file and record and says what to do"
         + ("; or skipped and counted" if good else ""),
         "that record",
     )
@@ -235,7 +235,7 @@ def test_keys_and_length(tmp_path):
     assert [gap[i].fid for i in range(5)] == [0, 1, 2, 4, 4]
     assert gap.bad_records == {"missing": 1}
     assert len(LmdbReader({**split("wrong2", (b"length", pickle.dumps(9))), **skip})) == 5
-    for fault in ("a missing key", "a wrong `length`", "keys that are no numbers"):
+    for fault in ("a missing key", "a wrong `length`", "keys that are not numbers"):
         observed(
             "data", f"LMDB with {fault}", 1, "stopped in the first second by name; or skipped", "-"
         )
@@ -262,7 +262,7 @@ def test_truncated_files_are_named(demo_data, tmp_path, keep):
     ("content", "message"),
     [
         (b"", "not a readable LMDB file .it is empty"),
-        (b"SQLite format 3\x00" * 999, "its first bytes are others"),
+        (b"SQLite format 3\x00" * 999, "wrong first bytes"),
         (b"PK", "not a readable LMDB file .2 bytes"),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_file_that_shrinks_while_it_is_read(demo_data, tmp_path):
     dataset = LmdbReader({"src": str(path)})
     assert dataset[0].natoms
     os.truncate(path, 2 * 4096)
-    with pytest.raises(RecordError, match=r"record \d+: truncated while it is read"):
+    with pytest.raises(RecordError, match=r"record \d+: truncated while it was read"):
         [dataset[i] for i in range(len(dataset))]
     observed(
         "data",
@@ -358,8 +358,8 @@ def test_a_failing_disk_is_never_skipped(tmp_path, monkeypatch):
     [
         ({"on_bad_recod": "skip"}, "on_bad_recod is not a key .* Did you mean 'on_bad_record'"),
         ({"max_atomic_numbers": 90}, "Did you mean 'max_atomic_number'"),
-        ({"on_bad_record": "drop"}, "on_bad_record is raise, skip: 'drop'"),
-        ({"checks": "all"}, "checks is full, values, none"),
+        ({"on_bad_record": "drop"}, "on_bad_record must be one of raise, skip, not 'drop'"),
+        ({"checks": "all"}, "checks must be one of full, values, none"),
         ({"cutoff": "12"}, "cutoff must be a length in Angstrom"),
         ({"max_bad_records": 0.1}, "max_bad_records must be a whole number"),
         ({"min_distance": 13.0}, "min_distance must be below"),

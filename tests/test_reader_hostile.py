@@ -154,7 +154,7 @@ def test_nothing_that_a_record_names_is_run(tmp_path):
         (b"\x80\x04N.", "not a torch_geometric Data"),
     ],
 )
-def test_bombs(raw, message):
+def test_pickle_bombs(raw, message):
     with pytest.raises(Refused, match=message):
         load_fields(raw)
 
@@ -163,7 +163,7 @@ def test_containers_that_hold_one_another_end():
     inside: list = []
     for _ in range(7):
         inside = [inside] * 100
-    with pytest.raises(Refused, match="a field that is no"):
+    with pytest.raises(Refused, match="a field that is not"):
         load_fields(pickle.dumps(record(extra=inside)))
 
 
@@ -193,7 +193,7 @@ def test_tensors_that_reach_outside_of_their_numbers():
             load_fields(raw.replace(size, other, 1))
 
 
-def test_storages_with_another_head():
+def test_storages_with_another_header():
     tensor = torch.arange(5, dtype=torch.int64)
     _, (raw,) = tensor.untyped_storage().__reduce__()
     assert bytes(load_storage(raw).tensor.numpy()) == tensor.numpy().tobytes()

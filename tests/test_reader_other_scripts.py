@@ -25,7 +25,7 @@ def double(data):
 
 @pytest.mark.parametrize("checks", ["full", "values", "none"])
 @pytest.mark.parametrize("kind", ["float64", "float16", "numpy", "lists"])
-def test_numbers_become_what_a_batch_takes(tmp_path, kind, checks):
+def test_numbers_are_converted_to_the_types_of_a_batch(tmp_path, kind, checks):
     usual = record(sid=3)
     other = record(sid=3)
     for key in (*FLOATS, "atomic_numbers", "fixed", "tags", "pbc"):
@@ -66,10 +66,10 @@ def test_far_positions_in_float64_come_near_before_they_are_rounded():
     assert float((read[1] - read[0]).norm()) == pytest.approx(1.75, abs=1e-6)
 
 
-def test_what_no_batch_takes_is_left_to_the_checks(tmp_path):
+def test_records_that_do_not_fit_a_batch_are_left_to_the_checks(tmp_path):
     split = write_split(tmp_path / "train", record(pos="here"))
     assert LmdbReader({"src": str(split), "checks": "none"})[0].pos == "here"
-    with pytest.raises(RecordError, match="record 0: `pos` is no number"):
+    with pytest.raises(RecordError, match="record 0: `pos` is not a number"):
         LmdbReader({"src": str(split)})[0]
 
 

@@ -183,7 +183,7 @@ def test_options():
     assert loader_options(0) == {}
     assert loader_options(2, "spawn")["persistent_workers"] is True
     assert loader_options(2, "fork")["persistent_workers"] is False
-    with pytest.raises(DataError, match="not by 'thread'"):
+    with pytest.raises(DataError, match="not with 'thread'"):
         loader_options(1, "thread")
 
 

@@ -80,7 +80,7 @@ def labelled(symbols, energy=1.0):
     return atoms
 
 
-def test_what_is_no_relaxation_is_refused(tmp_path, demo_data):
+def test_a_trajectory_that_is_not_a_relaxation_is_refused(tmp_path, demo_data):
     def refused(frames, **options):
         write(tmp_path / "x.traj", frames)
         with pytest.raises(DataError) as error:

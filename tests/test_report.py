@@ -1,4 +1,4 @@
-"""Histories, predictions beside labels, pictures, provenance, the README's tables."""
+"""Histories, predictions and their labels, figures, provenance, the README's tables."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_history_keeps_steps_splits_and_plain_numbers(tmp_path):
     assert read_history(tmp_path, "val") == records[1:]
 
 
-def test_a_torn_last_line_is_left_out_and_a_broken_one_named(tmp_path):
+def test_an_incomplete_last_line_is_left_out_and_a_broken_one_named(tmp_path):
     log = logger_in(tmp_path)
     for step in (1, 2):
         log.log({"loss": 1.0}, step=step, split="train")

@@ -95,7 +95,7 @@ def test_one_content_under_two_paths_is_one_set(tmp_path):
     make_run(tmp_path, "ndem", 0, edit=on(tmp_path / "copy", "same"))
     report = Report(find_runs([tmp_path]))
     assert report.not_comparable == []
-    assert report.paired[1][0][:2] == ["ndem less plain", "1"]
+    assert report.paired[1][0][:2] == ["ndem minus plain", "1"]
 
 
 def test_one_path_whose_content_changed_is_two_sets(tmp_path):
@@ -120,7 +120,7 @@ def test_seeds_with_folds_of_their_own_are_compared_fold_by_fold(tmp_path):
         for name, coefficient in (("plain", 0.0), ("ndem", 1.0)):
             edit = on(tmp_path / f"fold{seed}", f"fold {seed}")
             make_run(tmp_path, name, seed, coefficient, edit=edit)
-    assert Report(find_runs([tmp_path])).paired[1][0][:2] == ["ndem less plain", "2"]
+    assert Report(find_runs([tmp_path])).paired[1][0][:2] == ["ndem minus plain", "2"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_run_that_was_continued_on_other_data_is_named(tmp_path):
     assert any("a-seed0 was continued on other data for val" in n for n in Report([found]).cautions)
 
 
-def test_a_start_records_what_it_is_validated_on(tmp_path):
+def test_a_start_records_its_validation_data(tmp_path):
     run = make_run(tmp_path, "a", edit=on(tmp_path / "x", "one"))
     (start,) = json.loads(next(run.rglob("run.json")).read_text())["starts"]
     told = start["validation_sets"]["val"]
@@ -214,14 +214,14 @@ def arms_named(folder, **coefficients):
 
 def test_the_baseline_is_the_arm_named_plain_not_the_first(tmp_path):
     report = Report(arms_named(tmp_path, zero=0.0, ndem=1.0, plain=0.0))
-    assert report.baseline.told == "Baseline: plain."
-    assert [row[0] for row in report.paired[1]] == ["zero less plain", "ndem less plain"]
+    assert report.baseline.sentence == "Baseline: plain."
+    assert [row[0] for row in report.paired[1]] == ["zero minus plain", "ndem minus plain"]
 
 
-def test_the_baseline_that_is_asked_for(tmp_path, capsys):
+def test_the_requested_baseline(tmp_path, capsys):
     runs = arms_named(tmp_path, plain=0.0, ndem=1.0)
     report = Report(runs, baseline="ndem")
-    assert [row[0] for row in report.paired[1]] == ["plain less ndem"]
+    assert [row[0] for row in report.paired[1]] == ["plain minus ndem"]
     head, rows = about.cost_rows(report.arms, "ndem")
     assert dict(zip(rows[1], head))["0.50"] == "relative to ndem"
     with pytest.raises(ReportError, match=r"no such arm\. There are: plain, ndem"):
@@ -230,10 +230,10 @@ def test_the_baseline_that_is_asked_for(tmp_path, capsys):
     assert "--baseline x: no such arm" in capsys.readouterr().err
 
 
-def test_the_only_plain_arm_is_taken_and_said(tmp_path):
-    told = Report(arms_named(tmp_path, reference=0.0, ndem=1.0)).baseline
-    assert told.arm == "reference"
-    assert "the only arm of plain training" in told.told
+def test_the_only_plain_arm_is_the_baseline(tmp_path):
+    baseline = Report(arms_named(tmp_path, reference=0.0, ndem=1.0)).baseline
+    assert baseline.arm == "reference"
+    assert "the only arm of plain training" in baseline.sentence
 
 
 def test_without_a_plain_arm_there_is_no_baseline(tmp_path, capsys):
@@ -250,7 +250,7 @@ def test_without_a_plain_arm_there_is_no_baseline(tmp_path, capsys):
 def test_the_caption_of_an_arm_of_second_views(tmp_path):
     (run,) = find_runs([make_run(tmp_path, "views", edit=second_views, logged=VIEWS)])
     assert method(run) == (
-        "ndem, target second_views, in the place of structures, coefficient 1, "
+        "ndem, target second_views, replacing structures, coefficient 1, "
         "share 0.3 at 0 %, 0.6 at 50 % of training, sigma_min 0.002 Å, "
         "sigma_max 0.005 Å at 0 %, 0.01 Å at 100 % of training, "
         "potential ANI1ccx(periodic_table_index=True).ase() (torchani 2.2.4), "
@@ -299,7 +299,7 @@ def test_an_empty_column_of_costs_is_left_out(tmp_path):
     assert "waiting for data (%)" not in about.cost_rows({"a": runs}, None)[0]
 
 
-def test_tables_are_reached_by_keyboard_and_say_that_they_go_on(tmp_path):
+def test_tables_are_reached_by_keyboard_and_show_that_they_scroll(tmp_path):
     result = Report(find_runs([make_run(tmp_path, "a")]))._result()
     text = page("title", "", [("Result", result)])
     tables = re.findall(r'<div class="wide"[^>]*>', text)

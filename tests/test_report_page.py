@@ -211,7 +211,7 @@ def test_the_table_is_mean_and_spread_of_each_runs_best_step(sweep):
     error = 1000 * (1 / 30 - 0.01 * np.arange(3))
     assert ndem[5] == f"{error.mean():.4g} ± {error.std(ddof=1):.2g}"
     assert plain[7] == "25 ± 0"  # EFwT in per cent
-    assert any("ndem less plain" in row[0] and row[1] == "3" for row in rows)
+    assert any("ndem minus plain" in row[0] and row[1] == "3" for row in rows)
 
 
 def test_the_csv_has_every_run_and_split_in_full(sweep):
@@ -253,7 +253,7 @@ def test_runs_are_found_by_run_folder_log_folder_or_file(tmp_path):
     assert len(find_runs([tmp_path, run])) == 1  # named twice, read once
 
 
-def test_a_validation_alone_is_no_run(tmp_path):
+def test_a_validation_alone_is_not_a_run(tmp_path):
     run = make_run(tmp_path, "a")
     other = HistoryLogger({"logger": {}, "cmd": {"logs_dir": str(run / "logs/x/validate")}})
     other.log({"forces_mae": 1.0}, 0, "val")
@@ -275,7 +275,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_named(sweep):
     assert any("ndem-seed2 is not a repetition" in n and "sigma_max was 0.1" in n for n in notes)
 
 
-def test_a_run_without_its_record_is_shown_and_what_lacks_is_said(tmp_path):
+def test_a_run_without_its_record_is_shown_with_a_note_on_what_is_missing(tmp_path):
     run = make_run(tmp_path, "a")
     (run / "logs/ndem_ocp.HistoryLogger/train/run.json").unlink()
     report = Report(find_runs([run]))
@@ -290,10 +290,11 @@ def test_a_shorter_run_of_an_arm_is_named(sweep):
     assert "ndem-seed3 has 20 steps so far, others of its arm 40" in notes
 
 
-def test_what_ran_is_told(tmp_path):
+def test_the_page_shows_what_ran(tmp_path):
     text = str(facts(find_runs([make_run(tmp_path, "a")])[0]))
     for wanted in (
-        "ndem, target isotropic (c·eps), beside the structures, coefficient 1, sigma 0 to 0.1 Å",
+        "ndem, target isotropic (c·eps), in addition to the structures, coefficient 1, "
+        "sigma 0 to 0.1 Å",
         "31.06 M parameters",
         "train: data/train; val: data/val_id",
         "moving average (EMA), decay 0.99",
@@ -341,7 +342,7 @@ def test_means_are_over_the_steps_that_all_runs_have():
     assert len(mean_curve([])) == 0
 
 
-def test_each_run_for_itself(sweep):
+def test_each_shows_every_run_separately(sweep):
     report = Report(find_runs([sweep]), compare=False)
     assert list(report.arms) == [
         f"{arm}-seed{seed}" for arm in ("ndem", "plain") for seed in range(3)
@@ -419,7 +420,7 @@ def test_names_units_and_direction_of_metrics():
     assert unit_text("a0_3") == "a0^3"
 
 
-def test_text_of_users_is_no_markup():
+def test_text_of_users_is_escaped():
     text = page("a < b", "", [("c & d", definitions([("name", "<b>x")]))])
     assert "a &lt; b" in text
     assert "c &amp; d" in text

@@ -350,7 +350,7 @@ def test_all_checkpoints_damaged_is_an_error_and_not_a_new_start(demo_data, tmp_
         trainer_of(config, tmp_path, run_id=RUN).load_checkpoint(str(folder / "checkpoint.pt"))
 
 
-def test_the_newest_checkpoint_of_the_run_wins_unless_told_otherwise(demo_data, tmp_path, caplog):
+def test_the_newest_checkpoint_of_the_run_wins_by_default(demo_data, tmp_path, caplog):
     config = short_run(demo_data)
     finish(launch(config, tmp_path, hook=dying("forward", 14)), tmp_path)
     older = str(tmp_path / "checkpoints" / RUN / "checkpoint-00000004.pt")
@@ -457,7 +457,7 @@ def test_a_changed_learning_rate_counts(demo_data, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("batch", "ranks", "step", "twice"), [(2, 1, 8, 0), (8, 1, 2, 0), (3, 1, 5, 1), (4, 2, 2, 0)]
 )
-def test_another_batch_size_or_number_of_ranks_goes_on_from_the_right_sample(
+def test_another_batch_size_or_number_of_ranks_resumes_at_the_right_sample(
     demo_data, tmp_path, batch, ranks, step, twice
 ):
     """Step 4 of 6 has seen 16 of 22 samples; fairchem would go on from step 4 of any length."""
@@ -549,7 +549,7 @@ def test_averages_are_found_by_name_whatever_their_order(demo_data, tmp_path):
         assert torch.equal(shadow, expected[name]), name
 
 
-def test_a_checkpoint_of_fairchems_own_trainer_goes_on(demo_data, tmp_path, caplog):
+def test_a_checkpoint_of_fairchems_own_trainer_is_resumed(demo_data, tmp_path, caplog):
     """Saved within a step, as fairchem does: its learning rate lags and is put right."""
     config = short_run(demo_data, coefficient=0.0)
     plain = trainer_of(config, tmp_path / "plain", name="equiformerv2_forces", run_id=RUN)
@@ -586,7 +586,7 @@ def rates_of(history) -> dict[int, float]:
     return {h["step"]: h["lr"] for h in history if h["split"] == "train" and "lr" in h}
 
 
-def test_an_old_checkpoint_with_objects_needs_a_word(demo_data, tmp_path, caplog):
+def test_an_old_checkpoint_with_objects_needs_unsafe(demo_data, tmp_path, caplog):
     config = short_run(demo_data)
     state = run_to_end(config, tmp_path)["newest"]
     state["config"]["old"] = Unusual()

@@ -1,4 +1,4 @@
-"""A killed run is the whole run again whatever schedule, optimizer, average or loader it has."""
+"""A killed run resumes exactly, for every schedule, optimizer, average and loader."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def scaled(trainer) -> None:
     trainer.scaler = torch.GradScaler("cpu", init_scale=2.0, growth_interval=3)
 
 
-def test_the_scaler_of_mixed_precision_goes_on(demo_data, tmp_path):
+def test_the_scaler_of_mixed_precision_is_resumed(demo_data, tmp_path):
     config = short_run(demo_data)
     folders = [tmp_path / "whole", tmp_path / "run"]
     for folder in folders:
@@ -135,7 +135,7 @@ def children(name: str) -> list[int]:
     return found
 
 
-def test_a_run_outlives_the_service_of_wandb(demo_data, tmp_path, monkeypatch):
+def test_a_run_survives_the_end_of_wandbs_service(demo_data, tmp_path, monkeypatch):
     """SLURM sends SIGTERM to every process of a job; the run finishes its step and saves."""
     # set where an earlier test has used W&B in this process: its service is not the run's own
     monkeypatch.delenv("WANDB_SERVICE", raising=False)

@@ -1,4 +1,4 @@
-"""Second views: potentials are judged, displaced structures labelled, and trained on."""
+"""Second views: potentials are tested, displaced structures labelled, and trained on."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_wrong_line_of_text_is_one_sentence(spec, said):
     assert said in str(error.value)
 
 
-def test_weights_of_a_network_are_found_and_told_apart():
+def test_weights_of_a_network_are_found_and_distinguished():
     class Holder:
         def __init__(self, seed):
             torch.manual_seed(seed)
@@ -430,7 +430,7 @@ def test_a_changed_record_is_noticed(demo_data, sidecar, tmp_path):
         ViewSource(sidecar, demo_data / "val_ood", settings)
 
 
-def test_a_range_of_sigma_chooses_among_the_views(demo_data, sidecar):
+def test_a_range_of_sigma_selects_views(demo_data, sidecar):
     for low, high in ((0.02, 0.03), (0.04, 0.05)):
         settings = NDeMSettings(target="second_views", share=1.0, sigma_min=low, sigma_max=high)
         noise = ViewSource(sidecar, demo_data / "train", settings).draw(

@@ -173,7 +173,7 @@ def test_the_undisturbed_run_is_one_run(runs):
     assert runs.resumed("undisturbed") == []
 
 
-def test_a_requeued_task_goes_on_where_it_was(runs):
+def test_a_requeued_task_continues_at_its_step(runs):
     said = runs.said("requeued")
     assert (said["state"], said["starts"]) == ("finished", 2)
     ((step, lost),) = runs.resumed("requeued")
@@ -209,7 +209,7 @@ def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint(runs):
     )
 
 
-def test_a_time_limit_is_a_pause(runs):
+def test_a_run_continues_after_its_time_limit(runs):
     said = runs.said("timed-out")
     assert (said["state"], said["starts"]) == ("finished", 2)
     ((step, lost),) = runs.resumed("timed-out")

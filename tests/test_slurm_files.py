@@ -50,7 +50,7 @@ def test_every_file_is_tried_here():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_file_saves_and_goes_on(name):
+def test_every_file_saves_and_resumes(name):
     text = (ROOT / "slurm" / name).read_text()
     for part in (
         "#SBATCH --signal=USR2@120\n", "#SBATCH --requeue\n", "#SBATCH --open-mode=append\n",
@@ -149,7 +149,7 @@ def test_tables_4_and_5(slurm, folder):  # noqa: F811
 
 
 @on_slurm
-def test_a_preemption_with_grace_is_a_pause(slurm, folder, monkeypatch):  # noqa: F811
+def test_a_run_continues_after_a_preemption_with_a_grace_period(slurm, folder, monkeypatch):  # noqa: F811
     """SLURM does not start a job again that leaves by itself within its grace: we do."""
     job = sbatch(
         slurm,

@@ -420,7 +420,7 @@ def test_an_installed_package_wins(tmp_path):
     assert run_python(code, tmp_path) == "installed 9.8.7"
 
 
-def test_a_finder_appended_later_wins_too():
+def test_a_finder_appended_later_takes_precedence():
     code = """
         import importlib.machinery, types
         import ndem_ocp_standins

@@ -165,7 +165,7 @@ def test_each_mistake_is_named(change, sentence):
     assert all(problem.startswith(("id", "ood_cat", "val_ids")) for problem in problems)
 
 
-def test_files_that_are_no_submission(tmp_path, capsys):
+def test_files_that_are_not_submissions(tmp_path, capsys):
     (tmp_path / "text.npz").write_text("text")
     assert "cannot be read" in problems_of_file(tmp_path / "text.npz")[0]
     np.save(tmp_path / "one.npy", np.ones(3))

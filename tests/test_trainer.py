@@ -159,7 +159,7 @@ def test_checkpoint_round_trip_and_its_model_configuration(new_trainer, tmp_path
 
 
 @pytest.mark.parametrize("saved", [0.0, 1.0])
-def test_a_checkpoint_with_another_head_is_refused_with_a_way_out(new_trainer, saved):
+def test_a_checkpoint_with_another_head_is_refused_with_what_to_do(new_trainer, saved):
     path = new_trainer(coefficient=saved).save(checkpoint_file="checkpoint.pt")
     with pytest.raises(ConfigError, match="auxiliary head: one of them is plain"):
         new_trainer(coefficient=1.0 - saved).load_checkpoint(path)
@@ -320,7 +320,7 @@ def test_an_incomplete_schedule_names_what_is_missing(new_trainer):
         ),
     ],
 )
-def test_mistakes_stop_the_run_at_once_with_a_way_out(new_trainer, edit, error, words):
+def test_mistakes_stop_the_run_at_once_with_what_to_do(new_trainer, edit, error, words):
     with pytest.raises(error) as caught:
         new_trainer(edit=edit)
     assert words in str(caught.value)

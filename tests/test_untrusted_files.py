@@ -117,7 +117,7 @@ def test_a_run_refuses_a_checkpoint_that_runs_code(way, hostile, demo_data, caps
     assert not Path(RAN).exists()
 
 
-def test_one_word_opts_in(checkpoint, demo_data, tmp_path, monkeypatch):
+def test_unsafe_is_the_same_option_everywhere(checkpoint, demo_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     state = torch.load(checkpoint, weights_only=True)
     state["config"]["more"] = ATTACKS["subprocess"]

@@ -59,7 +59,7 @@ def test_more_splits_leave_training_as_it_is_to_the_bit(runs):
 
 
 @pytest.mark.parametrize("call", [3, 4])  # of eight batches: in the second split, in the third
-def test_a_run_stopped_within_a_later_split_goes_on_exactly(runs, tmp_path, call):
+def test_a_run_stopped_within_a_later_split_resumes_exactly(runs, tmp_path, call):
     from ndem_ocp.training.stopping import request_stop
 
     _, whole, config = runs

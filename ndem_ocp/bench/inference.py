@@ -177,9 +177,9 @@ def plain_model(model: dict[str, Any]) -> dict[str, Any]:
         model["name"] = "hydra"
         for key in ("auxiliary_head", "learned_curvature", "force_head"):
             model.pop(key, None)
-    told = {dens: plain for plain, dens in DENS_BACKBONES.items()}
+    plain_of = {dens: plain for plain, dens in DENS_BACKBONES.items()}
     backbone = model["backbone"]
-    backbone["model"] = told.get(backbone["model"], backbone["model"])
+    backbone["model"] = plain_of.get(backbone["model"], backbone["model"])
     return to_upstream(model)
 
 

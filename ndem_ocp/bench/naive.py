@@ -1,7 +1,7 @@
 """The simplest implementation of NDeM: the model runs on X, then again on X + eps.
 
 The reference for the joint forward pass, not slowed down on purpose: upstream's model, no auxiliary
-    head in the first pass, the same losses, one backward pass.
+head in the first pass, the same losses, one backward pass.
 """
 
 from __future__ import annotations

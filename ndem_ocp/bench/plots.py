@@ -121,7 +121,7 @@ _TITLES = {
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        figure.savefig(beside)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
     plt.close(figure)
     return path

@@ -15,7 +15,7 @@ from ndem_ocp.bench.memory import Request, peak_memory
 from ndem_ocp.bench.options import Common
 from ndem_ocp.bench.rounds import BATCHES, REFERENCE, measure_arms
 
-LARGEST = 4096  # where doubling a batch ends at the latest
+LARGEST = 4096  # the largest batch size tried by doubling
 UNITS = {
     "wall_s": "s per step",
     "process_s": "s of processor time per step, all threads",
@@ -52,12 +52,12 @@ class StepBench:
         }
 
     def run(self, batch_sizes: list[int] | None, repeats: int, warmup: int) -> None:
-        """Measure; ``settings`` holds what there is, after Ctrl-C as well.
+        """Measure; ``settings`` has the results so far, also after Ctrl-C.
 
         Args:
             batch_sizes: structures per step; None: 1, 2, 4, ... up to memory (CUDA).
             repeats: rounds per batch size.
-            warmup: rounds that do not count.
+            warmup: rounds that are not measured.
         """
         try:
             memory = self._memory(batch_sizes)
@@ -83,7 +83,7 @@ class StepBench:
         cuda = self.common.device.type == "cuda"
         sizes = batch_sizes or [2**n for n in range(LARGEST.bit_length())]
         configs = self.configs(sizes[0])
-        # on the CPU a process has one peak; on CUDA one process can take all sizes
+        # on the CPU a process has one peak; on CUDA one process can measure all sizes
         work = [
             (arm, part) for arm in self.arms for part in ([sizes] if cuda else [[s] for s in sizes])
         ]
@@ -119,7 +119,7 @@ class StepBench:
         return found
 
     def result(self) -> dict[str, Any]:
-        """What goes to the JSON file, provenance apart."""
+        """The content of the JSON file, without provenance."""
         upstream = arm_config(REFERENCE, self.common.config, self.data, 1)
         return {
             "what": "seconds and memory of one training step",

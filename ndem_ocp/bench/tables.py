@@ -11,7 +11,7 @@ NOT_RUN = "-"
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first to the left, numbers to the right."""
+    """Columns of equal width; the first is aligned left, numbers right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = []
     for row in (head, *rows):
@@ -22,7 +22,7 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def head_lines(result: dict[str, Any]) -> str:
-    """What is measured and where, before it is."""
+    """What will be measured and where."""
     found = hardware()
     if result["device"].startswith("cuda"):
         machine = found["gpus"][0]
@@ -35,7 +35,7 @@ def head_lines(result: dict[str, Any]) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many significant digits, without an exponent."""
+    """A number with this many significant digits, without an exponent."""
     if value == 0:
         return "0"
     text = f"{value:.{digits}g}"

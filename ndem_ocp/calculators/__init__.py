@@ -1,1 +1,1 @@
-"""Any ASE calculator, by its dotted name."""
+"""Any ASE calculator, given by its dotted name."""

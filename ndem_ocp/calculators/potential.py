@@ -1,4 +1,4 @@
-"""An ASE calculator, asked about structures of a data set."""
+"""An ASE calculator applied to structures of a data set."""
 
 from __future__ import annotations
 

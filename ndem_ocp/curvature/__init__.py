@@ -1,1 +1,2 @@
-"""How forces change over near frames: in the data, and as calculators and models say."""
+"""How forces change between near frames: in the data, and as predicted by calculators and
+models."""

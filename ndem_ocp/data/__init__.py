@@ -12,5 +12,5 @@ Importing this package imports neither torch nor fairchem; its modules do so whe
 ========================  =============================================================
 
 Units: energies in eV, forces in eV/A, lengths in A, unless the dataset.json of a data set says
-    otherwise.
+otherwise.
 """

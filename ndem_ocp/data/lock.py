@@ -141,10 +141,10 @@ def _is_still(path: Path, descriptor: int) -> bool:
 def _clean(out: Path) -> None:
     """Remove or put back files left by a killed writer of ``out``; we now hold the lock."""
     inside = sorted(out.iterdir()) if out.is_dir() else []
-    beside = sorted(out.parent.glob(f"{glob.escape(out.name)}.*"))
-    for path in (*beside, *inside):
+    outside = sorted(out.parent.glob(f"{glob.escape(out.name)}.*"))
+    for path in (*outside, *inside):
         match = re.fullmatch(r"(.+)\.(partial|replaced)-\d+", path.name)
-        if match is None or (path in beside and match[1] != out.name):
+        if match is None or (path in outside and match[1] != out.name):
             continue
         target = path.with_name(match[1])
         if match[2] == "replaced" and not target.exists():

@@ -74,8 +74,8 @@ def read_relaxations(source: Source, options: LabelOptions) -> tuple[list[Relaxa
 
     Returns:
         Those that can be used, and a message for each that cannot or for the file: it cannot be
-            read, is a database without ``system_key``, has fewer than two frames, frames that are
-            not from one relaxation, or first or last frames without labels.
+        read, is a database without ``system_key``, has fewer than two frames, frames that are not
+        from one relaxation, or first or last frames without labels.
     """
     if source.kind == "db" and options.system_key is None:
         return [], [

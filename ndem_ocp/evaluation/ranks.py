@@ -84,11 +84,11 @@ def together(place: Place, folder: Path) -> Iterator[None]:
     if place.world_size == 1:
         yield
         return
-    meeting = meet(place, folder)
+    rendezvous = meet(place, folder)
     torch.distributed.init_process_group(
         "gloo", rank=place.rank, world_size=place.world_size, timeout=_LIMIT
     )
-    meeting.forget_port()
+    rendezvous.forget_port()
     try:
         yield
     finally:

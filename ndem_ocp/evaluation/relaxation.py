@@ -229,14 +229,14 @@ def write(
         OutputError: if writing fails.
     """
     table, stored = folder / f"{name}.relaxations.csv", folder / f"{name}.relaxed_positions.npz"
-    with replacing(table) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with replacing(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*(cells(values) for values in columns.values())))
     order = np.argsort(columns["sid"].astype(str), kind="stable")  # as in fairchem
-    with replacing(stored) as beside:
+    with replacing(stored) as temporary:
         np.savez_compressed(
-            beside,
+            temporary,
             ids=columns["sid"].astype(str)[order],
             pos=np.concatenate([positions[i] for i in order]),
             chunk_idx=np.cumsum([len(positions[i]) for i in order])[:-1],

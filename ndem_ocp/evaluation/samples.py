@@ -106,14 +106,14 @@ def write_samples(folder: Path, split: str, samples: Samples, atoms: bool = True
         OutputError: when the disk refuses.
     """
     path = folder / f"{split}{SAMPLES}"
-    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(samples.columns)
         writer.writerows(zip(*(cells(values) for values in samples.columns.values())))
     if not (atoms and samples.atoms):
         return [path]
-    with replacing(folder / f"{split}{ATOMS}") as beside:
-        np.savez_compressed(beside, **samples.atoms)
+    with replacing(folder / f"{split}{ATOMS}") as temporary:
+        np.savez_compressed(temporary, **samples.atoms)
     return [path, folder / f"{split}{ATOMS}"]
 
 

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if code:
         _say_how_to_go_on(args, code)
         return code
-    _judge(folder, cpu)
+    _evaluate_and_report(folder, cpu)
     return 0
 
 
@@ -236,7 +236,7 @@ def _say_how_to_go_on(args: argparse.Namespace, code: int) -> None:
         print(f"Stopped. The same command continues:\n  {line}", file=sys.stderr)
 
 
-def _judge(folder: Folder, cpu: bool) -> None:
+def _evaluate_and_report(folder: Folder, cpu: bool) -> None:
     """Evaluate, write model.pt and the report, and print how to use the model."""
     from ndem_ocp.evaluation.evaluation import file_hash
     from ndem_ocp.fit.config import parse
@@ -250,7 +250,7 @@ def _judge(folder: Folder, cpu: bool) -> None:
         )
     coefficients = subtracted(folder.data)
     best = file_hash(folder.best)
-    done = folder.read("judged") == best and folder.model.exists() and folder.report.exists()
+    done = folder.read("evaluated") == best and folder.model.exists() and folder.report.exists()
     if not done:
         _evaluate(folder, cpu)
         write_model(folder.best, folder.model, folder.read("elements"), coefficients)
@@ -260,7 +260,7 @@ def _judge(folder: Folder, cpu: bool) -> None:
     print(f"\n{table(errors)}\n\n{verdict(errors[-1])}\n")
     if not done:
         _report(folder)
-        folder.note("judged", best)
+        folder.note("evaluated", best)
     files = ", ".join(folder.shown(path) for path in (folder.model, folder.config, folder.report))
     energies = "relative to each system's last frame" if coefficients is None else "total"
     print(

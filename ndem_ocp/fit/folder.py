@@ -63,7 +63,7 @@ class Folder:
         if changed:
             raise FitError(
                 f"{self.path} holds a fit of other files or options: {changed}. Give another --out "
-                "DIR for a new model, the same options to go on with that one, or move the folder "
+                "DIR for a new model, the same options to continue that one, or move the folder "
                 "away."
             )
         self.note("made_of", dict(made_of))

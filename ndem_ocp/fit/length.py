@@ -27,7 +27,7 @@ class Speed:
     """Seconds per training step, and per structure in validation."""
 
     step_s: float
-    judge_s: float
+    validation_s: float
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ def choose_length(
 ) -> Length:
     """Epochs that fit into ``minutes``; fewer frames if not even one epoch fits."""
     budget = 60.0 * minutes
-    judge_s = speed.judge_s * val_frames
+    validation_s = speed.validation_s * val_frames
     used_val = None
-    if judge_s * _VALIDATIONS[0] > budget * _VALIDATING:
-        used_val = max(1, int(budget * _VALIDATING / _VALIDATIONS[0] / speed.judge_s))
-        judge_s = speed.judge_s * used_val
+    if validation_s * _VALIDATIONS[0] > budget * _VALIDATING:
+        used_val = max(1, int(budget * _VALIDATING / _VALIDATIONS[0] / speed.validation_s))
+        validation_s = speed.validation_s * used_val
         used_val = None if used_val >= val_frames else used_val
-    fitting = int(budget * _VALIDATING / (judge_s + _SAVING_S))
+    fitting = int(budget * _VALIDATING / (validation_s + _SAVING_S))
     validations = max(_VALIDATIONS[0], min(_VALIDATIONS[1], fitting))
-    left = budget - validations * (judge_s + _SAVING_S)
+    left = budget - validations * (validation_s + _SAVING_S)
     possible = max(1, int(max(left, 0.5 * budget) / speed.step_s))
     per_epoch = math.ceil(train_frames / batch_size)
     used_train = None
@@ -77,8 +77,8 @@ def choose_length(
     eval_every = max(1, steps // validations)
     reason = (
         f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps:,} steps of {speed.step_s:.3g} s "
-        f"(measured): {duration(steps * speed.step_s + validations * (judge_s + _SAVING_S))} of "
-        f"the {minutes:g} min of --time; the learning rate reaches its end with the last step"
+        f"(measured): {duration(steps * speed.step_s + validations * (validation_s + _SAVING_S))} "
+        f"of the {minutes:g} min of --time; the learning rate reaches its end with the last step"
     )
     if used_train is not None:
         reason += (
@@ -140,7 +140,7 @@ def _speed(trainer: Any, limit_s: float) -> Speed:
         _step(trainer, _batch(trainer, trainer.train_dataset, len(times) * size, size))
         times.append(time.perf_counter() - start)
     counted = times[_WARM:]
-    return Speed(sum(counted) / len(counted), _judging(trainer))
+    return Speed(sum(counted) / len(counted), _validation_time(trainer))
 
 
 def _step(trainer: Any, batch: Any) -> None:
@@ -152,7 +152,7 @@ def _step(trainer: Any, batch: Any) -> None:
     _wait(trainer)
 
 
-def _judging(trainer: Any) -> float:
+def _validation_time(trainer: Any) -> float:
     """Seconds per structure in validation."""
     size = min(trainer.config["optim"]["eval_batch_size"], len(trainer.val_dataset))
     trainer.model.eval()

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ndem_ocp.checkpoints.config import building, check_config
+from ndem_ocp.inference.plain_config import plain_config, plain_model
 from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
-from ndem_ocp.inference.words import plain_config, plain_model
 
 OF_THE_DATA = ("elements", "energy_reference")  # read by this package's calculator only
 KEPT = ("elementrefs", "val_metrics", "scale_dict")

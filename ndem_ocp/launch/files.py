@@ -26,17 +26,17 @@ def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
         OutputError: if writing fails.
     """
     writable_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         if not keep_first:
-            os.replace(beside, path)
+            os.replace(temporary, path)
             return True
         try:
-            os.link(beside, path)  # fails if there is one, on every file system
+            os.link(temporary, path)  # fails if there is one, on every file system
         except FileExistsError:
             return False
         return True
@@ -44,7 +44,7 @@ def write_atomically(path: Path, text: str, keep_first: bool = False) -> bool:
         raise OutputError(f"{path} could not be written: {reason_of(error) or error}.") from error
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

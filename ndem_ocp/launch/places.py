@@ -43,7 +43,7 @@ class Place:
 
     Attributes:
         rank, world_size: among all. local_rank, local_size: among those of this node. nodes: number
-            of nodes. attempt: name of this start of the run, different for every start. meeting:
+            of nodes. attempt: name of this start of the run, different for every start. rendezvous:
             name of the rendezvous of these ranks (an attempt may have several srun steps).
             launched: whether this process is one of several and watched by a launcher.
     """
@@ -54,7 +54,7 @@ class Place:
     local_size: int
     nodes: int
     attempt: str
-    meeting: str
+    rendezvous: str
     launched: bool
 
 

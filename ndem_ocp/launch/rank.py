@@ -25,7 +25,7 @@ from ndem_ocp.launch.heartbeat import Heartbeat
 from ndem_ocp.launch.leftovers import Leftovers
 from ndem_ocp.launch.places import Place, slurm_job
 from ndem_ocp.launch.record import Record
-from ndem_ocp.launch.rendezvous import Meeting, meet
+from ndem_ocp.launch.rendezvous import Rendezvous, meet
 from ndem_ocp.launch.signals import default_signals, stops_between_steps
 from ndem_ocp.training.bad_steps import BadStepsError
 from ndem_ocp.training.stopping import Stopped
@@ -80,8 +80,8 @@ def _run(command: TrainCommand, place: Place, record: Record) -> int:
     config.setdefault("hide_eval_progressbar", hidden)
     if place.rank == 0:
         _begin(record, place, command)
-    meeting = meet(place, record.folder)
-    stopped = _train(config, place, record, meeting, command.verbose)
+    rendezvous = meet(place, record.folder)
+    stopped = _train(config, place, record, rendezvous, command.verbose)
     if stopped is None:
         if place.rank == 0:
             record.update(state="finished")
@@ -92,7 +92,7 @@ def _run(command: TrainCommand, place: Place, record: Record) -> int:
 
 
 def _train(
-    config: dict[str, Any], place: Place, record: Record, meeting: Meeting, verbose: bool
+    config: dict[str, Any], place: Place, record: Record, rendezvous: Rendezvous, verbose: bool
 ) -> Stopped | None:
     """Run fairchem's trainer and task; returns how it was stopped, None if it finished."""
     from fairchem.core.common.utils import new_trainer_context
@@ -104,7 +104,7 @@ def _train(
     check_trainer(config)
     stopped = None
     with new_trainer_context(config=config) as context:
-        meeting.forget_port()
+        rendezvous.forget_port()
         if not isinstance(context.trainer, NDeMTrainer):
             default_signals()
         context.task.setup(context.trainer)

@@ -22,7 +22,7 @@ from ndem_ocp.launch.places import Place
 LIMIT_S = 600.0  # the nodes of a job may start minutes apart
 
 
-class Meeting:
+class Rendezvous:
     """The open store that connects the ranks of a run."""
 
     def __init__(self, store: Any, file: Path | None) -> None:
@@ -36,7 +36,7 @@ class Meeting:
                 self.file.unlink()
 
 
-def meet(place: Place, folder: Path, limit_s: float = LIMIT_S) -> Meeting:
+def meet(place: Place, folder: Path, limit_s: float = LIMIT_S) -> Rendezvous:
     """Set MASTER_ADDR, MASTER_PORT, RANK, LOCAL_RANK and WORLD_SIZE for ``place``.
 
     Args:
@@ -47,7 +47,7 @@ def meet(place: Place, folder: Path, limit_s: float = LIMIT_S) -> Meeting:
     Raises:
         LaunchError: if rank 0 has not published its port in time.
     """
-    file = folder / f"{place.meeting}.port" if place.world_size > 1 else None
+    file = folder / f"{place.rendezvous}.port" if place.world_size > 1 else None
     store = None
     if place.rank == 0:
         host = "127.0.0.1" if place.nodes == 1 else socket.gethostname()
@@ -68,7 +68,7 @@ def meet(place: Place, folder: Path, limit_s: float = LIMIT_S) -> Meeting:
         TORCHELASTIC_USE_AGENT_STORE="True",
         TORCHELASTIC_RESTART_COUNT="0",
     )
-    return Meeting(store, file if place.rank == 0 else None)
+    return Rendezvous(store, file if place.rank == 0 else None)
 
 
 def _open_store(host: str, limit_s: float) -> Any:

@@ -80,14 +80,14 @@ def status(folder: Path) -> list[Line]:
             f"{folder}: found neither {folder / 'tasks.json'} of ndem submit nor a run of ndem "
             "train."
         )
-    told = [(name, record, record.read(), job) for name, record, job in found]
-    jobs = [said.get("job") or job for _, _, said, job in told]
+    rows = [(name, record, record.read(), job) for name, record, job in found]
+    jobs = [said.get("job") or job for _, _, said, job in rows]
     queue, accounts = slurm.queue(jobs), {}
     if any(job not in (queue or {}) for job in jobs if job):
         accounts = slurm.accounted(jobs)
     return [
         _line(index, name, record, said, job, (queue, accounts))
-        for index, ((name, record, said, _), job) in enumerate(zip(told, jobs))
+        for index, ((name, record, said, _), job) in enumerate(zip(rows, jobs))
     ]
 
 

@@ -1,4 +1,4 @@
-"""A sweep file: one configuration, its arms and seeds, and where their runs lie."""
+"""A sweep file: one configuration, its arms and seeds, and where the runs are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ndem_ocp.yaml_file import read_mapping
 
 LOGS = "logs/ndem_ocp.HistoryLogger"
 DONE = "finished.json"
-RUN_ID = "train"  # of a run that this command starts itself
+RUN_ID = "train"  # of a run started by ndem sweep
 KEYS = ("config", "seeds", "test", "grid", "arms", "overrides", "metrics", "about")
 
 

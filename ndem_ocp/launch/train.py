@@ -1,8 +1,8 @@
 """``ndem train``: train in one process, in several on this machine, or as a rank of an srun step.
 
 Exit codes: 0 finished; 1 an error in the run; 2 the command line, configuration, data or disk does
-    not allow training; 75 stopped after a step and saved, the same command continues; 76 another
-    rank died; 130 a second Ctrl-C; 128 + n a rank was killed by signal n.
+not allow training; 75 stopped after a step and saved, the same command continues; 76 another rank
+died; 130 a second Ctrl-C; 128 + n a rank was killed by signal n.
 """
 
 from __future__ import annotations

@@ -90,13 +90,13 @@ def _open(
 ) -> SidecarWriter:
     """The file: new, after testing the calculator, or started before with the same settings."""
     if not out.exists():
-        judged = _judge(path, potential, options)
+        tested = _test_calculator(path, potential, options)
         meta = {
             "made_of": made_of,
             "data": str(path),
             "package_version": package_version(),
             "command": " ".join(["ndem", *sys.argv[1:]]),
-            **judged,
+            **tested,
         }
         return SidecarWriter(out, meta)
     writer = SidecarWriter(out, {})
@@ -111,7 +111,7 @@ def _open(
     return writer
 
 
-def _judge(path: Path, potential: Potential, options: MakeOptions) -> dict[str, Any]:
+def _test_calculator(path: Path, potential: Potential, options: MakeOptions) -> dict[str, Any]:
     """Test the calculator on pairs of near frames of the data.
 
     Raises:

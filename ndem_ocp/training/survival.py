@@ -32,8 +32,8 @@ from ndem_ocp.checkpoints import (
     read_checkpoint,
 )
 from ndem_ocp.data.reader import limits_from_model, loader_options
+from ndem_ocp.report.failsafe_logger import FailsafeLogger, logger_or_none
 from ndem_ocp.report.history import HistoryLogger
-from ndem_ocp.report.losable import Losable, logger_or_none
 from ndem_ocp.training.bad_steps import BadSteps, skip_infinite_gradients
 from ndem_ocp.training.early_stopping import EarlyStopping
 from ndem_ocp.training.position import Position
@@ -89,7 +89,7 @@ class SurvivingTrainer(OCPTrainer):
         if silent or kind is None or issubclass(kind, HistoryLogger):
             super().load_logger()
             if self.logger is not None and not isinstance(self.logger, HistoryLogger):
-                self.logger = Losable(self.logger)
+                self.logger = FailsafeLogger(self.logger)
         else:
             self.logger = logger_or_none(kind, self.config)
 

@@ -23,14 +23,16 @@ def loader_options(num_workers: int, start_method: str | None = None) -> dict[st
             and fairchem again, ten seconds, so workers are kept).
 
     Raises:
-        DataError: a start method that this system does not have.
+        DataError: a start method that is not available on this system.
     """
     if num_workers <= 0:
         return {}
     methods = multiprocessing.get_all_start_methods()
     method = start_method or ("fork" if "fork" in methods else methods[0])
     if method not in methods:
-        raise DataError(f"data workers start by {', '.join(methods)} here, not by {method!r}")
+        raise DataError(
+            f"data workers can start with {', '.join(methods)} on this system, not with {method!r}"
+        )
     return {
         "multiprocessing_context": method,
         "worker_init_fn": start_worker,
@@ -39,19 +41,19 @@ def loader_options(num_workers: int, start_method: str | None = None) -> dict[st
 
 
 def start_worker(number: int) -> None:
-    """First thing in a data worker: one thread, and no part in the signals that stop a run.
+    """Set up a data worker: one thread, and no reaction to signals that stop a run.
 
     A scheduler signals all processes of a job, and a forked worker inherits the handlers of its
-    parent. A worker that ends, or that takes the signal for itself, would end the main process in
-    the middle of a step; so workers leave signals to it. They end when it asks them to, or when it
-    is gone. The one SIGTERM that counts is that of the main process.
+    parent. A worker that exits on a signal would end the main process in the middle of a step, so
+    workers ignore signals. They exit when the main process asks them to or has died; only a SIGTERM
+    from the main process counts.
     """
     torch.set_num_threads(1)
     for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        # blocked before the thread starts: whatever thread there is later inherits it
+        # blocked before the thread starts, so that all later threads inherit it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_wait_for_sigterm, args=(os.getppid(),), daemon=True).start()
 

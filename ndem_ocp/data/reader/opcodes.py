@@ -1,9 +1,8 @@
-"""A look over the operations of a pickle before it is loaded, without carrying any of them out.
+"""Checking the operations of a pickle before it is loaded, without executing them.
 
-Python's unpickler checks the lengths of what it reads, but not three things that a damaged or
-hostile record can hold: memo numbers that make it reserve gigabytes, tuples nested so deeply that
-hashing them overflows the stack, and operations that call into the process (persistent ids,
-extensions).
+Python's unpickler checks lengths, but not three things that a damaged or hostile record can
+contain: memo numbers that make it reserve gigabytes, tuples nested so deeply that hashing them
+overflows the stack, and operations that call into the process (persistent ids, extensions).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from .errors import Refused
 
 _MAX_OPERATIONS = 1_000_000
 _MAX_TUPLES = 5_000
-_MAX_LINE = 4_000  # of a number, name or text in the line-based protocol 0; longest real one: ~100
+_MAX_LINE = 4_000  # bytes of a number, name or text in protocol 0; longest real one: ~100
 
 _PLAIN, _SIZED, _LINE, _TWO_LINES, _MEMO, _MEMO_LINE, _TUPLE, _STOP, _FORBIDDEN = range(1, 10)
 
@@ -51,7 +50,7 @@ _add(_FORBIDDEN, 1, _p.EXT1)
 _add(_FORBIDDEN, 2, _p.EXT2)
 _add(_FORBIDDEN, 4, _p.EXT4)
 
-# the common case in one look-up: bytes to skip, 0 where more has to be done
+# the common case in one look-up: bytes to skip, or 0 if more has to be done
 _SKIP = [0] * 256
 for _operation, (_action, _size) in _ACTIONS.items():
     if _action == _PLAIN:
@@ -62,14 +61,14 @@ def scan(raw: bytes, start: int = 0, *, storage: bool = False) -> int:
     """Walk over one pickle.
 
     Args:
-        raw: the bytes. start: where it begins.
-        storage: allow the one persistent id that a stored tensor has.
+        raw: the bytes. start: position of its beginning.
+        storage: allow the persistent id of a stored tensor.
 
     Returns:
-        Where it ends.
+        The position of its end.
 
     Raises:
-        Refused: an unknown or forbidden operation, an excess, or no end.
+        Refused: an unknown or forbidden operation, too many operations, or no end.
     """
     position, operations, tuples = start, 0, 0
     skip = _SKIP
@@ -95,7 +94,7 @@ def scan(raw: bytes, start: int = 0, *, storage: bool = False) -> int:
             elif action == _STOP:
                 return position + 1
             elif action == 0 or (action == _FORBIDDEN and not storage):
-                raise Refused("pickle", f"a pickle operation {bytes([operation])!r} in it")
+                raise Refused("pickle", f"it has the pickle operation {bytes([operation])!r}")
             else:
                 position = _other(raw, position, action, size, operations)
     except IndexError:
@@ -104,9 +103,9 @@ def scan(raw: bytes, start: int = 0, *, storage: bool = False) -> int:
 
 def _other(raw: bytes, position: int, action: int, size: int, operations: int) -> int:
     """The end of one of the rarer operations."""
-    if action == _FORBIDDEN:  # the one of a stored tensor: the text form is never written
+    if action == _FORBIDDEN:  # that of a stored tensor: its text form is never written
         if raw[position] != _p.BINPERSID[0]:
-            raise Refused("pickle", f"a pickle operation {raw[position : position + 1]!r} in it")
+            raise Refused("pickle", f"it has the pickle operation {raw[position : position + 1]!r}")
         return position + 1
     if action == _MEMO:
         _memo(int.from_bytes(raw[position + 1 : position + 1 + size], "little"), operations)
@@ -117,7 +116,9 @@ def _other(raw: bytes, position: int, action: int, size: int, operations: int) -
     elif action == _MEMO_LINE:
         number = raw[position + 1 : end - 1]
         if not number.isdigit():
-            raise Refused("pickle", "cannot be unpickled (a memo number with other characters than digits)")
+            raise Refused(
+                "pickle", "cannot be unpickled (a memo number with characters other than digits)"
+            )
         _memo(int(number), operations)
     return end
 

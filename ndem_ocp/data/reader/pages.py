@@ -1,13 +1,13 @@
 """Reading LMDB files page by page with bounds checks, without liblmdb and without a memory map.
 
-liblmdb trusts its file: a page that is missing or damaged, or a disk that fails, ends the process
-with SIGBUS or SIGSEGV. Its Python binding (1.7, 1.8) also writes into freed memory when an
-environment opened before a fork is read after it, which is how fairchem's data workers die.
-Reading with ``pread`` needs no state that a fork could break, and every fault is an exception.
+liblmdb trusts its file: a missing or damaged page, or a failing disk, kills the process with SIGBUS
+    or SIGSEGV. Its Python binding (1.7, 1.8) also writes to freed memory if an environment opened
+    before a fork is read after it, which crashes fairchem's data workers. Reading with ``pread``
+    has no state that a fork could break, and every fault is an exception.
 
-The layout is that of LMDB 0.9 on 64-bit little-endian machines (data format 1): two meta pages, the
-newer one names the root of a B+ tree; branch pages hold keys and page numbers, leaf pages keys and
-values, and values beyond half a page lie in runs of overflow pages.
+The layout is that of LMDB 0.9 on 64-bit little-endian machines (data format 1): there are two meta
+pages, of which the newer one has the root of a B+ tree; branch pages contain keys and page numbers,
+leaf pages keys and values, and values larger than half a page are in runs of overflow pages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NODE = struct.Struct("<HHHH")  # low and high half of a size or page number, fl
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _NO_ROOT = 2**64 - 1
 _BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 0x01, 0x02, 0x04, 0x08
-_KIND = 0x7F  # the bits of the flags that tell kinds of pages apart
+_KIND = 0x7F  # the bits of the flags with the kind of page
 _BIG, _OTHER_DATA = 0x01, 0x06  # flags of a node: value in overflow pages; sub-database, duplicates
 _MAX_DEPTH = 32
 
@@ -37,7 +37,7 @@ AGAIN = "copy or convert the file again"
 
 @dataclass(frozen=True)
 class Meta:
-    """What the newer meta page says.
+    """The content of the newer meta page.
 
     Attributes:
         page_size: bytes. last_page: number of the last page in use. root: page number, None in an
@@ -52,10 +52,10 @@ class Meta:
 
 
 def read_meta(descriptor: int) -> Meta:
-    """Read and check the meta pages, and that the file is as long as they say.
+    """Read and check the meta pages and the length of the file.
 
     Raises:
-        Refused: not an LMDB file, one of a kind that is not read here, damaged, or truncated.
+        Refused: not an LMDB file, an unsupported kind, damaged, or truncated.
     """
     size = os.fstat(descriptor).st_size
     if size == 0:
@@ -79,9 +79,11 @@ def _page_size(page: bytes) -> int:
         raise Refused("file", f"not a readable LMDB file ({len(page)} bytes); {AGAIN}")
     magic, version, _, _ = _META.unpack_from(page, 16)
     if magic != _MAGIC:
-        raise Refused("file", f"not a readable LMDB file (its first bytes are others); {AGAIN}")
+        raise Refused("file", f"not a readable LMDB file (wrong first bytes); {AGAIN}")
     if version != _VERSION:
-        raise Refused("file", f"LMDB data format {version}; format {_VERSION} (LMDB 0.9) is read")
+        raise Refused(
+            "file", f"LMDB data format {version}; only format {_VERSION} (LMDB 0.9) can be read"
+        )
     size = int(_TREE.unpack_from(page, 16 + _META.size)[0])
     if size not in (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536):
         raise Refused("file", f"damaged meta page (page size {size}); {AGAIN}")
@@ -98,7 +100,7 @@ def _parse_meta(page: bytes, number: int, page_size: int) -> tuple[int, Meta]:
     _, kind, depth, _, _, _, entries, root = _TREE.unpack_from(page, tree)
     last_page, transaction = struct.unpack_from("<QQ", page, tree + _TREE.size)
     if kind != 0:
-        raise Refused("file", f"keys of another kind than OC20's (LMDB flags {kind:#x})")
+        raise Refused("file", f"another kind of keys than OC20's (LMDB flags {kind:#x})")
     empty = root == _NO_ROOT
     sound = depth == 0 and entries == 0 if empty else 1 < root <= last_page and depth > 0
     if not sound or depth > _MAX_DEPTH or entries > (last_page + 1) * page_size:
@@ -107,7 +109,8 @@ def _parse_meta(page: bytes, number: int, page_size: int) -> tuple[int, Meta]:
 
 
 class LmdbFile:
-    """One LMDB file, opened for reading. Safe to use in a forked child: reads carry their offset.
+    """One LMDB file, opened for reading. Safe to use in a forked child, because every read has its
+    own offset.
 
     Raises:
         Refused: see :func:`read_meta`; every method, for a damaged page.
@@ -123,7 +126,7 @@ class LmdbFile:
         except BaseException:
             self.close()
             raise
-        #: size and time of the last change: whether it is the file that was looked at before
+        #: size and modification time, to notice whether the file was replaced
         self.stamp = (status.st_size, status.st_mtime_ns)
         self._branches: dict[int, tuple[list[bytes], list[int]]] = {}
 
@@ -144,7 +147,7 @@ class LmdbFile:
             self.close()
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of ``key``; None where the file has no such key."""
+        """The value of ``key``; None if the file has no such key."""
         number = self.meta.root
         if number is None:
             return None
@@ -185,10 +188,12 @@ class LmdbFile:
         """``size`` bytes from the start of a page."""
         page_size = self.meta.page_size
         if not 1 < number <= self.meta.last_page:
-            raise Refused("page", f"damaged: a link to page {number}, which is not there; {AGAIN}")
+            raise Refused(
+                "page", f"damaged: a link to page {number}, which does not exist; {AGAIN}"
+            )
         data = os.pread(self._descriptor, size, number * page_size)
         if len(data) < size:
-            raise Refused("page", f"truncated while it is read, at page {number}; {AGAIN}")
+            raise Refused("page", f"truncated while it was read, at page {number}; {AGAIN}")
         return data
 
     def _tree_page(self, number: int, kind: int) -> tuple[bytes, memoryview]:
@@ -202,7 +207,7 @@ class LmdbFile:
     def _branch(self, number: int) -> tuple[list[bytes], list[int]]:
         """Keys that separate the children (without the first, which is empty), and the children.
 
-        Kept: a file of a million records has about a hundred branch pages.
+        Cached: a file of a million records has about a hundred branch pages.
         """
         found = self._branches.get(number)
         if found is not None:
@@ -231,7 +236,7 @@ class LmdbFile:
         low, high, flags, key_size = _NODE.unpack_from(page, pointer)
         size, start = low | high << 16, pointer + 8 + key_size
         if flags & _OTHER_DATA:
-            raise Refused("page", "holds sub-databases or duplicates; not OC20's layout")
+            raise Refused("page", "contains sub-databases or duplicates, unlike OC20's layout")
         if not flags & _BIG:
             if start + size > len(page):
                 raise Refused("page", f"damaged: a value beyond the end of its page; {AGAIN}")

@@ -255,7 +255,7 @@ def load_fields(raw: bytes | None) -> dict[str, Any]:
     result, left = {}, [_MAX_ITEMS]
     for key, value in fields.items():
         if not isinstance(key, str) or not key.isidentifier():
-            raise Refused("pickle", "a field whose name is no name")
+            raise Refused("pickle", "a field whose name is not a name")
         if value is not None and not key.startswith("_"):  # _...: torch_geometric's own
             result[key] = _plain(value, left)
     return result
@@ -280,7 +280,7 @@ def _plain(value: Any, left: list[int], depth: int = 0) -> Any:
         if named and all(isinstance(key, (str, int)) for key in value):
             items = ((key, _plain(item, left, depth + 1)) for key, item in value.items())
             return type(value)(items)
-    raise Refused("pickle", "a field that is no number, text, container, tensor or array")
+    raise Refused("pickle", "a field that is not a number, text, container, tensor or array")
 
 
 def load_integer(raw: bytes) -> int:
@@ -294,4 +294,4 @@ def load_integer(raw: bytes) -> int:
         value = value.value.item() if math.prod(value.value.shape) == 1 else None
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= value < 2**40:
         return int(value)
-    raise Refused("length", "it is no whole number")
+    raise Refused("length", "it is not a whole number")

@@ -1,4 +1,4 @@
-"""Records of other scripts as batches take them: tensors, float32, a flag for every atom."""
+"""Converting records of other scripts for batches: tensors, float32, a flag for every atom."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _TENSORS = (*FLOATS, "atomic_numbers", "fixed", "tags", "pbc")
 
 
 def usual_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a record in the types that OC20's own scripts write.
+    """The fields of a record, in the types written by OC20's own scripts.
 
-    NumPy arrays and lists of numbers become tensors, positions, cell and forces float32 (atoms that
-    are far outside of the cell are brought back first), and a record that does not say which atoms
-    are fixed has free ones only. Labels in float64 stay as they are.
+    NumPy arrays and lists of numbers become tensors, positions, cell and forces float32 (atoms far
+    outside the cell are moved back first), and in a record without ``fixed`` all atoms are free.
+    Labels in float64 are not changed.
 
     Args:
         fields: of a record.
 
     Returns:
-        New fields; the given ones where they cannot be made so, which ``checks.check_fields`` names.
+        New fields; those that cannot be converted are unchanged and reported by
+        ``checks.check_fields``.
     """
     try:
         return _usual(dict(fields))

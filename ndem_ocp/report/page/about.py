@@ -144,7 +144,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 def missing(arms: Arms, evaluations: Sequence[Evaluation]) -> list[str]:
     """What the page does not show, and how to add it."""
     runs = [run for members in arms.values() for run in members]
-    judged = {id(e.run) for e in evaluations}
+    evaluated = {id(e.run) for e in evaluations}
     notes = []
 
     def note(which: list[Run], text: str) -> None:
@@ -171,7 +171,7 @@ def missing(arms: Arms, evaluations: Sequence[Evaluation]) -> list[str]:
         "no throughput or memory: fairchem's own trainer does not log them, nor does a run shorter "
         "than --print-every steps.",
     )
-    lacking = [run for run in runs if id(run) not in judged]
+    lacking = [run for run in runs if id(run) not in evaluated]
     if lacking:
         note(
             lacking,

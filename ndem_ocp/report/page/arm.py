@@ -30,7 +30,7 @@ def method(run: Run) -> str:
             "beside"
         )
         parts.append(_TARGETS.get(target, f"target {target}"))
-        parts.append("in the place of structures" if instead else "beside the structures")
+        parts.append("replacing structures" if instead else "in addition to the structures")
     parts.append(f"coefficient {over_training(ndem['coefficient'])}")
     if instead and ndem.get("share") is not None:
         parts.append(f"share {over_training(ndem['share'])}")
@@ -72,8 +72,8 @@ def over_training(value: Any, unit: str = "") -> str:
     """A setting as text: a number, or the points of a schedule."""
     if isinstance(value, Mapping):
         points = sorted(value.items(), key=lambda point: _number(point[0]))
-        told = [f"{over_training(v, unit)} at {100 * _number(when):g} %" for when, v in points]
-        return f"{', '.join(told)} of training"
+        parts = [f"{over_training(v, unit)} at {100 * _number(when):g} %" for when, v in points]
+        return f"{', '.join(parts)} of training"
     return f"{value:g}{unit}" if isinstance(value, (int, float)) else str(value)
 
 

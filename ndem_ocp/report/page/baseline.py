@@ -15,7 +15,7 @@ class Baseline:
     """The arm with which others are compared, or None, and a sentence about the choice."""
 
     arm: str | None
-    told: str
+    sentence: str
 
 
 def baseline_of(arms: Arms, asked: str | None = None) -> Baseline:

@@ -127,9 +127,9 @@ class Report:
     def _compared(self) -> str:
         """The baseline of the comparison, or why there is none."""
         if self.baseline.arm is None or self.paired[1] or len(self.arms) < 2:
-            return self.baseline.told
+            return self.baseline.sentence
         why = "no run of another arm has its seed and its validation data"
-        return f"{self.baseline.told} No differences: {why}."
+        return f"{self.baseline.sentence} No differences: {why}."
 
     def _result(self) -> str:
         captions = html.definitions(self._captions())
@@ -156,8 +156,8 @@ def _with(text: str, groups: Sequence[tuple[str, Sequence[html.Figure]]]) -> str
 def _by_group(arms: Arms, evaluations: Sequence[Evaluation]) -> str:
     if not evaluations:
         return ""
-    told = sorted({(e.run.name, str(e.folder), e.weights) for e in evaluations})
-    text = "; ".join(f"{name}: {folder}, weights: {weights}" for name, folder, weights in told)
+    sources = sorted({(e.run.name, str(e.folder), e.weights) for e in evaluations})
+    text = "; ".join(f"{name}: {folder}, weights: {weights}" for name, folder, weights in sources)
     groups = by_group.groups_of_figures(arms, evaluations)
     return html.paragraph(f"From the files of ndem eval ({text}).") + html.grouped(groups)
 

@@ -71,9 +71,9 @@ def _member(evaluation: Evaluation, split: str) -> Member:
     units = evaluation.about.get("units") or {}
     given = ", ".join(f"{name} in {unit}" for name, unit in sorted(units.items()))
     content = about.get("data_hash") or f"path {about.get('path')}"
-    told = f"{about.get('path')}, {about.get('structures')} structures, content "
-    told += f"{about.get('data_hash') or 'not recorded'}" + (f", {given}" if given else "")
-    return Member(evaluation.run.name, (str(content), given), told)
+    description = f"{about.get('path')}, {about.get('structures')} structures, content "
+    description += f"{about.get('data_hash') or 'not recorded'}" + (f", {given}" if given else "")
+    return Member(evaluation.run.name, (str(content), given), description)
 
 
 def _figures(found: dict[str, list[Samples]], first: Evaluation) -> list[Figure]:

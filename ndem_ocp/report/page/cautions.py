@@ -15,7 +15,7 @@ def cautions(arms: Arms) -> list[str]:
 
 
 def _lengths(arms: Arms) -> list[str]:
-    told = {}
+    lengths_of = {}
     for arm, runs in arms.items():
         steps = max(run.steps for run in runs)
         planned = next((run.planned_epochs for run in runs if run.planned_epochs), None)
@@ -23,11 +23,11 @@ def _lengths(arms: Arms) -> list[str]:
         text = f"{steps} steps"
         if epochs is not None:
             text += f", {epochs:.3g}" + (f" of {planned:g} epochs" if planned else " epochs")
-        told[arm] = (steps, planned, text)
-    lengths = {(steps, planned) for steps, planned, _ in told.values()}
+        lengths_of[arm] = (steps, planned, text)
+    lengths = {(steps, planned) for steps, planned, _ in lengths_of.values()}
     if len(lengths) < 2:
         return []
-    listed = "; ".join(f"{arm}: {text}" for arm, (_, _, text) in told.items())
+    listed = "; ".join(f"{arm}: {text}" for arm, (_, _, text) in lengths_of.items())
     return [
         f"The arms have different lengths ({listed}). Their best errors are after different "
         "amounts of training, and at a common step they may be at different points of their "
@@ -71,9 +71,9 @@ def _changed(arms: Arms) -> list[str]:
     notes = []
     for run in (run for runs in arms.values() for run in runs):
         for split in run.validation_splits:
-            told = [one[split] for one in run.validated_on if split in one]
-            if len({one["hash"] for one in told if one.get("hash")}) > 1:
-                texts = " and later ".join(dict.fromkeys(map(data_text, told)))
+            records = [one[split] for one in run.validated_on if split in one]
+            if len({one["hash"] for one in records if one.get("hash")}) > 1:
+                texts = " and later ".join(dict.fromkeys(map(data_text, records)))
                 notes.append(
                     f"{run.name} was continued on other data for {split} ({texts}): its curve "
                     "joins numbers that are not comparable."

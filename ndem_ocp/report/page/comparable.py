@@ -25,7 +25,7 @@ class Member:
 
     owner: str
     identity: Identity
-    told: str
+    description: str
 
 
 class Sets:
@@ -45,9 +45,9 @@ class Sets:
             names = letters([member.identity for member in members.values()])
             for run in here:
                 self._letters[id(run), split] = names[members[id(run)].identity]
-            told = {member.told for member in members.values()}
+            descriptions = {member.description for member in members.values()}
             # Means over the same splits: differences are reported for those.
-            if len(names) > 1 and (split != MEAN or len(told) > 1):
+            if len(names) > 1 and (split != MEAN or len(descriptions) > 1):
                 self.notes.append(different(split, list(members.values()), names))
 
     def letter(self, run: Run, split: str) -> str:
@@ -89,7 +89,7 @@ def different(split: str, members: Sequence[Member], names: Mapping[Identity, st
     for identity, letter in names.items():
         own = [member for member in members if member.identity == identity]
         owners = ", ".join(dict.fromkeys(member.owner for member in own))
-        parts.append(f"set {letter} is {own[0].told} ({owners})")
+        parts.append(f"set {letter} is {own[0].description} ({owners})")
     return (
         f"{split}: {'; '.join(parts)}. Numbers of different sets are not comparable: means, "
         "figures and differences are within one set only."
@@ -109,10 +109,10 @@ def _member(run: Run, split: str, runs: Sequence[Run]) -> Member:
 
 def _data(run: Run, split: str, runs: Sequence[Run]) -> tuple[Identity, str]:
     """Identity and description of a run's data of a split, given the other runs."""
-    told = [one[split] for one in run.validated_on if split in one]
-    contents = dict.fromkeys((_content(one, split, runs), _selection(one)) for one in told)
+    records = [one[split] for one in run.validated_on if split in one]
+    contents = dict.fromkeys((_content(one, split, runs), _selection(one)) for one in records)
     units = _units(run, runs)
-    text = " and later ".join(dict.fromkeys(map(data_text, told))) or "data that was not recorded"
+    text = " and later ".join(dict.fromkeys(map(data_text, records))) or "data not recorded"
     if len({_units(other, runs) for other in runs}) > 1:
         text += f", {', '.join(f'{name} in {unit}' for name, unit in units) or 'no units given'}"
     return (tuple(contents), units), text

@@ -99,20 +99,20 @@ def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
     checkpoint = _checkpoint_of(about)
     if checkpoint is None:
         return None
-    told = Path(str(checkpoint.get("path")))
-    judged = told.resolve()
+    given = Path(str(checkpoint.get("path")))
+    resolved = given.resolve()
     for run in runs:
-        if judged.is_relative_to((run.run_dir / "checkpoints" / run.run_id).resolve()):
+        if resolved.is_relative_to((run.run_dir / "checkpoints" / run.run_id).resolve()):
             return Evaluation(run, path.parent, about)
     # A run that was moved or copied, or a path from another working directory: matched by its id
-    #     and name, if only one run has them.
+    # and name, if only one run has them.
     named = [
         run
         for run in runs
         if checkpoint.get("run") == run.run_id
         and checkpoint.get("identifier") == run.command.get("identifier")
     ]
-    elsewhere = not told.is_absolute() or not judged.exists()
+    elsewhere = not given.is_absolute() or not resolved.exists()
     return Evaluation(named[0], path.parent, about) if len(named) == 1 and elsewhere else None
 
 

@@ -27,7 +27,7 @@ a { color: #00508c; }
 figure { margin: 0; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; max-height: 24rem; }
 figcaption { font-size: 0.82rem; color: #333; }
-/* A table wider than the page says so: a shadow and "scroll" at the edge where it goes on. White
+/* A table wider than the page says so: a shadow and "scroll" at the edge where it continues. White
    covers that move with the table (local) hide them where it ends. */
 .wide { overflow-x: auto; padding-top: 1.2rem; background-repeat: no-repeat; background-image:
   linear-gradient(to right, #fff 60%, transparent), linear-gradient(to left, #fff 90%, transparent),

@@ -95,10 +95,10 @@ class Run:
         """{split: path, selection and content of its data}, for each start that recorded it; for
         older versions, from the configuration."""
         starts = self.record.get("starts") or []
-        told = [start.get("validation_sets") for start in starts] or [None]
+        recorded = [start.get("validation_sets") for start in starts] or [None]
         known = [
             {name: one for name, one in sets.items() if isinstance(one, dict)}
-            for sets in told
+            for sets in recorded
             if isinstance(sets, dict)
         ]
         return known or ([validation_sets(self.config)] if self.config else [])
@@ -144,8 +144,8 @@ class Run:
     @property
     def state(self) -> str:
         """finished, running, stopped or failed for runs of ``ndem train``; else unknown."""
-        told = read_json(self.run_dir / "status" / f"{self.run_id}.json") or {}
-        return str(told.get("state") or "not recorded")
+        status = read_json(self.run_dir / "status" / f"{self.run_id}.json") or {}
+        return str(status.get("state") or "not recorded")
 
     def lines(self, split: str) -> list[dict[str, Any]]:
         return [line for line in self.history if line["split"] == split]

@@ -18,7 +18,7 @@ from fairchem.core.common.logger import WandBLogger
 from ndem_ocp.report.wandb_mode import offline_if_need_be
 
 
-def logger_or_none(kind: type, config: dict[str, Any]) -> Losable | None:
+def logger_or_none(kind: type, config: dict[str, Any]) -> FailsafeLogger | None:
     """A logger of class ``kind`` whose failure does not end the run; None if it cannot be started.
 
     If W&B cannot go online, it logs offline, with a message at the start.
@@ -26,7 +26,7 @@ def logger_or_none(kind: type, config: dict[str, Any]) -> Losable | None:
     if issubclass(kind, WandBLogger):
         offline_if_need_be()
     try:
-        return Losable(kind(config))
+        return FailsafeLogger(kind(config))
     except (OSError, wandb.errors.Error) as error:
         logging.error(
             f"{kind.__name__} cannot be started ({type(error).__name__}: {error}): nothing is "
@@ -35,7 +35,7 @@ def logger_or_none(kind: type, config: dict[str, Any]) -> Losable | None:
         return None
 
 
-class Losable:
+class FailsafeLogger:
     """Wraps ``logger``; after one of its methods has raised an OSError, all do nothing."""
 
     def __init__(self, logger: Any) -> None:
