@@ -112,7 +112,7 @@ def test_md17_forces_are_the_gradient_of_the_energy_in_raw_units(md17, tmp_path)
 def test_a_plain_file_trains_without_a_second_view(md17, qm9, tmp_path, path):
     trainer = trainer_of(tiny(path, md17 if "md17" in path else qm9), tmp_path)
     steps(trainer, 2)
-    assert not trainer.ndem.active
+    assert not trainer.ndem.settings.active
     assert "noisy_forces" not in trainer._unwrapped_model.output_heads
 
 
@@ -185,7 +185,7 @@ def test_every_qm9_target_trains_with_ndem(qm9, tmp_path, target):
     trainer = trainer_of(tiny(f"qm9/{target}_ndem.yml", qm9), tmp_path)
     losses = steps(trainer, 3)
     assert all(map(math.isfinite, losses))
-    assert trainer._ndem_log["ndem_loss"].total > 0
+    assert trainer.ndem.log["ndem_loss"].total > 0
     assert f"{target}_mae" == trainer.evaluation_metrics["primary_metric"]
     noisy = trainer._unwrapped_model.output_heads["noisy_forces"]
     assert any(parameter.grad.abs().max() > 0 for parameter in noisy.parameters())
