@@ -38,7 +38,8 @@ _HOMES = {
         "TwoViewHydra",
     ),
     "ndem_ocp.report.history": ("HistoryLogger",),
-    "ndem_ocp.training": ("NDeMTrainer", "SquaredL2Loss"),
+    "ndem_ocp.trainer": ("NDeMTrainer",),
+    "ndem_ocp.training": ("SquaredL2Loss",),
 }
 
 if importlib.util.find_spec("fairchem") is not None:

@@ -2,7 +2,7 @@
 
 A sweep is a file:
 
-    config: ../aspirin_ndem.yml            # relative to this file
+    config: ../aspirin.yml                 # relative to this file
     seeds: [0, 1, 2]
     test: data/md17/aspirin/test           # evaluated with each run's best checkpoint
     grid:                                  # every combination is an arm, or

@@ -26,8 +26,8 @@ from torch import Tensor
 import ndem_ocp
 from helpers import default_dtype, use_float64_graphs
 from ndem_ocp.method import Noise, draw_noise
+from ndem_ocp.method import objective as objective_module
 from ndem_ocp.testing import trainer_of
-from ndem_ocp.training import trainer as trainer_module
 from ndem_ocp.training.distributed import rewrap
 
 Batches = list[list[list[int]]]  # [step][rank] -> structures
@@ -176,7 +176,7 @@ def _collate(collate: Callable[..., Any], case: Case, items: list[Any]) -> Any:
     return batch
 
 
-def noise_of_structures(case: Case, seen: Seen, pos, graph_index, num_graphs, fixed, settings, _):
+def noise_of_structures(case: Case, seen: Seen, pos, graph_index, num_graphs, fixed, settings, *_):
     """In place of random noise: the same for a structure on whichever rank it is.
 
     About half of the free atoms move; with DeNS, those of about half of the structures.
@@ -211,7 +211,7 @@ def _run(config: dict[str, Any], run_dir: Path, case: Case) -> Seen:
     ExactTrainer.case = case
     seen = Seen()
     if not case.random:
-        trainer_module.draw_noise = partial(noise_of_structures, case, seen)
+        objective_module.draw_noise = partial(noise_of_structures, case, seen)
     try:
         trainer = trainer_of(config, run_dir, name="ranks.ExactTrainer", seed=case.seed)
         _record(trainer, seen)
@@ -221,7 +221,7 @@ def _run(config: dict[str, Any], run_dir: Path, case: Case) -> Seen:
         seen.sums = {name: (m["total"], m["numel"]) for name, m in trainer.metrics.items()}
         seen.val = trainer.validate(disable_tqdm=True)
     finally:
-        trainer_module.draw_noise = draw_noise
+        objective_module.draw_noise = draw_noise
     return seen
 
 
@@ -233,7 +233,7 @@ def _record(trainer: Any, seen: Seen) -> None:
             return forward(batch)
         seen.structures.append(batch.number.tolist())
         out = forward(batch)
-        seen.eps.append(trainer._noise.eps)
+        seen.eps.append(trainer.ndem.noise.eps)
         return out
 
     def recording_backward(loss: Tensor) -> None:

@@ -24,7 +24,7 @@ from fairchem.core.common import distutils
 from conftest import tiny_config, trainer_of
 from ndem_ocp.checkpoints import read_checkpoint
 from ndem_ocp.report.history import FILE_NAME, read_history
-from ndem_ocp.training.stopping import Stopped
+from ndem_ocp.training.resume.stopping import Stopped
 
 RUN = "run"
 STEPS = 18  # three epochs of six steps, the last one of an epoch uneven

@@ -59,7 +59,7 @@ def molecules(tmp_path_factory):
     np.savez(folder / "methanol.npz", **springs(60))
     sizes = ["--train", "40", "--val", "10", "--test", "10", "--no-progress"]
     assert main(["data", "md17", f"{folder}/methanol.npz", "--out", f"{folder}/set", *sizes]) == 0
-    return saved(tiny("md17/ethanol_ndem.yml", folder / "set"), folder, 20)
+    return saved(tiny("md17/ethanol.yml", folder / "set", coefficient=1.0), folder, 20)
 
 
 def slab(vacuum=8.0):

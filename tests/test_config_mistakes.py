@@ -25,7 +25,7 @@ from conftest import ROOT, tiny_config
 from ndem_ocp.method import SettingsError
 from ndem_ocp.pretrained import PretrainedError
 from ndem_ocp.testing import trainer_of
-from ndem_ocp.training import NDeMTrainer
+from ndem_ocp.trainer import NDeMTrainer
 from ndem_ocp.training.checks.data import (
     ALL_SHARDS,
     SHARDS,
@@ -35,7 +35,8 @@ from ndem_ocp.training.checks.data import (
 )
 from ndem_ocp.training.checks.run import command_config, rank_zero_finds, top_level_problems
 from ndem_ocp.training.checks.sections import reader_keys
-from ndem_ocp.training.config import ConfigError, key_problems
+from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.config import key_problems as problems_of
 from reliability import observed
 
 KEPT = ("in its first seconds, before a model or data set is built", "nothing: no step was made")
@@ -114,7 +115,7 @@ WRONG = [
     ("evaluation_metrics.metrics.forces", "mae", ["must be a list", "[mae]"]),
     ("evaluation_metrics.primary_metric", "forces_maee", ["is not among", "forces_mae"]),
     ("loss_functions.0", {"enery": {"fn": "mae", "coefficient": 1}}, ["'enery'", "'energy'"]),
-    ("loss_functions.0.energy.fn", "mea", ["'mea' is no loss", "'mae'"]),
+    ("loss_functions.0.energy.fn", "mea", ["'mea' is not a loss", "'mae'"]),
     ("loss_functions.0.energy", {"coefficient": 1}, ["energy.fn is missing"]),
     ("loss_functions.0.energy", {"fn": "mae"}, ["energy.coefficient is missing"]),
     ("loss_functions.0.energy.reduction", "mean_all", ["mean and sum"]),
@@ -243,6 +244,12 @@ def test_settings_of_ndem_stay_strict(refused):
 
 
 # --- what must not stop --------------------------------------------------------------------------
+
+
+def key_problems(config, old_layout=False):
+    """With the keys of the NDeM trainer's components."""
+    keys = [key for kind in NDeMTrainer.kinds for key in kind.task_keys]
+    return problems_of(config, old_layout, keys)
 
 
 def complete(path):

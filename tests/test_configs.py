@@ -21,9 +21,9 @@ from fairchem.core.trainers import OCPTrainer
 from conftest import ROOT
 from helpers import on_meta_device
 from ndem_ocp.method import NDeMSettings, SettingsError, noise_diagnostics
-from ndem_ocp.method.settings import CHOICES
+from ndem_ocp.method.settings import choices_of_all
 from ndem_ocp.models import two_view_config
-from ndem_ocp.training.config import HOST_KEYS, check_config, read_task
+from ndem_ocp.trainer.config import HOST_KEYS, check_config, read_task
 from ndem_ocp.training.schedule import safe_optim, uses_epochs
 
 FOLDER = ROOT / "configs/oc20"
@@ -318,7 +318,7 @@ def test_docs_list_every_setting_with_its_default():
     for name, default, values, text in entries:
         assert yaml.safe_load(default) == defaults.get(name), name
         assert len(text) > 20, name
-        for choice in CHOICES.get(name, ()):
+        for choice in choices_of_all().get(name, ()):
             assert f"`{choice}`" in values, (name, choice)
     # What the paper says of a default; settings of second views have a paper of their own.
     noise = page.split("\n## Noise")[1].split("\n## Second views")[0]

@@ -17,7 +17,7 @@ from ndem_ocp.launch.device import choose_cpu
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.leftovers import Leftovers
 from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.early_stopping import EarlyStopping
+from ndem_ocp.training.early_stopping import patience_of
 
 OUTPUTS = {
     "energy": {"unit": "eV", "report_unit": "meV"},
@@ -68,7 +68,7 @@ def test_fairchems_lines_are_left_out_and_warnings_stay(capsys, monkeypatch):
     with short_messages():
         root.handle(record(logging.INFO, "a dump", "/x/fairchem/core/utils.py"))
         root.handle(record(logging.WARNING, "look", "/x/fairchem/core/utils.py"))
-        root.handle(record(logging.INFO, "going on", "/x/ndem_ocp/training/survival.py"))
+        root.handle(record(logging.INFO, "going on", "/x/ndem_ocp/training/resume/component.py"))
     shown = capsys.readouterr()
     assert shown.out == "going on\n"
     assert shown.err == "warning: look\n"
@@ -166,7 +166,7 @@ def test_the_device_without_a_gpu(monkeypatch):
 @pytest.mark.parametrize("value", [0, True, 1.5, "5"])
 def test_a_patience_is_a_number_of_validations(value):
     with pytest.raises(ConfigError, match=r"task\.early_stopping"):
-        EarlyStopping.from_task({"early_stopping": value})
+        patience_of({"early_stopping": value})
 
 
 def test_a_run_ends_early_and_stays_ended(new_trainer, tmp_path):
@@ -179,10 +179,10 @@ def test_a_run_ends_early_and_stays_ended(new_trainer, tmp_path):
     trainer.train(disable_eval_tqdm=True)
     assert trainer.step == 8  # better at 2 and 4, no better at 6 and 8
     again = new_trainer(edit=edit)
-    again.load_checkpoint(str(trainer.store.directory / "checkpoint.pt"))
+    again.load_checkpoint(str(trainer.resume.store.directory / "checkpoint.pt"))
     again.train(disable_eval_tqdm=True)
     assert again.step == 8
     longer = new_trainer(edit=lambda config: (edit(config), config["task"].pop("early_stopping")))
-    longer.load_checkpoint(str(trainer.store.directory / "checkpoint.pt"))
+    longer.load_checkpoint(str(trainer.resume.store.directory / "checkpoint.pt"))
     longer.train(disable_eval_tqdm=True)
     assert longer.step == 30

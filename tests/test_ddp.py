@@ -18,10 +18,10 @@ from fairchem.core.modules.loss import DDPLoss
 from conftest import steps, tiny_config, trainer_of
 from helpers import default_dtype, state_of, use_float64_graphs
 from ndem_ocp.method import Forces, NDeMSettings, Noise, draw_noise, ndem_loss, step_generator
+from ndem_ocp.method import objective as objective_module
 from ndem_ocp.models import two_view_config, with_second_view
 from ndem_ocp.second_views.draws import Draws
 from ndem_ocp.second_views.make import MakeOptions, make_second_views
-from ndem_ocp.training import trainer as trainer_module
 
 pytestmark = pytest.mark.ddp
 
@@ -156,12 +156,12 @@ def train(config, run_dir, batch_size: int) -> dict[str, torch.Tensor]:
     """Weights after STEPS steps of fairchem's loop on this process's share of the data."""
     config = copy.deepcopy(config)
     config["optim"]["batch_size"] = batch_size
-    trainer_module.draw_noise = noise_of_positions
+    objective_module.draw_noise = noise_of_positions
     try:
         trainer = trainer_of(config, run_dir)
         steps(trainer, STEPS)
     finally:
-        trainer_module.draw_noise = draw_noise
+        objective_module.draw_noise = draw_noise
     return {name: value.clone() for name, value in state_of(trainer).items()}
 
 

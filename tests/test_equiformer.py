@@ -17,8 +17,9 @@ from torch_geometric.data import Batch
 
 from conftest import ROOT
 from ndem_ocp.method import NDeMSettings
+from ndem_ocp.method.views import as_corrupted
 from ndem_ocp.models import two_view_config, with_second_view
-from ndem_ocp.models.dens import as_corrupted, dens_config
+from ndem_ocp.models.dens import dens_config
 from ndem_ocp.models.equiformer import pieces
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout

@@ -21,7 +21,8 @@ from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.record import Record
 from ndem_ocp.report.page.build import Report
 from ndem_ocp.second_views.sidecar import read_meta
-from ndem_ocp.training import stopping, survival
+from ndem_ocp.training import Trainer
+from ndem_ocp.training.resume import stopping
 
 SHORT = ("--time", "0.02", "--cpu", "--model", "equiformer_v2")
 
@@ -172,18 +173,18 @@ def test_a_dry_run_writes_nothing(frames, folder, capfd):
 
 def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures):
     words = (frames, *SHORT, "--time", "0.05", "--out", "a")
-    backward = survival.SurvivingTrainer._backward
+    backward = Trainer._backward
 
     def stop_at_two(self, loss):
         backward(self, loss)
-        if self._training and self.step == 2:
+        if self.in_training and self.step == 2:
             stopping.request_stop("Ctrl-C")
 
-    monkeypatch.setattr(survival.SurvivingTrainer, "_backward", stop_at_two)
+    monkeypatch.setattr(Trainer, "_backward", stop_at_two)
     assert fit(*words) == exit_codes.STOPPED
     assert "The same command continues:\n  ndem fit" in capfd.readouterr().err
     assert Record(folder / "a", "fit").read()["state"] == "stopped"
-    monkeypatch.setattr(survival.SurvivingTrainer, "_backward", backward)
+    monkeypatch.setattr(Trainer, "_backward", backward)
 
     def not_again(*args, **kwargs):
         raise AssertionError("converted a second time")

@@ -19,7 +19,7 @@ from ndem_ocp.launch.places import Place
 from ndem_ocp.launch.rank import leave, with_device
 from ndem_ocp.launch.record import Record, best_value, finished_id, records_below
 from ndem_ocp.launch.signals import WARNINGS, stops_between_steps
-from ndem_ocp.training.stopping import stop_requested
+from ndem_ocp.training.resume.stopping import stop_requested
 
 
 def test_the_first_error_of_a_start_stays(tmp_path):

@@ -18,6 +18,8 @@ pytest.importorskip("torchmdnet", reason="torchmd-net is not installed (extra: m
 import pretrained_files
 from conftest import ROOT, steps, trainer_of
 from ndem_ocp.cli import main
+from ndem_ocp.config_names import existing_config
+from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.sweep_file import SweepError, read_sweep
 from ndem_ocp.pretrained import PretrainedError
 from ndem_ocp.training.config import ConfigError
@@ -77,9 +79,9 @@ def tiny(path: str, data: Path, **ndem) -> dict:
     return config
 
 
-@pytest.mark.parametrize("path", ["md17/ethanol_ndem.yml", "md17/ethanol.yml"])
-def test_md17_learns(md17, tmp_path, path):
-    config = tiny(path, md17)
+@pytest.mark.parametrize("coefficient", [1.0, 0.0])
+def test_md17_learns(md17, tmp_path, coefficient):
+    config = tiny("md17/ethanol.yml", md17, coefficient=coefficient)
     config["model"]["backbone"]["num_layers"] = 2
     config["optim"].update(lr_initial=0.01, max_epochs=15)
     losses = steps(trainer_of(config, tmp_path), 295)
@@ -88,7 +90,7 @@ def test_md17_learns(md17, tmp_path, path):
 
 def test_md17_forces_are_the_gradient_of_the_energy_in_raw_units(md17, tmp_path):
     """The head's scale joins std_E and rms_F: raw forces are minus the raw energy's slope."""
-    trainer = trainer_of(tiny("md17/ethanol_ndem.yml", md17), tmp_path)
+    trainer = trainer_of(tiny("md17/ethanol.yml", md17, coefficient=1.0), tmp_path)
     steps(trainer, 5)
     trainer.model.eval()
     batch = next(iter(trainer.val_loader))
@@ -112,7 +114,7 @@ def test_md17_forces_are_the_gradient_of_the_energy_in_raw_units(md17, tmp_path)
 def test_a_plain_file_trains_without_a_second_view(md17, qm9, tmp_path, path):
     trainer = trainer_of(tiny(path, md17 if "md17" in path else qm9), tmp_path)
     steps(trainer, 2)
-    assert not trainer.ndem.active
+    assert not trainer.ndem.settings.active
     assert "noisy_forces" not in trainer._unwrapped_model.output_heads
 
 
@@ -158,11 +160,11 @@ def last(run_dir: Path, split: str) -> dict:
 
 
 def test_metrics_carry_the_tables_units(md17, qm9, tmp_path):
-    trainer = trainer_of(tiny("md17/ethanol_ndem.yml", md17), tmp_path / "a")
+    trainer = trainer_of(tiny("md17/ethanol.yml", md17, coefficient=1.0), tmp_path / "a")
     trainer.validate(split="val", disable_tqdm=True)
     found = last(tmp_path / "a", "val")
     assert found["forces_mae_kcal_per_mol_A"] == found["forces_mae"]
-    trainer = trainer_of(tiny("qm9/gap_ndem.yml", qm9), tmp_path / "b")
+    trainer = trainer_of(tiny("qm9/gap.yml", qm9, coefficient=1.0), tmp_path / "b")
     trainer.validate(split="val", disable_tqdm=True)
     found = last(tmp_path / "b", "val")
     assert found["gap_mae_meV"] == pytest.approx(1000 * found["gap_mae"])
@@ -173,7 +175,7 @@ def test_metrics_carry_the_tables_units(md17, qm9, tmp_path):
     [({"report_unit": "meV"}, "unit beside it"), ({"unit": "eV", "report_unit": "D"}, "convert")],
 )
 def test_units_that_do_not_convert_are_named(qm9, tmp_path, output, message):
-    config = tiny("qm9/gap_ndem.yml", qm9)
+    config = tiny("qm9/gap.yml", qm9, coefficient=1.0)
     config["outputs"]["gap"] = {"property": "gap", "level": "system", **output}
     with pytest.raises(ConfigError, match=message):
         trainer_of(config, tmp_path)
@@ -182,38 +184,50 @@ def test_units_that_do_not_convert_are_named(qm9, tmp_path, output, message):
 @SYMMETRIC
 @pytest.mark.parametrize("target", QM9)
 def test_every_qm9_target_trains_with_ndem(qm9, tmp_path, target):
-    trainer = trainer_of(tiny(f"qm9/{target}_ndem.yml", qm9), tmp_path)
+    trainer = trainer_of(tiny(f"qm9/{target}.yml", qm9, coefficient=1.0), tmp_path)
     losses = steps(trainer, 3)
     assert all(map(math.isfinite, losses))
-    assert trainer._ndem_log["ndem_loss"].total > 0
+    assert trainer.ndem.log["ndem_loss"].total > 0
     assert f"{target}_mae" == trainer.evaluation_metrics["primary_metric"]
     noisy = trainer._unwrapped_model.output_heads["noisy_forces"]
     assert any(parameter.grad.abs().max() > 0 for parameter in noisy.parameters())
 
 
 @pytest.mark.parametrize("name", [*MD17, "small"])
-def test_md17_files_are_twins(name):
-    plain, ndem = (
-        load_config(str(ROOT / f"configs/md17/{n}.yml"))[0] for n in (name, f"{name}_ndem")
-    )
-    assert ndem.pop("task") == {
-        "ndem": {"coefficient": 1.0, "sigma_max": 0.05, "energy_unit": "kcal/mol"}
+def test_md17_is_plain_and_one_setting_makes_it_ndem(name):
+    config = load_config(str(ROOT / f"configs/md17/{name}.yml"))[0]
+    assert config["task"] == {
+        "ndem": {"coefficient": 0, "sigma_max": 0.05, "energy_unit": "kcal/mol"}
     }
-    assert plain.pop("task") == {"ndem": {"coefficient": 0}}  # the plain file is plain
-    assert plain == ndem
     folder = "ethanol" if name == "small" else name
-    assert plain["dataset"]["train"]["src"] == f"data/md17/{folder}/train"
+    assert config["dataset"]["train"]["src"] == f"data/md17/{folder}/train"
 
 
 @pytest.mark.parametrize("name", [*QM9, "small"])
-def test_qm9_files_are_twins(name):
-    plain, ndem = (
-        load_config(str(ROOT / f"configs/qm9/{n}.yml"))[0] for n in (name, f"{name}_ndem")
-    )
-    task = ndem.pop("task")["ndem"]
-    assert (task["clean_forces"], task["coefficient"]) == ("zero", 1.0)
-    assert plain.pop("task") == {"ndem": {"coefficient": 0}}  # the plain file is plain
+def test_qm9_is_plain_and_one_setting_makes_it_ndem(name):
+    config = load_config(str(ROOT / f"configs/qm9/{name}.yml"))[0]
+    assert config["task"]["ndem"] == {"coefficient": 0, "clean_forces": "zero", "sigma_max": 0.05}
+
+
+@pytest.mark.parametrize("name", ["md17/aspirin", "md17/small", "qm9/gap", "qm9/small"])
+def test_a_file_with_ndem_is_the_plain_one_with_that_setting(name):
+    plain, ndem = (load_config(str(ROOT / f"configs/{n}.yml"))[0] for n in (name, f"{name}_ndem"))
+    assert ndem["task"]["ndem"].pop("coefficient") == 1.0
+    assert plain["task"]["ndem"].pop("coefficient") == 0
     assert plain == ndem
+
+
+def test_a_file_for_ndem_that_is_gone_says_what_to_type(tmp_path):
+    gone = ROOT / "configs/md17/benzene_ndem.yml"
+    said = r"NDeM is a setting of .*md17/benzene\.yml: .*task\.ndem\.coefficient=1"
+    with pytest.raises(LaunchError, match=said):
+        existing_config(gone, LaunchError)
+    path = tmp_path / "sweep.yml"
+    path.write_text(f"{{config: {gone}, test: x, metrics: [m], grid: {{a: [1]}}}}")
+    with pytest.raises(SweepError, match=said):
+        read_sweep(path)
+    with pytest.raises(LaunchError, match="no such file or directory"):
+        existing_config(ROOT / "configs/md17/water_ndem.yml", LaunchError)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +336,7 @@ def test_training_starts_from_a_pretrained_checkpoint(md17, tmp_path):
     content = pretrained_files.torchmd_layout()
     torch.save(content, tmp_path / "net.ckpt")
     hyper = content["hyper_parameters"]
-    config = tiny("md17/ethanol_ndem.yml", md17)
+    config = tiny("md17/ethanol.yml", md17, coefficient=1.0)
     config["model"]["backbone"].update(
         hidden_channels=hyper["embedding_dimension"],
         num_layers=hyper["num_layers"],

@@ -11,6 +11,7 @@ import yaml
 from e3nn import o3
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets import create_dataset, data_list_collater
+from fairchem.core.trainers import OCPTrainer
 
 from conftest import ROOT, steps, tiny_config
 from helpers import state_of
@@ -29,11 +30,17 @@ from ndem_ocp.method import (
     per_atom_error,
     step_generator,
 )
+from ndem_ocp.method import registry as registry_module
+from ndem_ocp.method.views import as_corrupted
 from ndem_ocp.models import ModelConfigError, two_view_config
-from ndem_ocp.models.dens import ForceEmbedding, as_corrupted, dens_config
+from ndem_ocp.models.dens import ForceEmbedding, dens_config
 from ndem_ocp.training.config import ConfigError
 
 OBJECTIVES = ("ndem", "noisy_nodes", "dens")
+
+
+def test_these_are_all_objectives():
+    assert set(registry_module.OBJECTIVES) == set(OBJECTIVES)
 
 
 def frozen(objective: str, norm: str) -> tuple[NDeMSettings, Noise, torch.Tensor]:
@@ -389,7 +396,7 @@ def one_step(trainer, number=1):
 def test_the_total_is_the_sum_of_its_parts(new_trainer, objective):
     trainer = new_trainer(objective=objective, coefficient=3.0)
     batch, out = one_step(trainer)
-    noise = trainer._noise
+    noise = trainer.ndem.noise
     assert noise.moved.any()
     main = {name: out[name] for name in ("energy", "forces")}
     if objective == "dens":
@@ -399,9 +406,10 @@ def test_the_total_is_the_sum_of_its_parts(new_trainer, objective):
             trainer.normalizers["forces"].norm(batch.forces),
             main["forces"],
         )
-    plain = super(type(trainer), trainer)._compute_loss(main, batch).item()
+    plain = OCPTrainer._compute_loss(trainer, main, batch).item()
     function = dens_loss if objective == "dens" else noisy_nodes_loss
-    auxiliary = function(out["noisy_forces"], noise, batch.fixed == 0, trainer.ndem).loss.item()
+    free, settings = batch.fixed == 0, trainer.ndem.settings
+    auxiliary = function(out["noisy_forces"], noise, free, settings).loss.item()
     total = trainer._compute_loss(out, batch).item()
     assert auxiliary > 0
     assert total == pytest.approx(plain + 3 * auxiliary, rel=1e-6)
@@ -411,7 +419,7 @@ def test_training_metrics_of_dens_are_over_atoms_that_were_not_corrupted(new_tra
     trainer = new_trainer(objective="dens", dens_probability=0.8)
     batch, out = one_step(trainer)
     trainer._compute_loss(out, batch)
-    kept = (batch.fixed == 0) & ~trainer._noise.moved
+    kept = (batch.fixed == 0) & ~trainer.ndem.noise.moved
     raw = trainer.normalizers["forces"](out["forces"])
     expected = (raw - batch.forces)[kept].abs().mean().item()
     metrics = trainer._compute_metrics(out, batch, trainer.evaluator, {})
@@ -485,10 +493,10 @@ def test_without_force_labels(new_trainer, ndem):
     auxiliary = out["noisy_forces"].clone()
     trainer._compute_loss(out, batch)
     counted = batch.fixed == 0
-    sign = -1 if trainer.ndem.objective == "ndem" else 1
-    residual = sign * auxiliary - trainer._noise.eps / trainer.ndem.sigma_max
+    sign = -1 if trainer.ndem.settings.objective == "ndem" else 1
+    residual = sign * auxiliary - trainer.ndem.noise.eps / trainer.ndem.settings.sigma_max
     expected = residual[counted].square().sum(-1).mean().item()
-    assert trainer._ndem_log["ndem_loss"].total == pytest.approx(expected, rel=1e-5)
+    assert trainer.ndem.log["ndem_loss"].total == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_needs_forces_says_so(new_trainer):
@@ -505,3 +513,18 @@ def test_a_misspelt_argument_of_the_auxiliary_head_is_named(new_trainer):
             new_trainer(objective=objective, auxiliary_head={"widht": 0.5})
     with pytest.raises(SettingsError, match=r"Valid: .*sigma_max.*, auxiliary_head, second"):
         new_trainer(edit=lambda c: c["task"]["ndem"].update(nonsense=1))
+
+
+def test_the_objective_that_the_documentation_adds_trains(new_trainer, monkeypatch):
+    page = (ROOT / "docs" / "developers.md").read_text(encoding="utf-8")
+    diff = page[page.index("+++ b/ndem_ocp/method/moved_nodes.py") :]
+    lines = diff[: diff.index("\n--- a/")].splitlines()[1:]
+    monkeypatch.setitem(registry_module.OBJECTIVES, "moved_nodes", None)  # gone after the test
+    exec("\n".join(line[1:] for line in lines), {"__name__": "moved_nodes"})
+    trainer = new_trainer(objective="moved_nodes", fraction=0.5)
+    steps(trainer, 2)
+    log = trainer.ndem.log
+    assert log["ndem_noise_size_A"].total > 0
+    assert log["ndem_loss"].total > 0
+    with pytest.raises(SettingsError, match="moved_nodes"):
+        NDeMSettings(objective="moved_nodes", dens_probability=0.3)

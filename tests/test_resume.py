@@ -19,8 +19,8 @@ import resuming
 from conftest import trainer_of
 from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, UnsafeError, read_checkpoint
 from ndem_ocp.report.history import read_history
-from ndem_ocp.training import stopping
 from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.resume import stopping
 from reliability import observed, soak
 from resuming import FORK, RUN, finish, kill, launch, result, run_to_end, same_run, short_run
 
@@ -61,9 +61,9 @@ def dying(moment: str, step: int):
             "forward": ("_forward", trainer, False),
             "optimizer": ("_backward", trainer, True),
             "validation": ("validate", trainer, True),
-            "save": ("save", trainer.store, False),
-            "after saving": ("save", trainer.store, True),
-            "best": ("save_best", trainer.store, False),
+            "save": ("save", trainer.resume.store, False),
+            "after saving": ("save", trainer.resume.store, True),
+            "best": ("save_best", trainer.resume.store, False),
         }
         before(*places[moment])
 
@@ -360,13 +360,13 @@ def test_the_newest_checkpoint_of_the_run_wins_by_default(demo_data, tmp_path, c
         )
         trainer.load_checkpoint(older)
         with caplog.at_level("INFO"):
-            trainer._resume()
+            trainer.resume.from_newest()
         assert trainer.step == expected, resume
     assert "has a newer checkpoint" in caplog.text
     # of another run, and newer than anything of this one
     other = trainer_of(config, tmp_path / "other", run_id=RUN)
     other.load_checkpoint(str(tmp_path / "checkpoints" / RUN / "checkpoint-00000012.pt"))
-    other._resume()
+    other.resume.from_newest()
     assert other.step == 12
 
 
@@ -375,7 +375,7 @@ def test_resume_names_a_path(demo_data, tmp_path):
     finish(launch(config, tmp_path, hook=dying("forward", 6)), tmp_path)
     config["task"]["resume"] = str(tmp_path / "checkpoints" / RUN / "checkpoint-00000004.pt")
     trainer = trainer_of(config, tmp_path / "new", run_id=RUN)
-    trainer._resume()
+    trainer.resume.from_newest()
     assert trainer.step == 4
     config["task"]["resume"] = "nowhere.pt"
     with pytest.raises(ConfigError, match=r"task\.resume = 'nowhere\.pt'"):
@@ -447,8 +447,8 @@ def test_a_changed_learning_rate_counts(demo_data, tmp_path, caplog):
     changed["optim"]["lr_initial"] *= 2
     trainer, plain = (trainer_of(c, tmp_path, run_id=RUN) for c in (changed, config))
     with caplog.at_level("INFO"):
-        trainer._resume()
-    plain._resume()
+        trainer.resume.from_newest()
+    plain.resume.from_newest()
     rates = [t.optimizer.param_groups[0]["lr"] for t in (trainer, plain)]
     assert rates[0] == pytest.approx(2 * rates[1])
     assert "optim.lr_initial was" in caplog.text

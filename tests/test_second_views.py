@@ -357,7 +357,7 @@ def test_a_step_on_views_is_a_plain_step_on_displaced_structures(demo_data, side
 def displaced_by(trainer, batch):
     def prepare(given):
         trainer.step = 3
-        noise = trainer._draw(batch)
+        noise = trainer.ndem.draw(batch)
         given.pos = given.pos + noise.eps
         energy = view_energy(given.energy, given.forces, noise, given.batch)
         given.forces = view_forces(given.forces, noise)
@@ -374,7 +374,7 @@ def test_what_is_logged_and_what_metrics_count(demo_data, sidecar, tmp_path, tar
     config = with_views(demo_data, sidecar, **ndem)
     trainer = trainer_of(config, tmp_path)
     steps(trainer, 2)
-    log = trainer._ndem_log
+    log = trainer.ndem.log
     assert 0 < log["ndem_share_of_atoms"].total < 1
     assert ("ndem_change_cosine" in log) == (target == "second_views")
     assert not [name for name, _ in trainer._unwrapped_model.named_parameters() if "noisy" in name]
@@ -414,7 +414,7 @@ def test_views_change_the_weights(demo_data, sidecar, tmp_path):
 def test_beside_their_structures_they_train_an_auxiliary_head(demo_data, sidecar, tmp_path):
     trainer = trainer_of(with_views(demo_data, sidecar, place="beside"), tmp_path)
     steps(trainer, 2)
-    log = trainer._ndem_log
+    log = trainer.ndem.log
     assert log["ndem_loss"].total > 0
     assert {"ndem_change_slope", "ndem_change_error_eV_per_A"} <= set(log)
 

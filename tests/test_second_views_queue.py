@@ -11,7 +11,7 @@ from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config
 
 from conftest import ROOT
-from ndem_ocp.training.config import read_task
+from ndem_ocp.trainer.config import read_task
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import second_views

@@ -107,6 +107,7 @@ assert set(ndem_ocp.__all__) <= set(dir(ndem_ocp))
 assert not hasattr(ndem_ocp, "NoSuchName")
 assert not heavy(), heavy()
 import ndem_ocp.data, ndem_ocp.evaluation, ndem_ocp.inference, ndem_ocp.training
+import ndem_ocp.trainer
 assert not heavy(), heavy()
 """
     python(code, tmp_path)
@@ -182,7 +183,7 @@ from fairchem.core.common.registry import registry as r
 from fairchem.core.common.utils import setup_imports
 assert "ndem_ocp" not in sys.modules
 setup_imports()
-assert r.get_trainer_class("ndem").__module__ == "ndem_ocp.training.trainer"
+assert r.get_trainer_class("ndem").__module__ == "ndem_ocp.trainer.ndem_trainer"
 assert r.get_dataset_class("ndem_lmdb").__name__ == "LmdbReader"
 assert r.get_logger_class("ndem_history").__name__ == "HistoryLogger"
 assert r.get_loss_class("squared_l2").__name__ == "SquaredL2Loss"

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from fairchem.core.trainers import OCPTrainer
 
 from conftest import steps, tiny_config, trainer_of
 from helpers import state_of
@@ -41,12 +42,12 @@ def test_the_total_is_fairchems_loss_plus_the_weighted_ndem_loss(new_trainer):
     batch = next(iter(trainer.train_loader))
     out = trainer._forward(batch)
     plain_out = {name: out[name] for name in ("energy", "forces")}
-    plain = super(type(trainer), trainer)._compute_loss(plain_out, batch).item()
+    plain = OCPTrainer._compute_loss(trainer, plain_out, batch).item()
     total = trainer._compute_loss(out, batch).item()
-    ndem = trainer._ndem_log["ndem_loss"].total
+    ndem = trainer.ndem.log["ndem_loss"].total
     assert ndem > 0
     assert total == pytest.approx(plain + 3.0 * ndem, rel=1e-6)
-    share = trainer._ndem_log["ndem_share_of_loss"]
+    share = trainer.ndem.log["ndem_share_of_loss"]
     assert share.total / share.weight == pytest.approx(3 * ndem / total)
 
 
@@ -58,7 +59,7 @@ def test_a_run_is_reproducible_and_ranks_and_steps_differ(new_trainer):
     noises = []
     for trainer.step in (1, 2, 1):
         trainer._forward(batch)
-        noises.append(trainer._noise.eps)
+        noises.append(trainer.ndem.noise.eps)
     assert torch.equal(noises[0], noises[2])
     assert not torch.equal(noises[0], noises[1])
 
@@ -223,7 +224,7 @@ def coefficients(trainer, count):
     def recording(batch):
         out = forward(batch)
         if trainer.model.training:
-            used.append(trainer._coefficient)
+            used.append(trainer.ndem.coefficient)
         return out
 
     trainer._forward = recording

@@ -60,7 +60,7 @@ def test_more_splits_leave_training_as_it_is_to_the_bit(runs):
 
 @pytest.mark.parametrize("call", [3, 4])  # of eight batches: in the second split, in the third
 def test_a_run_stopped_within_a_later_split_resumes_exactly(runs, tmp_path, call):
-    from ndem_ocp.training.stopping import request_stop
+    from ndem_ocp.training.resume.stopping import request_stop
 
     _, whole, config = runs
 
@@ -128,7 +128,7 @@ def test_a_split_has_the_settings_of_the_main_one_but_its_selection(demo_data):
         ({"mean": "."}, "would be logged as val_mean, which is taken"),
         ({"val": "."}, "would be logged as val, which is taken"),
         ({"ood": ".", "val_ood": "."}, "ood and val_ood would both be logged as val_ood"),
-        ({"o/d": "."}, "'o/d' is no name"),
+        ({"o/d": "."}, "'o/d' is not a name"),
         ({"ood": "no/such/folder"}, "task.validation_splits.ood = 'no/such/folder': there is no"),
     ],
 )

@@ -97,12 +97,34 @@ def constant(source: str, name: str) -> Any:
     raise ValueError(f"no {name} in the source")
 
 
+def own_settings(root: Path) -> dict[str, tuple[str, ...]]:
+    """{objective: its own settings}, from the registered classes, in the order of their import."""
+    method = root / "ndem_ocp" / "method"
+    found = {}
+    for line in (method / "__init__.py").read_text(encoding="utf-8").splitlines():
+        module = re.match(r"from ndem_ocp\.method\.(\w+) import", line)
+        source = (method / f"{module[1]}.py").read_text(encoding="utf-8") if module else ""
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and "register" in map(
+                ast.unparse, node.decorator_list
+            ):
+                values = {
+                    part.targets[0].id: part.value
+                    for part in node.body
+                    if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name)
+                }
+                name = ast.literal_eval(values["name"])
+                found[name] = ast.literal_eval(values["own_settings"])
+    return found
+
+
 def settings_page(root: Path) -> str:
     """The page, for the sources below ``root``."""
     source = (root / "ndem_ocp/method/settings.py").read_text(encoding="utf-8")
     settings = settings_of(source)
-    choices, ranges = constant(source, "CHOICES"), constant(source, "RANGES")
-    objectives = constant(source, "APPLIES")
+    own = own_settings(root)
+    choices = {"objective": tuple(own), **constant(source, "CHOICES")}
+    ranges = constant(source, "RANGES")
     out = [HEAD, "| setting | default | meaning |", "| --- | --- | --- |"]
     for setting in settings:
         summary = re.split(r"(?<!Eq)\.(?: |$)", setting.text)[0]
@@ -120,12 +142,12 @@ def settings_page(root: Path) -> str:
             facts.append(TYPES[setting.type])
         if setting.name in ranges:
             facts.append(ranges[setting.name].replace("Angstrom", "Å"))
-        if setting.name in objectives:
-            only = " or ".join(f"`{name}`" for name in objectives[setting.name])
-            facts.append(f"only with `objective` {only}")
+        objectives = [f"`{name}`" for name, settings in own.items() if setting.name in settings]
+        if objectives:
+            facts.append(f"only with `objective` {' or '.join(objectives)}")
         text = _linked(setting.text)
         out += ["", f"### `{setting.name}`", "", "; ".join(facts) + ".", "", text]
-    host = (root / "ndem_ocp/training/config.py").read_text(encoding="utf-8")
+    host = (root / "ndem_ocp/trainer/config.py").read_text(encoding="utf-8")
     out += [SCHEDULES.rstrip(), HOST_HEAD.rstrip()]
     for name, text in constant(host, "HOST_KEYS").items():
         out += ["", f"### `{name}`", "", "Default: `null`.", "", _linked(text)]

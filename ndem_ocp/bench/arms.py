@@ -5,7 +5,8 @@
     joint      our trainer's NDeM on upstream's model: one forward pass over both views
     plain      our trainer, our EquiformerV2, coefficient 0
     ndem       our trainer, our EquiformerV2, coefficient 1; ndem@F: a second view for a fraction F
-    dens       our trainer's DeNS (Liao et al.) on upstream's model
+    ...        every other registered objective: on our EquiformerV2 if it sees two views; on
+               upstream's if it is told forces, as dens (Liao et al.) is
 
 Any backbone other than EquiformerV2 is the same class in all arms.
 """
@@ -27,9 +28,9 @@ from ndem_ocp.bench.clock import Stopwatch, Timing, timed_calls
 from ndem_ocp.bench.configs import set_key
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.naive import NaiveTrainer  # noqa: F401 (registers its model)
-from ndem_ocp.bench.names import ARMS
-from ndem_ocp.method import SettingsError
-from ndem_ocp.method.settings import APPLIES
+from ndem_ocp.bench.names import HOST_ARMS
+from ndem_ocp.method import OBJECTIVES, SettingsError
+from ndem_ocp.method.registry import objectives_with
 from ndem_ocp.models import ModelConfigError
 from ndem_ocp.models.dens import DENS_BACKBONES
 from ndem_ocp.models.graphs import edge_index_of
@@ -38,9 +39,22 @@ from ndem_ocp.testing import trainer_of
 from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.schedule import ScheduleError, uses_epochs
 
-OURS = ("plain", "ndem")
+ARMS = (*HOST_ARMS, *OBJECTIVES)
+# arms on our EquiformerV2
+OURS = ("plain", *(name for name, each in OBJECTIVES.items() if each.model == "two_view"))
 # the function that a backbone calls to find the edges of a batch
 GRAPH_METHOD = "generate_graph"
+
+
+def check_arms(arms: list[str]) -> None:
+    """
+    Raises:
+        BenchError: for an arm that there is not.
+    """
+    for arm in arms:
+        kind, _, fraction = arm.partition("@")
+        if kind not in ARMS or (fraction and kind != "ndem"):
+            raise BenchError(f"--arms {arm}: choose from {', '.join(ARMS)}, ndem@FRACTION.")
 
 
 def arm_config(
@@ -58,9 +72,8 @@ def arm_config(
     Raises:
         BenchError: for an unknown arm.
     """
+    check_arms([arm])
     kind, _, fraction = arm.partition("@")
-    if kind not in ARMS or (fraction and kind != "ndem"):
-        raise BenchError(f"--arms {arm}: choose from {', '.join(ARMS)}, ndem@FRACTION.")
     config = copy.deepcopy(config)
     config["trainer"] = _trainer(kind, config["optim"])
     config["model"] = (to_ours if kind in OURS else to_upstream)(config["model"])
@@ -89,8 +102,8 @@ def _trainer(kind: str, optim: dict[str, Any]) -> str:
 
 def _settings(kind: str, settings: dict[str, Any], fraction: str) -> dict[str, Any]:
     """``task.ndem`` of an arm: the settings of the configuration that apply to its objective."""
-    objective = "dens" if kind == "dens" else "ndem"
-    kept = {k: v for k, v in settings.items() if objective in APPLIES.get(k, (objective,))}
+    objective = kind if kind in OBJECTIVES else "ndem"
+    kept = {k: v for k, v in settings.items() if objective in objectives_with(k)}
     kept |= {"objective": objective, "coefficient": 0.0 if kind == "plain" else 1.0}
     if objective == "ndem":
         kept["fraction"] = float(fraction or 1.0)
@@ -100,10 +113,10 @@ def _settings(kind: str, settings: dict[str, Any], fraction: str) -> dict[str, A
 def possible_arms(arms: list[str], config: dict[str, Any]) -> tuple[list[str], list[str]]:
     """(arms that this model can run, a sentence about each of the others)."""
     backbone = to_upstream(config["model"])["backbone"].get("model")
-    if "dens" not in arms or backbone in DENS_BACKBONES:
-        return arms, []
-    return [arm for arm in arms if arm != "dens"], [
-        f"dens is left out: {backbone} does not take forces as input."
+    told = [name for name, each in OBJECTIVES.items() if each.model == "told_forces"]
+    impossible = [arm for arm in arms if arm in told and backbone not in DENS_BACKBONES]
+    return [arm for arm in arms if arm not in impossible], [
+        f"{arm} is left out: {backbone} does not take forces as input." for arm in impossible
     ]
 
 

@@ -15,7 +15,7 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.models import NOISY_FORCES, TwoViewHydra
 from ndem_ocp.models.views import EPS, JOINT
-from ndem_ocp.training import NDeMTrainer
+from ndem_ocp.trainer import NDeMTrainer
 
 TWO_PASS_MODEL = "ndem_ocp.bench.naive.TwoPassHydra"
 

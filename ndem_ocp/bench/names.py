@@ -13,8 +13,8 @@ MODELS = {
 # The channels of OC20's models, and few enough layers for minutes on a laptop.
 DEFAULT_MODEL, DEFAULT_LAYERS = "31M", 2
 
-#: Arms of ``ndem bench step``; ndem_ocp.bench.arms describes them.
-ARMS = ("upstream", "naive", "joint", "plain", "ndem", "dens")
+#: Arms of ``ndem bench step`` besides the objectives; ndem_ocp.bench.arms describes them.
+HOST_ARMS = ("upstream", "naive", "joint", "plain")
 STEP_ARMS = ("upstream", "naive", "plain", "ndem", "dens")  # without --arms
 SCALING_ARMS = ("upstream", "naive", "plain", "ndem")
 

@@ -22,6 +22,7 @@ ARMS = {  # arm -> (label, colour of Paul Tol's bright scheme)
     "plain": ("ours, plain", "#66ccee"),
     "ndem": ("ours, NDeM", "#4477aa"),
 }
+OTHER = "#228833"  # an objective without an entry
 
 
 def plot_step(results: Sequence[tuple[str, dict[str, Any]]], path: Path) -> Path:
@@ -31,7 +32,9 @@ def plot_step(results: Sequence[tuple[str, dict[str, Any]]], path: Path) -> Path
         results: (label, one setting from a result of ``ndem bench step``), left to right.
         path: PNG to write.
     """
-    arms = [arm for arm in ARMS if any(arm in setting["arms"] for _, setting in results)]
+    measured = dict.fromkeys(arm for _, setting in results for arm in setting["arms"])
+    others = [arm for arm in measured if arm not in ARMS and "@" not in arm]
+    arms = [arm for arm in (*ARMS, *others) if arm in measured]
     arms.remove("upstream")
     figure, axes = plt.subplots(2, 1, figsize=(8, 5.4), layout="constrained", sharex=True)
     panels = ((axes[0], "time of a step"), (axes[1], "peak memory"))
@@ -40,7 +43,7 @@ def plot_step(results: Sequence[tuple[str, dict[str, Any]]], path: Path) -> Path
         for i, arm in enumerate(arms):
             at = [n + (i - (len(arms) - 1) / 2) * width for n in range(len(results))]
             found = [_bar(setting["arms"].get(arm), title) for _, setting in results]
-            label, colour = ARMS[arm]
+            label, colour = ARMS.get(arm, (arm, OTHER))
             heights = [bar[0] for bar in found]
             axis.bar(at, heights, 0.92 * width, color=colour, label=label)
             spread = np.array([[h - low, high - h] for h, low, high in found]).T
@@ -87,7 +90,7 @@ def plot_scaling(result: dict[str, Any], path: Path) -> Path:
         points = axis["points"]
         x = [abscissa(name, point) for point in points]
         for arm in axis["exponent"]:
-            label, colour = ARMS[arm]
+            label, colour = ARMS.get(arm, (arm, OTHER))
             found = [point["arms"][arm] for point in points]
             style = {"color": colour, "marker": "o", "ms": 3.5, "lw": 1.2}
             seconds = [one["wall_s"]["median"] for one in found]

@@ -22,6 +22,13 @@ from ndem_ocp.checkpoints.config import building, check_config
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.inference.weights import AUTO, chosen_weights
 from ndem_ocp.training.no_free_atoms import NoFreeAtoms
+from ndem_ocp.training.trainer import Trainer
+
+
+class Predictor(Trainer):
+    """fairchem's trainer for prediction and metrics alone."""
+
+    kinds = (NoFreeAtoms,)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class LoadedModel:
         weights: ``ema`` or ``last``: which of its weights the model has.
     """
 
-    trainer: NoFreeAtoms
+    trainer: Predictor
     config: dict[str, Any]
     path: Path
     step: int | None
@@ -106,9 +113,9 @@ def load_model(
     return LoadedModel(trainer, config, path, state.get("step"), state.get("epoch"), used)
 
 
-def _trainer_of(config: dict[str, Any], cpu: bool, device_number: int, amp: bool) -> NoFreeAtoms:
+def _trainer_of(config: dict[str, Any], cpu: bool, device_number: int, amp: bool) -> Predictor:
     """fairchem's trainer without data, for prediction only."""
-    return NoFreeAtoms(
+    return Predictor(
         task=config.get("task") or {},
         model=copy.deepcopy(config["model"]),
         outputs=config["outputs"],
@@ -138,7 +145,7 @@ def needs_energy_and_forces(model: LoadedModel, what: str) -> None:
         )
 
 
-def _load_weights(trainer: NoFreeAtoms, path: Path, state: dict[str, Any], weights: str) -> str:
+def _load_weights(trainer: Predictor, path: Path, state: dict[str, Any], weights: str) -> str:
     """Load weights and normalizers into the trainer; returns which weights were loaded."""
     try:
         chosen, used = chosen_weights(state, trainer._unwrapped_model, weights, path)

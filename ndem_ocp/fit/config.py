@@ -17,7 +17,7 @@ from ndem_ocp.fit.plan import EQUIFORMER, ET, Plan
 _PLAIN = """\
     coefficient: 0               # plain training; 1 adds NDeM's second view (docs/settings.md)
 """
-# from configs/md17/ndem.yml and configs/oc20/ndem.yml; used if the coefficient is above 0
+# from configs/md17/base.yml and configs/oc20/ndem.yml; used if the coefficient is above 0
 _NOISE = {
     ET: "    sigma_max: 0.05              # A, noise of the second view\n",
     EQUIFORMER: (

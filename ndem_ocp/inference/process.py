@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ndem_ocp.training.rng import generators_kept
+from ndem_ocp.training.resume.rng import generators_kept
 
 
 @contextlib.contextmanager

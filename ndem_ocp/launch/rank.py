@@ -28,7 +28,7 @@ from ndem_ocp.launch.record import Record
 from ndem_ocp.launch.rendezvous import Rendezvous, meet
 from ndem_ocp.launch.signals import default_signals, stops_between_steps
 from ndem_ocp.training.bad_steps import BadStepsError
-from ndem_ocp.training.stopping import Stopped
+from ndem_ocp.training.resume.stopping import Stopped
 
 _CLOSING_S = 120.0  # for W&B's last upload
 
@@ -98,14 +98,14 @@ def _train(
     from fairchem.core.common.utils import new_trainer_context
 
     import ndem_ocp
-    from ndem_ocp.training import NDeMTrainer
+    from ndem_ocp.training import Trainer
 
     ndem_ocp.register()
     check_trainer(config)
     stopped = None
     with new_trainer_context(config=config) as context:
         rendezvous.forget_port()
-        if not isinstance(context.trainer, NDeMTrainer):
+        if not isinstance(context.trainer, Trainer):
             default_signals()
         context.task.setup(context.trainer)
         beating: Any = contextlib.nullcontext()
@@ -144,8 +144,8 @@ def check_trainer(config: dict[str, Any]) -> None:
     from fairchem.core.common.utils import setup_imports
 
     from ndem_ocp.checkpoints import read_checkpoint
+    from ndem_ocp.training import Trainer
     from ndem_ocp.training.checks.names import hint
-    from ndem_ocp.training.survival import SurvivingTrainer
 
     setup_imports()
     name = config.get("trainer", "ocp")
@@ -157,7 +157,7 @@ def check_trainer(config: dict[str, Any]) -> None:
         raise LaunchError(
             f"trainer = {name!r} is not a trainer{why}. {hint(name, valid)}"
         ) from error
-    if config.get("checkpoint") and not issubclass(trainer, SurvivingTrainer):
+    if config.get("checkpoint") and not issubclass(trainer, Trainer):
         # fairchem's own trainer reads it with torch's default settings
         read_checkpoint(
             config["checkpoint"], unsafe=(config.get("task") or {}).get("unsafe", False)

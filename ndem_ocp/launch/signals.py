@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from ndem_ocp.launch.exit_codes import INTERRUPTED
-from ndem_ocp.training.stopping import clear_stop, request_stop, stop_on, stop_requested
+from ndem_ocp.training.resume.stopping import clear_stop, request_stop, stop_on, stop_requested
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 ALL = (*WARNINGS, signal.SIGHUP, signal.SIGINT)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.commands.options import add_cpu, add_gpu
+from ndem_ocp.config_names import existing_config
 from ndem_ocp.files import existing_file
 from ndem_ocp.launch import slurm
 from ndem_ocp.launch.command import read_config, split_words
@@ -147,7 +148,10 @@ def manifest_of(args: argparse.Namespace) -> Manifest:
         raise LaunchError(
             "give either CONFIG or --sweep FILE (a sweep file names its configuration)."
         )
-    existing_file(args.sweep or args.config, LaunchError)
+    if args.sweep:
+        existing_file(args.sweep, LaunchError)
+    else:
+        existing_config(args.config, LaunchError)
     config, options, overrides = split_words(args.overrides)
     if config is not None:
         raise LaunchError(f"{config!s}: after -- only --option or key=value are allowed.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.config_names import plain_instead
 from ndem_ocp.errors import NDeMError
 from ndem_ocp.yaml_file import read_mapping
 
@@ -48,7 +49,9 @@ def read_sweep(path: Path) -> Sweep:
             raise SweepError(f"{path}: the key {key!r} is missing.")
     config = (path.parent / given["config"]).resolve()
     if not config.is_file():
-        raise SweepError(f"{path}: config = {given['config']!r}: no such file: {config}.")
+        raise SweepError(
+            f"{path}: config = {given['config']!r}: no such file: {config}.{plain_instead(config)}"
+        )
     common = given.get("overrides") or {}
     arms = _arms(path, given)
     return Sweep(

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from ndem_ocp.commands.options import add_cpu, add_ranks, add_unsafe, describe
+from ndem_ocp.config_names import existing_config
 from ndem_ocp.files import existing_file
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.command import TrainCommand, default_id, split_words
@@ -125,7 +126,7 @@ def command_of(args: argparse.Namespace) -> TrainCommand:
     if args.sweep is not None:
         existing_file(args.sweep, LaunchError)
     elif words and not words[0].startswith("-") and "=" not in words[0]:
-        existing_file(words[0], LaunchError)
+        existing_config(words[0], LaunchError)
     config, options, overrides = split_words(words)
     if args.sweep is not None:
         if config is not None:

@@ -3,24 +3,23 @@
 Nothing in this folder imports fairchem or torch_geometric, so that another host can use it.
 """
 
-from ndem_ocp.method.denoising import (
-    dens_loss,
-    forces_of_clean_atoms,
-    forces_to_tell,
-    noisy_nodes_loss,
-)
+from ndem_ocp.method.dens import DeNS, dens_loss, forces_of_clean_atoms, forces_to_tell
 from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
+from ndem_ocp.method.ndem import Forces, NDeM, ndem_loss
 from ndem_ocp.method.noise import Noise, ViewLabels, choose_graphs, draw_noise, step_generator
+from ndem_ocp.method.noisy_nodes import NoisyNodes, noisy_nodes_loss
 from ndem_ocp.method.objective import (
-    Forces,
     NDeMLoss,
-    ndem_loss,
+    Objective,
+    Step,
     noise_target,
     per_atom_error,
     typical_scale,
 )
+from ndem_ocp.method.registry import OBJECTIVES, objective_of, register
 from ndem_ocp.method.schedules import SettingsError, at
 from ndem_ocp.method.second_views import (
+    Instead,
     change_diagnostics,
     view_energy,
     view_forces,
@@ -31,11 +30,18 @@ from ndem_ocp.method.second_views import (
 from ndem_ocp.method.settings import NDeMSettings
 
 __all__ = [
+    "OBJECTIVES",
+    "DeNS",
     "Forces",
+    "Instead",
+    "NDeM",
     "NDeMLoss",
     "NDeMSettings",
     "Noise",
+    "NoisyNodes",
+    "Objective",
     "SettingsError",
+    "Step",
     "Tally",
     "ViewLabels",
     "at",
@@ -49,7 +55,9 @@ __all__ = [
     "noise_diagnostics",
     "noise_target",
     "noisy_nodes_loss",
+    "objective_of",
     "per_atom_error",
+    "register",
     "step_generator",
     "typical_scale",
     "view_energy",

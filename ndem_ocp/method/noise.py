@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ndem_ocp.method.schedules import at
+from ndem_ocp.method.registry import objective_of
 from ndem_ocp.method.settings import NDeMSettings
 
 
 class ViewLabels(NamedTuple):
-    """What is known of a displaced structure beside its displacement; raw, in the data's units."""
+    """What is known of a displaced structure besides eps; raw, in the data's units."""
 
     force_change: Tensor  # (N, 3) | s [T(X + eps) - T(X)], 0 where there is no view
     energy_remainder: Tensor  # (B,) | s [T_E(X + eps) - T_E(X) + T(X) . eps], beyond first order
@@ -138,11 +138,9 @@ def choose_graphs(
     their structures' place: each with its probability; the heads see the whole batch, so there may
     be none.
     """
-    if settings.objective == "dens" or settings.instead:
-        coin = torch.rand(num_graphs, generator=generator, dtype=torch.float64)
-        return coin < (
-            at(settings.share, progress) if settings.instead else settings.dens_probability
-        )
+    probability: float | None = objective_of(settings).probability(progress)
+    if probability is not None:
+        return torch.rand(num_graphs, generator=generator, dtype=torch.float64) < probability
     if settings.fraction >= 1 or num_graphs == 0:
         return torch.ones(num_graphs, dtype=torch.bool)
     count = max(1, math.ceil(settings.fraction * num_graphs - 1e-9))

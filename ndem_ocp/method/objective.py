@@ -1,36 +1,31 @@
-"""The NDeM loss: the one place where eps* and Eq. 17 are written.
+"""What an objective is, and what all of them share: eps*, its scale, and the error of an atom.
 
-    L_NDeM = (1/N) sum_i || (f_i(X) - f'_i(X~)) - eps*_i ||^2                           (Eq. 17)
+An objective is one class in one file: which settings are its own, how its noise is drawn, what it
+shows the model, its loss, and what it logs.
 
-f is the main force head on X, f' the auxiliary head on X~ = X + eps, both in normalised force
-units (raw force / rms_F, Eq. 10). The sign follows from F(X~) - F(X) = -c eps (Eq. 16). Where
-labelled second views give the change of the forces itself, -dF / rms_F stands for eps*.
+    objective     the model sees                         the host's loss is on     auxiliary loss
+    ndem          X and X + eps in one forward           X                         Eq. 17
+      instead     X + eps for some structures            all, labels of X + eps    none
+    noisy_nodes   X and X + eps in one forward           X                         Eq. 12
+    dens          X + eps, told F(X) where eps != 0      energy: all structures;   DeNS
+                                                         forces: uncorrupted atoms
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
-from ndem_ocp.method.noise import Noise
-from ndem_ocp.method.schedules import SettingsError
-from ndem_ocp.method.second_views import change_diagnostics
+from ndem_ocp.method.diagnostics import Tally
+from ndem_ocp.method.noise import Noise, draw_noise
 from ndem_ocp.method.settings import NDeMSettings
+from ndem_ocp.method.views import with_second_view
 
+FORCES, ENERGY = "forces", "energy"  # outputs of the model, labels of the data
 Mean = Callable[[Tensor], Tensor]
-
-
-class Forces(NamedTuple):
-    """The three force fields that meet in Eq. 17, all (N, 3) and normalised (force / rms_F)."""
-
-    # f(X), the main head's prediction on the clean structure (not needed for clean_forces: zero)
-    clean: Tensor | None
-    noisy: Tensor  # f'(X~), the auxiliary head's prediction on the perturbed one
-    label: Tensor | None  # f*(X), the label (needed only for clean_forces: label)
 
 
 class NDeMLoss(NamedTuple):
@@ -38,6 +33,96 @@ class NDeMLoss(NamedTuple):
 
     loss: Tensor  # () | L_NDeM, without its coefficient
     log: dict[str, Tally]  # named sums for averaging over atoms, steps and ranks
+
+
+class Step(NamedTuple):
+    """What a loss needs besides the model's outputs: N atoms in B structures."""
+
+    batch: Any  # with the labels of X
+    noise: Noise
+    label: Tensor | None  # (N, 3) normalised forces, None where the data has none
+    counted: Tensor  # (N,) bool, atoms that the force loss sees
+    force_rms: float  # rms_F of Eq. 10, energy unit / Angstrom; 1 without normalizer
+    curvature: Tensor | None  # () learned c
+    mean: Mean  # over the atoms of all ranks
+    weight: float = 1.0  # lambda_NDeM of this step
+    progress: float = 0.0  # fraction of training
+    # labels of an output as the host's loss compares them, from raw ones: (name, batch) -> tensor
+    normalised: Callable[[str, Any], Tensor] | None = None
+    squared: frozenset[str] = frozenset()  # outputs whose loss is a squared one
+
+
+class Objective:
+    """One way to train with displaced structures; the defaults are those of two views.
+
+    Attributes:
+        name: in ``task.ndem.objective``.
+        own_settings: settings that mean something for this objective and for others that name them
+            too; everywhere else they must keep their default.
+        model: what the host has to make of the plain model: ``two_view`` (sees X and X + eps, with
+            an auxiliary head), ``told_forces`` (is told forces, with an auxiliary head), or
+            ``plain``.
+        sign: of the auxiliary head's output along eps: -1 for f(X) - eps*, +1 for the noise.
+    """
+
+    name = ""
+    own_settings: tuple[str, ...] = ()
+    model = "two_view"
+    sign = 1
+
+    def __init__(self, settings: NDeMSettings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def of(cls, settings: NDeMSettings) -> Objective:
+        """The objective for these settings."""
+        return cls(settings)
+
+    @property
+    def needs_main_forces(self) -> bool:
+        """Whether it reads the main force head or the force labels."""
+        return False
+
+    def probability(self, progress: float) -> float | None:
+        """With which each structure is displaced; None: an exact ``fraction`` of them is."""
+        return None
+
+    def draw(self, batch: Any, generator: torch.Generator, progress: float) -> Noise:
+        """The noise of a step.
+
+        Args:
+            batch: N atoms in B structures: ``pos``, ``batch``, ``natoms``, and ``fixed`` or not.
+            generator: CPU generator, see :func:`ndem_ocp.method.step_generator`.
+            progress: fraction of training.
+        """
+        graphs, fixed = batch.natoms.numel(), batch.get("fixed")
+        return draw_noise(batch.pos, batch.batch, graphs, fixed, self.settings, generator, progress)
+
+    def view(self, batch: Any, noise: Noise) -> Any:
+        """What the model is shown; ``batch`` is not changed."""
+        return with_second_view(batch, noise.eps, noise.viewed)
+
+    def labelled(self, batch: Any, noise: Noise) -> Any:
+        """The batch with the labels of what the model was shown; ``batch`` is not changed."""
+        return batch
+
+    def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
+        """The main heads' outputs for the host's own losses."""
+        return out
+
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+        """The auxiliary loss and its log.
+
+        Args:
+            out: {output: (N, 3) or (B, k)} of the main heads, normalised.
+            auxiliary: (N, 3) of the auxiliary head; None for ``model = "plain"``.
+            step: the rest.
+        """
+        raise NotImplementedError
+
+    def hidden(self, noise: Noise) -> Tensor | None:
+        """(N,) bool atoms whose main force does not predict the label; None: all of them do."""
+        return None
 
 
 def noise_target(noise: Noise, settings: NDeMSettings, force_rms: float) -> Tensor:
@@ -65,84 +150,6 @@ def typical_scale(settings: NDeMSettings, force_rms: float) -> float:
     if isinstance(settings.noise_scale, str):
         return 1.0 / settings.sigma_range[1]
     return settings.noise_scale
-
-
-def clean_reference(forces: Forces, settings: NDeMSettings) -> Tensor:
-    """What stands for f(X) in Eq. 17, (N, 3), normalised (``clean_forces``)."""
-    if settings.clean_forces == "zero":  # equilibrium: F(X) = 0, section 4.2.2
-        return torch.zeros_like(forces.noisy)
-    if settings.clean_forces == "label":
-        if forces.label is None:
-            raise SettingsError("task.ndem.clean_forces = 'label' needs force labels in the data.")
-        return forces.label
-    if forces.clean is None:
-        raise SettingsError(
-            f"task.ndem.clean_forces = {settings.clean_forces!r} needs a main force head; without "
-            "one only 'zero' is possible, for structures at equilibrium."
-        )
-    return forces.clean if settings.clean_forces == "prediction" else forces.clean.detach()
-
-
-def ndem_loss(
-    forces: Forces,
-    noise: Noise,
-    counted: Tensor,
-    settings: NDeMSettings,
-    *,
-    force_rms: float = 1.0,
-    curvature: Tensor | None = None,
-    mean: Mean = torch.mean,
-) -> NDeMLoss:
-    """Eq. 17 over the atoms that the force loss counts, the unperturbed ones included.
-
-    Args:
-        forces: normalised forces, each (N, 3).
-        noise: the noise that made X~ from X.
-        counted: (N,) bool, atoms that the force loss sees (OC20: the free ones). Atoms of
-            structures without a second view are left out as well.
-        settings: see :class:`NDeMSettings`.
-        force_rms: rms_F of Eq. 10, energy unit per Angstrom.
-        curvature: () learned c > 0 with ``learned_curvature``, else None.
-        mean: reduces the (n,) error per atom to the mean over all atoms; a host that trains on
-            several ranks hands in one that averages over all of them.
-
-    Raises:
-        ValueError: if shapes differ (a silent broadcast would hide a mistake).
-    """
-    for name, field in zip(forces._fields, forces):
-        if field is not None and field.shape != noise.eps.shape:
-            raise ValueError(
-                f"{name} forces have shape {tuple(field.shape)}, eps {tuple(noise.eps.shape)}"
-            )
-    keep = (counted & noise.viewed).nonzero().squeeze(-1)  # once: it waits for the GPU
-    # Half precision would round f - f' away: the difference is taken in float32 at least.
-    wide = torch.promote_types(forces.noisy.dtype, torch.float32)
-    difference = clean_reference(forces, settings).to(wide) - forces.noisy.to(wide)
-    c = 1.0 if curvature is None else curvature
-    if noise.labels is not None:  # the change of the forces is known: no c, no eps*
-        change = noise.labels.force_change.to(wide) / force_rms
-        loss = mean(per_atom_error((difference + change)[keep], settings.norm))
-        mask = counted & noise.viewed
-        return NDeMLoss(
-            loss,
-            change_diagnostics(-force_rms * difference, noise, mask, settings.energy_unit),
-        )
-    residual = difference / c - noise_target(noise, settings, force_rms).to(wide)
-    loss = mean(per_atom_error(residual[keep], settings.norm))
-
-    with torch.no_grad():
-        scale = target_scale(noise, settings, force_rms).to(wide) * c
-        log = noise_diagnostics(
-            difference=difference[keep],
-            scale=scale[keep],
-            eps=noise.eps.to(wide)[keep],
-            sigma=noise.sigma.to(wide)[keep],
-            moved=noise.moved[keep],
-            force_rms=force_rms,
-            energy_unit=settings.energy_unit,
-            sigma_range=settings.sigma_range,
-        )
-    return NDeMLoss(loss, log)
 
 
 def per_atom_error(residual: Tensor, norm: str) -> Tensor:

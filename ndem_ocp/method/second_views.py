@@ -15,13 +15,82 @@ losses. Beside it, Eq. 17 keeps its form with -s [T(X + eps) - T(X)] / rms_F for
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ndem_ocp.method.diagnostics import Tally
 from ndem_ocp.method.noise import Noise, ViewLabels
+from ndem_ocp.method.objective import ENERGY, FORCES, NDeMLoss, Objective, Step
 from ndem_ocp.method.schedules import at
 from ndem_ocp.method.settings import NDeMSettings
+from ndem_ocp.method.views import displaced
+
+
+class Instead(Objective):
+    """Second views in the place of some structures, with labels for the main heads.
+
+    What ``objective: ndem`` is with ``place: instead``.
+    """
+
+    model = "plain"
+
+    @property
+    def needs_main_forces(self) -> bool:
+        return True
+
+    def probability(self, progress: float) -> float:
+        return at(self.settings.share, progress)
+
+    def draw(self, batch: Any, generator: torch.Generator, progress: float) -> Noise:
+        """Views without a file of labels: ``first_order``."""
+        return with_no_change(super().draw(batch, generator, progress), batch.natoms.numel())
+
+    def view(self, batch: Any, noise: Noise) -> Any:
+        return displaced(batch, noise.eps)
+
+    def labelled(self, batch: Any, noise: Noise) -> Any:
+        labelled = displaced(batch, noise.eps)
+        labelled[FORCES] = view_forces(batch[FORCES], noise)
+        if ENERGY in batch:
+            labelled[ENERGY] = view_energy(batch[ENERGY], batch[FORCES], noise, batch.batch)
+        return labelled
+
+    def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
+        noise, batch = step.noise, step.batch
+        count = batch.natoms.numel()
+        atoms, structures = view_weights(
+            noise, batch.batch, count, self.settings, step.weight, step.progress
+        )
+        shown = self.labelled(batch, noise)
+        weighted = dict(out)
+        assert step.normalised is not None
+        for name, weight in ((FORCES, atoms), (ENERGY, structures)):
+            if name in out:
+                weighted[name] = weighted_residual(
+                    out[name],
+                    step.normalised(name, shown).view(out[name].shape),
+                    weight,
+                    name in step.squared,
+                )
+        return weighted
+
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+        """No loss of its own: the views are in the host's; only what they show is logged."""
+        nothing = out[FORCES].new_zeros(())
+        viewed, counted = step.noise.viewed, step.counted
+        share = viewed.float().sum().item() / max(1, viewed.numel())
+        log = {"ndem_share_of_atoms": Tally(share, 1.0)}
+        if self.settings.target == "second_views":
+            assert step.label is not None
+            predicted = step.force_rms * (out[FORCES].detach() - step.label)
+            keep = counted & viewed
+            log |= change_diagnostics(predicted, step.noise, keep, self.settings.energy_unit)
+        return NDeMLoss(nothing, log)
+
+    def hidden(self, noise: Noise) -> Tensor | None:
+        return noise.viewed
 
 
 def with_no_change(noise: Noise, num_graphs: int) -> Noise:
@@ -69,7 +138,7 @@ def view_weights(
 
         w_i = trust^2 / (trust^2 + (delta |dF_i|)^2)
 
-    with ``trust``, the weight that a label of that error has beside an exact one when the model
+    with ``trust``, the weight of a label with that error relative to an exact one when the model
     itself is off by ``trust``. The energy's is the mean over the structure's atoms.
 
     Args:

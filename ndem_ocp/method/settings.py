@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ndem_ocp.method.registry import OBJECTIVES, objective_of, objectives_with
 from ndem_ocp.method.schedules import Schedule, SettingsError, as_mapping, schedule_of, values_of
 
+# The choices of ``objective`` are the names of the registered ones.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "objective": ("ndem", "noisy_nodes", "dens"),
     "target": ("isotropic", "second_views", "first_order"),
     "place": ("beside", "instead"),
     "sigma_per": ("batch", "graph"),
@@ -46,24 +47,16 @@ RANGES: dict[str, str] = {
     "energy_unit": "a unit's name, such as eV",
 }
 
-# Settings with a meaning for some objectives only; elsewhere they must keep their default.
-APPLIES: dict[str, tuple[str, ...]] = {
-    "target": ("ndem",),
-    "place": ("ndem",),
-    "fraction": ("ndem", "noisy_nodes"),
-    "curvature": ("ndem",),
-    "learned_curvature": ("ndem",),
-    "clean_forces": ("ndem",),
-    "head": ("ndem",),
-    "dens_probability": ("dens",),
-}
-
-
 # What has no meaning where the change of the forces is known, or where views take a structure's
 # place on the main heads. (How noise is drawn may stay in a configuration made from NDeM's.)
 NOT_WITH_LABELS = ("noise_scale", "curvature", "learned_curvature")
 NOT_INSTEAD = ("fraction", "clean_forces", "head")
 ONLY_INSTEAD = ("share", "energies")
+
+
+def choices_of_all() -> dict[str, tuple[Any, ...]]:
+    """{setting: its valid values} for the settings that take one of a few."""
+    return {"objective": tuple(OBJECTIVES), **CHOICES}
 
 
 @dataclass(frozen=True)
@@ -187,7 +180,7 @@ class NDeMSettings:
         return cls(**{key: _coerce(key, value) for key, value in given.items()})
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
+        for name, choices in choices_of_all().items():
             value = getattr(self, name)
             if name == "place" and value is None:
                 continue
@@ -226,7 +219,7 @@ class NDeMSettings:
 
     def _check_applies(self) -> None:
         for field in fields(self):
-            objectives = APPLIES.get(field.name, CHOICES["objective"])
+            objectives = objectives_with(field.name)
             value = getattr(self, field.name)
             if value != field.default and self.objective not in objectives:
                 raise SettingsError(
@@ -309,11 +302,7 @@ class NDeMSettings:
     @property
     def needs_main_forces(self) -> bool:
         """Whether the objective reads the main force head or the force labels."""
-        if self.target != "isotropic":
-            return True
-        return self.objective == "dens" or (
-            self.objective == "ndem" and self.clean_forces != "zero"
-        )
+        return bool(objective_of(self).needs_main_forces)
 
     def coefficient_at(self, step: int, total_steps: int) -> float:
         """The coefficient of training step ``step`` = 1 ... ``total_steps``; 0 before ``start``.
@@ -345,7 +334,7 @@ _SCHEDULES = tuple(
 
 
 def _coerce(name: str, value: Any) -> Any:
-    """Turn YAML's numbers into floats; refuse what is no finite number where one is needed."""
+    """Turn YAML's numbers into floats; refuse anything but a finite number where one is needed."""
     if name in _SCHEDULES:
         return schedule_of(name, value)
     if name in _FLAGS:

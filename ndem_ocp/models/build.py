@@ -54,7 +54,7 @@ IMPOSSIBLE = {
 
 
 class ModelConfigError(NDeMError, ValueError):
-    """A model configuration that NDeM cannot be put on; the message says the way out."""
+    """A model configuration that NDeM cannot be put on; the message says what to do."""
 
 
 def two_view_config(

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ndem_ocp.method import NDeMSettings
+from ndem_ocp.method.views import TOLD_FORCES
 from ndem_ocp.models import equiformer
 from ndem_ocp.models.build import TWO_VIEW_NAMES, ModelConfigError, two_view_config
 from ndem_ocp.models.two_view import TwoViewHydra
 from ndem_ocp.models.variant import BACKBONE
-from ndem_ocp.models.views import JOINT
 
-TOLD_FORCES = "ndem_told_forces"  # (N, 3) | F(X) in the data's unit, 0 on atoms not corrupted
 FORCE_EMBEDDING = "force_embedding"  # attribute of a backbone that can be told forces
 
 DENS_MODEL = "ndem_ocp.models.dens.DeNSHydra"
@@ -75,7 +74,7 @@ class _Told:
     """An EquiformerV2 backbone with an embedding for told forces.
 
     Parameter names are the plain backbone's, plus ``force_embedding.weight``. A batch without
-    told forces takes the plain backbone's way, to the bit.
+    told forces is treated as by the plain backbone, to the bit.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -134,21 +133,6 @@ class DeNSHydra(TwoViewHydra):
         if TOLD_FORCES in data:
             return HydraModel.forward(self, data)
         return super().forward(data)
-
-
-def as_corrupted(batch: Batch, eps: Tensor, told: Tensor) -> Batch:
-    """A shallow copy of ``batch`` at X + eps that tells forces; ``batch`` itself is not changed.
-
-    Args:
-        batch: the batch at X.
-        eps: (N, 3) displacements in Angstrom, 0 on atoms not corrupted.
-        told: (N, 3) forces in the data's unit, 0 on atoms not corrupted.
-    """
-    corrupted = copy.copy(batch)
-    corrupted.pos = batch.pos + eps
-    corrupted[TOLD_FORCES] = told
-    corrupted[JOINT] = True  # wakes the auxiliary head
-    return corrupted
 
 
 def dens_config(

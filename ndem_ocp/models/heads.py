@@ -18,7 +18,7 @@ class OutputHead(nn.Module, HeadInterface):
     """Hands on what the backbone itself has computed.
 
     For single-class models: their adapter is the backbone, and returns their energy and forces
-    beside the features that the auxiliary head needs.
+    together with the features that the auxiliary head needs.
 
     Args:
         backbone: not used.

@@ -13,7 +13,7 @@ from ndem_ocp.models.heads import calls_of
 
 @registry.register_model("ndem_schnet_backbone")
 class SchNetBackbone(SchNetWrap, BackboneInterface):
-    """fairchem's SchNet, its features handed out beside its energy and forces.
+    """fairchem's SchNet, which returns its features as well as energy and forces.
 
     Heads: ``{module: ndem_output_head, output_name: energy}`` and the same for ``forces``, which
     are the energy's gradient. With ``regress_forces: False`` there are none, and

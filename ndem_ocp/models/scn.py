@@ -17,7 +17,7 @@ from ndem_ocp.models.heads import calls_of
 
 @registry.register_model("ndem_scn_backbone")
 class SCNBackbone(SphericalChannelNetwork, BackboneInterface):
-    """fairchem's SCN, its spherical features handed out beside its energy and forces.
+    """fairchem's SCN, which returns its spherical features as well as energy and forces.
 
     Heads: ``{module: ndem_output_head, output_name: energy}`` and the same for ``forces``, which
     are direct. Arguments are fairchem's. SCN is equivariant only approximately: each forward turns

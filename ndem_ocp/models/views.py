@@ -7,18 +7,15 @@ backward.
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-# Attributes that ask the model for a second view of a batch.
-EPS = "ndem_eps"  # (N, 3) | displacement of each atom, Angstrom
-VIEWED = "ndem_viewed"  # (N,) bool | atoms of the structures that get a second view
-# Marks a batch as made of two views, for heads that serve the second one only.
-JOINT = "ndem_joint"
+from ndem_ocp.method.views import EPS, JOINT, VIEWED, with_second_view
+
+__all__ = ["EPS", "JOINT", "VIEWED", "Views", "join_views", "split_output", "with_second_view"]
 
 
 class Views(NamedTuple):
@@ -28,14 +25,6 @@ class Views(NamedTuple):
     num_atoms: int  # N, atoms of the clean part
     num_graphs: int  # B, structures of the clean part
     second_atoms: Tensor  # (M,) index into the N clean atoms of each atom of the second view
-
-
-def with_second_view(batch: Batch, eps: Tensor, viewed: Tensor) -> Batch:
-    """A shallow copy of ``batch`` that asks for a second view; ``batch`` itself is not changed."""
-    marked = copy.copy(batch)
-    marked[EPS] = eps
-    marked[VIEWED] = viewed
-    return marked
 
 
 def join_views(marked: Batch) -> Views:

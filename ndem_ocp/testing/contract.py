@@ -259,8 +259,8 @@ class BackboneContract:
         for trainer.step, batch in enumerate(batches, start=1):
             torch.manual_seed(0)
             total = trainer._compute_loss(trainer._forward(batch.clone()), batch).item()
-            auxiliary = trainer._ndem_log["ndem_loss"].total
-            found["supervised_loss"] += total - trainer.ndem.coefficient * auxiliary
+            auxiliary = trainer.ndem.log["ndem_loss"].total
+            found["supervised_loss"] += total - trainer.ndem.settings.coefficient * auxiliary
             found["ndem_loss"] += auxiliary
         trainer.step = step
         return found

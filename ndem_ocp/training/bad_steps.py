@@ -1,7 +1,10 @@
 """Steps whose loss, outputs or gradient are not finite: skipped, named, counted.
 
 One such step poisons the weights, the optimizer's moments and the moving average for good. The
-ranks decide together, so that none waits for another.
+ranks vote before the backward pass, so that all of them leave the step out and none waits.
+
+    task:
+      max_bad_steps: 10     # stop after so many in a row
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from ndem_ocp.errors import NDeMError
+from ndem_ocp.training.component import Call, Component
+from ndem_ocp.training.resume.settings import RunSettings
 
 FILE_NAME = "skipped_steps.jsonl"
 _SHOWN = 8
@@ -27,22 +32,67 @@ class BadStepsError(NDeMError, RuntimeError):
     """Too many steps in a row were not finite; the message names samples and checkpoint."""
 
 
-class BadSteps:
-    """Counts and names them.
+class BadSteps(Component):
+    """Counts and names them; ``skipped_steps.jsonl`` in the run's logs gets a line for each.
 
-    Args:
-        limit: stop after so many in a row.
-        directory: of the run's logs; ``skipped_steps.jsonl`` there gets a line for each.
+    Attributes:
+        limit: stop after so many in a row. total: of this start of the run.
     """
 
-    def __init__(self, limit: int, directory: Path) -> None:
-        self.limit = limit
-        self.path = directory / FILE_NAME
+    name = "bad_steps"
+    task_keys = ("max_bad_steps",)
+
+    def read(self) -> None:
+        self.limit = RunSettings.from_task(self.config["task"]).max_bad_steps
+        self.path = Path(self.config["cmd"]["logs_dir"]) / FILE_NAME
         self.in_a_row = 0
         self.total = 0
         self._batch: Batch | None = None
         self._out: dict[str, Tensor] = {}
         self._gradient_step: int | None = None
+        self._bad_here = False
+
+    def after_optimizer(self) -> None:
+        skip_infinite_gradients(self.trainer.optimizer, self._bad_gradient)
+
+    def before_loss(self, call: Call) -> None:
+        if self.trainer.model.training:
+            self.look_at(call.batch, call.out)
+
+    def vote(self, loss: Tensor) -> bool:
+        good = bool(torch.isfinite(loss.detach())) and self.outputs_are_finite()
+        self._bad_here = not good
+        return self._bad_here
+
+    def voted(self, ranks: int) -> bool:
+        """
+        Raises:
+            BadStepsError: on every rank, when it is one too many in a row.
+        """
+        if not ranks:
+            self._scale = self._amp_scale()
+            return True
+        self.trainer.metrics = {}  # the means since the last print hold the bad values
+        ids = self._ids(self._bad_graphs()) if self._bad_here else []
+        self._count(self.trainer.step, "loss or outputs", ids)
+        return False
+
+    def after_backward(self, taken: bool) -> None:
+        if not taken:
+            return
+        # AMP's scaler leaves steps out too, while it looks for its scale; below 1 it finds none.
+        if self._amp_scale() < min(self._scale, 1.0):
+            self._bad_gradient()
+        if self._gradient_step is None:
+            self.in_a_row = 0
+            self._forget()
+        else:
+            step, self._gradient_step = self._gradient_step, None
+            # The gradient is all ranks' together: each names what it held.
+            self._count(step, "gradient", self._ids(None))
+
+    def _amp_scale(self) -> float:
+        return self.trainer.scaler.get_scale() if self.trainer.scaler else 0.0
 
     def look_at(self, batch: Batch, out: Mapping[str, Tensor]) -> None:
         """Remember a step's structures and outputs until it is known to be good."""
@@ -54,47 +104,29 @@ class BadSteps:
         checks = [torch.isfinite(value).all() for value in self._out.values()]
         return bool(torch.stack(checks).all()) if checks else True
 
-    def gradient(self, step: int) -> None:
-        """Note that the gradient of ``step`` was not finite and that it was not taken."""
-        self._gradient_step = step
+    def _bad_gradient(self) -> None:
+        """Note that the gradient of this step was not finite and that it was not taken."""
+        self._gradient_step = self.trainer.step
 
-    def passed(self, checkpoints: Path, logger: Any) -> None:
-        """After a step that the vote let through: was its gradient finite too?"""
-        if self._gradient_step is None:
-            self.in_a_row = 0
-            self._forget()
-        else:
-            step, self._gradient_step = self._gradient_step, None
-            # The gradient is all ranks' together: each names what it held.
-            self._count(step, "gradient", self._ids(None), checkpoints, logger)
-
-    def skip(self, step: int, here: bool, checkpoints: Path, logger: Any) -> None:
-        """A step that no rank takes; ``here``: this rank's values are among the bad ones.
-
-        Raises:
-            BadStepsError: on every rank, when it is one too many in a row.
-        """
-        ids = self._ids(self._bad_graphs()) if here else []
-        self._count(step, "loss or outputs", ids, checkpoints, logger)
-
-    def _count(self, step: int, what: str, ids: list[str], checkpoints: Path, logger: Any) -> None:
+    def _count(self, step: int, what: str, ids: list[str]) -> None:
         self.in_a_row += 1
         self.total += 1
         self._forget()
         everyone = distutils.gather_objects(ids)
         if distutils.is_master():
             named = {f"rank {rank}": found for rank, found in enumerate(everyone) if found}
-            self._log(step, what, named, logger)
+            self._log(step, what, named)
         if self.in_a_row >= self.limit:
             raise BadStepsError(
                 f"{self.in_a_row} steps in a row, up to step {step}, were not finite "
                 f"({what}) and were not taken. The weights are those of step "
-                f"{step - self.in_a_row}; the last good checkpoint is in {checkpoints}. Samples: "
+                f"{step - self.in_a_row}; the last good checkpoint is in "
+                f"{self.config['cmd']['checkpoint_dir']}. Samples: "
                 f"{self.path}; look at them with `ndem data check`, lower optim.lr_initial, or "
                 "raise task.max_bad_steps."
             )
 
-    def _log(self, step: int, what: str, named: dict[str, list[str]], logger: Any) -> None:
+    def _log(self, step: int, what: str, named: dict[str, list[str]]) -> None:
         shown = "; ".join(
             f"{rank}: {', '.join(ids[:_SHOWN])}{' ...' if len(ids) > _SHOWN else ''}"
             for rank, ids in named.items()
@@ -109,8 +141,8 @@ class BadSteps:
                 file.write(json.dumps({"step": step, "what": what, "samples": named}) + "\n")
         except OSError as error:  # no reason not to train; the line above has it
             logging.error(f"{self.path} could not be written ({error}).")
-        if logger is not None:
-            logger.log({"skipped_steps": self.total}, step=step, split="train")
+        if self.trainer.logger is not None:
+            self.trainer.logger.log({"skipped_steps": self.total}, step=step, split="train")
 
     def _bad_graphs(self) -> Tensor | None:
         """Which graphs have an output or a label that is not finite; None if no single one has."""

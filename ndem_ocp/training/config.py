@@ -1,20 +1,16 @@
-"""Reading and checking a configuration before anything expensive is built."""
+"""Checking a configuration before anything expensive is built."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from fairchem.core.common import gp_utils
-
-from ndem_ocp.method import NDeMSettings, SettingsError
-from ndem_ocp.pretrained.load import check_section
 from ndem_ocp.training.checks.data import balancing_problems, record_problems
 from ndem_ocp.training.checks.labels import switch_problems
 from ndem_ocp.training.checks.metrics import computed_metrics, loss_problems, metric_problems
-from ndem_ocp.training.checks.model import constructor_problems, model_problems
+from ndem_ocp.training.checks.model import model_problems
 from ndem_ocp.training.checks.names import ConfigError, hint, raise_if_any
 from ndem_ocp.training.checks.run import command_config, rank_zero_finds, top_level_problems
 from ndem_ocp.training.checks.sections import (
@@ -28,173 +24,65 @@ from ndem_ocp.training.checks.sections import (
 from ndem_ocp.training.checks.splits import KEY as VALIDATION_SPLITS
 from ndem_ocp.training.checks.splits import split_problems
 from ndem_ocp.training.checks.values import optim_value_problems
+from ndem_ocp.training.component import Component
+from ndem_ocp.training.units import unit_metrics
 
-__all__ = [
-    "FORCES",
-    "ConfigError",
-    "check_auxiliary_head",
-    "check_config",
-    "check_data",
-    "check_records",
-    "key_problems",
-    "read_task",
-    "trains",
-]
+__all__ = ["FORCES", "ConfigError", "Keys", "check_data", "check_records", "key_problems", "trains"]
 FORCES = "forces"
-ENERGY = "energy"
-# The keys of task.ndem that are not settings of the method, as docs/settings_reference.md has them.
-HOST_KEYS = {
-    "auxiliary_head": "Arguments of the auxiliary head, such as `{width: 1.0}`, or another head: "
-    "`{module: NAME, ...}`. For EquiformerV2 it is fairchem's force head with half the attention "
-    "width (`width: 0.5`), which gives the paper's 157M parameters. docs/backbones.md has those of "
-    "other backbones. Not with `place: instead`, which trains the main heads.",
-    "second_views": "A file of `ndem data second-views`: displaced structures with labels "
-    "(docs/second_views.md). Needed with `target: second_views`, and read with no other target.",
-}
-AUXILIARY_HEAD, SECOND_VIEWS = HOST_KEYS  # a module of fairchem's; a file
-SECOND_VIEWS_OF = "second_views_of"  # what the file was made of, noted by the trainer
 
 
-class TaskSection(NamedTuple):
-    """``task.ndem``, read."""
+class Keys(Component):
+    """Checks the configuration before anything is built, all components' mistakes at once."""
 
-    settings: NDeMSettings
-    auxiliary_head: dict[str, Any] | None
-    second_views: str | None  # path
+    def read(self) -> None:
+        task = self.config["task"] = self.config.get("task") or {}
+        if not isinstance(task, Mapping):
+            raise ConfigError(f"task must be a mapping of keys to values, not {task!r}.")
+        default_primary_metric(self.config)
 
-
-def read_task(config: dict[str, Any]) -> TaskSection:
-    """``task.ndem``: settings of the method, auxiliary head, file of second views.
-
-    The section is rewritten with all defaults, so that logs and checkpoints show what was used.
-    """
-    task = config["task"] = config.get("task") or {}
-    if not isinstance(task, Mapping):
-        raise ConfigError(f"task must be a mapping of keys to values, not {task!r}.")
-    section = task.get("ndem")
-    if section is not None and not isinstance(section, Mapping):
-        raise SettingsError(
-            f"task.ndem must be a mapping such as {{coefficient: 1}}, not {section!r}."
-        )
-    section = dict(section or {})
-    auxiliary_head = section.pop(AUXILIARY_HEAD, None)
-    second_views = section.pop(SECOND_VIEWS, None)
-    section.pop(SECOND_VIEWS_OF, None)  # of a checkpoint's configuration
-    if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
-        raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
-    settings = NDeMSettings.from_mapping(section, host_keys=tuple(HOST_KEYS))
-    _check_second_views(settings, second_views, auxiliary_head)
-    task["ndem"] = settings.as_dict()
-    if second_views is not None:
-        task["ndem"][SECOND_VIEWS] = second_views
-    if auxiliary_head is not None:
-        auxiliary_head = dict(auxiliary_head)
-        task["ndem"][AUXILIARY_HEAD] = auxiliary_head
-    return TaskSection(settings, auxiliary_head, second_views)
+    def prepare(self, inference_only: bool) -> None:
+        if not inference_only:
+            components = self.trainer.components
+            task_keys = [key for each in components for key in each.task_keys]
+            more = [problem for each in components for problem in each.problems()]
+            check_data(self.config, task_keys, more)
 
 
-def _check_second_views(settings: NDeMSettings, path: Any, auxiliary_head: Any) -> None:
-    """A file with the target that reads it, and with no other."""
-    if settings.target == "second_views" and not isinstance(path, str):
-        raise SettingsError(
-            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
-            "`ndem data second-views`."
-        )
-    if settings.target != "second_views" and path is not None:
-        raise SettingsError(
-            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
-            "set it, or remove the file."
-        )
-    if settings.instead and auxiliary_head is not None:
-        raise SettingsError(
-            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
-            "heads: remove it."
-        )
-
-
-def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:
-    """Stop a run in its first second on what would stop or spoil it later.
-
-    Raises:
-        ConfigError: naming the key and the way out.
-    """
-    _default_primary_metric(config)
-    if not settings.active:
-        logging.info("task.ndem.coefficient is 0: training as the plain trainer does.")
-        return
-    if isinstance(config.get("outputs") or {}, Mapping):  # check_data names any other
-        _check_forces(config.get("outputs") or {}, settings)
-    if config.get("gp_gpus") or gp_utils.initialized():
-        raise ConfigError(
-            "NDeM does not run with graph parallelism (--gp-gpus): the noise would differ between "
-            "the ranks that share a structure. Leave --gp-gpus out."
-        )
-
-
-def _check_forces(outputs: dict[str, Any], settings: NDeMSettings) -> None:
-    """The output ``forces``: what it must say, and who can do without it."""
-    forces = outputs.get(FORCES)
-    if forces is None and not settings.needs_main_forces:
-        return
-    if not isinstance(forces, Mapping) or forces.get("level") != "atom":
-        raise ConfigError(
-            f"objective: {settings.objective} needs the output {FORCES!r} with level: atom under "
-            f"outputs: (found: {', '.join(outputs) or 'none'}). For structures at equilibrium "
-            "without force labels set task.ndem.clean_forces: zero."
-        )
-    for key in ("train_on_free_atoms", "eval_on_free_atoms"):
-        if key not in forces:
-            raise ConfigError(f"outputs.{FORCES}.{key} is missing: set it to True (OC20) or False.")
-
-
-def check_auxiliary_head(model: dict[str, Any]) -> None:
-    """Name an argument that the auxiliary head does not have before Python does.
-
-    Args:
-        model: the model section with its ``auxiliary_head`` and module filled in.
-
-    Raises:
-        ConfigError: naming the key and the valid ones.
-    """
-    given = model.get(AUXILIARY_HEAD) or {}
-    if given.get("module") in (None, "shared"):
-        return
-    where = f"task.ndem.{AUXILIARY_HEAD}"
-    raise_if_any(constructor_problems(given, where, "module", skip=("backbone",)))
-
-
-def check_data(config: dict[str, Any], settings: NDeMSettings) -> None:
+def check_data(
+    config: dict[str, Any], task_keys: Iterable[str] = (), more: Iterable[str] = ()
+) -> None:
     """Stop a run that will read data on every key that nobody reads and on data that is not there.
 
-    Nothing has been built yet. All mistakes are in one message.
+    Nothing has been built yet. All mistakes are in one message, ``more`` among them.
 
     Raises:
-        ConfigError: naming each key, what was found there, and the way out.
+        ConfigError: naming each key, what was found there, and what to write.
     """
     command = command_config()
     old_layout = command is not None and not command.get("loss_functions")
     raise_if_any(
         [
             *(top_level_problems(command) if command is not None else ()),
-            *key_problems(config, old_layout),
+            *key_problems(config, old_layout, task_keys),
             *_primary_problems(config),
             *_source_problems(config, command),
-            *_curvature_problems(config, settings),
+            *more,
         ]
     )
     raise_if_any(balancing_problems(config))
-    if trains() and config["task"].get("init_from") is not None:
-        check_section(config["task"]["init_from"])
 
 
-def key_problems(config: Mapping[str, Any], old_layout: bool = False) -> Iterator[str]:
+def key_problems(
+    config: Mapping[str, Any], old_layout: bool = False, task_keys: Iterable[str] = ()
+) -> Iterator[str]:
     """Every mistake that a trainer's configuration shows without its data, as sentences.
 
     Args:
         config: as fairchem's trainers keep it (``dataset``, ``val_dataset``, ``optim``, ...).
         old_layout: whether fairchem converted it from its layout without ``loss_functions``.
+        task_keys: keys of ``task`` that are not fairchem's: those of the trainer's components.
     """
-    yield from task_problems(config.get("task"), old_layout)
+    yield from task_problems(config.get("task"), old_layout, task_keys)
     yield from switch_problems(config.get("task"))
     yield from split_problems(config)
     yield from output_problems(config)
@@ -210,7 +98,7 @@ def key_problems(config: Mapping[str, Any], old_layout: bool = False) -> Iterato
 def check_records(config: dict[str, Any]) -> None:
     """Compare metadata, labels and normalizers with the data; normalizers are in numbers by now.
 
-    Rank 0 reads, and all ranks stop together or go on together.
+    Rank 0 reads, and all ranks stop together or continue together.
 
     Raises:
         ConfigError: naming the key, both values, and what to write.
@@ -241,24 +129,11 @@ def _source_problems(config: Mapping[str, Any], command: Mapping[str, Any] | Non
         yield "dataset.train.src is missing: there is nothing to train on."
 
 
-def _curvature_problems(config: Mapping[str, Any], settings: NDeMSettings) -> Iterator[str]:
-    """A normalizer that a setting needs."""
-    if settings.curvature is None or FORCES in (config.get("outputs") or {}):
-        return
-    transforms = _mapping(_mapping(config.get("dataset")).get("transforms"))
-    if FORCES not in _mapping(transforms.get("normalizer")):
-        yield (
-            "task.ndem.curvature is divided by rms_F, and there is neither an output 'forces' "
-            "nor a normalizer for it: give dataset.train.transforms.normalizer.forces, or use "
-            "task.ndem.noise_scale."
-        )
-
-
 def _mapping(section: Any) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _default_primary_metric(config: dict[str, Any]) -> None:
+def default_primary_metric(config: dict[str, Any]) -> None:
     """fairchem has no default for this trainer and fails without one, after loading the data."""
     metrics = config.get("evaluation_metrics") or {}
     if isinstance(metrics, Mapping) and metrics.get("primary_metric") is None:
@@ -272,8 +147,6 @@ def _default_primary_metric(config: dict[str, Any]) -> None:
 
 def _primary_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """A primary metric that no validation computes."""
-    from ndem_ocp.training.units import unit_metrics  # it imports this module
-
     if next(metric_problems(config), None) or next(output_problems(config), None):
         return  # said already, and probably why
     section = config.get("evaluation_metrics") or {}

@@ -1,9 +1,9 @@
-"""Auxiliary parameters under DistributedDataParallel (DDP), which wants every one in every step.
+"""A model under DistributedDataParallel (DDP), which wants every parameter in every step.
 
-Before ``task.ndem.start`` the auxiliary parameters take no part in a step. DDP would wait for
-their gradients and stop; looking for unused parameters, or giving them gradients of zero, would
-cost something in every step and let weight decay move them. So DDP is built without them, and
-once more, with them, at the first step that needs them: until then it is the plain model's DDP.
+Parameters that take no part in a step make DDP wait for their gradients and stop. Looking for
+unused parameters, or giving them gradients of zero, would cost something in every step and let
+weight decay move them. So DDP is built without them, and once more, with them, at the first step
+that needs them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,6 @@ from collections.abc import Iterable
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-
-def auxiliary_parameters(model: nn.Module, names: Iterable[str]) -> list[nn.Parameter]:
-    """Parameters of the submodules ``names`` (dotted) that ``model`` has and the plain has not."""
-    prefixes = tuple(f"{name}." for name in names)
-    return [p for name, p in model.named_parameters() if name.startswith(prefixes)]
 
 
 def rewrap(model: nn.Module, leave_out: Iterable[nn.Parameter] = ()) -> nn.Module:

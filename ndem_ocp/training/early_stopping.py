@@ -12,35 +12,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.checks.names import ConfigError
+from ndem_ocp.training.component import Component
 
 KEY = "early_stopping"
 
 
-class EarlyStopping:
-    """Counts validations since the best one.
+def patience_of(task: Mapping[str, Any]) -> int | None:
+    """``task.early_stopping``: validations in a row without improvement; None: any number.
 
-    Attributes:
-        patience: how many in a row may be no better; None: any number. since: so far.
+    Raises:
+        ConfigError: for a value that is not a number of validations.
     """
+    value = task.get(KEY)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ConfigError(f"task.{KEY} = {value!r}: a whole number of validations, or null.")
+    if value is not None and value < 1:
+        raise ConfigError(f"task.{KEY} = {value}: at least 1, or null to train to the end.")
+    return value
 
-    def __init__(self, patience: int | None = None) -> None:
-        self.patience, self.since = patience, 0
 
-    @classmethod
-    def from_task(cls, task: Mapping[str, Any]) -> EarlyStopping:
-        """Raises ConfigError for a value that is no number of validations."""
-        value = task.get(KEY)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ConfigError(f"task.{KEY} = {value!r}: a whole number of validations, or null.")
-        if value is not None and value < 1:
-            raise ConfigError(f"task.{KEY} = {value}: at least 1, or null to train to the end.")
-        return cls(value)
+class EarlyStopping(Component):
+    """Counts the validations since the best one, and ends the run when they are too many."""
+
+    name = "early"
+    task_keys = (KEY,)
+
+    def read(self) -> None:
+        self.patience = patience_of(self.config["task"])
+        self.since = 0
 
     def judged(self, better: bool) -> None:
-        """Note a validation."""
         self.since = 0 if better else self.since + 1
 
-    @property
-    def exhausted(self) -> bool:
-        return self.patience is not None and self.since >= self.patience
+    def finished(self) -> str | None:
+        if self.patience is None or self.since < self.patience:
+            return None
+        return f"No better validation in the last {self.since} (task.{KEY})"
+
+    def state(self) -> dict[str, Any]:
+        return {"validations_since_best": self.since}
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        self.since = int(checkpoint.get("validations_since_best") or 0)

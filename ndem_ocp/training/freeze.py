@@ -19,8 +19,26 @@ from fairchem.core.common import distutils
 from torch import nn
 
 from ndem_ocp.training.checks.names import ConfigError
+from ndem_ocp.training.component import Component
+from ndem_ocp.training.distributed import rewrap
 
 _SHOWN = 12
+
+
+class Freeze(Component):
+    """Freezes what ``task.freeze`` names, before the optimizer and the moving average are made."""
+
+    task_keys = ("freeze",)
+
+    def after_model(self) -> None:
+        trainer = self.trainer
+        self._frozen = freeze(trainer._unwrapped_model, self.config["task"].get("freeze"))
+        if self._frozen:
+            trainer.model = rewrap(trainer.model)
+
+    def after_optimizer(self) -> None:
+        if self._frozen:
+            leave_out_frozen(self.trainer.optimizer)
 
 
 def freeze(model: nn.Module, patterns: Any) -> int:

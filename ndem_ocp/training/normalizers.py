@@ -1,4 +1,4 @@
-"""Normalizers: read from beside the data, and made to agree with gradient forces."""
+"""Normalizers: read from statistics stored with the data, and made to fit gradient forces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from ndem_ocp.data.split_record import split_record
 from ndem_ocp.data.staging import DATASET_FILE
-from ndem_ocp.training.config import ConfigError, check_records
+from ndem_ocp.training.checks.names import ConfigError
+from ndem_ocp.training.component import Component
+from ndem_ocp.training.config import check_records
 
 FROM_DATA = "dataset"  # dataset.train.transforms.normalizer: dataset
 KEY = "dataset.train.transforms.normalizer"
@@ -27,11 +29,21 @@ HOST_GRADIENT_HEADS = (
 )
 
 
+class Normalizers(Component):
+    """Puts the normalizers into numbers, and compares them with the data."""
+
+    task_keys = ("normalizer_check",)
+
+    def prepare(self, inference_only: bool) -> None:
+        if not inference_only:
+            resolve_normalizers(self.config)
+
+
 def resolve_normalizers(config: dict[str, Any]) -> None:
     """Turn ``normalizer: dataset`` into numbers, in place, and hand them to gradient heads.
 
     The numbers are the training split's statistics in the ``dataset.json`` that ``ndem data ase``,
-    ``md17`` or ``qm9`` wrote beside it: mean and standard deviation of each output per structure,
+    ``md17`` or ``qm9`` wrote next to it: mean and standard deviation of each output per structure,
     and the rms of the force components (rms_F of Eq. 10). They end in the run's configuration and
     checkpoints.
 

@@ -12,12 +12,41 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.checks.names import ConfigError
+from ndem_ocp.training.component import Component
 
 PRECISIONS = ("highest", "high", "medium")
 TOLERANCE = 0.01
+
+
+class Precision(Component):
+    """Sets the precision before the first step, if the model bears it."""
+
+    task_keys = ("matmul_precision", "matmul_tolerance")
+
+    def read(self) -> None:
+        self.precision, self.tolerance = read_precision(self.config["task"])
+
+    def before_training(self) -> None:
+        if self.precision != "highest":
+            set_precision(self.precision, self.tolerance, self._some_forces)
+
+    @torch.no_grad()
+    def _some_forces(self) -> Tensor:
+        """Forces of the first structures of the training set, without a trace in the run."""
+        trainer = self.trainer
+        few = range(min(4, len(trainer.train_dataset)))
+        batch = trainer.collater([trainer.train_dataset[index] for index in few])
+        training = trainer.model.training
+        trainer.model.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # frames of edges
+            forces = OCPTrainer._forward(trainer, batch.to(trainer.device))["forces"]
+        trainer.model.train(training)
+        return forces
 
 
 def read_precision(task: Mapping[str, Any]) -> tuple[str, float]:

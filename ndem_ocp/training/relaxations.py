@@ -14,47 +14,52 @@ Four things stop or spoil them in fairchem 1.10, each mended here without a copy
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
 from fairchem.core.common.relaxation.optimizable import OptimizableBatch
 from fairchem.core.trainers import OCPTrainer
 from torch_geometric.data import Batch, Data
 
 from ndem_ocp.data.is2re import KEY_MAPPING
+from ndem_ocp.training.component import Component
+
+if TYPE_CHECKING:
+    from ndem_ocp.training.trainer import Trainer
 
 ENERGY = "energy_relaxed"
 
 
-class Relaxations(OCPTrainer):
-    """fairchem's trainer with relaxations that start, and metrics of them that are right."""
+class Relaxations(Component):
+    """Gives relaxations the data that they need."""
 
-    def load_datasets(self) -> None:
-        self.relax_dataset = None
+    def before_datasets(self) -> None:
+        self.trainer.relax_dataset = None
         relax = self.config.get("relax_dataset")
         if relax and "key_mapping" not in relax:  # OC20's IS2RE records say y_relaxed
             train = self.config.get("dataset") or {}
             mapping = {**(train.get("key_mapping") or {}), **KEY_MAPPING}
             self.config["relax_dataset"] = {**relax, "key_mapping": mapping}
-        super().load_datasets()
-        if self.relax_dataset is not None:
-            self.relax_loader.collate_fn = partial(energies_in_a_column, self.collater)
 
-    @torch.no_grad()
-    def run_relaxations(self) -> None:
-        allow_relaxations()
-        given = self.config
-        task = given["task"]
-        # fairchem changes relax_opt in place; the run's own configuration stays as written.
-        options = dict(task.get("relax_opt") or {})
-        self.config = {**given, "task": {**task, "relax_opt": options}}
-        try:
-            with averaged_weights(self):
-                super().run_relaxations()
-        finally:
-            self.config = given
+    def after_datasets(self) -> None:
+        trainer = self.trainer
+        if trainer.relax_dataset is not None:
+            trainer.relax_loader.collate_fn = partial(energies_in_a_column, trainer.collater)
+
+
+def run(trainer: Trainer) -> None:
+    """fairchem's ``run_relaxations`` with the moving average as weights."""
+    allow_relaxations()
+    seen = copy.copy(trainer)
+    # fairchem changes relax_opt in place; the run's own configuration stays as written.
+    task = trainer.config["task"]
+    options = dict(task.get("relax_opt") or {})
+    seen.config = {**trainer.config, "task": {**task, "relax_opt": options}}
+    seen.ema = None  # so that nothing inside applies it a second time
+    with averaged_weights(trainer):
+        OCPTrainer.run_relaxations(seen)
 
 
 def allow_relaxations() -> None:
@@ -71,9 +76,9 @@ def energies_in_a_column(collate: Callable[[list[Data]], Batch], records: list[D
 
 
 @contextlib.contextmanager
-def averaged_weights(trainer: Any) -> Iterator[None]:
-    """Use the moving average as weights, and hide it, so that nothing inside applies it twice."""
-    ema, trainer.ema = trainer.ema, None
+def averaged_weights(trainer: Trainer) -> Iterator[None]:
+    """Within, the moving average, if there is one, is the model's weights."""
+    ema = trainer.ema
     if ema is None:
         yield
         return
@@ -83,4 +88,3 @@ def averaged_weights(trainer: Any) -> Iterator[None]:
         yield
     finally:
         ema.restore()
-        trainer.ema = ema

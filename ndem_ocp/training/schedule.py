@@ -10,7 +10,7 @@ from ndem_ocp.errors import NDeMError
 
 
 class ScheduleError(NDeMError, ValueError):
-    """A schedule that cannot be built; the message names the key and the way out."""
+    """A schedule that cannot be built; the message names the key and what to do."""
 
 
 def uses_epochs(optim: dict[str, Any]) -> bool:

@@ -1,326 +1,311 @@
-"""The NDeM trainer: fairchem's trainer, a second view in each step, and one more loss.
+"""fairchem's trainer with components: its hook points, each overridden once.
 
-What NDeM adds to a training step, in full:
-
-1. draw eps for (seed, rank, step) and mark the batch with it              ``_forward``
-2. one forward over X and X + eps; the main heads' outputs on X as ever     ``_forward``
-3. loss = fairchem's losses + coefficient * L_NDeM (Eq. 18)                 ``_compute_loss``
-4. its diagnostics join fairchem's metrics                                  ``_compute_metrics``
-
-What an objective shows the model and how its loss is made is in ``objectives.py``, one class for
-each. Checkpoints, resuming and steps that are not finite are in ``survival.py``, several validation
-splits in ``validation_splits.py``, what a step costs in ``step_costs.py``, what relaxations need in
-``relaxations.py``. Everything else, ``train`` and ``predict`` included, is fairchem's.
+``train``, ``validate`` and ``predict`` are fairchem's; none is copied. component.py has the moments
+at which the components are called, resume/ has all that resuming is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
 from fairchem.core.models.equiformer_v2.trainers.forces_trainer import EquiformerV2ForcesTrainer
-from fairchem.core.modules.loss import MSELoss
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from ndem_ocp.commands.uncaught import say_it_in_a_sentence
-from ndem_ocp.method import (
-    Noise,
-    Tally,
-    draw_noise,
-    step_generator,
-    typical_scale,
-    with_no_change,
-)
-from ndem_ocp.models import NOISY_FORCES
-from ndem_ocp.pretrained import init_from, take_normalizers
-from ndem_ocp.second_views.source import ViewSource
-from ndem_ocp.training.config import (
-    FORCES,
-    SECOND_VIEWS_OF,
-    ConfigError,
-    check_auxiliary_head,
-    check_config,
-    check_data,
-    read_task,
-    trains,
-)
-from ndem_ocp.training.distributed import auxiliary_parameters, rewrap
-from ndem_ocp.training.freeze import freeze, leave_out_frozen
-from ndem_ocp.training.losses import SquaredL2Loss
-from ndem_ocp.training.no_free_atoms import NoFreeAtoms, mean_over_ranks, sum_over_ranks
-from ndem_ocp.training.normalizers import resolve_normalizers
-from ndem_ocp.training.objectives import Step, hide_atoms, objective_of, step_of
-from ndem_ocp.training.precision import read_precision, set_precision
-from ndem_ocp.training.relaxations import Relaxations
-from ndem_ocp.training.schedule import safe_optim, uses_epochs
-from ndem_ocp.training.step_costs import StepCosts
-from ndem_ocp.training.units import add_unit_metrics, unit_metrics
+from ndem_ocp.data.reader import loader_options
+from ndem_ocp.report.failsafe_logger import FailsafeLogger, logger_or_none
+from ndem_ocp.report.history import HistoryLogger
+from ndem_ocp.training import no_free_atoms, relaxations, schedule
+from ndem_ocp.training.bad_steps import BadSteps
+from ndem_ocp.training.component import Call, Component
+from ndem_ocp.training.config import Keys
+from ndem_ocp.training.early_stopping import EarlyStopping
+from ndem_ocp.training.freeze import Freeze
+from ndem_ocp.training.normalizers import Normalizers
+from ndem_ocp.training.precision import Precision
+from ndem_ocp.training.record_limits import RecordLimits
+from ndem_ocp.training.resume import Ending, Resume
+from ndem_ocp.training.resume.ending import EndedEarly
+from ndem_ocp.training.step_costs import Costs
+from ndem_ocp.training.step_loader import StepLoader
+from ndem_ocp.training.units import UnitMetrics
 from ndem_ocp.training.validation_splits import ValidationSplits
 
-NAME = "ndem_ocp.NDeMTrainer"  # as configurations, logs and checkpoints have it
+# Components of every trainer that trains, in their order: component.py.
+TRAINING: tuple[type[Component], ...] = (
+    UnitMetrics,
+    Freeze,
+    Precision,
+    RecordLimits,
+    no_free_atoms.NoFreeAtoms,
+    relaxations.Relaxations,
+    Costs,
+    ValidationSplits,
+    EarlyStopping,
+    Resume,
+    Ending,
+    BadSteps,
+)
 
 
-@registry.register_trainer("ndem")
-class NDeMTrainer(NoFreeAtoms, Relaxations, StepCosts, ValidationSplits):
-    """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
+class Trainer(OCPTrainer):
+    """fairchem's energy + force trainer, resumable to the bit.
 
-    ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps
-    before ``task.ndem.start``. In validation, prediction and relaxation the model is the plain
-    model at the plain model's cost.
+    Attributes:
+        kinds: classes of its components, in their order.
+        full_name: as configurations, logs and checkpoints name this trainer.
+        in_training: whether :meth:`train` is running.
     """
+
+    kinds: tuple[type[Component], ...] = (Keys, Normalizers, *TRAINING)
+    full_name = "ndem_ocp.training.Trainer"
+
+    resume: Resume
+    ending: Ending
+    bad_steps: BadSteps
+    costs: Costs
 
     def __init__(self, *args: Any, name: str = "ocp", **kwargs: Any) -> None:
         say_it_in_a_sentence()
         self._evaluator = name  # fairchem's name of a task, by which its evaluator is chosen
-        super().__init__(*args, name=NAME, **kwargs)
+        super().__init__(*args, name=self.full_name, **kwargs)
+
+    # ------------------------------------------------------------------ setting up
 
     def load(self, inference_only: bool) -> None:
-        self.name = self._evaluator  # what fairchem has written into the configuration is NAME
-        self.ndem, auxiliary_head, second_views = read_task(self.config)
-        check_config(self.config, self.ndem)
-        read_precision(self.config["task"])
-        if not inference_only:
-            check_data(self.config, self.ndem)
-            if trains():
-                take_normalizers(self.config)
-            resolve_normalizers(self.config)
-        self._unit_metrics = unit_metrics(self.config.get("outputs") or {})
-        self.objective = objective_of(self.ndem)
-        self.views: ViewSource | None = None
-        if self.ndem.active and second_views is not None and not inference_only and trains():
-            self.views = ViewSource(second_views, self.config["dataset"]["src"], self.ndem)
-            self.config["task"]["ndem"][SECOND_VIEWS_OF] = self.views.provenance()
-        if self.ndem.active:
-            model = self.objective.model_config(self.config["model"], auxiliary_head)
-            check_auxiliary_head(model)
-            self.config["model"] = model
-        self._noise: Noise | None = None
-        self._ndem_log: dict[str, Tally] = {}
+        self.name = self._evaluator  # what fairchem has written into the configuration stays
+        self.in_training = False
+        self.components = [kind(self) for kind in self.kinds]
+        for component in self.components:
+            if component.name:
+                setattr(self, component.name, component)
+        for component in self.components:
+            component.read()
+        for component in self.components:
+            component.prepare(inference_only)
         super().load(inference_only)
+
+    def load_logger(self) -> None:
+        given = self.config["logger"]
+        name = given.get("name") if isinstance(given, dict) else given
+        kind = registry.mapping["logger_name_mapping"].get(name)
+        silent = self.is_debug or not distutils.is_master()
+        if silent or kind is None or issubclass(kind, HistoryLogger):
+            super().load_logger()
+            if self.logger is not None and not isinstance(self.logger, HistoryLogger):
+                self.logger = FailsafeLogger(self.logger)
+        else:
+            self.logger = logger_or_none(kind, self.config)
 
     def load_model(self) -> None:
         super().load_model()
-        self._frozen = freeze(self._unwrapped_model, self.config["task"].get("freeze"))
-        self._waiting: list[torch.nn.Parameter] = []  # auxiliary ones that DDP does not know yet
-        if self.ndem.active and self.ndem.start > 0:
-            modules = self.objective.auxiliary_modules
-            auxiliary = auxiliary_parameters(self._unwrapped_model, modules)
-            self._waiting = [parameter for parameter in auxiliary if parameter.requires_grad]
-        if self._waiting or self._frozen:
-            self.model = rewrap(self.model, leave_out=self._waiting)
+        for component in reversed(self.components):
+            component.after_model()
+
+    def load_datasets(self) -> None:
+        for component in self.components:
+            component.before_datasets()
+        super().load_datasets()
+        if self.train_loader is not None:
+            self.train_loader.hooks = self
+        for component in reversed(self.components):
+            component.after_datasets()
+
+    def get_dataloader(self, dataset: Any, sampler: Any, workers: int | None = None) -> StepLoader:
+        workers = self.config["optim"].get("num_workers", 0) if workers is None else workers
+        return StepLoader(
+            dataset,
+            collate_fn=self.collater,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            batch_sampler=sampler,
+            **loader_options(workers),
+        )
 
     def load_optimizer(self) -> None:
         super().load_optimizer()
-        if self._frozen:
-            leave_out_frozen(self.optimizer)
+        for component in reversed(self.components):
+            component.after_optimizer()
+
+    def load_extras(self) -> None:
+        steps = len(self.train_loader) if self.train_loader is not None else None
+        call = Call(self, None)
+        # fairchem rewrites this section in place; the run's own configuration stays as written.
+        optim = schedule.safe_optim(self.config["optim"], steps)
+        call.trainer.config = {**self.config, "optim": optim}
+        if schedule.uses_epochs(optim):
+            EquiformerV2ForcesTrainer.load_extras(call.trainer)
+        else:
+            OCPTrainer.load_extras(call.trainer)
+        for made in ("scheduler", "clip_grad_norm", "ema_decay", "ema"):
+            setattr(self, made, getattr(call.trainer, made))
+
+    # ------------------------------------------------------------------ checkpoints: resume/
+
+    def save(
+        self,
+        metrics: dict[str, Any] | None = None,
+        checkpoint_file: str = "checkpoint.pt",
+        training_state: bool = True,
+    ) -> str | None:
+        """Write a checkpoint; every rank must call this.
+
+        fairchem calls it in the middle of a step. Called from elsewhere while training, by a
+        signal handler for example, on one rank, it only asks the run to stop: resume/stopping.py.
+
+        Raises:
+            CheckpointError: if the file could not be written.
+        """
+        if self.is_debug:
+            return None
+        return self.resume.save(metrics) if training_state else self.resume.save_best(metrics)
 
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False
     ) -> None:
+        """Load a checkpoint; in a run that trains, everything it takes to continue from there.
+
+        Raises:
+            CheckpointError: if the file is missing or damaged and no other of this run is good.
+            ConfigError: if it is of another model.
+        """
+        load = super().load_checkpoint
         try:
-            super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
+            if hasattr(self, "resume"):
+                self.resume.load(load, checkpoint_path, checkpoint, inference_only)
+            else:
+                load(checkpoint_path, checkpoint, inference_only)
         except (RuntimeError, ValueError) as error:
-            if NOISY_FORCES in str(error) or "parameter group" in str(error):
-                raise ConfigError(
-                    f"{checkpoint_path} and this configuration differ in the auxiliary head: one "
-                    "of them is plain, or has another head. Use the task.ndem that the checkpoint "
-                    "was trained with; in validation and prediction its head costs nothing."
-                ) from error
+            for component in self.components:
+                better = component.explain(error, str(checkpoint_path))
+                if better is not None:
+                    raise better from error
             raise
 
-    def load_loss(self) -> None:
-        super().load_loss()
-        # fairchem's mean over all atoms of all ranks, so that L_NDeM is reduced as L_F is.
-        self._mean_over_ranks = mean_over_ranks()
+    # ------------------------------------------------------------------ training
 
-    def load_extras(self) -> None:
-        given = self.config
-        steps = len(self.train_loader) if self.train_loader is not None else None
-        # fairchem rewrites this section in place; the run's own configuration stays as written.
-        self.config = {**given, "optim": safe_optim(given["optim"], steps)}
+    def train(self, disable_eval_tqdm: bool = False) -> None:
+        """fairchem's ``train``, from the newest good checkpoint of this run if there is one.
+
+        Raises:
+            Stopped: on every rank, after a step whose state has been saved, when asked to stop.
+            BadStepsError: after ``task.max_bad_steps`` steps in a row that were not finite.
+        """
+        self.resume.from_newest()
+        self.in_training = True
         try:
-            if uses_epochs(given["optim"]):
-                EquiformerV2ForcesTrainer.load_extras(self)
-            else:
-                super().load_extras()
+            self.resume.finish_step(disable_eval_tqdm)
+            if self.reason_to_end() is None:
+                self.before_training()
+                super().train(disable_eval_tqdm)
+            self.between_steps(last=True)
+        except EndedEarly:
+            pass
         finally:
-            self.config = given
+            self.in_training = False
 
     def before_training(self) -> None:
-        if self.step == 0:  # a run that is resumed has its weights already
-            normalizer = self.normalizers.get(FORCES)
-            force_rms = 1.0 if normalizer is None else self._force_rms(normalizer)
-            init_from(
-                self._unwrapped_model,
-                self.config["task"].get("init_from"),
-                noise_gain=self.objective.sign * typical_scale(self.ndem, force_rms),
-                ema=self.ema,
-                config=self.config,
-                normalizers=self.normalizers,
-            )
-        precision, tolerance = read_precision(self.config["task"])
-        if precision != "highest":
-            set_precision(precision, tolerance, self._some_forces)
+        for component in self.components:
+            component.before_training()
 
-    @torch.no_grad()
-    def _some_forces(self) -> Tensor:
-        """Forces of the first structures of the training set, without a trace in the run."""
-        few = range(min(4, len(self.train_dataset)))
-        batch = self.collater([self.train_dataset[index] for index in few]).to(self.device)
-        training = self.model.training
-        self.model.eval()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # frames of edges
-            forces = OCPTrainer._forward(self, batch)[FORCES]
-        self.model.train(training)
-        return forces
+    def reason_to_end(self) -> str | None:
+        """Why the run should end after this step, None if it should not."""
+        reasons = (component.finished() for component in self.components)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    # What StepLoader calls.
+
+    def before_epoch(self) -> None:
+        self.between_steps()
+
+    def loader_ready(self) -> None:
+        for component in self.components:
+            component.loader_ready()
+
+    def between_steps(self, last: bool = False) -> None:
+        for component in self.components:
+            component.between_steps(last)
+
+    # ------------------------------------------------------------------ one step
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        self._noise = None
-        self._coefficient = self._coefficient_now() if self.model.training else 0.0
-        if self._coefficient == 0:
-            return super()._forward(batch)
-        if self._waiting:
-            self.model, self._waiting = rewrap(self.model), []
-        noise = self._draw(batch)  # from the batch on the CPU
-        batch = batch.to(self.device)
-        self._noise = noise.to(self.device)
-        view = self.objective.view(batch, self._noise)
-        if not self.objective.auxiliary_modules:
-            return super()._forward(view)
-        self.measure_second_view(batch, view)
-        with self._with_target(NOISY_FORCES, {"level": "atom", "property": NOISY_FORCES}):
-            return super()._forward(view)
-
-    def _draw(self, batch: Batch) -> Noise:
-        """The noise of this step, from (seed, rank, step) alone."""
-        seed = self.config["cmd"]["seed"] or 0
-        generator = step_generator(seed, distutils.get_rank(), self.step)
-        progress = self.step / self._total_steps()
-        if self.views is not None:
-            return self.views.draw(batch, generator, progress)
-        noise = draw_noise(
-            batch.pos,
-            batch.batch,
-            batch.natoms.numel(),
-            batch.get("fixed"),
-            self.ndem,
-            generator,
-            progress,
-        )
-        return with_no_change(noise, batch.natoms.numel()) if self.ndem.instead else noise
-
-    def _coefficient_now(self) -> float:
-        """lambda_NDeM of this step: a function of the step and of the length of training."""
-        if not self.ndem.active:
-            return 0.0
-        return self.ndem.coefficient_at(self.step, self._total_steps())
-
-    def _total_steps(self) -> int:
-        return int(self.config["optim"]["max_epochs"] * len(self.train_loader))
+        call = Call(self, batch)
+        for component in self.components:
+            component.before_forward(call)
+        return OCPTrainer._forward(call.trainer, call.batch)
 
     def _compute_loss(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
-        auxiliary = out.pop(NOISY_FORCES, None)
-        self._ndem_log = {}
-        if self.ndem.ramp > 0 and self.model.training:
-            self._ndem_log["ndem_coefficient"] = Tally(self._coefficient, 1)
-        if self._noise is None:
-            return super()._compute_loss(out, batch)
-        step = self._step_of(batch)
-        shown = self.objective.labelled(batch, self._noise)
-        loss = super()._compute_loss(self.objective.main_outputs(out, step), shown)
-        ndem = self.objective.loss(out, auxiliary, step)
-        if auxiliary is None:
-            self._ndem_log = sum_over_ranks(self._ndem_log | ndem.log, self.device)
-            return loss
-        weighted = self._coefficient * ndem.loss
-        total = loss + weighted  # Eq. 18
-        value, weighted, whole = torch.stack([ndem.loss, weighted, total]).detach().tolist()
-        self._ndem_log |= {
-            "ndem_loss": Tally(value, 1),
-            "ndem_share_of_loss": Tally(weighted, whole),
-            **ndem.log,
-        }
-        self._ndem_log = sum_over_ranks(self._ndem_log, self.device)
-        return total
-
-    def _step_of(self, batch: Batch) -> Step:
-        normalizer = self.normalizers.get(FORCES)
-        return step_of(
-            batch,
-            self._noise,
-            self.output_targets.get(FORCES),
-            normalizer,
-            force_rms=1.0 if normalizer is None else self._force_rms(normalizer),
-            curvature=getattr(self._unwrapped_model, "curvature", None),
-            mean=self._mean_over_ranks,
-            weight=self._coefficient,
-            progress=self.step / self._total_steps(),
-            normalised=self._normalised_label,
-            squared=self._squared_losses(),
-        )
-
-    def _normalised_label(self, name: str, batch: Batch) -> Tensor:
-        """The label of an output as fairchem's loss compares it: referenced and normalised."""
-        label = batch[name]
-        if self.output_targets[name]["level"] != "atom":
-            label = label.view(batch.natoms.numel(), -1)
-        if name in self.elementrefs:
-            label = self.elementrefs[name].dereference(label, batch)
-        return self.normalizers[name].norm(label) if name in self.normalizers else label
-
-    def _squared_losses(self) -> frozenset[str]:
-        """Outputs whose loss is the square of a residual and not its norm."""
-        return frozenset(
-            name
-            for name, loss in self.loss_functions
-            if isinstance(loss["fn"].loss_fn, (MSELoss, SquaredL2Loss))
-        )
-
-    def _force_rms(self, normalizer: torch.nn.Module) -> float:
-        """rms_F of Eq. 10 in energy unit per Angstrom, read once: it is a constant of the run."""
-        if not hasattr(self, "_force_rms_value"):
-            self._force_rms_value = float(normalizer.rmsd)
-        return self._force_rms_value
+        call = Call(self, batch, out)
+        for component in self.components:
+            component.before_loss(call)
+        loss = OCPTrainer._compute_loss(call.trainer, call.out, call.batch)
+        for component in reversed(self.components):
+            loss = component.after_loss(loss)
+        return loss
 
     def _compute_metrics(self, out, batch, evaluator, metrics=None):
-        metrics = self._main_metrics(out, batch, evaluator, metrics)
-        add_unit_metrics(metrics, self._unit_metrics)
-        for name, tally in self._ndem_log.items():
-            if tally.weight:
-                stat = {"total": tally.total, "numel": tally.weight}
-                metrics = evaluator.update(name, stat, metrics)
+        call = Call(self, batch, out, evaluator, metrics)
+        for component in self.components:
+            component.before_metrics(call)
+        metrics = OCPTrainer._compute_metrics(
+            call.trainer, call.out, call.batch, call.evaluator, call.metrics
+        )
+        for component in reversed(self.components):
+            component.after_metrics(metrics, evaluator)
         return metrics
 
-    def _main_metrics(self, out, batch, evaluator, metrics):
-        """fairchem's metrics, over the atoms whose main force predicts the label."""
-        hidden = None if self._noise is None else self.objective.hidden(self._noise)
-        if self._noise is not None:
-            batch = self.objective.labelled(batch, self._noise)
-        if hidden is None:
-            return super()._compute_metrics(out, batch, evaluator, metrics)
-        target = self.output_targets[FORCES]
-        seen = hide_atoms(batch, hidden, target["eval_on_free_atoms"])
-        with self._with_target(FORCES, {**target, "eval_on_free_atoms": True}):
-            return super()._compute_metrics(out, seen, evaluator, metrics)
+    def _backward(self, loss: Tensor) -> None:
+        """fairchem's, unless the ranks agree to leave the step out."""
+        votes = torch.tensor([int(c.vote(loss)) for c in self.components], device=self.device)
+        counts = distutils.all_reduce(votes).tolist()
+        answers = [c.voted(ranks) for c, ranks in zip(self.components, counts)]
+        taken = all(answers)
+        if taken:
+            super()._backward(loss)
+        for component in reversed(self.components):
+            component.after_backward(taken)
 
-    @contextlib.contextmanager
-    def _with_target(self, name: str, target: dict[str, Any]) -> Iterator[None]:
-        """Change the table that fairchem's forward, metrics and predictions read, for one call:
-        only ``_forward`` may see the auxiliary output."""
-        targets = self.output_targets
-        self.output_targets = {**targets, name: target}
+    # ------------------------------------------------------------------ evaluation
+
+    @torch.no_grad()
+    def validate(self, split: str = "val", disable_tqdm: bool = False):
+        for component in self.components:
+            component.before_validation()
         try:
-            yield
+            metrics = super().validate(split, disable_tqdm)
+            for component in reversed(self.components):
+                component.after_validation(split, metrics, disable_tqdm)
+            return metrics
         finally:
-            self.output_targets = targets
+            for component in self.components:
+                component.validation_left()
+
+    def _aggregate_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        return no_free_atoms.aggregate(metrics, super()._aggregate_metrics, self.device)
+
+    def update_best(self, primary_metric, val_metrics, disable_eval_tqdm=True) -> None:
+        before = self.best_val_metric
+        super().update_best(primary_metric, val_metrics, disable_eval_tqdm)
+        for component in self.components:
+            component.judged(better=self.best_val_metric != before)
+
+    @torch.no_grad()
+    def run_relaxations(self) -> None:
+        relaxations.run(self)
+
+    # ------------------------------------------------------------------ small things
+
+    def primary_metric_name(self) -> str:
+        """By which the best checkpoint is chosen."""
+        return self.evaluation_metrics.get(
+            "primary_metric", self.evaluator.task_primary_metric.get(self.name)
+        )
 
     @staticmethod
     def _get_timestamp(device: torch.device, suffix: str | None) -> str:

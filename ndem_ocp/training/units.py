@@ -4,7 +4,7 @@
       forces: {..., unit: kcal/mol/A}                  # what the data is in
       gap:    {..., unit: eV, report_unit: meV}        # and what its table is in
 
-adds ``forces_mae_kcal_per_mol_A`` and ``gap_mae_meV`` beside fairchem's ``forces_mae`` and
+adds ``forces_mae_kcal_per_mol_A`` and ``gap_mae_meV`` in addition to fairchem's ``forces_mae`` and
 ``gap_mae``, in training and validation.
 """
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 from ase import units as ase_units
+from fairchem.core.modules.evaluator import Evaluator
 
 from ndem_ocp.data.units import IN_EV
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.checks.names import ConfigError
+from ndem_ocp.training.component import Component
 
 _ENERGY = {
     **IN_EV,
@@ -23,6 +25,16 @@ _ENERGY = {
     "Ha": ase_units.Hartree,
 }  # in eV
 _IN_EV = {**_ENERGY, **{f"{name}/A": value for name, value in _ENERGY.items()}}
+
+
+class UnitMetrics(Component):
+    """Adds the metrics in the units that the outputs name."""
+
+    def prepare(self, inference_only: bool) -> None:
+        self._named = unit_metrics(self.config.get("outputs") or {})
+
+    def after_metrics(self, metrics: dict[str, Any], evaluator: Evaluator) -> None:
+        add_unit_metrics(metrics, self._named)
 
 
 def conversion(unit: str, report_unit: str, key: str) -> float:
@@ -67,7 +79,7 @@ def unit_metrics(outputs: dict[str, Any]) -> dict[str, tuple[str, float]]:
 
 
 def add_unit_metrics(metrics: dict[str, Any], named: dict[str, tuple[str, float]]) -> None:
-    """Put the named metrics beside those they are made of, in place; sums and means alike."""
+    """Add the named metrics to those that they are made from, in place; sums and means alike."""
     for name, (source, factor) in named.items():
         if source in metrics:
             found = metrics[source]

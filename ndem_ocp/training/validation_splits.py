@@ -13,64 +13,63 @@ Each is evaluated after the main split by fairchem's own ``validate`` and logged
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from typing import Any
 
-import torch
 from fairchem.core.common import distutils
 from fairchem.core.datasets import create_dataset
 from fairchem.core.trainers import OCPTrainer
 
-from ndem_ocp.training.checks.splits import extra_validation_splits
-from ndem_ocp.training.rng import generators_kept
+from ndem_ocp.training.checks.splits import KEY, extra_validation_splits
+from ndem_ocp.training.component import Component
+from ndem_ocp.training.resume.rng import generators_kept
 
 MEAN = "val_mean"
 
 
-class ValidationSplits(OCPTrainer):
-    """fairchem's trainer with ``task.validation_splits``, evaluated while it trains.
+class ValidationSplits(Component):
+    """Evaluates ``task.validation_splits`` after the main split, while the run trains.
 
     They leave no trace in training: the generators are put back, so that a run with them is the
     run without them, to the bit.
     """
 
-    def load_datasets(self) -> None:
-        super().load_datasets()
-        self.more_val_loaders = {
-            name: self._validation_loader(section)
+    task_keys = (KEY,)
+
+    def after_datasets(self) -> None:
+        self.loaders = {
+            name: self._loader(section)
             for name, section in extra_validation_splits(self.config).items()
         }
 
-    def _validation_loader(self, section: dict[str, Any]) -> Any:
+    def _loader(self, section: dict[str, Any]) -> Any:
         dataset = create_dataset(section, "val")
         optim = self.config["optim"]
         size = optim.get("eval_batch_size", optim.get("batch_size", 1))
-        return self.get_dataloader(dataset, self.get_sampler(dataset, size, shuffle=False))
+        sampler = self.trainer.get_sampler(dataset, size, shuffle=False)
+        return self.trainer.get_dataloader(dataset, sampler)
 
-    @torch.no_grad()
-    def validate(self, split: str = "val", disable_tqdm: bool = False):
-        metrics = super().validate(split, disable_tqdm)
-        if split != "val" or not getattr(self, "_training", False) or not self.more_val_loaders:
-            return metrics
-        test_loader, found = self.test_loader, [metrics]
-        with generators_kept(self.device):
-            try:
-                for name, loader in self.more_val_loaders.items():
-                    self.test_loader = loader  # what fairchem evaluates under any name but "val"
-                    found.append(super().validate(name, disable_tqdm))
-            finally:
-                self.test_loader = test_loader
+    def after_validation(self, split: str, metrics: dict[str, Any], disable_tqdm: bool) -> None:
+        if split != "val" or not self.trainer.in_training or not self.loaders:
+            return
+        found = [metrics]
+        with generators_kept(self.trainer.device):
+            for name, loader in self.loaders.items():
+                seen = copy.copy(self.trainer)
+                seen.test_loader = loader  # what fairchem evaluates under any name but "val"
+                found.append(OCPTrainer.validate(seen, name, disable_tqdm))
         self._log_mean(found)
-        return metrics
 
     def _log_mean(self, splits: list[dict[str, dict[str, Any]]]) -> None:
         mean = mean_over_splits(splits)
         if distutils.is_master():
             numbers = ", ".join(f"{name}: {value:.4f}" for name, value in mean.items())
             logging.info(f"Mean of {len(splits)} validation splits: {numbers}")
-        if self.logger is not None:
-            self.logger.log({**mean, "epoch": self.epoch}, step=self.step, split=MEAN)
+        trainer = self.trainer
+        if trainer.logger is not None:
+            trainer.logger.log({**mean, "epoch": trainer.epoch}, step=trainer.step, split=MEAN)
 
 
 def mean_over_splits(splits: list[dict[str, dict[str, Any]]]) -> dict[str, float]:

@@ -113,7 +113,7 @@ def _agreement_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 if problem is not None and switch_off:
                     warn(f"{where}: {problem}.")
                 elif problem is not None:
-                    yield f"{where}: {problem}, or go on with {SWITCH}: off."
+                    yield f"{where}: {problem}, or continue with {SWITCH}: off."
             together = [train.elements for train in trains]
             if None not in together:
                 whole = replace(trains[0], elements=frozenset().union(*together))

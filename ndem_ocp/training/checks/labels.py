@@ -179,7 +179,7 @@ def _compare(
         f"{KEY}.{name} has mean {mean:.4g} and stdev {stdev:.4g}, and {found.source} "
         f"the training split have mean {found.mean:.4g} and standard deviation "
         f"{found.stdev:.4g}: {', and '.join(reasons)}. Is a unit mixed up, or is it another data "
-        f"set's? Write {paste}, or go on with {SWITCH}: off."
+        f"set's? Write {paste}, or continue with {SWITCH}: off."
     )
     if name == "energy" and len(reasons) == 1 and "stdev is" in reasons[0]:
         forces = _numbers(normalizer.get("forces") or {})

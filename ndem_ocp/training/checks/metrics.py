@@ -51,7 +51,7 @@ def _loss_value_problems(loss: Mapping[str, Any], where: str) -> Iterator[str]:
     if fn is None:
         yield f"{where}.fn is missing. Valid: {', '.join(names)}."
     elif fn not in names and not (isinstance(fn, str) and "." in fn):
-        yield f"{where}.fn = {shown(fn)} is no loss. {hint(fn, names)}"
+        yield f"{where}.fn = {shown(fn)} is not a loss. {hint(fn, names)}"
     if coefficient is None:
         yield f"{where}.coefficient is missing: give the weight of this loss, such as 1."
     elif isinstance(coefficient, bool) or not isinstance(coefficient, Real):

@@ -53,7 +53,7 @@ def constructor_problems(
         cls = registry.get_model_class(name)
     except RuntimeError as error:
         why = f" ({error.__cause__})" if "." in name else ""
-        yield f"{where}.{name_key} = {name!r} is no model or head{why}. {hint(name, names)}"
+        yield f"{where}.{name_key} = {name!r} is not a model or head{why}. {hint(name, names)}"
         return
     parameters = inspect.signature(cls).parameters.values()
     positional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -15,7 +15,7 @@ SHOWN = 60  # characters of a value in a message
 
 
 class ConfigError(NDeMError, ValueError):
-    """A configuration that cannot train; the message names the key and the way out."""
+    """A configuration that cannot train; the message names the key and what to do."""
 
 
 def raise_if_any(problems: Iterable[str]) -> None:

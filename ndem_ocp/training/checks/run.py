@@ -54,7 +54,7 @@ def top_level_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def rank_zero_finds(check: Callable[[], list[str]]) -> list[str]:
-    """The sentences that ``check`` gives on rank 0, on every rank: all go on, or all stop."""
+    """The sentences that ``check`` gives on rank 0, on every rank: all continue, or all stop."""
     found: list[str] = []
     if distutils.is_master():
         try:

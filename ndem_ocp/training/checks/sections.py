@@ -23,14 +23,18 @@ SPLITS = {
 }
 
 
-def task_problems(task: Any, old_layout: bool = False) -> Iterator[str]:
-    """``task``; ``task.ndem`` is checked where it is read.
+def task_problems(
+    task: Any, old_layout: bool = False, more_keys: Iterable[str] = ()
+) -> Iterator[str]:
+    """``task``; what components read there is checked by themselves.
 
     Args:
         task: the section.
+        more_keys: keys that are not fairchem's.
         old_layout: whether fairchem converted the configuration, and so read the old keys.
     """
-    yield from unknown_keys(task, *_with_old(tables.TASK, "task", tables.OLD_TASK, old_layout))
+    valid = (*tables.TASK, *more_keys)
+    yield from unknown_keys(task, *_with_old(valid, "task", tables.OLD_TASK, old_layout))
     relax = task.get("relax_opt") if isinstance(task, Mapping) else None
     if relax is not None:
         valid = [name for name in _parameters(LBFGS) if name != "optimizable_batch"]
@@ -106,7 +110,7 @@ def dataset_problems(config: Mapping[str, Any], old_layout: bool = False) -> Ite
             valid = reader_keys(registry.get_dataset_class(reader))
         except RuntimeError:
             names = registry.mapping["dataset_name_mapping"]
-            yield f"{where}.format = {shown(reader)} is no reader. {hint(reader, names)}"
+            yield f"{where}.format = {shown(reader)} is not a reader. {hint(reader, names)}"
         if valid is None:  # a reader that does not say what it reads
             _warn_about_close(section, [*tables.DATASET], where)
         else:
@@ -128,7 +132,7 @@ def reader_keys(reader: type) -> list[str] | None:
     """Keys of a dataset section for this reader; None if it does not say.
 
     A reader of another package says it in a class attribute ``known_keys``: the keys that it
-    reads beside those of fairchem's BaseDataset and of fairchem's readers among its bases.
+    reads in addition to those of fairchem's BaseDataset and of fairchem's readers among its bases.
     """
     own = getattr(reader, "known_keys", None)
     names = [base.__name__ for base in reader.__mro__]
@@ -250,7 +254,7 @@ def logger_problems(logger: Any) -> Iterator[str]:
             except RuntimeError as error:
                 yield f"logger.{key} = {shown(name)} cannot be imported: {error.__cause__}."
         else:
-            yield f"logger.{key} = {shown(name)} is no logger. {hint(name, names)}"
+            yield f"logger.{key} = {shown(name)} is not a logger. {hint(name, names)}"
     ours = ("fairchem.", "ndem_ocp.")
     if all(cls is None or cls.__module__.startswith(ours) for cls in classes):
         yield from unknown_keys(section, [*tables.LOGGER, *tables.HISTORY_LOGGER], "logger")

@@ -31,7 +31,7 @@ def split_problems(config: Mapping[str, Any]) -> Iterator[str]:
     seen: dict[str, Any] = {}
     for key, value in section.items():
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z]\w*", key):
-            yield f"{where}: {key!r} is no name; use letters, digits and _, as in ood_ads."
+            yield f"{where}: {key!r} is not a name; use letters, digits and _, as in ood_ads."
             continue
         name = log_name(key)
         if name in _TAKEN:

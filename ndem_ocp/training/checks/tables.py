@@ -21,12 +21,7 @@ TOP = (
 DATASETS = ("train", "val", "test", "relax")  # BaseTrainer.__init__
 
 TASK = (
-    # ndem_ocp: training/config.py, pretrained/load.py, training/normalizers.py, training/freeze.py,
-    # training/resume.py
-    *("ndem", "init_from", "freeze", "normalizer_check", "resume"),
-    *("keep_checkpoints", "max_bad_steps", "early_stopping", "unsafe"),
-    *("matmul_precision", "matmul_tolerance"),  # training/precision.py
-    "validation_splits",  # training/validation_splits.py
+    # fairchem's; those of this package are ``task_keys`` of the components that read them.
     "strict_load",  # trainers/base_trainer.py, load_checkpoint
     *("eval_relaxations", "relax_dataset"),  # trainers/ocp_trainer.py, train
     "prediction_dtype",  # predict

@@ -34,7 +34,7 @@ DECIMALS = ("warmup_factor", "lr_min_factor", "decay_rate")  # fairchem's schedu
 
 
 def number_problem(value: Any, where: str, least: float, whole: bool) -> str | None:
-    """Why ``value`` is no number >= ``least``, as a sentence, or None."""
+    """Why ``value`` is not a number >= ``least``, as a sentence, or None."""
     if isinstance(value, str) and _SCIENTIFIC.match(value.strip()):
         return (
             f"{where} = {shown(value)} is a text, because YAML wants a point and a sign in such "

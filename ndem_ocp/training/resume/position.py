@@ -1,4 +1,4 @@
-"""Where in the data a run is, so that it goes on from the right sample.
+"""Where in the data a run is, so that it continues with the right sample.
 
 In each epoch the samples stand in one shuffled order that depends on the seed and the epoch alone.
 Step k of an epoch takes the next ``batch_size * world_size`` of them, shared among the ranks. So
@@ -62,7 +62,7 @@ class Position:
         return epoch * here.steps_per_epoch + there, seen - there * here.per_step
 
     def differences(self, here: Position) -> list[str]:
-        """What makes a run that goes on from here another run than it was."""
+        """Why a run that continues from here is not the run that it was."""
         names = {
             "batch_size": "the batch size",
             "world_size": "the number of ranks",

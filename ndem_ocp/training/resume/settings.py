@@ -1,4 +1,4 @@
-"""How a run goes on: the ``task`` keys for it, and what has changed since the checkpoint.
+"""How a run continues: its ``task`` keys, and what has changed since the checkpoint.
 
 task:
   resume: auto          # the run's newest good checkpoint, or a newer one given by --checkpoint
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.checkpoints.file import plain
-from ndem_ocp.training.config import ConfigError
+from ndem_ocp.training.checks.names import ConfigError
 
 AUTO, NAMED = "auto", "named"
 _COMPARED = ("model", "optim", "task", "outputs", "loss_functions", "dataset", "amp")
@@ -76,7 +76,7 @@ class RunSettings:
         return None if self.resume in (AUTO, NAMED) else Path(self.resume)
 
     def newest_wins(self, loaded: Path | None) -> bool:
-        """Whether the run's own checkpoints count beside the one that was named and loaded."""
+        """Whether the run's own checkpoints count as well as the one that was named and loaded."""
         return loaded is None or self.resume != NAMED
 
 

@@ -1,0 +1,90 @@
+"""Noisy nodes: classical denoising, in which the auxiliary head predicts the noise itself.
+
+    L = (1/N) sum_i || d_i(X~) - eps*_i ||^2                                            (Eq. 12)
+
+d is the auxiliary head on X~ = X + eps, eps* = scale * eps as in Eq. 17. The sign is plain: d =
++eps*. (An NDeM with F(X) = 0 learns d = -eps* by the same loss.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
+from ndem_ocp.method.noise import Noise
+from ndem_ocp.method.objective import (
+    Mean,
+    NDeMLoss,
+    Objective,
+    Step,
+    noise_target,
+    per_atom_error,
+    target_scale,
+)
+from ndem_ocp.method.registry import register
+from ndem_ocp.method.settings import NDeMSettings
+
+
+@register
+class NoisyNodes(Objective):
+    """Classical denoising on NDeM's two views; the main forces take no part in it."""
+
+    name = "noisy_nodes"
+    own_settings = ("fraction",)
+
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+        assert auxiliary is not None
+        return noisy_nodes_loss(auxiliary, step.noise, step.counted, self.settings, mean=step.mean)
+
+
+def noisy_nodes_loss(
+    predicted: Tensor,
+    noise: Noise,
+    counted: Tensor,
+    settings: NDeMSettings,
+    *,
+    mean: Mean = torch.mean,
+) -> NDeMLoss:
+    """Classical denoising (Eq. 12) over the atoms that the force loss counts.
+
+    Args:
+        predicted: (N, 3) d(X~), dimensionless; zeros where there is no second view.
+        noise: the noise that made X~ from X.
+        counted: (N,) bool, as in :func:`ndem_ocp.method.ndem_loss`: unperturbed atoms count,
+            structures without a second view do not.
+        settings: norm and scale of eps*.
+        mean: reduces the (n,) error per atom over all ranks.
+
+    Raises:
+        ValueError: if shapes differ.
+    """
+    keep = counted & noise.viewed
+    error = noise_error(predicted, noise, settings)
+    return NDeMLoss(mean(error[keep]), error_diagnostics(predicted, noise, keep, settings))
+
+
+def noise_error(predicted: Tensor, noise: Noise, settings: NDeMSettings) -> Tensor:
+    """(N,) || d - eps* || in the norm of the settings, in float32 at least."""
+    if predicted.shape != noise.eps.shape:
+        raise ValueError(
+            f"The predicted noise has shape {tuple(predicted.shape)}, eps {tuple(noise.eps.shape)}"
+        )
+    wide = torch.promote_types(predicted.dtype, torch.float32)
+    target = noise_target(noise, settings, force_rms=1.0).to(wide)
+    return per_atom_error(predicted.to(wide) - target, settings.norm)
+
+
+@torch.no_grad()
+def error_diagnostics(
+    predicted: Tensor, noise: Noise, keep: Tensor, settings: NDeMSettings
+) -> dict[str, Tally]:
+    wide = torch.promote_types(predicted.dtype, torch.float32)
+    return noise_diagnostics(
+        difference=predicted.to(wide)[keep],
+        scale=target_scale(noise, settings, 1.0).to(wide)[keep],
+        eps=noise.eps.to(wide)[keep],
+        sigma=noise.sigma.to(wide)[keep],
+        moved=noise.moved[keep],
+        sigma_range=settings.sigma_range,
+    )

@@ -1,0 +1,38 @@
+"""``task.init_from`` in a trainer: weights, and normalizers, of a checkpoint as a start."""
+
+from __future__ import annotations
+
+from ndem_ocp.pretrained.load import check_section, init_from
+from ndem_ocp.pretrained.normalizers import take_normalizers
+from ndem_ocp.training.component import Component
+from ndem_ocp.training.config import trains
+
+
+class InitFrom(Component):
+    """Starts a new run from the weights that ``task.init_from`` names."""
+
+    task_keys = ("init_from",)
+
+    def prepare(self, inference_only: bool) -> None:
+        if inference_only or not trains():
+            return
+        if self.config["task"].get("init_from") is not None:
+            check_section(self.config["task"]["init_from"])
+        take_normalizers(self.config)
+
+    def before_training(self) -> None:
+        trainer = self.trainer
+        if trainer.step > 0:  # a run that is resumed has its weights already
+            return
+        init_from(
+            trainer._unwrapped_model,
+            self.config["task"].get("init_from"),
+            noise_gain=self.noise_gain(),
+            ema=trainer.ema,
+            config=self.config,
+            normalizers=trainer.normalizers,
+        )
+
+    def noise_gain(self) -> float | None:
+        """Output of the auxiliary head per Angstrom of noise; None without such a head."""
+        return None

@@ -1,0 +1,248 @@
+"""What NDeM adds to a training step, in full.
+
+1. draw eps for (seed, rank, step) and mark the batch with it              ``before_forward``
+2. one forward over X and X + eps; the main heads' outputs on X as ever
+3. loss = fairchem's losses + coefficient * L_NDeM (Eq. 18)                 ``after_loss``
+4. its diagnostics join fairchem's metrics                                  ``after_metrics``
+
+What an objective shows the model and how its loss is made is one class in ``ndem_ocp.method``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.modules.evaluator import Evaluator
+from fairchem.core.modules.loss import MSELoss
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from ndem_ocp.method import Noise, Step, Tally, objective_of, step_generator, typical_scale
+from ndem_ocp.models import NOISY_FORCES
+from ndem_ocp.models.objectives import auxiliary_modules, model_config
+from ndem_ocp.second_views.source import ViewSource
+from ndem_ocp.trainer import share_of_time
+from ndem_ocp.trainer.config import (
+    FORCES,
+    SECOND_VIEWS_OF,
+    check_auxiliary_head,
+    check_config,
+    curvature_problems,
+    read_task,
+)
+from ndem_ocp.trainer.step import hide_atoms, step_of
+from ndem_ocp.training.checks.names import ConfigError
+from ndem_ocp.training.component import Call, Component
+from ndem_ocp.training.config import trains
+from ndem_ocp.training.distributed import rewrap
+from ndem_ocp.training.losses import SquaredL2Loss
+from ndem_ocp.training.no_free_atoms import mean_over_ranks
+
+
+class AuxiliaryTask(Component):
+    """``task.ndem``: the second view, its loss, and what is logged of it.
+
+    Attributes:
+        settings: of ``task.ndem``.
+        objective: the one that they ask for.
+        noise: of this step; None in plain steps, and outside training.
+        coefficient: lambda_NDeM of this step.
+        log: {metric: its two sums over all ranks} of this step.
+    """
+
+    name = "ndem"
+    task_keys = ("ndem",)
+
+    # ------------------------------------------------------------------ setting up
+
+    def read(self) -> None:
+        self.settings, self._auxiliary_head, self._view_file = read_task(self.config)
+        check_config(self.config, self.settings)
+        self.objective = objective_of(self.settings)
+        self.views: ViewSource | None = None
+        self.noise: Noise | None = None
+        self.coefficient = 0.0
+        self.log: dict[str, Tally] = {}
+        self._waiting: list[torch.nn.Parameter] = []  # auxiliary ones that DDP does not know yet
+        self._mean_over_ranks = mean_over_ranks()
+
+    def problems(self) -> Iterator[str]:
+        return curvature_problems(self.config, self.settings)
+
+    def prepare(self, inference_only: bool) -> None:
+        if not self.settings.active:
+            return
+        if self._view_file is not None and not inference_only and trains():
+            data = self.config["dataset"]["src"]
+            self.views = ViewSource(self._view_file, data, self.settings)
+            self.config["task"]["ndem"][SECOND_VIEWS_OF] = self.views.provenance()
+        model = model_config(self.objective, self.config["model"], self._auxiliary_head)
+        check_auxiliary_head(model)
+        self.config["model"] = model
+
+    def after_model(self) -> None:
+        if not self.settings.active or self.settings.start == 0:
+            return
+        prefixes = tuple(f"{name}." for name in auxiliary_modules(self.objective))
+        self._waiting = [
+            parameter
+            for name, parameter in self.trainer._unwrapped_model.named_parameters()
+            if name.startswith(prefixes) and parameter.requires_grad
+        ]
+        if self._waiting:
+            self.trainer.model = rewrap(self.trainer.model, leave_out=self._waiting)
+
+    def explain(self, error: Exception, path: str) -> Exception | None:
+        if NOISY_FORCES not in str(error) and "parameter group" not in str(error):
+            return None
+        return ConfigError(
+            f"{path} and this configuration differ in the auxiliary head: one of them is plain, or "
+            "has another head. Use the task.ndem that the checkpoint was trained with; in "
+            "validation and prediction its head costs nothing."
+        )
+
+    def noise_gain(self) -> float:
+        """The auxiliary head's output along eps, per Angstrom."""
+        return self.objective.sign * typical_scale(self.settings, self._force_rms())
+
+    # ------------------------------------------------------------------ the forward
+
+    def before_forward(self, call: Call) -> None:
+        trainer = self.trainer
+        self.noise = None
+        self.coefficient = self._coefficient_now() if trainer.model.training else 0.0
+        if self.coefficient == 0:
+            return
+        if self._waiting:
+            trainer.model, self._waiting = rewrap(trainer.model), []
+            call.trainer.model = trainer.model
+        noise = self.draw(call.batch)  # from the batch on the CPU
+        batch = call.batch.to(trainer.device)
+        self.noise = noise.to(trainer.device)
+        call.batch = self.objective.view(batch, self.noise)
+        if self.objective.model != "plain":
+            share_of_time.measure(trainer, batch, call.batch)
+            target = {"level": "atom", "property": NOISY_FORCES}
+            call.trainer.output_targets = {**trainer.output_targets, NOISY_FORCES: target}
+
+    def draw(self, batch: Batch) -> Noise:
+        """The noise of this step, from (seed, rank, step) alone."""
+        seed = self.config["cmd"]["seed"] or 0
+        generator = step_generator(seed, distutils.get_rank(), self.trainer.step)
+        if self.views is not None:
+            return self.views.draw(batch, generator, self._progress())
+        return self.objective.draw(batch, generator, self._progress())
+
+    def _coefficient_now(self) -> float:
+        """lambda_NDeM of this step: a function of the step and of the length of training."""
+        if not self.settings.active:
+            return 0.0
+        return self.settings.coefficient_at(self.trainer.step, self._total_steps())
+
+    def _total_steps(self) -> int:
+        return int(self.config["optim"]["max_epochs"] * len(self.trainer.train_loader))
+
+    def _progress(self) -> float:
+        return self.trainer.step / self._total_steps()
+
+    # ------------------------------------------------------------------ the loss
+
+    def before_loss(self, call: Call) -> None:
+        out = call.out
+        self._auxiliary = out.pop(NOISY_FORCES, None)  # fairchem's metrics do not know it
+        self.log = {}
+        if self.settings.ramp > 0 and self.trainer.model.training:
+            self.log["ndem_coefficient"] = Tally(self.coefficient, 1)
+        if self.noise is None:
+            return
+        self._step, self._out = self._step_of(call.batch), out
+        call.batch = self.objective.labelled(call.batch, self.noise)
+        call.out = self.objective.main_outputs(out, self._step)
+
+    def after_loss(self, loss: Tensor) -> Tensor:
+        if self.noise is None:
+            return loss
+        ndem = self.objective.loss(self._out, self._auxiliary, self._step)
+        total = loss
+        if self._auxiliary is not None:
+            weighted = self.coefficient * ndem.loss
+            total = loss + weighted  # Eq. 18
+            value, weighted, whole = torch.stack([ndem.loss, weighted, total]).detach().tolist()
+            self.log["ndem_loss"] = Tally(value, 1)
+            self.log["ndem_share_of_loss"] = Tally(weighted, whole)
+        self.log = sum_over_ranks(self.log | ndem.log, self.trainer.device)
+        self._step = self._out = self._auxiliary = None  # they hold the graph of the step
+        return total
+
+    def _step_of(self, batch: Batch) -> Step:
+        return step_of(
+            batch,
+            self.noise,
+            self.trainer.output_targets.get(FORCES),
+            self.trainer.normalizers.get(FORCES),
+            force_rms=self._force_rms(),
+            curvature=getattr(self.trainer._unwrapped_model, "curvature", None),
+            mean=self._mean_over_ranks,
+            weight=self.coefficient,
+            progress=self._progress(),
+            normalised=self._normalised_label,
+            squared=self._squared_losses(),
+        )
+
+    def _normalised_label(self, name: str, batch: Batch) -> Tensor:
+        """The label of an output as fairchem's loss compares it: referenced and normalised."""
+        trainer, label = self.trainer, batch[name]
+        if trainer.output_targets[name]["level"] != "atom":
+            label = label.view(batch.natoms.numel(), -1)
+        if name in trainer.elementrefs:
+            label = trainer.elementrefs[name].dereference(label, batch)
+        return trainer.normalizers[name].norm(label) if name in trainer.normalizers else label
+
+    def _squared_losses(self) -> frozenset[str]:
+        """Outputs whose loss is the square of a residual and not its norm."""
+        return frozenset(
+            name
+            for name, loss in self.trainer.loss_functions
+            if isinstance(loss["fn"].loss_fn, (MSELoss, SquaredL2Loss))
+        )
+
+    def _force_rms(self) -> float:
+        """rms_F of Eq. 10 in energy unit per Angstrom, read once: it is a constant of the run."""
+        normalizer = self.trainer.normalizers.get(FORCES)
+        if normalizer is None:
+            return 1.0
+        if not hasattr(self, "_force_rms_value"):
+            self._force_rms_value = float(normalizer.rmsd)
+        return self._force_rms_value
+
+    # ------------------------------------------------------------------ metrics
+
+    def before_metrics(self, call: Call) -> None:
+        """fairchem's metrics are over the atoms whose main force predicts the label."""
+        if self.noise is None:
+            return
+        call.batch = self.objective.labelled(call.batch, self.noise)
+        hidden = self.objective.hidden(self.noise)
+        if hidden is None:
+            return
+        targets = call.trainer.output_targets
+        forces = targets[FORCES]
+        call.batch = hide_atoms(call.batch, hidden, forces["eval_on_free_atoms"])
+        call.trainer.output_targets = {**targets, FORCES: {**forces, "eval_on_free_atoms": True}}
+
+    def after_metrics(self, metrics: dict[str, Any], evaluator: Evaluator) -> None:
+        for name, tally in self.log.items():
+            if tally.weight:
+                stat = {"total": tally.total, "numel": tally.weight}
+                evaluator.update(name, stat, metrics)
+
+
+def sum_over_ranks(log: dict[str, Tally], device: torch.device) -> dict[str, Tally]:
+    """The same means over the atoms of all ranks, by one exchange. All ranks need the same keys."""
+    if distutils.get_world_size() == 1 or not log:
+        return log
+    sums = torch.tensor(list(log.values()), dtype=torch.float64, device=device)
+    return {name: Tally(*pair) for name, pair in zip(log, distutils.all_reduce(sums).tolist())}

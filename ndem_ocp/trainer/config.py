@@ -1,0 +1,149 @@
+"""Reading and checking ``task.ndem`` before anything expensive is built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from fairchem.core.common import gp_utils
+
+from ndem_ocp.method import NDeMSettings, SettingsError
+from ndem_ocp.training.checks.model import constructor_problems
+from ndem_ocp.training.checks.names import ConfigError, raise_if_any
+
+FORCES = "forces"
+ENERGY = "energy"
+# The keys of task.ndem that are not settings of the method, as docs/settings_reference.md has them.
+HOST_KEYS = {
+    "auxiliary_head": "Arguments of the auxiliary head, such as `{width: 1.0}`, or another head: "
+    "`{module: NAME, ...}`. For EquiformerV2 it is fairchem's force head with half the attention "
+    "width (`width: 0.5`), which gives the paper's 157M parameters. docs/backbones.md has those of "
+    "other backbones. Not with `place: instead`, which trains the main heads.",
+    "second_views": "A file of `ndem data second-views`: displaced structures with labels "
+    "(docs/second_views.md). Needed with `target: second_views`, and read with no other target.",
+}
+AUXILIARY_HEAD, SECOND_VIEWS = HOST_KEYS  # a module of fairchem's; a file
+SECOND_VIEWS_OF = "second_views_of"  # what the file was made of, noted by the trainer
+
+
+class TaskSection(NamedTuple):
+    """``task.ndem``, read."""
+
+    settings: NDeMSettings
+    auxiliary_head: dict[str, Any] | None
+    second_views: str | None  # path
+
+
+def read_task(config: dict[str, Any]) -> TaskSection:
+    """``task.ndem``: settings of the method, auxiliary head, file of second views.
+
+    The section is rewritten with all defaults, so that logs and checkpoints show what was used.
+    """
+    task = config["task"] = config.get("task") or {}
+    section = task.get("ndem")
+    if section is not None and not isinstance(section, Mapping):
+        raise SettingsError(
+            f"task.ndem must be a mapping such as {{coefficient: 1}}, not {section!r}."
+        )
+    section = dict(section or {})
+    auxiliary_head = section.pop(AUXILIARY_HEAD, None)
+    second_views = section.pop(SECOND_VIEWS, None)
+    section.pop(SECOND_VIEWS_OF, None)  # of a checkpoint's configuration
+    if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
+        raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
+    settings = NDeMSettings.from_mapping(section, host_keys=tuple(HOST_KEYS))
+    _check_second_views(settings, second_views, auxiliary_head)
+    task["ndem"] = settings.as_dict()
+    if second_views is not None:
+        task["ndem"][SECOND_VIEWS] = second_views
+    if auxiliary_head is not None:
+        auxiliary_head = dict(auxiliary_head)
+        task["ndem"][AUXILIARY_HEAD] = auxiliary_head
+    return TaskSection(settings, auxiliary_head, second_views)
+
+
+def _check_second_views(settings: NDeMSettings, path: Any, auxiliary_head: Any) -> None:
+    """A file with the target that reads it, and with no other."""
+    if settings.target == "second_views" and not isinstance(path, str):
+        raise SettingsError(
+            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
+            "`ndem data second-views`."
+        )
+    if settings.target != "second_views" and path is not None:
+        raise SettingsError(
+            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
+            "set it, or remove the file."
+        )
+    if settings.instead and auxiliary_head is not None:
+        raise SettingsError(
+            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
+            "heads: remove it."
+        )
+
+
+def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:
+    """Stop a run in its first second on what NDeM cannot run with.
+
+    Raises:
+        ConfigError: naming the key and what to do.
+    """
+    if not settings.active:
+        logging.info("task.ndem.coefficient is 0: training as the plain trainer does.")
+        return
+    if isinstance(config.get("outputs") or {}, Mapping):  # check_data names any other
+        _check_forces(config.get("outputs") or {}, settings)
+    if config.get("gp_gpus") or gp_utils.initialized():
+        raise ConfigError(
+            "NDeM does not run with graph parallelism (--gp-gpus): the noise would differ between "
+            "the ranks that share a structure. Leave --gp-gpus out."
+        )
+
+
+def _check_forces(outputs: dict[str, Any], settings: NDeMSettings) -> None:
+    """The output ``forces``: what it must say, and who can do without it."""
+    forces = outputs.get(FORCES)
+    if forces is None and not settings.needs_main_forces:
+        return
+    if not isinstance(forces, Mapping) or forces.get("level") != "atom":
+        raise ConfigError(
+            f"objective: {settings.objective} needs the output {FORCES!r} with level: atom under "
+            f"outputs: (found: {', '.join(outputs) or 'none'}). For structures at equilibrium "
+            "without force labels set task.ndem.clean_forces: zero."
+        )
+    for key in ("train_on_free_atoms", "eval_on_free_atoms"):
+        if key not in forces:
+            raise ConfigError(f"outputs.{FORCES}.{key} is missing: set it to True (OC20) or False.")
+
+
+def check_auxiliary_head(model: dict[str, Any]) -> None:
+    """Name an argument that the auxiliary head does not have before Python does.
+
+    Args:
+        model: the model section with its ``auxiliary_head`` and module filled in.
+
+    Raises:
+        ConfigError: naming the key and the valid ones.
+    """
+    given = model.get(AUXILIARY_HEAD) or {}
+    if given.get("module") in (None, "shared"):
+        return
+    where = f"task.ndem.{AUXILIARY_HEAD}"
+    raise_if_any(constructor_problems(given, where, "module", skip=("backbone",)))
+
+
+def curvature_problems(config: Mapping[str, Any], settings: NDeMSettings) -> Iterator[str]:
+    """A normalizer that a setting needs."""
+    if settings.curvature is None or FORCES in (config.get("outputs") or {}):
+        return
+    transforms = _mapping(_mapping(config.get("dataset")).get("transforms"))
+    if FORCES not in _mapping(transforms.get("normalizer")):
+        yield (
+            "task.ndem.curvature is divided by rms_F, and there is neither an output 'forces' "
+            "nor a normalizer for it: give dataset.train.transforms.normalizer.forces, or use "
+            "task.ndem.noise_scale."
+        )
+
+
+def _mapping(section: Any) -> Mapping[str, Any]:
+    return section if isinstance(section, Mapping) else {}

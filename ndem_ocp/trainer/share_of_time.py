@@ -1,0 +1,81 @@
+"""The second view's share of the time of a step, which is logged as ``ndem_share_of_time``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ndem_ocp.training.resume.rng import generators_kept
+from ndem_ocp.training.trainer import Trainer
+
+NAME = "ndem_share_of_time"
+_REPEATS = 2
+
+
+def measure(trainer: Trainer, plain: Batch, both: Batch) -> None:
+    """Time both kinds of pass, in the first printed step of this start; no trace is left."""
+    costs = trainer.costs
+    if NAME in costs.constants or not costs.is_printed():
+        return
+    with costs.clock.stopped(), generators_kept(trainer.device):
+        trainer.optimizer.zero_grad()  # fairchem does it next; their room is needed here
+        try:
+            share = second_view_share(
+                trainer._unwrapped_model, plain, both, amp=trainer.scaler is not None
+            )
+        except torch.cuda.OutOfMemoryError:
+            logging.info("No memory to measure the second view's share of the time.")
+            share = float("nan")  # no logger shows it, and once is enough
+    costs.constants[NAME] = share
+
+
+def second_view_share(model: nn.Module, plain: Batch, both: Batch, amp: bool = False) -> float:
+    """1 - (time of a plain pass) / (time of a pass over both views), forward and backward.
+
+    Each is done twice on one batch, and the faster one counts: some four passes more in a whole
+    run. The loss is a stand-in, the sum of all squared outputs, whose backward takes the same way.
+    Weights, gradients and buffers are left as they are; random numbers are drawn.
+
+    Args:
+        model: without DDP, in training mode.
+        plain: the clean batch, on the model's device.
+        both: the same batch as the objective shows it.
+    """
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    try:
+        seconds = [
+            min(_pass(model, batch, amp) for _ in range(_REPEATS)) for batch in (plain, both)
+        ]
+    finally:
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                value.copy_(buffers[name])
+    return 1.0 - seconds[0] / seconds[1]
+
+
+def _pass(model: nn.Module, batch: Batch, amp: bool) -> float:
+    """Seconds of one forward and backward."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    batch = batch.clone()  # some models mark the positions
+    cuda = batch.pos.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(batch.pos.device)
+    began = time.perf_counter()
+    with torch.autocast("cuda", enabled=amp):
+        outputs = model(batch)
+    loss = sum(tensor.float().square().sum() for tensor in _tensors(outputs))
+    torch.autograd.grad(loss, weights, allow_unused=True)
+    if cuda:
+        torch.cuda.synchronize(batch.pos.device)
+    return time.perf_counter() - began
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.requires_grad else []
+    return [tensor for value in outputs.values() for tensor in _tensors(value)]
