@@ -35,8 +35,8 @@ from fairchem.core.common.utils import load_config, setup_imports
 from tqdm import tqdm
 
 from ndem_ocp.data.statistics import Statistics, dataset_statistics
-from ndem_ocp.report.history import find_history, read_history
-from ndem_ocp.report.provenance import config_hash, files_hash, git_commit, provenance
+from ndem_ocp.history.logger import find_history, read_history
+from ndem_ocp.provenance import config_hash, files_hash, git_commit, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}

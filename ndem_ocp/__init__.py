@@ -37,7 +37,7 @@ _HOMES = {
         "TorchMDVectorHead",
         "TwoViewHydra",
     ),
-    "ndem_ocp.report.history": ("HistoryLogger",),
+    "ndem_ocp.history.logger": ("HistoryLogger",),
     "ndem_ocp.trainer": ("NDeMTrainer",),
     "ndem_ocp.training": ("SquaredL2Loss",),
 }

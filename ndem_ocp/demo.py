@@ -126,7 +126,7 @@ def _short(line: str) -> str:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from ndem_ocp.report.history_file import FILE_NAME, read_history
+    from ndem_ocp.history.file import FILE_NAME, read_history
     from ndem_ocp.report.plots import plot_curves, plot_parity
     from ndem_ocp.report.predictions import load_parity
 

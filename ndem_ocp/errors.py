@@ -12,3 +12,7 @@ class NDeMError(Exception):
 
     This module imports nothing, so that ``ndem_ocp.method``, which only needs torch, can use it.
     """
+
+
+class ConfigError(NDeMError, ValueError):
+    """A configuration that cannot train; the message names the key and what to do."""

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from ndem_ocp.commands.options import add_device, describe
 from ndem_ocp.files import writable_folder, write_text
+from ndem_ocp.history.file import FILE_NAME, read_history
 from ndem_ocp.launch.device import choose_cpu
 from ndem_ocp.launch.environment import without_group
 from ndem_ocp.launch.record import finished_id
@@ -42,7 +43,6 @@ from ndem_ocp.launch.sweep_file import (
     read_sweep,
     run_directory,
 )
-from ndem_ocp.report.history_file import FILE_NAME, read_history
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

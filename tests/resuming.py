@@ -23,7 +23,7 @@ from fairchem.core.common import distutils
 
 from conftest import tiny_config, trainer_of
 from ndem_ocp.checkpoints import read_checkpoint
-from ndem_ocp.report.history import FILE_NAME, read_history
+from ndem_ocp.history.logger import FILE_NAME, read_history
 from ndem_ocp.training.resume.stopping import Stopped
 
 RUN = "run"

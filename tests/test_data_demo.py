@@ -13,7 +13,7 @@ from ndem_ocp.data.check import check_dataset
 from ndem_ocp.data.demo import MAX_FORCE, make_demo
 from ndem_ocp.data.fields import small_displacement
 from ndem_ocp.data.statistics import Accumulator, dataset_statistics
-from ndem_ocp.report.provenance import files_hash
+from ndem_ocp.provenance import files_hash
 from test_data_support import demo, record, records, write_split
 
 __all__ = ["demo"]  # a fixture

@@ -23,7 +23,7 @@ from ndem_ocp.cli import main
 from ndem_ocp.commands import ending
 from ndem_ocp.commands.table import COMMANDS
 from ndem_ocp.files import OutputError, replacing, write_text
-from ndem_ocp.report.run_record import read_run_record
+from ndem_ocp.history.run_record import read_run_record
 
 # Raised and caught inside the package; or no error at all.
 INTERNAL = {"FrameError", "Refused", "Stopped", "_EndedEarly", "_Enough"}

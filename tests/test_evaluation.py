@@ -21,9 +21,9 @@ from ndem_ocp.evaluation.model import load_model
 from ndem_ocp.evaluation.samples import hill
 from ndem_ocp.evaluation.splits import Split, dataset_section, open_split, read_splits
 from ndem_ocp.evaluation.tables import table_of
-from ndem_ocp.evaluation.units import columns_of
-from ndem_ocp.inference import export_checkpoint
+from ndem_ocp.export import export_checkpoint
 from ndem_ocp.testing.runs import PLAIN_TRAINER
+from ndem_ocp.units.columns import columns_of
 
 BATCH = 3  # of 10 structures: the last batch is ragged
 

@@ -20,8 +20,8 @@ import published_files
 from conftest import tiny_config
 from ndem_ocp.checkpoints import CheckpointError
 from ndem_ocp.cli import main
-from ndem_ocp.inference import export_checkpoint
-from ndem_ocp.inference.plain_config import plain_config, plain_model
+from ndem_ocp.export import export_checkpoint
+from ndem_ocp.export.plain_config import plain_config, plain_model
 from ndem_ocp.models.variant import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER

@@ -12,7 +12,7 @@ import ndem_ocp
 import published_files
 from conftest import TINY_BACKBONE, tiny_config
 from helpers import state_of
-from ndem_ocp.inference import export_checkpoint
+from ndem_ocp.export import export_checkpoint
 from ndem_ocp.models.variant import to_upstream
 from ndem_ocp.pretrained import PretrainedError
 from ndem_ocp.testing import steps, trainer_of

@@ -10,9 +10,9 @@ import time
 import pytest
 import torch
 
+from ndem_ocp.atomic_files import write_atomically
 from ndem_ocp.launch import exit_codes
 from ndem_ocp.launch.errors import LaunchError, first_line, lost_contact
-from ndem_ocp.launch.files import write_atomically
 from ndem_ocp.launch.heartbeat import Heartbeat
 from ndem_ocp.launch.local import verdict
 from ndem_ocp.launch.places import Place

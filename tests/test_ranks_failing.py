@@ -15,8 +15,8 @@ import lmdb
 import pytest
 
 from conftest import tiny_config, trainer_of
+from ndem_ocp.history.logger import find_history, read_history
 from ndem_ocp.models.variant import to_upstream
-from ndem_ocp.report.history import find_history, read_history
 from ranks import EXACT
 from ranks_command import FINISHED, OWN_NETWORK, Command
 from reliability import observed, soak, time_is_over

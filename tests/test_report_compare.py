@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ndem_ocp import cli
-from ndem_ocp.report.history_file import read_history
+from ndem_ocp.history.file import read_history
 from ndem_ocp.report.page import about, ndem_curves
 from ndem_ocp.report.page.arm import method
 from ndem_ocp.report.page.build import Report

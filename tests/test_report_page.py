@@ -15,7 +15,7 @@ import pytest
 from ndem_ocp import cli
 from ndem_ocp.evaluation import Samples
 from ndem_ocp.evaluation.samples import write_samples
-from ndem_ocp.report.history import HistoryLogger
+from ndem_ocp.history.logger import HistoryLogger
 from ndem_ocp.report.metrics import describe, unit_text, validation_metrics
 from ndem_ocp.report.page.about import facts
 from ndem_ocp.report.page.build import Report

@@ -18,7 +18,7 @@ import torch
 import resuming
 from conftest import trainer_of
 from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, UnsafeError, read_checkpoint
-from ndem_ocp.report.history import read_history
+from ndem_ocp.history.logger import read_history
 from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.resume import stopping
 from reliability import observed, soak

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from helpers import state_of
+from ndem_ocp.history.logger import read_history
 from ndem_ocp.method.diagnostics import QUARTERS, noise_diagnostics
-from ndem_ocp.report.history import read_history
 from ndem_ocp.trainer.share_of_time import second_view_share
 
 COSTS = {"s_per_step", "atoms_per_s", "structures_per_s", "data_share_of_time", "memory_GB"}

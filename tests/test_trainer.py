@@ -11,8 +11,8 @@ from fairchem.core.trainers import OCPTrainer
 
 from conftest import steps, tiny_config, trainer_of
 from helpers import state_of
+from ndem_ocp.history.logger import find_history, read_history
 from ndem_ocp.method import SettingsError
-from ndem_ocp.report.history import find_history, read_history
 from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.schedule import ScheduleError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ndem_ocp.report.history import read_history
-from ndem_ocp.training.checks.splits import extra_validation_splits
+from ndem_ocp.history.logger import read_history
+from ndem_ocp.history.validation_sets import extra_validation_splits
 from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.validation_splits import mean_over_splits
 from resuming import finish, launch, result, run_to_end, same_run, short_run

@@ -14,7 +14,7 @@ from torch_geometric.data import Batch, Data
 import ndem_ocp
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.data.demo import make_demo
-from ndem_ocp.report.provenance import files_hash
+from ndem_ocp.provenance import files_hash
 
 DEMO = Path("data/demo")  # the demo's data set; made in seconds if absent
 KEYS = {"y": "energy", "force": "forces"}

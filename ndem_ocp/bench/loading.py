@@ -19,7 +19,7 @@ from ndem_ocp.bench.batches import KEYS, data_hash
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.measure import summary
 from ndem_ocp.data.reader import loader_options
-from ndem_ocp.report.provenance import config_hash
+from ndem_ocp.provenance import config_hash
 
 READERS: dict[str, dict[str, Any]] = {
     "ndem_lmdb": {"format": "ndem_lmdb"},

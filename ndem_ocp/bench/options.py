@@ -15,7 +15,7 @@ from ndem_ocp.bench.configs import describe, read_config, without_paths
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import DEFAULT_LAYERS, DEFAULT_MODEL
 from ndem_ocp.files import write_text
-from ndem_ocp.report.provenance import config_hash, provenance
+from ndem_ocp.provenance import config_hash, provenance
 from ndem_ocp.training.precision import read_precision
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ndem_ocp.bench.scaling import abscissa
-from ndem_ocp.files import replacing
-from ndem_ocp.report.plots import MUTED  # importing it sets the style of all figures
+from ndem_ocp.figure_style import MUTED, save
 
 ARMS = {  # arm -> (label, colour of Paul Tol's bright scheme)
     "upstream": ("upstream, plain", "#888888"),
@@ -61,7 +60,7 @@ def plot_step(results: Sequence[tuple[str, dict[str, Any]]], path: Path) -> Path
         axis.grid(axis="x", visible=False)
     axes[1].set_xticks(range(len(results)), [label for label, _ in results])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _bar(found: dict[str, Any] | None, title: str) -> tuple[float, float, float]:
@@ -110,7 +109,7 @@ def plot_scaling(result: dict[str, Any], path: Path) -> Path:
     axes[1][0].set_ylabel("step / upstream's plain step")
     axes[1][0].set_ylim(bottom=0)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 _TITLES = {
@@ -120,11 +119,3 @@ _TITLES = {
     "layers": "layers",
     "batch": "structures in a batch",
 }
-
-
-def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
-    plt.close(figure)
-    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ndem_ocp.report.provenance import hardware
+from ndem_ocp.provenance import hardware
 
 NOT_RUN = "-"
 

@@ -16,6 +16,8 @@ from ndem_ocp.errors import NDeMError
 
 _MAPPINGS = ("model", "outputs", "optim", "task", "evaluation_metrics", "model_attributes")
 
+OLD_TARGETS = {"target": "energy", "grad_target": "forces"}  # names before fairchem 1.0
+
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Check the configuration of a checkpoint before anything is built from it.

@@ -179,7 +179,7 @@ COMMANDS = (
     Command(
         "export",
         "write a checkpoint that plain fairchem loads without this package",
-        "inference.export_command",
+        "export.command",
     ),
     Command(
         "completion",

@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, found: Any, unit: str) -> None:
     """Write the JSON: the printed numbers and more, with their origin."""
-    from ndem_ocp.report.provenance import files_hash, provenance
+    from ndem_ocp.provenance import files_hash, provenance
 
     path = Path(args.path)
     folder, pattern = (path, "*.lmdb") if path.is_dir() else (path.parent, path.name)

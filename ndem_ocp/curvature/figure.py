@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ndem_ocp.curvature.measure import Agreement
-from ndem_ocp.report.plots import MUTED, plt
+from ndem_ocp.figure_style import MUTED, plt, save
 
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Paul Tol's bright
 
@@ -36,9 +36,7 @@ def draw(found: Sequence[Agreement], path: Path) -> Path:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.margins(x=0.02)
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+    return save(figure, path)
 
 
 def _short(name: str) -> str:

@@ -25,8 +25,8 @@ from ndem_ocp.data.reader import loader_options
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.evaluation.model import LoadedModel
 from ndem_ocp.evaluation.samples import Samples, hill, join
-from ndem_ocp.evaluation.units import EFWT, FORCES, forces_in_ev
-from ndem_ocp.training.units import add_unit_metrics, unit_metrics
+from ndem_ocp.units.columns import EFWT, FORCES, forces_in_ev
+from ndem_ocp.units.metrics import add_unit_metrics, unit_metrics
 
 ENERGY_THRESHOLD, FORCE_THRESHOLD = 0.02, 0.03  # eV, eV/A: thresholds of EFwT in OC20 and fairchem
 

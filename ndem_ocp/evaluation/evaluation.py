@@ -17,10 +17,10 @@ from ndem_ocp.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
 from ndem_ocp.evaluation.shared import progress, readers
 from ndem_ocp.evaluation.splits import Split, disagreements, open_split
 from ndem_ocp.evaluation.tables import table_of, write_tables
-from ndem_ocp.evaluation.units import columns_of, data_unit
 from ndem_ocp.files import writable_folder
 from ndem_ocp.inference.weights import EMA, LAST
-from ndem_ocp.report.provenance import config_hash, data_hash, provenance
+from ndem_ocp.provenance import config_hash, data_hash, provenance
+from ndem_ocp.units.columns import columns_of, data_unit
 
 _WEIGHTS = {EMA: "moving average (EMA)", LAST: "last step's, no moving average"}
 

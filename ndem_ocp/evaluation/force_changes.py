@@ -15,7 +15,7 @@ from ndem_ocp.data.records import iter_structures
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.evaluation.samples import Samples
 from ndem_ocp.evaluation.splits import Split
-from ndem_ocp.evaluation.units import Column
+from ndem_ocp.units.columns import Column
 
 PAIRS = 200
 ERROR, MEDIAN, BEST_C = "force_change_error", "force_change_error_median", "isotropic_error"

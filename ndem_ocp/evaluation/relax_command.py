@@ -69,7 +69,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
     from ndem_ocp.evaluation.ranks import gather
     from ndem_ocp.evaluation.splits import open_relaxations
     from ndem_ocp.evaluation.tables import table_of, write_tables
-    from ndem_ocp.report.provenance import data_hash
+    from ndem_ocp.provenance import data_hash
 
     model = load_model(
         args.checkpoint,

@@ -30,9 +30,9 @@ from ndem_ocp.evaluation.batches import ids_of, load_batches, numbers_of_batches
 from ndem_ocp.evaluation.errors import EvaluationError
 from ndem_ocp.evaluation.model import LoadedModel
 from ndem_ocp.evaluation.samples import cells, hill
-from ndem_ocp.evaluation.units import Column
 from ndem_ocp.files import replacing
 from ndem_ocp.training.relaxations import ENERGY, allow_relaxations
+from ndem_ocp.units.columns import Column
 
 #: OC20's relaxations (fairchem's TRAIN.md); a run's own task.relax_opt takes precedence
 LBFGS = {"maxstep": 0.04, "memory": 50, "damping": 1.0, "alpha": 70.0}

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.evaluation.units import Column
 from ndem_ocp.files import write_text
+from ndem_ocp.units.columns import Column
 
 MEAN = "mean"
 METRICS_FILE, MARKDOWN_FILE, CSV_FILE = "metrics.json", "table.md", "table.csv"

@@ -1,4 +1,4 @@
-"""Using a trained model: the ASE calculator, and checkpoints that plain fairchem loads."""
+"""Using a trained model: the ASE calculator."""
 
 from ndem_ocp.lazy import lazy_names
 
@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         f"{__name__}.ase_calculator": ("NDeMCalculator", "calculator"),
-        f"{__name__}.export": ("ExportReport", "export_checkpoint"),
         f"{__name__}.structures": ("CalculatorError",),
     },
 )

@@ -33,7 +33,7 @@ from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.structures import CalculatorError, StructureLimits
 from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.units import conversion
+from ndem_ocp.units.conversion import conversion
 
 __all__ = ["CalculatorError", "NDeMCalculator", "calculator"]
 ENERGY, FORCES = "energy", "forces"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ndem_ocp.checkpoints import CheckpointError
+from ndem_ocp.checkpoints.config import OLD_TARGETS
+from ndem_ocp.checkpoints.ema import averaged
 from ndem_ocp.commands.options import AUTO, EMA, KINDS, LAST
-from ndem_ocp.pretrained.compare import OLD_TARGETS
-from ndem_ocp.pretrained.ema import averaged
 
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # DDP, torch.compile
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ndem_ocp.evaluation.units import Column, columns_of
+from ndem_ocp.units.columns import Column, columns_of
 
 _OURS = f"{os.sep}ndem_ocp{os.sep}"
 # fairchem prints it in every run with one process.

@@ -6,8 +6,8 @@ import contextlib
 import shutil
 from pathlib import Path
 
+from ndem_ocp.history.logger import FILE_NAME
 from ndem_ocp.launch.record import FOLDER
-from ndem_ocp.report.history import FILE_NAME
 
 
 class Leftovers:

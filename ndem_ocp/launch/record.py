@@ -13,8 +13,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.atomic_files import read_json, write_atomically, write_json
 from ndem_ocp.launch.errors import first_line
-from ndem_ocp.launch.files import read_json, write_atomically, write_json
 
 FOLDER = "status"
 _NOTHING_YET = (1e9, -1.0)  # initial best value in fairchem's trainer

@@ -15,8 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.atomic_files import write_atomically
 from ndem_ocp.launch.errors import LaunchError
-from ndem_ocp.launch.files import write_atomically
 from ndem_ocp.launch.places import Place
 
 LIMIT_S = 600.0  # the nodes of a job may start minutes apart

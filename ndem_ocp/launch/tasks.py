@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.atomic_files import read_json, write_json
 from ndem_ocp.launch.command import TrainCommand
 from ndem_ocp.launch.errors import LaunchError
-from ndem_ocp.launch.files import read_json, write_json
 from ndem_ocp.launch.record import safe_id
 from ndem_ocp.launch.sweep_file import Sweep, run_directory
 

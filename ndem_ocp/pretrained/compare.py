@@ -10,10 +10,10 @@ import torch
 from fairchem.core.common.registry import registry
 from torch import nn
 
+from ndem_ocp.checkpoints.config import OLD_TARGETS
 from ndem_ocp.models.variant import UPSTREAM
 
 CLOSE = 0.03  # relative difference of normalizers that is ignored
-OLD_TARGETS = {"target": "energy", "grad_target": "forces"}  # names before fairchem 1.0
 # Settings of a backbone that do not change the meaning of weights, and those that change it
 # slightly.
 _HARMLESS = re.compile(r"drop|otf_graph|weight_init|regress_|direct_forces|checkpointing|^model$")

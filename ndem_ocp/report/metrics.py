@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+#: of the range of sigma, in the names of NDeM's metrics by sigma
+QUARTERS = 4
 EFWT = "energy_forces_within_threshold"
 #: the first metrics of a split; the others follow in the order in which they were logged
 _ORDER = ("energy_mae", "forces_mae", "forces_cosine_similarity", EFWT, "forces_magnitude_error")

@@ -6,28 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
-from ndem_ocp.files import replacing
+from ndem_ocp.figure_style import MUTED, TRAIN, VAL, plt, save
 from ndem_ocp.report.predictions import Parity
-
-TRAIN, VAL, MUTED = "#4477aa", "#ee6677", "#888888"  # Paul Tol's bright scheme
-plt.rcParams.update(
-    {
-        "figure.dpi": 150,
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#e6e6e6",
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-    }
-)
 
 
 def plot_curves(
@@ -36,7 +18,7 @@ def plot_curves(
     """Training curves of one NDeM run.
 
     Args:
-        history: records of :func:`ndem_ocp.report.history.read_history`, all splits.
+        history: records of :func:`ndem_ocp.history.logger.read_history`, all splits.
         zero_force_mae: eV/A, the error of predicting zero forces on the validation split.
         path: PNG to write.
         window: fairchem's ``print_every``. Its training metrics are means since the last printed
@@ -72,7 +54,7 @@ def plot_curves(
     noise.legend(loc="lower left")
     for axis in axes[-1]:
         axis.set_xlabel("step")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_parity(splits: dict[str, Parity], path: Path) -> Path:
@@ -94,7 +76,7 @@ def plot_parity(splits: dict[str, Parity], path: Path) -> Path:
                 xlabel=f"reference ({unit})",
                 ylabel=f"predicted ({unit})",
             )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _parity_panel(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> None:
@@ -123,14 +105,6 @@ def _points(axis: Any, records: list[dict[str, Any]], key: str, label: str, colo
     found = [(r["step"], r[key]) for r in records if key in r]
     if found:
         axis.plot(*zip(*found), color=color, marker="o", ms=4, lw=1.2, label=label)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
-    plt.close(figure)
-    return path
 
 
 ARM_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
@@ -165,4 +139,4 @@ def plot_arms(result: dict[str, Any], path: Path) -> Path:
         lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else ""
     )
     axes[0].legend(loc="upper right")
-    return _save(figure, path)
+    return save(figure, path)

@@ -11,10 +11,10 @@ from typing import Any
 from fairchem.core.common.utils import load_config
 
 from ndem_ocp.checkpoints import read_checkpoint
+from ndem_ocp.history.file import read_history
+from ndem_ocp.history.run_record import read_run_record
 from ndem_ocp.launch.sweep_file import DONE, LOGS, RUN_ID, Sweep, run_directory
-from ndem_ocp.report.history_file import read_history
-from ndem_ocp.report.provenance import config_hash, files_hash, provenance
-from ndem_ocp.report.run_record import read_run_record
+from ndem_ocp.provenance import config_hash, files_hash, provenance
 
 
 def collect(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.history.validation_sets import KEY as VALIDATION_SPLITS
 from ndem_ocp.training.checks.data import balancing_problems, record_problems
 from ndem_ocp.training.checks.labels import switch_problems
 from ndem_ocp.training.checks.metrics import computed_metrics, loss_problems, metric_problems
@@ -21,11 +22,10 @@ from ndem_ocp.training.checks.sections import (
     output_problems,
     task_problems,
 )
-from ndem_ocp.training.checks.splits import KEY as VALIDATION_SPLITS
 from ndem_ocp.training.checks.splits import split_problems
 from ndem_ocp.training.checks.values import optim_value_problems
 from ndem_ocp.training.component import Component
-from ndem_ocp.training.units import unit_metrics
+from ndem_ocp.units.metrics import unit_metrics
 
 __all__ = ["FORCES", "ConfigError", "Keys", "check_data", "check_records", "key_problems", "trains"]
 FORCES = "forces"

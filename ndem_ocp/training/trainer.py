@@ -19,8 +19,8 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.commands.uncaught import say_it_in_a_sentence
 from ndem_ocp.data.reader import loader_options
-from ndem_ocp.report.failsafe_logger import FailsafeLogger, logger_or_none
-from ndem_ocp.report.history import HistoryLogger
+from ndem_ocp.history.failsafe import FailsafeLogger, logger_or_none
+from ndem_ocp.history.logger import HistoryLogger
 from ndem_ocp.training import no_free_atoms, relaxations, schedule
 from ndem_ocp.training.bad_steps import BadSteps
 from ndem_ocp.training.component import Call, Component

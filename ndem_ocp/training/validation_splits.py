@@ -22,7 +22,7 @@ from fairchem.core.common import distutils
 from fairchem.core.datasets import create_dataset
 from fairchem.core.trainers import OCPTrainer
 
-from ndem_ocp.training.checks.splits import KEY, extra_validation_splits
+from ndem_ocp.history.validation_sets import KEY, extra_validation_splits
 from ndem_ocp.training.component import Component
 from ndem_ocp.training.resume.rng import generators_kept
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ndem_ocp.method.diagnostics import QUARTERS
-from ndem_ocp.report.metrics import EFWT, Metric, describe, unit_text
+from ndem_ocp.report.metrics import EFWT, QUARTERS, Metric, describe, unit_text
 
 #: those of configs/oc20, used without runs
 OC20_SPLITS = ("val", "val_ood_ads", "val_ood_cat", "val_ood_both", "val_mean")

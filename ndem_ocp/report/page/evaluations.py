@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ndem_ocp.atomic_files import read_json
 from ndem_ocp.evaluation import Samples, read_samples
 from ndem_ocp.files import existing
-from ndem_ocp.launch.files import read_json
 from ndem_ocp.report.page.errors import ReportError
 from ndem_ocp.report.page.runs import Run
 

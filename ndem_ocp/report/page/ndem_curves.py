@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ndem_ocp.method.diagnostics import QUARTERS
-from ndem_ocp.report.metrics import unit_text
+from ndem_ocp.report.metrics import QUARTERS, unit_text
 from ndem_ocp.report.page.arm import sigma_range
 from ndem_ocp.report.page.comparable import Arms
 from ndem_ocp.report.page.curves import arm_lines, kept

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ndem_ocp.atomic_files import read_json
 from ndem_ocp.files import existing
-from ndem_ocp.launch.files import read_json
-from ndem_ocp.report.history_file import FILE_NAME, HistoryError, read_history
+from ndem_ocp.history.file import FILE_NAME, HistoryError, read_history
+from ndem_ocp.history.run_record import read_run_record
+from ndem_ocp.history.validation_sets import validation_sets
 from ndem_ocp.report.page.errors import ReportError
-from ndem_ocp.report.run_record import read_run_record
-from ndem_ocp.report.validation_sets import validation_sets
 
 _SEED = re.compile(r"^(?P<arm>.+)-seed(?P<seed>\d+)$")  # a run directory of ndem sweep and submit
 _CHECKPOINTS = ("best_checkpoint.pt", "checkpoint.pt")

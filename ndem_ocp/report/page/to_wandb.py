@@ -31,7 +31,7 @@ def log_evaluations(evaluations: Sequence[Evaluation]) -> list[str]:
 def _log(evaluation: Evaluation) -> str:
     import wandb
 
-    from ndem_ocp.report.wandb_mode import offline_if_need_be
+    from ndem_ocp.history.wandb_mode import offline_if_need_be
 
     offline_if_need_be()
     run = evaluation.run

@@ -15,12 +15,12 @@ from fairchem.core.common.registry import registry
 from torch_geometric.data import Data
 
 from ndem_ocp.data.split_record import element_problem, reference_problem, split_record
+from ndem_ocp.history.validation_sets import KEY as VALIDATION_SPLITS
+from ndem_ocp.history.validation_sets import extra_validation_splits
 from ndem_ocp.npz import check_npz
 from ndem_ocp.training.checks.labels import SWITCH, label_problems, switched_off
 from ndem_ocp.training.checks.names import ConfigError, shown, warn
 from ndem_ocp.training.checks.sections import SPLITS
-from ndem_ocp.training.checks.splits import KEY as VALIDATION_SPLITS
-from ndem_ocp.training.checks.splits import extra_validation_splits
 
 RECORDS = 64  # read from the training split
 SHARDS = 8  # of a split in more files than ALL_SHARDS, only so many are opened

@@ -9,13 +9,9 @@ from typing import Any
 
 from fairchem.core.common import distutils
 
-from ndem_ocp.errors import NDeMError
+from ndem_ocp.errors import ConfigError
 
 SHOWN = 60  # characters of a value in a message
-
-
-class ConfigError(NDeMError, ValueError):
-    """A configuration that cannot train; the message names the key and what to do."""
 
 
 def raise_if_any(problems: Iterable[str]) -> None:

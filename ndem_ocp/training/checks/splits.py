@@ -1,4 +1,4 @@
-"""``task.validation_splits``: mistakes in it, and the dataset sections that it stands for."""
+"""Mistakes in ``task.validation_splits``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ndem_ocp.history.validation_sets import KEY, log_name
 from ndem_ocp.training.checks.names import shown
 
-KEY = "validation_splits"
 _TAKEN = ("val", "val_mean")  # names of the main split and of the mean
-
-
-def log_name(key: str) -> str:
-    """The name that a split is logged under: ood_ads and val_ood_ads -> val_ood_ads."""
-    return key if key.startswith("val") else f"val_{key}"
 
 
 def split_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -43,21 +38,3 @@ def split_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.{key}.src is missing: the path of its LMDBs."
         elif not isinstance(value, (str, Mapping)):
             yield f"{where}.{key} = {shown(value)}: a path, or a mapping with src."
-
-
-def extra_validation_splits(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{name in the log: dataset section} of ``task.validation_splits``, in its order.
-
-    A section is that of ``dataset.val`` (joined with ``dataset.train`` as fairchem does it) with
-    the split's own keys in place of its. What belongs to the main split's data alone, its metadata
-    and its selection of frames, is not passed on.
-    """
-    given = (config.get("task") or {}).get(KEY) or {}
-    val = dict(config.get("val_dataset") or {})
-    base = {**(config.get("dataset") or {}), **val} if val.get("use_train_settings", True) else val
-    own = ("metadata_path", "splits", "first_n", "sample_n", "no_shuffle", "subset_to")
-    base = {k: v for k, v in base.items() if k not in own and not k.endswith("_split_settings")}
-    return {
-        log_name(key): {**base, **({"src": value} if isinstance(value, str) else value)}
-        for key, value in given.items()
-    }

@@ -132,4 +132,4 @@ METRIC_NEEDS = {
 
 # load_logger, load_model (watch), _backward (log_weight_table); the loggers of common/logger.py.
 LOGGER = ("name", "watch", "log_weight_table", "project", "entity", "group")
-HISTORY_LOGGER = ("inner",)  # ndem_ocp/report/history.py
+HISTORY_LOGGER = ("inner",)  # ndem_ocp/history/logger.py

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.launch.files import read_json, write_atomically
-from ndem_ocp.report.provenance import provenance
-from ndem_ocp.report.validation_sets import validation_sets, with_contents
+from ndem_ocp.atomic_files import read_json, write_atomically
+from ndem_ocp.history.validation_sets import validation_sets, with_contents
+from ndem_ocp.provenance import provenance
 
 FILE_NAME = "run.json"
 

@@ -1,4 +1,4 @@
-"""Reading ``history.jsonl``, which :class:`ndem_ocp.report.history.HistoryLogger` writes.
+"""Reading ``history.jsonl``, which :class:`ndem_ocp.history.logger.HistoryLogger` writes.
 
 This is a separate module because it needs neither torch nor fairchem.
 """

@@ -15,7 +15,7 @@ from ndem_ocp.models.build import TWO_VIEW_NAMES
 from ndem_ocp.models.dens import DENS_BACKBONES, DENS_NAMES
 from ndem_ocp.models.variant import to_upstream
 from ndem_ocp.training.schedule import uses_epochs
-from ndem_ocp.training.units import unit_metrics
+from ndem_ocp.units.metrics import unit_metrics
 
 DATASETS = ("dataset", "val_dataset", "test_dataset", "relax_dataset")
 OUR_READERS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "ndem_ocp.data.reader.dataset.LmdbReader")

@@ -15,7 +15,7 @@ from typing import Any
 import wandb
 from fairchem.core.common.logger import WandBLogger
 
-from ndem_ocp.report.wandb_mode import offline_if_need_be
+from ndem_ocp.history.wandb_mode import offline_if_need_be
 
 
 def logger_or_none(kind: type, config: dict[str, Any]) -> FailsafeLogger | None:

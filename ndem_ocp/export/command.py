@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, and print what was written."""
     existing_file(args.checkpoint)
 
-    from ndem_ocp.inference.export import export_checkpoint
+    from ndem_ocp.export.export import export_checkpoint
 
     report = export_checkpoint(args.checkpoint, args.out, args.weights, args.overwrite, args.unsafe)
     print(report)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ndem_ocp.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from ndem_ocp.checkpoints.config import building, check_config
-from ndem_ocp.inference.plain_config import plain_config, plain_model
+from ndem_ocp.export.plain_config import plain_config, plain_model
 from ndem_ocp.inference.process import unchanged_process
 from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ndem_ocp.training.units import conversion, label
+from ndem_ocp.units.conversion import conversion, label
 
 FORCES, ENERGY = "forces", "energy"
 EFWT = "energy_forces_within_threshold"

@@ -22,9 +22,9 @@ import wandb
 from fairchem.core.common.logger import Logger, WandBLogger
 from fairchem.core.common.registry import registry
 
-from ndem_ocp.report.failsafe_logger import logger_or_none
-from ndem_ocp.report.history_file import FILE_NAME, find_history, read_history
-from ndem_ocp.report.run_record import add_summary, write_run_record
+from ndem_ocp.history.failsafe import logger_or_none
+from ndem_ocp.history.file import FILE_NAME, find_history, read_history
+from ndem_ocp.history.run_record import add_summary, write_run_record
 
 __all__ = ["FILE_NAME", "HistoryLogger", "find_history", "read_history"]
 

@@ -1,0 +1,1 @@
+"""Units of data and of tables: conversion, and the columns of the literature's tables."""
