@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ndem_ocp.commands.options import (
     add_labels,

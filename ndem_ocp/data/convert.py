@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .lock import one_writer
 from .accumulator import Accumulator
 from .errors import DataError
+from .lock import one_writer
 from .parallel import run_tasks
 from .plan import (
     ConvertOptions,

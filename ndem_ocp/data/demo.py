@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .lock import describe, one_writer
 from .convert import convert
 from .errors import DataError
+from .lock import describe, one_writer
 from .parallel import check_stop, run_tasks
 from .plan import ConvertOptions
 from .sources import Source

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .lock import one_writer
 from .demo import SIZES, build_slab, plan_systems, system_generator
 from .errors import DataError
+from .lock import one_writer
 from .sources import Source
 from .staging import staging
 

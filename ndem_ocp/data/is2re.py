@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .lock import one_writer
 from .convert import package_version
 from .errors import DataError
 from .frames import LabelOptions
+from .lock import one_writer
 from .positions import near_cell, near_origin
 from .reference import load_linear
 from .relaxation_files import RISE, Relaxation, read_relaxations

@@ -53,10 +53,7 @@ def forces_of(atoms: Atoms, key: str | None) -> np.ndarray:
         FrameError: there are none, or not three finite numbers for each atom.
     """
     results = _results(atoms)
-    if key is None:
-        value = results.get("forces")
-    else:
-        value = _first(key, atoms.arrays, atoms.info, results)
+    value = results.get("forces") if key is None else _first(key, atoms.arrays, atoms.info, results)
     if value is None:
         raise FrameError(
             f"no forces{'' if key is None else f' under {key!r}'} (the frame has: "

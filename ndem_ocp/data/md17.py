@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .lock import one_writer
 from .errors import DataError
 from .index_split import SplitOptions, indices_hash, make_split, random_split
+from .lock import one_writer
 from .md17_files import LABELS, Trajectory, join, read_trajectory
 from .molecule_shards import finish, write_splits
 from .molecules import check_molecules, file_record

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .lock import one_writer
 from .errors import DataError
 from .fields import QM9_UNITS
 from .index_split import SplitOptions, make_split
+from .lock import one_writer
 from .molecule_shards import finish, write_splits
 from .molecules import Molecules, check_molecules, file_record
 from .qm9_files import Qm9Arrays, read_qm9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -82,10 +83,8 @@ def identified(reference: Mapping[str, Any] | None, folder: Path) -> dict[str, A
         file = Path(reference.get("file") or FILE_NAME)
         file = folder / FILE_NAME if reference.get("fitted_on") else file
         if known["sha256"] is None and file.is_file():  # written before dataset.json had it
-            try:
+            with contextlib.suppress(DataError):
                 known["sha256"] = fingerprint(*load_linear(file))
-            except DataError:
-                pass
     if known["kind"] == "mean":
         known |= {"constant": reference["constant"], "unit": reference["unit"]}
     return known

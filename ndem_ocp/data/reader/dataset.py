@@ -17,8 +17,8 @@ from fairchem.core.datasets.base_dataset import BaseDataset
 from fairchem.core.modules.transforms import DataTransforms
 from torch_geometric.data import Data
 
-from ndem_ocp.npz import check_npz
 from ndem_ocp.data.errors import DataError
+from ndem_ocp.npz import check_npz
 
 from .checks import check_fields
 from .errors import RecordError, Refused, TooManyBadRecords
