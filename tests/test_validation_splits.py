@@ -68,7 +68,7 @@ def test_a_run_stopped_within_a_later_split_resumes_exactly(runs, tmp_path, call
         forward, seen = trainer._forward, []
 
         def counting(batch):
-            if trainer._validating and trainer.step == 10:
+            if trainer.ending.validating and trainer.step == 10:
                 seen.append(1)
                 if len(seen) == call:
                     request_stop("test")

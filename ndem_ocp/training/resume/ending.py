@@ -33,6 +33,11 @@ class Ending(Component):
         self._stop: str | None = None
         self._before_validation: dict[str, Any] | None = None  # generators, while one is running
 
+    @property
+    def validating(self) -> bool:
+        """Whether a validation of a run that trains is running."""
+        return self._before_validation is not None
+
     def vote(self, loss: Tensor) -> bool:
         return stop_requested() is not None
 
@@ -66,7 +71,7 @@ class Ending(Component):
 
     def before_forward(self, call: Call) -> None:
         """A validation can last longer than a scheduler waits: go back to where it began."""
-        if self._before_validation is None:
+        if not self.validating:
             return
         reason = stop_requested()
         asked = torch.tensor([int(reason is not None)], device=self.trainer.device)
