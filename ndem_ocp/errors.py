@@ -6,7 +6,7 @@ from __future__ import annotations
 class NDeMError(Exception):
     """An error that the user can fix; the message says what is wrong, where, and what to do.
 
-    Every error class of the package derives from it and from a built-in class such as
+    Every error of the package that reaches a user derives from it and from a built-in class such as
     ``ValueError``; ``except ndem_ocp.NDeMError`` catches them all. The commands print the message
     without a traceback and exit with status 2 (:mod:`ndem_ocp.commands.ending`).
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from ndem_ocp.training.config import ConfigError
 from ndem_ocp.training.resume import Resume
 
 PLAIN = Path(inspect.getfile(component)).parent
-IDEA = ("method", "models", "objectives", "second_views", "trainer", "pretrained", "bench")
 
 
 def written() -> dict[str, set[str]]:
@@ -60,18 +58,6 @@ def test_each_hook_point_of_fairchem_is_overridden_once():
     names = [name for kind in ours for name, value in vars(kind).items() if callable(value)]
     assert ours == [ndem_ocp.NDeMTrainer, Trainer]
     assert len(names) == len(set(names))
-
-
-def test_plain_training_imports_nothing_of_the_idea():
-    for path in PLAIN.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            imported = []
-            if isinstance(node, ast.ImportFrom):
-                imported = [node.module or "", *(f"{node.module}.{a.name}" for a in node.names)]
-            elif isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            rooms = {name.split(".")[1] for name in imported if name.startswith("ndem_ocp.")}
-            assert not rooms & set(IDEA), f"{path}: {rooms}"
 
 
 def test_the_plain_trainer_trains_as_ndem_at_coefficient_zero(new_trainer):

@@ -193,7 +193,7 @@ def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures
     before = (folder / "a" / "config.yml").read_text()
     assert fit(*words) == 0
     said = capfd.readouterr().out
-    assert "Going on from step" in said
+    assert "Continuing from step" in said
     assert (folder / "a" / "config.yml").read_text() == before
     assert (folder / "a" / "model.pt").exists()
 

@@ -167,7 +167,7 @@ def test_a_killed_rank_ends_the_run_and_the_run_can_be_resumed(config, undisturb
     assert record(tmp_path, "run")["state"] == "running"  # it did not come to say anything
     code, out = finished(start(config, tmp_path))
     assert code == 0, out[-3000:]
-    assert "Going on from step " in out
+    assert "Continuing from step " in out
     assert_same_run(undisturbed, (tmp_path, "run"), STEPS)
 
 

@@ -481,8 +481,8 @@ def test_another_batch_size_or_number_of_ranks_resumes_at_the_right_sample(
         trainer.bad_steps.look_at = looked
 
     assert finish(launch(config, tmp_path, ranks, hook), tmp_path) == 0
-    (line,) = re.findall("Going on from .*", (tmp_path / "log-0.txt").read_text())
-    assert line.startswith(f"Going on from step {step} of ")
+    (line,) = re.findall("Continuing from .*", (tmp_path / "log-0.txt").read_text())
+    assert line.startswith(f"Continuing from step {step} of ")
     assert ", not exactly: " in line
     for name, before, now in (("batch size", 4, batch), ("number of ranks", 1, ranks)):
         assert (f"the {name} was {before} and is {now}" in line) == (before != now)

@@ -164,7 +164,7 @@ def test_a_run_continues_after_a_preemption_with_a_grace_period(slurm, folder, m
     assert (said["starts"], said["step"]) == (2, 40)
     log = (folder / f"ndem-spare-{job}.out").read_text()
     (saved,) = re.findall(r"Stopping after step (\d+), which is saved: SIGTERM", log)
-    assert f"Going on from step {saved} of " in log
+    assert f"Continuing from step {saved} of " in log
     assert "stopped and saved; requeued" in log
     observed(
         "slurm",

@@ -46,7 +46,7 @@ class NDeM(Objective):
         "clean_forces",
         "head",
     )
-    sign = -1
+    head_sign = -1
 
     @classmethod
     def of(cls, settings: NDeMSettings) -> Objective:

@@ -68,7 +68,7 @@ class Objective:
     name = ""
     own_settings: tuple[str, ...] = ()
     model = "two_view"
-    sign = 1
+    head_sign = 1
 
     def __init__(self, settings: NDeMSettings) -> None:
         self.settings = settings

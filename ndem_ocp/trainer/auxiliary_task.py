@@ -106,7 +106,7 @@ class AuxiliaryTask(Component):
 
     def noise_gain(self) -> float:
         """The auxiliary head's output along eps, per Angstrom."""
-        return self.objective.sign * typical_scale(self.settings, self._force_rms())
+        return self.objective.head_sign * typical_scale(self.settings, self._force_rms())
 
     # ------------------------------------------------------------------ the forward
 

@@ -187,7 +187,7 @@ class Resume(Component):
         self._running_metrics = checkpoint.get("running_metrics") or {}
         if distutils.is_master():
             exactly = f"not exactly: {'; '.join(notes)}." if notes else "exactly."
-            logging.info(f"Going on from step {trainer.step} of {path}, {exactly}")
+            logging.info(f"Continuing from step {trainer.step} of {path}, {exactly}")
 
     def _go_to(self, saved: Position, here: Position) -> list[str]:
         """Set the trainer's step to a saved one, counted as this run counts; what differs."""
@@ -205,6 +205,7 @@ class Resume(Component):
         schedule = self.trainer.scheduler.scheduler
         if self._tail is None and saved.get("last_epoch") == checkpoint.get("step", 0) - 1:
             self._tail = {"evaluate": False}  # a file of fairchem's trainer: saved within a step
+        # 1: the schedule's step of the last training step is still in the tail, to be done.
         lag = 0 if self._tail is None else 1
         if self.trainer.scheduler.scheduler_type == "ReduceLROnPlateau":
             last_epoch = saved.get("last_epoch", schedule.last_epoch)

@@ -14,7 +14,7 @@ FORMAT = 1  # of what this package adds to fairchem's checkpoint
 
 
 class At(NamedTuple):
-    """A finished step; between steps fairchem's loop has counted on already."""
+    """A finished step; between steps fairchem's loop has already advanced its counters."""
 
     step: int
     epoch: float
