@@ -3,8 +3,8 @@
 The module has a function ``configure(parser)``, or one with the name after the colon, which adds
 the command's arguments to an ``argparse.ArgumentParser`` and sets ``func``, called as ``func(args)
 -> int`` for the exit status. It raises errors as ``NDeMError``, and checks files with
-``ndem_ocp.files``. The module is imported only for its command and must import quickly: what is heavy
-(``HEAVY`` in tests/test_startup.py) is imported in the function that runs.
+``ndem_ocp.files``. The module is imported only for its command and must import quickly: what is
+heavy (``HEAVY`` in tests/test_startup.py) is imported in the function that runs.
 """
 
 from __future__ import annotations

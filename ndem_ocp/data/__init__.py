@@ -13,8 +13,8 @@ Importing this package imports neither torch nor fairchem; its modules do so whe
 ========================  =============================================================
 
 There are two ways in. Files of any size go through ASE frames (``sources``, ``frames``, ``plan``,
-``shards``), a few at a time. Published molecule sets are read whole, as ``molecules.Molecules``, and
-written by ``molecule_shards``.
+``shards``), a few at a time. Published molecule sets are read whole, as ``molecules.Molecules``,
+and written by ``molecule_shards``.
 
 Units: energies in eV, forces in eV/A, lengths in A, unless the dataset.json of a data set says
 otherwise.

@@ -62,7 +62,7 @@ class Objective:
         model: what the host has to make of the plain model: ``two_view`` (sees X and X + eps, with
             an auxiliary head), ``told_forces`` (is told forces, with an auxiliary head), or
             ``plain``.
-        sign: of the auxiliary head's output along eps: -1 for f(X) - eps*, +1 for the noise.
+        head_sign: of the auxiliary head's output along eps: -1 for f(X) - eps*, +1 for the noise.
     """
 
     name = ""
