@@ -236,7 +236,7 @@ class Resume(Component):
         if self._loaded is not None and distutils.is_master():
             logging.warning(
                 f"This run has a newer checkpoint ({path}, step {step}) than {self._loaded} (step "
-                f"{trainer.step}): continuing from the newer one. task.resume=named keeps the other."
+                f"{trainer.step}): continuing with the newer. task.resume=named keeps the other."
             )
         trainer.load_checkpoint(path)
 
