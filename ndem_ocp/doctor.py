@@ -87,17 +87,13 @@ def _versions(report: Report) -> None:
     for package in PACKAGES:
         report.line(package, version(package) or "not installed")
     report.line("torchmd-net", version("torchmd-net") or "not installed (needed for configs/md17)")
-    fairchem, scipy = version("fairchem-core"), version("scipy")
+    fairchem = version("fairchem-core")
     if fairchem is None:
         report.problems.append("fairchem-core is not installed: pip install fairchem-core==1.10.0")
     elif not fairchem.startswith("1.10."):
         report.problems.append(
             f"fairchem-core {fairchem} has no trainers for this plug-in: "
             "pip install --no-deps fairchem-core==1.10.0"
-        )
-    if scipy and tuple(map(int, scipy.split(".")[:2])) >= (1, 17):
-        report.problems.append(
-            f"scipy {scipy} removed sph_harm, which fairchem 1.10 imports: pip install 'scipy<1.17'"
         )
 
 

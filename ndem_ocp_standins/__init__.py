@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 
-from ._finder import STAND_INS, Namesake, PygHook, StandInFinder, spec_elsewhere
+from ._finder import STAND_INS, Namesake, PackageHook, StandInFinder, spec_elsewhere
 
 __all__ = ["STAND_INS", "install", "status"]
 
@@ -27,10 +27,10 @@ def install() -> None:
     present = {getattr(finder, "ndem_ocp_role", None) for finder in sys.meta_path}
     if StandInFinder.ndem_ocp_role not in present:
         sys.meta_path.append(StandInFinder())
-    if PygHook.ndem_ocp_role not in present:
-        # First, because it must see two torch-geometric modules before the
+    if PackageHook.ndem_ocp_role not in present:
+        # First, because it must see the modules that it adjusts before the
         # ordinary finder does; it declines every other name.
-        sys.meta_path.insert(0, PygHook())
+        sys.meta_path.insert(0, PackageHook())
     if Namesake.ndem_ocp_role not in present:
         sys.meta_path.insert(0, Namesake())
 

@@ -95,34 +95,35 @@ class Namesake:
         )
 
 
-class PygHook:
-    """Adjusts two torch-geometric modules as they are imported.
+class PackageHook:
+    """Adjusts modules of other packages as they are imported.
 
     torch-geometric 2.8 takes ``radius`` and ``radius_graph`` from pyg-lib
     instead of torch-cluster and raises without it, although fairchem calls
     ``torch_geometric.nn.radius_graph`` for systems without periodic
     boundaries. Where pyg-lib does not give them, they are put in here, before
-    ``torch_geometric.nn`` copies the names.
+    ``torch_geometric.nn`` copies the names. And scipy 1.17 removed
+    ``sph_harm``, which fairchem's GemNet imports.
     """
 
-    ndem_ocp_role = "torch-geometric"
-    HOOKED = ("torch_geometric.typing", "torch_geometric.nn.pool")
+    ndem_ocp_role = "packages"
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
-        if name not in self.HOOKED:
+        if name not in HOOKED:
             return None
         spec = spec_elsewhere(name, path, target)
         loader = getattr(spec, "loader", None)
         if loader is None:
             return spec
+        before, after = HOOKED[name]
         plain_exec = loader.exec_module
 
         def exec_module(module: Any) -> None:
-            if name == "torch_geometric.typing":
-                _silence_torch_cluster_notice()
+            if before is not None:
+                before()
             plain_exec(module)
-            if name == "torch_geometric.nn.pool":
-                _lend_radius_functions(module)
+            if after is not None:
+                after(module)
 
         # On the instance: the loader keeps its type, so that source and
         # resource look-ups through it are untouched. Loaders without a
@@ -159,3 +160,22 @@ def _lend_radius_functions(pool: Any) -> None:
         return  # a broken real package: leave torch-geometric as it was
     pool.radius = torch_cluster.radius
     pool.radius_graph = torch_cluster.radius_graph
+
+
+def _lend_sph_harm(special: Any) -> None:
+    """scipy < 1.17's name and order of arguments: theta is the azimuth, phi the polar angle."""
+    if hasattr(special, "sph_harm") or not hasattr(special, "sph_harm_y"):
+        return
+
+    def sph_harm(m: Any, n: Any, theta: Any, phi: Any) -> Any:
+        return special.sph_harm_y(n, m, phi, theta)
+
+    special.sph_harm = sph_harm
+
+
+# module -> what to do before and after it is run
+HOOKED = {
+    "torch_geometric.typing": (_silence_torch_cluster_notice, None),
+    "torch_geometric.nn.pool": (None, _lend_radius_functions),
+    "scipy.special": (None, _lend_sph_harm),
+}

@@ -59,6 +59,16 @@ def built(tiny, demo_data):
     return make, batches
 
 
+def test_a_warmup_of_less_than_a_step_is_no_division_by_zero(tiny, demo_data):
+    """31M's lasts a hundredth of an epoch; upstream's schedule divides by its whole steps."""
+    config = read_config(str(tiny))
+    config["optim"]["scheduler_params"]["warmup_epochs"] = 0.01
+    arm = build_arm("upstream", arm_config("upstream", config, demo_data / "train", 2), CPU)
+    batches = read_batches(open_data(demo_data / "train"), 2, 1)
+    arm.step(batches.on(0, CPU), 0, Stopwatch(CPU))
+    assert arm.trainer.optimizer.param_groups[0]["lr"] > 0
+
+
 def bench(capsys, *options) -> tuple[int, str, str]:
     code = cli.main(["bench", *map(str, options)])
     captured = capsys.readouterr()

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -765,3 +766,46 @@ def test_a_folder_of_the_projects_name_hides_nothing(tmp_path):
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert mine.stdout.split()[0] == "mine", mine.stderr
+
+
+# ---------------------------------------------------------------- other packages
+
+
+def test_scipys_sph_harm_is_put_back_where_it_is_gone(tmp_path):
+    """As in scipy 1.17 and newer; fairchem's GemNet imports it."""
+    package = tmp_path / "scipy" / "special"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").write_text("def sph_harm_y(*given):\n    return given\n")
+    code = """
+    import ndem_ocp_standins
+    from scipy.special import sph_harm
+    print(sph_harm(1, 2, "azimuth", "polar"))
+    """
+    assert run_python(code, tmp_path) == "(2, 1, 'polar', 'azimuth')"
+
+
+def test_the_sph_harm_that_is_put_back_is_scipys():
+    from types import SimpleNamespace
+
+    from scipy import special
+
+    from ndem_ocp_standins import _finder
+
+    if not hasattr(special, "sph_harm_y"):
+        pytest.skip("scipy before 1.15")
+    lent = SimpleNamespace(sph_harm_y=special.sph_harm_y)
+    _finder._lend_sph_harm(lent)
+    for m, n in ((0, 0), (-1, 2), (3, 4)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            expected = special.sph_harm(m, n, 0.3, 1.1)
+        assert lent.sph_harm(m, n, 0.3, 1.1) == pytest.approx(expected, rel=1e-12)
+
+
+def test_torchmd_nets_syntax_warnings_are_no_errors_here_and_others_are():
+    """Python 3.12 warns when it compiles a file; the module's name is its path then."""
+    name = "/env/lib/python3.12/site-packages/torchmdnet/datasets/md17.py"
+    warnings.warn_explicit("invalid escape sequence", SyntaxWarning, name, 7)
+    with pytest.raises(SyntaxWarning):
+        warnings.warn_explicit("invalid escape sequence", SyntaxWarning, "/here/tests/a.py", 7)

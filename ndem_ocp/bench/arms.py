@@ -91,6 +91,10 @@ def arm_config(
     config["optim"].update(
         batch_size=batch_size, eval_batch_size=batch_size, load_balancing=None, num_workers=0
     )
+    # fairchem divides by the steps of the warmup, none with few structures; steps cost the same
+    schedule = config["optim"].get("scheduler_params") or {}
+    if "warmup_epochs" in schedule:
+        schedule["warmup_epochs"] = max(schedule["warmup_epochs"], 1)
     return config
 
 
