@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 REQUIREMENTS := $(filter-out requirements/docs.txt requirements/twine.txt,$(wildcard requirements/*))
 PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/*/* packaging/*/.include)
 
-.PHONY: help env demo bench bench-results md17 qm9 test test-fast test-pinned installs lint types lock results docs docs-pages clean
+.PHONY: help env demo bench bench-results gpu-check md17 qm9 test test-fast test-pinned installs lint types lock results docs docs-pages clean
 
 help:
 	@echo "make demo         train EquiformerV2 + NDeM on generated data (minutes, CPU)"
@@ -22,6 +22,7 @@ help:
 	@echo "make env          only the environment (.venv)"
 	@echo "make lint types   ruff, mypy"
 	@echo "make bench-results  docs/cost.md's measurements, tables and pictures (an hour on a CPU)"
+	@echo "make gpu-check    what this machine's GPU says, in ten minutes: one file to send"
 	@echo "make results      tables of the README and docs from results/*.json"
 	@echo "make docs         the documentation as a site, links checked: site/index.html"
 	@echo "make docs-pages   docs/settings_reference.md and docs/commands.md from the source"
@@ -48,6 +49,11 @@ bench: $(STAMP)
 # All of docs/cost.md anew: step, inference, data and scaling, then tables and pictures.
 bench-results: $(STAMP)
 	$(BIN)/python benchmarks/cost.py
+
+# Ten minutes on a GPU; CHECK="--seconds 200" and other options (benchmarks/gpu_check.py --help).
+CHECK ?=
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py $(CHECK)
 
 # Ethanol's or another molecule's npz from sgdml.org or the rMD17 archive.
 FILE ?= md17_ethanol.npz

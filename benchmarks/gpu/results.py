@@ -1,0 +1,120 @@
+"""What all stages share: the file that every result goes to at once, and what they run on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file's content, {} if there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+class Results:
+    """One stage's part of the file. Only one process writes at a time: stages take turns."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path, self.stage = path, stage
+
+    def put(self, *place: Any) -> None:
+        """``put(key, ..., value)``: the file has it when this returns, whole or not at all."""
+        *keys, value = place
+        content = read(self.path)
+        part = content.setdefault(self.stage, {})
+        for key in keys[:-1]:
+            part = part.setdefault(str(key), {})
+        part[str(keys[-1])] = value
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1, default=str))
+        os.replace(partial, self.path)
+
+    @contextlib.contextmanager
+    def guarded(self, *keys: Any) -> Iterator[None]:
+        """Whatever goes wrong within is a result too, and the stage goes on."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.put(*keys, {"error": f"{type(error).__name__}: {error}"[:500]})
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a stage runs on, and until when."""
+
+    kind: str  # cuda or cpu
+    deadline: float  # time.time() of its end
+    work: Path
+    tiny: bool
+
+    @property
+    def cuda(self) -> bool:
+        return self.kind == "cuda"
+
+    @property
+    def device(self) -> Any:
+        import torch
+
+        return torch.device("cuda:0" if self.cuda else "cpu")
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.deadline - time.time()
+
+    def data(self) -> Path:
+        """The small generated set (train, val_id), made by the first stage that asks."""
+        from ndem_ocp.testing import small_data
+
+        return small_data(self.work)
+
+    def wait(self) -> None:
+        from ndem_ocp.bench.clock import synchronize
+
+        synchronize(self.device)
+
+    def seconds(self, function: Callable[[], Any], repeats: int = 5, warmup: int = 2) -> float:
+        """Median time of a call, from a finished device to a finished device."""
+        times = []
+        for _ in range(warmup + repeats):
+            self.wait()
+            begin = time.perf_counter()
+            function()
+            self.wait()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times[warmup:])
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """fp32, tf32, bf16 or fp16; for the last two, what autocast on CUDA uses if it is on."""
+    import torch
+
+    products, kind = torch.get_float32_matmul_precision(), torch.get_autocast_dtype("cuda")
+    torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
+    torch.set_autocast_dtype("cuda", torch.float16 if name == "fp16" else torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.set_autocast_dtype("cuda", kind)
+
+
+# a small EquiformerV2 for what is not timed, and for dry runs
+SMALL: dict[str, Any] = {
+    "num_layers": 2, "sphere_channels": 16, "attn_hidden_channels": 16, "num_heads": 2,
+    "attn_alpha_channels": 8, "attn_value_channels": 8, "ffn_hidden_channels": 16,
+    "edge_channels": 16, "max_radius": 4.0, "max_neighbors": 12, "alpha_drop": 0.0,
+    "drop_path_rate": 0.0,
+}  # fmt: skip
+TINY: dict[str, Any] = {
+    **SMALL, "num_layers": 1, "lmax_list": [2], "mmax_list": [2], "grid_resolution": 8,
+}  # fmt: skip

@@ -1,0 +1,148 @@
+"""Time and memory of training steps and of inference, over models, precisions and batch sizes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from gpu.results import TINY, Check, Results, precision
+
+ARMS = ["upstream", "plain", "ndem"]
+
+
+def run(check: Check, out: Results) -> None:
+    bench = Bench(check, "31M", None)
+    kinds = ("tf32", "fp32", "bf16", "fp16") if check.cuda else ("fp32",)
+    sizes = (1,) if check.tiny else (4, 1, 8, 2, 16, 32)
+    whole = check.left()
+    for size in sizes:  # what says most comes first
+        for kind in kinds:
+            if check.left() > 0.35 * whole:
+                with out.guarded("31M", f"{kind}, batch {size}"):
+                    out.put("31M", f"{kind}, batch {size}", bench.measure(kind, size, 0.03 * whole))
+    for kind in kinds[:2]:
+        for size in (1,) if check.tiny else (1, 8, 32):
+            if check.left() > 0.25 * whole:
+                with out.guarded("inference", f"{kind}, batch {size}"):
+                    out.put("inference", f"{kind}, batch {size}", bench.inference(kind, size))
+    del bench
+    if check.tiny:
+        return
+    if check.cuda:
+        torch.cuda.empty_cache()
+    with out.guarded("153M, 4 layers"):
+        bench = Bench(check, "153M", 4)
+        for kind in kinds:
+            if check.left() > 4:
+                found = bench.measure(kind, 4, 0.06 * whole)
+                out.put("153M, 4 layers", f"{kind}, batch 4", found)
+
+
+class Bench:
+    """Arms that are built once, on supercells of about 80 atoms (of 14 in a dry run)."""
+
+    def __init__(self, check: Check, model: str, layers: int | None) -> None:
+        from fairchem.core.common.utils import setup_imports
+
+        import ndem_ocp
+        from ndem_ocp.bench.arms import arm_config, build_arm, share_weights
+        from ndem_ocp.bench.batches import open_data
+        from ndem_ocp.bench.configs import read_config
+
+        setup_imports()
+        ndem_ocp.register()
+        self.check, data = check, check.data() / "train"
+        config = read_config(model, layers)
+        if check.tiny:
+            config["model"]["backbone"].update(TINY)
+        self.records, self.repeat = open_data(data), (1, 1) if check.tiny else (3, 2)
+        self.arms = {
+            name: build_arm(name, arm_config(name, config, data, 4), check.device) for name in ARMS
+        }
+        share_weights(list(self.arms.values()))
+        self.too_large = dict.fromkeys(self.arms, 1 << 30)
+        self.scaler = torch.amp.GradScaler("cuda") if check.cuda else None
+
+    def batches(self, size: int) -> Any:
+        from ndem_ocp.bench.batches import read_batches
+
+        return read_batches(self.records, size, 3, repeat=self.repeat)
+
+    def measure(self, kind: str, size: int, seconds: float) -> dict[str, Any]:
+        """Interleaved rounds for so many seconds: medians by arm, ratios within rounds."""
+        from ndem_ocp.bench.clock import Stopwatch
+
+        batches, watch = self.batches(size), Stopwatch(self.check.device)
+        arms = [name for name in self.arms if size < self.too_large[name]]
+        timings: dict[str, list[Any]] = {name: [] for name in arms}
+        peaks: dict[str, float] = {}
+        number, (warmup, most) = 0, (0, 1) if self.check.tiny else (2, 14)
+        end = time.time() + min(seconds, self.check.left() - 1)
+        with precision(kind):
+            while number <= warmup or (number < most and time.time() < end):
+                for name in [name for name in arms if name in timings]:
+                    timing = self._step(name, kind, batches, number, watch, peaks)
+                    if timing is None:  # out of memory
+                        timings.pop(name)
+                        self.too_large[name] = size
+                    elif number >= warmup:
+                        timings[name].append(timing)
+                number += 1
+        return self._summary(timings, batches, peaks)
+
+    def _step(
+        self, name: str, kind: str, batches: Any, number: int, watch: Any, peaks: dict[str, float]
+    ) -> Any:
+        arm = self.arms[name]
+        # bf16 needs no scaler; the arm asks for autocast by having one
+        arm.trainer.scaler = self.scaler if kind in ("bf16", "fp16") else None
+        if self.check.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            timing = arm.step(batches.on(number, self.check.device), number, watch)
+        except torch.cuda.OutOfMemoryError:
+            arm.trainer.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            return None
+        if self.check.cuda:
+            peaks[name] = max(peaks.get(name, 0.0), torch.cuda.max_memory_allocated() / 2**30)
+        return timing
+
+    def _summary(
+        self, timings: dict[str, list[Any]], batches: Any, peaks: dict[str, float]
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {"atoms": batches.atoms}
+        reference = timings.get("upstream")
+        for name, each in timings.items():
+            wall = [timing.wall_s for timing in each]
+            found[name] = {
+                "ms": 1e3 * statistics.median(wall),
+                "rounds": len(wall),
+                "processor ms": 1e3 * statistics.median(timing.process_s for timing in each),
+                "phases, ms": {
+                    phase: 1e3 * statistics.median(timing.phases_s.get(phase, 0) for timing in each)
+                    for phase in each[0].phases_s
+                },
+                "edges": self.arms[name].edges,
+                "peak, GiB": peaks.get(name),
+            }
+            if reference:
+                ratios = [a / b.wall_s for a, b in zip(wall, reference)]
+                found[name]["to upstream"] = statistics.median(ratios)
+        return found
+
+    def inference(self, kind: str, size: int) -> dict[str, Any]:
+        """ms of energies and forces without gradients."""
+        batches, check = self.batches(size), self.check
+        repeats, warmup = (1, 0) if check.tiny else (10, 3)
+        found: dict[str, Any] = {"atoms": batches.atoms[0]}
+        with precision(kind), torch.no_grad():
+            for name in ("upstream", "plain"):
+                model = self.arms[name].trainer._unwrapped_model.eval()
+                found[name] = 1e3 * check.seconds(
+                    lambda model=model: model(batches.on(0, check.device)), repeats, warmup
+                )
+        return {**found, "to upstream": found["plain"] / found["upstream"]}
