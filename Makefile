@@ -36,6 +36,7 @@ $(STAMP): $(REQUIREMENTS) $(PACKAGING)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements/torch.txt -c requirements/default.lock
 	$(BIN)/python -m pip install --quiet -r requirements/default.lock
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install --quiet -r requirements/triton.txt || echo "No Triton for this platform: the tests of the kernels are skipped."
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/host.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
@@ -105,7 +106,7 @@ lock: $(STAMP)
 	@echo "# Exact versions of the default environment; made by 'make lock' from default.in." \
 		> requirements/default.lock
 	$(BIN)/python -m pip list --format=freeze \
-		| grep -v -E '^(pip|torch|fairchem-core|ndem-ocp)==' >> requirements/default.lock
+		| grep -v -E '^(pip|torch|triton|fairchem-core|ndem-ocp)==' >> requirements/default.lock
 
 results: $(STAMP)
 	$(BIN)/python benchmarks/readme_tables.py

@@ -75,6 +75,7 @@ setup(
         "qm9": ["qm9pack"],
         "dashboard": ["wandb-workspaces>=0.4.13,<0.5"],  # ndem dashboard
         "completion": ["shtab"],  # ndem completion
+        "kernels": ["triton>=3.3"],  # their tests; GPU builds of torch bring Triton
         "test": ["pytest", "pytest-timeout", "shtab"],
     },
     entry_points={"console_scripts": ["ndem = ndem_ocp.cli:main"]},

@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton's kernels run in its interpreter; read when Triton is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp

@@ -101,8 +101,9 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
             ends = self.source_embedding(species[source]), self.target_embedding(species[target])
             distance = torch.cat([distance, *ends], dim=1)
         return Edges(
-            source, target, distance, species[source], species[target], frames, self.layout
-        )
+            source, target, distance, species[source], species[target], frames, self.layout,
+            len(species),
+        )  # fmt: skip
 
     def first_embedding(self, data: Batch, species: Tensor, edges: Edges) -> Tensor:
         """Species and edges, before the first layer, (N, K, C)."""

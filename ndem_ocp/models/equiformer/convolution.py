@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ndem_ocp.models.equiformer import kernels
+from ndem_ocp.models.equiformer.ends import (
+    Ends,
+    add_to_targets,
+    by_node,
+    sums_kernel_agrees,
+    unweighed_messages,
+    weighed_messages,
+)
 from ndem_ocp.models.equiformer.layout import Layout
 from ndem_ocp.models.equiformer.pieces import grad, in_given_types, pieces
-
-
-class Ends(NamedTuple):
-    """Edges by their ends and their frames."""
-
-    source: Tensor  # (E,)
-    target: Tensor  # (E,)
-    frames: Tensor  # (E, R, K) Wigner matrices
 
 
 class Radial(NamedTuple):
@@ -67,9 +68,10 @@ def message(
     Returns:
         (E, R, H) edge coefficients and (E, X) or None.
     """
-    out, more = _Message.apply(
-        x, *radial, extra, extra_bias, bias, (ends, layout, tuple(shared)), *mats
-    )
+    where = (ends, layout, tuple(shared))
+    fused = _kernel_agrees(x, radial, where, mats, bias)
+    where = where if fused else (ends._replace(by_node=None), *where[1:])
+    out, more = _Message.apply(x, *radial, extra, extra_bias, bias, where, *mats)
     return out, more if extra is not None else None
 
 
@@ -86,9 +88,8 @@ class _Message(torch.autograd.Function):
         more = x.new_empty(edges, 0 if extra is None else extra.shape[1])
         wide = 2 * x.shape[2]
         for piece in pieces(edges, x, x.shape[1] * wide):
-            turned = _turn(x, ends, piece)
-            _weigh(turned, torch.addmm(radial_bias, hidden[piece], weight.t()), where)
-            flat = turned.flatten(1)
+            radial = torch.addmm(radial_bias, hidden[piece], weight.t())
+            flat = weighed_messages(x, radial, piece, where)[0].flatten(1)
             for block, matrix in zip(layout.blocks, mats):
                 columns = slice(block.start * heads, block.stop * heads)
                 left = flat[:, block.start * wide : block.stop * wide]
@@ -104,7 +105,7 @@ class _Message(torch.autograd.Function):
     @in_given_types
     def backward(ctx, g, g_more):
         x, hidden, weight, radial_bias, extra, *mats = ctx.saved_tensors
-        ends, layout, _ = ctx.where
+        layout = ctx.where[1]
         edges, heads, wide = len(g), g.shape[2], 2 * x.shape[2]
         g = g.flatten(1)
         need = ctx.needs_input_grad
@@ -114,11 +115,9 @@ class _Message(torch.autograd.Function):
         d_extra = grad(ctx, 4, extra)
         d_mats = [grad(ctx, 8 + number, matrix) for number, matrix in enumerate(mats)]
         for piece in pieces(edges, x, x.shape[1] * wide):
-            turned = _turn(x, ends, piece)
             radial = torch.addmm(radial_bias, hidden[piece], weight.t())
-            weighed = turned.clone()
-            _weigh(weighed, radial, ctx.where)
-            flat, back = weighed.flatten(1), torch.empty_like(turned).flatten(1)
+            weighed, turned = weighed_messages(x, radial, piece, ctx.where, keep=True)
+            flat, back = weighed.flatten(1), torch.empty_like(weighed).flatten(1)
             for number, (block, matrix) in enumerate(zip(layout.blocks, mats)):
                 inner = slice(block.start * wide, block.stop * wide)
                 outer = g[piece, block.start * heads : block.stop * heads]
@@ -130,65 +129,18 @@ class _Message(torch.autograd.Function):
                 back[:, inner].addmm_(g_more[piece], extra.t())
                 if d_extra is not None:
                     d_extra.addmm_(flat[:, inner].t(), g_more[piece])
-            back = back.view_as(turned)
-            d_radial = _weigh_back(back, turned, radial, ctx.where)
+            back = back.view_as(weighed)
+            d_radial = unweighed_messages(back, turned, x, radial, piece, ctx.where, d_x)
             if d_hidden is not None:
                 torch.mm(d_radial, weight, out=d_hidden[piece])
             if d_weight is not None:
                 d_weight.addmm_(d_radial.t(), hidden[piece])
                 d_radial_bias += d_radial.sum(0)
-            if d_x is not None:
-                _turn_back(back, ends, piece, d_x)
         d_bias = g[:, : layout.blocks[0].stop * heads].sum(0) if need[6] else None
         d_extra_bias = g_more.sum(0) if need[5] and extra is not None else None
         return (
             d_x, d_hidden, d_weight, d_radial_bias, d_extra, d_extra_bias, d_bias, None, *d_mats
         )  # fmt: skip
-
-
-def _turn(x: Tensor, ends: Ends, piece: slice) -> Tensor:
-    """D [x_source, x_target] of a piece of the edges, (n, R, 2C)."""
-    channels = x.shape[2]
-    both = x.new_empty(piece.stop - piece.start, x.shape[1], 2 * channels)
-    both[..., :channels] = x[ends.source[piece]]
-    both[..., channels:] = x[ends.target[piece]]
-    return torch.bmm(ends.frames[piece], both)
-
-
-def _turn_back(back: Tensor, ends: Ends, piece: slice, d_x: Tensor) -> None:
-    """Add D^T back to the ends of a piece of the edges."""
-    inverse, channels = ends.frames[piece].transpose(1, 2), d_x.shape[2]
-    # two products: what index_add_ adds must lie together, or it takes ten times as long
-    d_x.index_add_(0, ends.source[piece], torch.bmm(inverse, back[..., :channels]))
-    d_x.index_add_(0, ends.target[piece], torch.bmm(inverse, back[..., channels:]))
-
-
-def _parts(turned: Tensor, radial: Tensor, where: Any) -> list[tuple[Tensor, Tensor]]:
-    """Views of rows (n, rows, 2C) with the radial weights (n, rows, 2C) that belong to them."""
-    _, layout, shared = where
-    radial = radial.view(len(radial), -1, turned.shape[2])
-    found = []
-    for order, block, pairs in zip(layout.orders, layout.blocks, shared):
-        rows = turned[:, block]
-        halves = (rows,) if order == 0 else rows.chunk(2, dim=1)
-        found += [(half, radial[:, pairs]) for half in halves]
-    return found
-
-
-def _weigh(turned: Tensor, radial: Tensor, where: Any) -> None:
-    """turned := r o turned."""
-    for rows, weights in _parts(turned, radial, where):
-        rows *= weights
-
-
-def _weigh_back(back: Tensor, turned: Tensor, radial: Tensor, where: Any) -> Tensor:
-    """Gradient of the radial weights, (n, Q * 2C); back := r o back."""
-    d_radial = torch.zeros_like(radial)
-    parts = zip(_parts(back, radial, where), _parts(turned, d_radial, where))
-    for (rows, weights), (before, d_weights) in parts:
-        d_weights.addcmul_(rows, before)
-        rows *= weights
-    return d_radial
 
 
 def sum_messages(
@@ -209,6 +161,8 @@ def sum_messages(
     Returns:
         (N, K', V)
     """
+    if not sums_kernel_agrees(y, ends.by_node):
+        ends = ends._replace(by_node=None)
     where = (ends, num_nodes, tuple(inputs))
     return _SumMessages.apply(y, attention, bias, where, *mats)
 
@@ -234,7 +188,7 @@ class _SumMessages(torch.autograd.Function):
             value[:, : len(bias)] += bias
             value = _attended(value.view(n, rows, -1), attention, piece)
             back = torch.bmm(ends.frames[piece].transpose(1, 2), value)
-            out.index_add_(0, ends.target[piece], back)
+            add_to_targets(out, back, ends, piece)
         ctx.save_for_backward(y, attention, bias, kept, *mats)
         ctx.where = where
         return out
@@ -279,3 +233,32 @@ def _attended(value: Tensor, attention: Tensor | None, piece: slice) -> Tensor:
     heads = attention.shape[1]
     weights = attention[piece].repeat_interleave(value.shape[2] // heads, dim=1)
     return value * weights[:, None]
+
+
+def _kernel_agrees(x: Tensor, radial: Radial, where: Any, mats: list[Tensor], bias: Tensor) -> bool:
+    """Whether the kernels give torch's message and gradient for a few edges of this batch."""
+    ends, layout, shared = where
+    if ends.by_node is None:
+        return False
+
+    def compare() -> list[tuple[Tensor, Tensor]]:
+        few = slice(0, min(40, len(ends.source)))
+        some = Ends(ends.source[few], ends.target[few], ends.frames[few].clone())
+        fused = some._replace(by_node=by_node(some.source, some.target, len(x)))
+        fixed = [each.detach().clone() for each in (radial.weight, radial.bias, bias, *mats)]
+
+        def run(which: Ends) -> Any:
+            def call(x: Tensor, hidden: Tensor) -> Tensor:
+                weight, radial_bias, bias, *mats = fixed
+                where = (which, layout, shared)
+                return _Message.apply(
+                    x, hidden, weight, radial_bias, None, None, bias, where, *mats
+                )[0]
+
+            return call
+
+        given = [kernels.wave(tuple(x.shape), x), radial.hidden[few]]
+        return kernels.both(run(fused), run(some), given)
+
+    sizes = (layout, shared, *x.shape[1:], *radial.weight.shape)
+    return kernels.agrees("message", x, sizes, compare)

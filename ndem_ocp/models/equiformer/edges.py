@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ndem_ocp.models.equiformer.convolution import Ends
+from ndem_ocp.models.equiformer import kernels
+from ndem_ocp.models.equiformer.ends import ByNode, Ends, by_node
 from ndem_ocp.models.equiformer.layout import Layout
 
 
@@ -28,6 +29,7 @@ class Edges:
     target_species: Tensor  # (E,)
     frames: Tensor  # (E, R, K) Wigner matrices, rows as in layout
     layout: Layout
+    num_nodes: int
     _made: dict[object, Any] = field(default_factory=dict)
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
@@ -46,9 +48,14 @@ class Edges:
             if layout is not self.layout:
                 rows = torch.tensor(layout.rows_within(self.layout), device=frames.device)
                 frames = frames[:, rows, layout.node_rows].contiguous()
-            return Ends(self.source, self.target, frames.to(dtype))
+            return Ends(self.source, self.target, frames.to(dtype), self._by_node(dtype))
 
         return self.once(("ends", dtype, layout), make)
+
+    def _by_node(self, dtype: torch.dtype) -> ByNode | None:
+        if not kernels.usable(self.frames.new_empty(0, dtype=dtype)):
+            return None
+        return self.once("by node", lambda: by_node(self.source, self.target, self.num_nodes))
 
     def between(self, atoms: slice) -> Edges:
         """The edges among a run of atoms that has edges with no others, its first atom as 0."""
@@ -64,4 +71,5 @@ class Edges:
             target_species=self.target_species[part],
             frames=self.frames[part],
             layout=self.layout,
+            num_nodes=atoms.stop - atoms.start,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
+from ndem_ocp.models.equiformer import kernels
 from ndem_ocp.models.equiformer.pieces import grad, in_given_types, pieces
 
 _silu_backward = torch.ops.aten.silu_backward
@@ -25,7 +26,33 @@ def s2_activation(x: Tensor, gate: Tensor | None, to_grid: Tensor, from_grid: Te
         to_grid: (P, R), for P grid points
         from_grid: (R', P), rows of the result; with a gate its first row is zero
     """
+    if _kernel_agrees(x, gate, to_grid, from_grid):
+        from ndem_ocp.models.equiformer.kernels import s2
+
+        return s2.s2_activation(x, gate, to_grid, from_grid)
     return _S2Activation.apply(x, gate, to_grid, from_grid)
+
+
+def _kernel_agrees(x: Tensor, gate: Tensor | None, to_grid: Tensor, from_grid: Tensor) -> bool:
+    def compare() -> list[tuple[Tensor, Tensor]]:
+        from ndem_ocp.models.equiformer.kernels import s2
+
+        few = kernels.wave((40, *x.shape[1:]), x)
+        gates = None if gate is None else kernels.wave((40, x.shape[2]), x, 1.0)
+        arguments = (to_grid.detach().clone(), from_grid.detach().clone())
+        given = [each for each in (few, gates) if each is not None]
+        return kernels.both(
+            lambda *inputs: s2.s2_activation(*_with_gate(inputs), *arguments),
+            lambda *inputs: _S2Activation.apply(*_with_gate(inputs), *arguments),
+            given,
+        )
+
+    sizes = (*x.shape[1:], *from_grid.shape, gate is None)
+    return kernels.agrees("S2 activation", x, sizes, compare)
+
+
+def _with_gate(inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+    return inputs if len(inputs) == 2 else (inputs[0], None)
 
 
 class _S2Activation(torch.autograd.Function):

@@ -1,0 +1,129 @@
+"""Triton kernels for NVIDIA and AMD GPUs; everywhere else, and as their reference, torch's code.
+
+A kernel is used on a device that has one, in float32, bfloat16 and float16, if Triton is there
+(it comes with torch's GPU builds). Before its first use for sizes and a type its values and
+gradients are compared with torch's code on a few rows; where they differ, or it does not compile,
+a warning says so and torch's code is used. ``NDEM_KERNELS=0`` in the environment switches all off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+# relative difference that a few rows may have: rounding, and far less than a mistake
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
+ALLOWED_TF32 = 0.01
+
+_off = 0
+_agreed: dict[object, bool] = {}
+
+
+@cache
+def _triton() -> bool:
+    built_for_one = bool(torch.version.cuda or torch.version.hip)
+    return built_for_one and importlib.util.find_spec("triton") is not None
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """Within, torch's code runs: for comparisons."""
+    global _off
+    _off += 1
+    try:
+        yield
+    finally:
+        _off -= 1
+
+
+def usable(like: Tensor) -> bool:
+    """Whether kernels can take tensors such as this one."""
+    wanted = not _off and os.environ.get("NDEM_KERNELS", "1") != "0"
+    return wanted and like.is_cuda and like.dtype in TYPES and _triton()
+
+
+def agrees(
+    name: str,
+    like: Tensor,
+    sizes: tuple[object, ...],
+    compare: Callable[[], list[tuple[Tensor, Tensor]]],
+) -> bool:
+    """Whether to use a kernel: asked once for each name, type, device and sizes.
+
+    Args:
+        name: for the warning.
+        like: an input of the kernel.
+        sizes: what it is compiled for.
+        compare: results of the kernel on a few rows and what they should be.
+    """
+    if not usable(like):
+        return False
+    products = torch.get_float32_matmul_precision()
+    key = (name, like.dtype, like.device, products, sizes)
+    if key not in _agreed:
+        _agreed[key] = _compared(name, like.dtype, products, compare)
+    return _agreed[key]
+
+
+def _compared(
+    name: str, dtype: torch.dtype, products: str, compare: Callable[[], list[tuple[Tensor, Tensor]]]
+) -> bool:
+    allowed = ALLOWED[dtype]
+    if dtype == torch.float32 and products != "highest":
+        allowed = ALLOWED_TF32
+    try:
+        with without_graph():
+            errors = [
+                float(
+                    (found.double() - expected.double()).norm()
+                    / expected.double().norm().clamp_min(1e-12)
+                )
+                for found, expected in compare()
+            ]
+    except Exception as error:  # of a compiler, a driver, a card with less shared memory
+        problem = f"{type(error).__name__}: {error}"[:300]
+    else:
+        if all(error <= allowed for error in errors):  # not with NaN
+            return True
+        problem = f"it differs from torch's code by {max(errors):.1e} (allowed: {allowed:.0e})"
+    logging.warning(f"The {name} kernel is not used on this machine: {problem}")
+    return False
+
+
+@contextlib.contextmanager
+def without_graph() -> Iterator[None]:
+    """A graph of its own, whatever is on around it."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def both(
+    kernel: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Values and gradients of a kernel and of torch's code, in pairs."""
+    found = []
+    for function in (kernel, reference):
+        leaves = [each.detach().clone().requires_grad_() for each in inputs]
+        out = function(*leaves)
+        out = out if isinstance(out, tuple) else (out,)
+        weights = [wave(tuple(each.shape), each, 2.0) for each in out]
+        gradients = torch.autograd.grad(out, leaves, weights)
+        found.append([each.detach() for each in (*out, *gradients)])
+    return list(zip(*found))
+
+
+def wave(shape: tuple[int, ...], like: Tensor, phase: float = 0.0) -> Tensor:
+    """Numbers for a comparison, without drawing any: a run's random numbers stay what they are."""
+    count = 1
+    for size in shape:
+        count *= size
+    angle = torch.arange(count, device=like.device, dtype=torch.float64) * 1.7 + phase
+    return torch.sin(angle).view(shape).to(like.dtype)

@@ -1,0 +1,145 @@
+"""SiLU on the sphere without its grid in memory.
+
+The grid has P points for R coefficients, 17 times as many. A program holds the coefficients of
+some columns (an edge and a channel), makes a few grid points at a time and adds up what comes
+back. Forward moves R + R' values a column in place of R + 4 P + R', backward 2 R + R' in place of
+about 7 P.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
+
+from ndem_ocp.models.equiformer.pieces import in_given_types
+
+COLUMNS, POINTS = 128, 64  # of a program, and at a time
+
+_silu_backward = torch.ops.aten.silu_backward
+
+
+@triton.jit
+def _rows(base, column, count, R: tl.constexpr, H: tl.constexpr, RP: tl.constexpr):
+    """(RP, columns) of a tensor (E, R, H), zero beyond it."""
+    r = tl.arange(0, RP)
+    edge = (column // H).to(tl.int64)
+    place = (edge * (R * H) + column % H)[None, :] + (r * H)[:, None]
+    return tl.load(base + place, mask=(r < R)[:, None] & (column < count)[None, :], other=0.0)
+
+
+@triton.jit
+def _store(base, value, column, count, R: tl.constexpr, H: tl.constexpr, RP: tl.constexpr):
+    r = tl.arange(0, RP)
+    edge = (column // H).to(tl.int64)
+    place = (edge * (R * H) + column % H)[None, :] + (r * H)[:, None]
+    inside = (r < R)[:, None] & (column < count)[None, :]
+    tl.store(base + place, value.to(base.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _product(a, b, PRODUCTS: tl.constexpr, WIDE: tl.constexpr):
+    if WIDE:  # Triton's interpreter multiplies no bfloat16
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision=PRODUCTS)
+
+
+@triton.jit
+def _forward(
+    x, out, to_grid, from_grid, count,
+    R: tl.constexpr, RO: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    RP: tl.constexpr, COLUMNS: tl.constexpr, POINTS: tl.constexpr, PRODUCTS: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    r, p = tl.arange(0, RP), tl.arange(0, POINTS)
+    here = _rows(x, column, count, R, H, RP)
+    total = tl.zeros((RP, COLUMNS), dtype=tl.float32)
+    for first in range(0, P, POINTS):
+        q = first + p
+        there = (q < P)[:, None] & (r < R)[None, :]
+        to = tl.load(to_grid + q[:, None] * R + r[None, :], mask=there, other=0.0)
+        grid = _product(to, here, PRODUCTS, WIDE)
+        grid = grid * tl.sigmoid(grid)
+        there = (r < RO)[:, None] & (q < P)[None, :]
+        back = tl.load(from_grid + r[:, None] * P + q[None, :], mask=there, other=0.0)
+        total += _product(back, grid.to(here.dtype), PRODUCTS, WIDE)
+    _store(out, total, column, count, RO, H, RP)
+
+
+@triton.jit
+def _backward(
+    x, g, d_x, to_grid, from_grid, count,
+    R: tl.constexpr, RO: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    RP: tl.constexpr, COLUMNS: tl.constexpr, POINTS: tl.constexpr, PRODUCTS: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    r, p = tl.arange(0, RP), tl.arange(0, POINTS)
+    here = _rows(x, column, count, R, H, RP)
+    given = _rows(g, column, count, RO, H, RP)
+    total = tl.zeros((RP, COLUMNS), dtype=tl.float32)
+    for first in range(0, P, POINTS):
+        q = first + p
+        there = (q < P)[:, None] & (r < R)[None, :]
+        to = tl.load(to_grid + q[:, None] * R + r[None, :], mask=there, other=0.0)
+        there = (q < P)[:, None] & (r < RO)[None, :]
+        back = tl.load(from_grid + r[None, :] * P + q[:, None], mask=there, other=0.0)
+        grid = _product(to, here, PRODUCTS, WIDE)
+        d_grid = _product(back, given, PRODUCTS, WIDE)
+        s = tl.sigmoid(grid)
+        d_grid = d_grid * s * (1 + grid * (1 - s))
+        total += _product(tl.trans(to), d_grid.to(here.dtype), PRODUCTS, WIDE)
+    _store(d_x, total, column, count, R, H, RP)
+
+
+def products_of(like: Tensor) -> str:
+    """How the kernel multiplies: as torch is told to; three TF32 products keep float32's digits."""
+    high = torch.get_float32_matmul_precision() != "highest"
+    return "tf32" if high or like.dtype != torch.float32 else "tf32x3"
+
+
+def s2_activation(x: Tensor, gate: Tensor | None, to_grid: Tensor, from_grid: Tensor) -> Tensor:
+    """As ``grid.s2_activation``."""
+    return _S2Activation.apply(x, gate, to_grid, from_grid)
+
+
+class _S2Activation(torch.autograd.Function):
+    @staticmethod
+    @in_given_types
+    def forward(ctx, x, gate, to_grid, from_grid):
+        x, to_grid, from_grid = x.contiguous(), to_grid.contiguous(), from_grid.contiguous()
+        (edges, rows, channels), (rows_out, points) = x.shape, from_grid.shape
+        ctx.sizes = {
+            "R": rows, "RO": rows_out, "H": channels, "P": points,
+            "RP": max(16, triton.next_power_of_2(max(rows, rows_out))),
+            "COLUMNS": COLUMNS, "POINTS": POINTS, "PRODUCTS": products_of(x),
+            "WIDE": os.environ.get("TRITON_INTERPRET") == "1",
+        }  # fmt: skip
+        ctx.save_for_backward(x, gate, to_grid, from_grid)
+        out = x.new_empty(edges, rows_out, channels)
+        count = edges * channels
+        if count:
+            programs = (triton.cdiv(count, COLUMNS),)
+            _forward[programs](x, out, to_grid, from_grid, count, **ctx.sizes)
+        if gate is not None:
+            out[:, 0] = silu(gate)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @in_given_types
+    def backward(ctx, g):
+        x, gate, to_grid, from_grid = ctx.saved_tensors
+        d_gate = None if gate is None else _silu_backward(g[:, 0].contiguous(), gate)
+        d_x = torch.empty_like(x)
+        count = len(x) * x.shape[2]
+        if count:
+            programs = (triton.cdiv(count, COLUMNS),)
+            _backward[programs](x, g.contiguous(), d_x, to_grid, from_grid, count, **ctx.sizes)
+        return d_x, d_gate, None, None
