@@ -29,6 +29,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ndem_ocp.models.equiformer import constants
+
 GPU = torch.device("cuda:0")
 aten = torch.ops.aten
 _TORCH = os.path.dirname(torch.__file__)
@@ -40,7 +42,8 @@ _INDEXED = {
 }
 
 
-# Python waits for the GPU where it needs a shape or a value, and for what moves to the CPU.
+# Python waits for the GPU where it needs a shape or a value, and for what moves to the CPU; and for
+# what comes from the CPU's ordinary memory: constants, indices.
 _WAITS = {
     *(aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default),
     *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
@@ -125,7 +128,8 @@ class _Operations(TorchDispatchMode):
         if there and here and func not in _COPIES:
             shapes = [tuple(tensor.shape) for tensor in here]
             raise WrongDevice(f"{func}: cuda:0 and cpu; on the CPU are tensors of shape {shapes}")
-        if on_gpu and (func in _WAITS or (func in _INDEXED and _by_mask(args[1]))):
+        told = kwargs.get("output_size") is not None  # repeat_interleave knows the shape then
+        if on_gpu and not told and (func in _WAITS or (func in _INDEXED and _by_mask(args[1]))):
             self.places.wait()
         out = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
@@ -156,6 +160,11 @@ class _Functions(TorchFunctionMode):
             return _PROPERTIES[func]
         if func in (Tensor.numpy, Tensor.__array__) and places.has(args[0]):
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        if func is Tensor.tolist and places.has(args[0]):
+            places.wait()
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and places.has(args[0]):
+            for _ in filter(self._from_the_host, _parts_of(args[1])):
+                places.wait()  # the index goes to the device, from memory that is not pinned
         if func is Tensor.to:
             return self._to(*args, **kwargs)
         if func in (Tensor.cuda, Tensor.cpu):
@@ -165,13 +174,21 @@ class _Functions(TorchFunctionMode):
         if kwargs.get("device") is not None:
             there = torch.device(kwargs.pop("device")).type == "cuda"
             out = func(*args, **kwargs, device="cpu")
+            if there and func in (torch.tensor, torch.as_tensor):
+                places.wait()
             return tree_map_only(Tensor, lambda made: self._made(made, there), out)
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and places.is_open(out):
             places.put(out, False)  # made by a call without device=, not by autograd
         if func is Tensor.new_tensor and places.has(args[0]):
             places.put(out, True)
+            places.wait()
         return out
+
+    def _from_the_host(self, part: Any) -> bool:
+        if isinstance(part, Tensor):
+            return part.dim() > 0 and not self.places.has(part)
+        return isinstance(part, (list, range)) and len(part) > 0
 
     def _made(self, tensor: Tensor, there: bool) -> Tensor:
         if tensor.numel() == 0 or self.places.has(tensor):
@@ -198,9 +215,15 @@ class _Functions(TorchFunctionMode):
         dtype = kwargs.pop("dtype", None) or next(
             (a for a in rest if isinstance(a, torch.dtype)), tensor.dtype
         )
+        if there and not self.places.has(tensor) and not kwargs.get("non_blocking", False):
+            self.places.wait()
         out = self.places.moved(tensor, there)
         with torch._C.DisableTorchFunction():
             return out.to(dtype, copy=kwargs.get("copy", False))
+
+
+def _parts_of(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
 
 
 _PROPERTIES = {
@@ -274,6 +297,8 @@ def pretend_gpu() -> Iterator[_Places]:
     ):
         cuda[name] = nothing
     with contextlib.ExitStack() as stack:
+        constants.clear()  # of other contexts: where they are is known in theirs
+        stack.callback(constants.clear)
         for name, value in cuda.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", backward))

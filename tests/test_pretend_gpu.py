@@ -62,6 +62,42 @@ def test_it_distinguishes_devices():
             there.numpy()
 
 
+def test_it_counts_what_waits():
+    with pretend_gpu() as gpu:
+        there, here = torch.ones(3, device="cuda"), torch.tensor([0, 2])
+        on_it = here.to("cuda")
+
+        def waits(function):
+            gpu.waits.clear()
+            function()
+            return gpu.waits.total()
+
+        for function in (
+            there.tolist,
+            lambda: there[[0, 2]],
+            lambda: there[here],
+            lambda: there.__setitem__([0, 2], 3.0),
+            lambda: there.new_tensor([1.0]),
+            lambda: torch.tensor([1.0, 2.0], device="cuda"),
+            lambda: here.to("cuda"),
+            lambda: there.cpu(),
+            lambda: float(there[0]),
+            lambda: there[there > 0],
+        ):
+            assert waits(function) == 1
+        for function in (
+            lambda: there[on_it],
+            lambda: there[1:],
+            lambda: there[:, None],
+            lambda: there.__setitem__(on_it, 3.0),
+            lambda: torch.zeros(3, device="cuda"),
+            lambda: torch.arange(3, device="cuda"),
+            lambda: here.to("cuda", non_blocking=True),
+            lambda: here.tolist(),
+        ):
+            assert waits(function) == 0
+
+
 def test_it_sees_backward_and_optimizers():
     class Doubled(torch.autograd.Function):
         @staticmethod
@@ -216,8 +252,11 @@ def test_how_often_a_step_waits_for_the_gpu(demo_data, tmp_path):
     total = {name: found.total() for name, found in waits.items()}
     print(total)
     assert total["plain"] < total["upstream"], waits
-    assert total["ndem"] - total["plain"] < 10, waits
-    # layers and heads never wait: one line, the largest atomic number, before the first of them
-    ours = [line for line in waits["ndem"] if "models/equiformer/" in line]
-    assert ours == [line for line in ours if "backbone.py" in line], ours
-    assert sum(waits["ndem"][line] for line in ours) == 1
+    # for noise, joining the views, where the second one's edges begin, the loss's mask and its logs
+    assert total["ndem"] - total["plain"] <= 13, waits
+    # layers and heads never wait: the largest atomic number and where the second view's edges begin
+    # are asked for before the first of them
+    for name, number in (("plain", 1), ("ndem", 2)):
+        ours = {k: n for k, n in waits[name].items() if "models/equiformer/" in k}
+        assert sum(ours.values()) == number, ours
+        assert all("backbone.py" in line or "edges.py" in line for line in ours), ours

@@ -86,11 +86,16 @@ def draw_noise(
     sigma = _draw_sigma(num_graphs, settings, generator)[cpu_index]
     unit = torch.randn(num_atoms, 3, generator=generator, dtype=torch.float64)
     eps = unit * (sigma * moved)[:, None]
+
+    def on_device(value: Tensor, dtype: torch.dtype) -> Tensor:
+        """Without waiting for what the device is doing; it takes a copy of the value first."""
+        return value.to(dtype).to(pos.device, non_blocking=True)
+
     return Noise(
-        eps=eps.to(pos.device, pos.dtype),
-        sigma=sigma.to(pos.device, pos.dtype),
-        moved=moved.to(pos.device),
-        viewed=viewed.to(pos.device),
+        eps=on_device(eps, pos.dtype),
+        sigma=on_device(sigma, pos.dtype),
+        moved=on_device(moved, torch.bool),
+        viewed=on_device(viewed, torch.bool),
     )
 
 

@@ -17,6 +17,8 @@ from ndem_ocp.method.views import EPS, JOINT, VIEWED, with_second_view
 
 __all__ = ["EPS", "JOINT", "VIEWED", "Views", "join_views", "split_output", "with_second_view"]
 
+FIRST_ATOMS = "ndem_first_atoms"  # number of atoms of the first of two views
+
 
 class Views(NamedTuple):
     """A joint batch and where its parts lie."""
@@ -66,6 +68,7 @@ def join_views(marked: Batch) -> Views:
     joint.batch = graphs_of_joint.repeat_interleave(counts, output_size=len(joint.pos))
     joint.ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     joint[JOINT] = True
+    joint[FIRST_ATOMS] = num_atoms
     _describe_slices(joint, levels)
     return Views(joint, num_atoms, num_graphs, atoms)
 

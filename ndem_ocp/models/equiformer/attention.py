@@ -15,6 +15,7 @@ from fairchem.core.models.equiformer_v2.transformer_block import SO2EquivariantG
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, silu
 
+from ndem_ocp.models.equiformer.constants import constant, index
 from ndem_ocp.models.equiformer.convolution import (
     Radial,
     message,
@@ -121,9 +122,7 @@ def _activate(
 def _gated(y: Tensor, gate: Tensor, edges: Edges) -> Tensor:
     """silu on degree 0, sigmoid gates, one for each degree and channel, on the others."""
     lay = edges.layout
-    degree = edges.once(
-        "degree", lambda: torch.tensor([degree - 1 for degree, _ in lay.rows[1:]], device=y.device)
-    )
+    degree = index([degree - 1 for degree, _ in lay.rows[1:]], y)
     gates = torch.sigmoid(gate).view(len(y), lay.lmax, -1)
     return torch.cat([silu(y[:, :1]), y[:, 1:] * gates[:, degree]], dim=1)
 
@@ -139,7 +138,8 @@ def grid_matrices(
     def make() -> tuple[Tensor, Tensor]:
         to_grid, from_grid = grid.to_grid_mat.flatten(0, 1), grid.from_grid_mat.flatten(0, 1)
         if lay is not None:
-            to_grid, from_grid = to_grid[:, lay.by_degree], from_grid[:, lay.by_degree]
+            rows = index(lay.by_degree, to_grid)
+            to_grid, from_grid = to_grid[:, rows], from_grid[:, rows]
         back = torch.empty(from_grid.shape[::-1], dtype=dtype, device=from_grid.device)
         back.copy_(from_grid.t())  # not the module's own, of which a row is set
         if gated:
@@ -158,7 +158,7 @@ def _second_convolution(
     channels, hidden = convolution.m_output_channels, y.shape[2]
     weights = [convolution.fc_m0.weight, *(part.fc.weight for part in convolution.so2_m_conv)]
     mats, columns = [], []
-    factor = rescale(edges, kept, y).repeat_interleave(channels)
+    factor = rescale(kept, y).repeat_interleave(channels)
     for order, block in zip(kept.orders, kept.blocks):
         weight, degrees = weights[order].to(y.dtype), kept.of_order(order)
         # of the degrees order ... L that the weights are for
@@ -178,12 +178,9 @@ def _second_convolution(
     return sum_messages(y.flatten(1), attention, ends, num_nodes, columns, mats, bias)
 
 
-def rescale(edges: Edges, lay: Layout, like: Tensor) -> Tensor:
+def rescale(lay: Layout, like: Tensor) -> Tensor:
     """(R,) factor of each row on the way back to the nodes, of the type of ``like``."""
-    return edges.once(
-        ("rescale", lay, like.dtype),
-        lambda: torch.tensor(lay.rescale, dtype=like.dtype, device=like.device),
-    )
+    return constant(tuple(lay.rescale), like.dtype, like.device)
 
 
 def radial_hidden(
@@ -214,7 +211,7 @@ def edge_degree(module: EdgeDegreeEmbedding, edges: Edges, num_nodes: int) -> Te
     hidden, last = radial_hidden(module.rad_func, edges, module)
     dtype = compute_dtype(hidden)
     lay = edges.layout
-    scale = rescale(edges, lay, hidden.to(dtype))[: lay.lmax + 1]
+    scale = rescale(lay, hidden.to(dtype))[: lay.lmax + 1]
     scale = scale.repeat_interleave(module.sphere_channels) / module.rescale_factor
     ends = edges.ends(dtype)
     ends = ends._replace(frames=ends.frames[:, : lay.lmax + 1])

@@ -22,6 +22,7 @@ from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
 from ndem_ocp.models.neighbors import NearestNeighbors
+from ndem_ocp.models.views import FIRST_ATOMS
 
 EDGES = "ndem_edges"  # key of the Edges among a backbone's outputs
 
@@ -83,6 +84,8 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
                 data, enforce_max_neighbors_strictly=self.enforce_max_neighbors_strictly
             )
         edges = self._edges(graph, species)
+        if FIRST_ATOMS in data:  # heads will ask where the second view begins
+            edges.first_edge(data[FIRST_ATOMS])
         x = self.first_embedding(data, species, edges)
         for block in self.blocks:
             if self.activation_checkpoint and torch.is_grad_enabled():

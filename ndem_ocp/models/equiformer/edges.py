@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ndem_ocp.models.equiformer import kernels
+from ndem_ocp.models.equiformer.constants import index
 from ndem_ocp.models.equiformer.ends import ByNode, Ends, by_node
 from ndem_ocp.models.equiformer.layout import Layout
 
@@ -46,7 +47,7 @@ class Edges:
         def make() -> Ends:
             frames = self.frames
             if layout is not self.layout:
-                rows = torch.tensor(layout.rows_within(self.layout), device=frames.device)
+                rows = index(layout.rows_within(self.layout), frames)
                 frames = frames[:, rows, layout.node_rows].contiguous()
             return Ends(self.source, self.target, frames.to(dtype), self._by_node(dtype))
 
@@ -57,11 +58,16 @@ class Edges:
             return None
         return self.once("by node", lambda: by_node(self.source, self.target, self.num_nodes))
 
+    def first_edge(self, atom: int) -> int:
+        """Number of edges to the atoms before this one. Waits for the device once for each atom
+        between the first and the last, so ask before there is much to wait for."""
+        if atom <= 0 or atom >= self.num_nodes:
+            return 0 if atom <= 0 else len(self.target)
+        return self.once(("first edge", atom), lambda: int((self.target < atom).sum()))
+
     def between(self, atoms: slice) -> Edges:
         """The edges among a run of atoms that has edges with no others, its first atom as 0."""
-        first, end = torch.searchsorted(
-            self.target, self.target.new_tensor([atoms.start, atoms.stop])
-        ).tolist()
+        first, end = self.first_edge(atoms.start), self.first_edge(atoms.stop)
         part = slice(first, end)
         return Edges(
             source=self.source[part] - atoms.start,

@@ -8,6 +8,7 @@ from fairchem.core.models.equiformer_v2.edge_rot_mat import init_edge_rot_mat
 from fairchem.core.models.equiformer_v2.wigner import _Jd
 from torch import Tensor
 
+from ndem_ocp.models.equiformer.constants import index, swap_axes
 from ndem_ocp.models.equiformer.layout import Layout
 
 
@@ -33,13 +34,13 @@ def _frames(rotation: Tensor, layout: Layout) -> Tensor:
         orders = [layout.rows[n][1] for n in rows]
         block = wigner_rows(degree, orders, alpha, beta, gamma)
         first = degree**2
-        frames[:, rows, first : first + 2 * degree + 1] = block
+        frames[:, index(rows, frames), first : first + 2 * degree + 1] = block
     return frames
 
 
 def _angles(rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Euler angles (y, x, y) of (E, 3, 3) rotations."""
-    alpha, beta = o3.xyz_to_angles(rotation @ rotation.new_tensor([0.0, 1.0, 0.0]))
+    alpha, beta = o3.xyz_to_angles(rotation[..., 1])
     left = o3.angles_to_matrix(alpha, beta, torch.zeros_like(alpha)).transpose(-1, -2) @ rotation
     return alpha, beta, torch.atan2(left[..., 0, 2], left[..., 0, 0])
 
@@ -62,13 +63,13 @@ def wigner_rows(
     """
     if degree >= len(_Jd):
         raise ValueError(f"lmax = {degree}: Wigner matrices are there up to {len(_Jd) - 1}.")
-    swap = _Jd[degree].to(alpha)
+    swap = swap_axes(degree, alpha.dtype, alpha.device)
     frequency = torch.arange(degree, -degree - 1, -1, dtype=alpha.dtype, device=alpha.device)
 
     def waves(angle: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cos(angle[:, None] * frequency), torch.sin(angle[:, None] * frequency)
 
-    chosen = torch.tensor(orders, device=alpha.device) + degree
+    chosen = index([order + degree for order in orders], alpha)
     cos, sin = waves(alpha)
     rows = cos[:, chosen, None] * swap[chosen] + sin[:, chosen, None] * swap.flip(0)[chosen]
     rows = _times_z(rows, *waves(beta)) @ swap
