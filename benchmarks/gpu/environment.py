@@ -19,7 +19,7 @@ def run(check: Check, out: Results) -> None:
     import torch
 
     from ndem_ocp import doctor
-    from ndem_ocp.report.provenance import git_commit, hardware
+    from ndem_ocp.provenance import git_commit, hardware
 
     out.put("commit", git_commit(_root()))
     out.put("hardware", hardware())
