@@ -6,7 +6,9 @@ An environment has one of them or none. Nothing here imports fairchem.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from importlib import metadata
+from pathlib import Path
 
 from ndem_ocp.errors import NDeMError
 
@@ -34,7 +36,14 @@ def host_version() -> str | None:
 def host() -> int | None:
     """1 or 2, the major version of fairchem-core in this environment; None without it."""
     version = host_version()
-    return None if version is None else int(version.partition(".")[0])
+    if version is not None:
+        return int(version.partition(".")[0])
+    spec = importlib.util.find_spec("fairchem")  # a checkout that is not installed
+    places = [Path(place) / "core" for place in (spec and spec.submodule_search_locations) or ()]
+    for number, folder in ((1, "trainers"), (2, "units")):
+        if any((place / folder).is_dir() for place in places):
+            return number
+    return None
 
 
 def require_host(wanted: int, what: str) -> None:
@@ -55,9 +64,10 @@ def require_host(wanted: int, what: str) -> None:
             f"{what} needs {DISTRIBUTION} {version}, which is not installed: {command}",
             name="fairchem",
         )
+    own = ", for which there is ndem_ocp.fairchem2" if found == 2 else ""
     raise HostError(
-        f"{what} needs {DISTRIBUTION} {version}, and {host_version()} is installed here. Both have "
-        f"the same name, so each needs an environment of its own: make another one, and there "
+        f"{what} needs {DISTRIBUTION} {version}; {host_version() or found} is installed here{own}. "
+        f"Both have one name, so each needs an environment of its own: make another, and there "
         f"{command}",
         name="fairchem",
     )

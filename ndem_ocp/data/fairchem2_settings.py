@@ -33,7 +33,6 @@ def write_settings(
     """
     old = out / path.name
     settings = yaml.safe_load(old.read_text(encoding="utf-8")) if old.is_file() else {}
-    settings["dataset_name"] = settings.get("dataset_name", out.resolve().name)
     for split in statistics:
         settings[f"{split}_src"] = str(out.resolve() / split)
     if TRAIN in statistics:

@@ -31,7 +31,7 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
         )
     settings = Path(out) / SETTINGS_FILE
     if entry["options"].get("format") == "aselmdb":
-        print(f"{settings}: names, element references and normalizer, for fairchem 2's data group")
+        print(f"{settings}: element references and normalizer, for fairchem 2's data group")
     for split in entry["splits"]:
         problem = element_problem(*(split_record(Path(out) / name) for name in ("train", split)))
         if problem is not None:

@@ -95,6 +95,7 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
         self._waiting = Waiting(self.optimizer, getattr(model, "auxiliary", []))
         self._waiting.keep_from_decay(getattr(model, "log_curvature", None))
         self._views: AseViewSource | None = None
+        self._random_from: str | None = None  # a checkpoint, until the first step after it
         self._noisy = False  # whether the last step had second views
         self._total_steps = 1
         folder = getattr(getattr(job_config, "metadata", None), "log_dir", None)
@@ -134,6 +135,8 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
             self.logger.resumed(done)
 
     def train_step(self, state: State, data: AtomicData) -> None:
+        if self._random_from is not None:  # not before: a data loader's start draws a number
+            self._continue_random_numbers(self._random_from)
         done = self.train_progress.num_steps_completed
         weight = self.settings.coefficient_at(done + 1, self._total_steps)
         self._noisy = weight > 0
@@ -152,6 +155,11 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
         self._waiting.set(waits=not self._noisy, starts=self._noisy and before == 0)
         super().train_step(state, data)
         self._say_step(done)
+
+    def _continue_random_numbers(self, folder: str) -> None:
+        self._random_from = None
+        if not load_random_state(folder):
+            logging.info("ndem: %s has no random state of this rank, edges get new frames.", folder)
 
     def _draw(self, data: AtomicData, step: int, progress: float) -> Noise:
         """The noise of a step, from (seed, data-parallel rank, step) alone, on the CPU.
@@ -204,11 +212,7 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         with refusals(), other_auxiliary(checkpoint_location):
             super()._execute_load_state(checkpoint_location)
-        if not load_random_state(checkpoint_location):
-            logging.info(
-                "ndem: %s has no random state of this rank; frames of edges are drawn anew.",
-                checkpoint_location,
-            )
+        self._random_from = checkpoint_location
 
 
 def total_steps(state: State) -> int:
