@@ -100,7 +100,8 @@ def _versions(report: Report) -> None:
             f"fairchem-core {fairchem} is not one that this package was made for: "
             "pip install 'ndem-ocp[fairchem1]' (1.10) or 'ndem-ocp[fairchem2]' (2.24)"
         )
-    if fairchem and fairchem.startswith("1.") and scipy and tuple(map(int, scipy.split(".")[:2])) >= (1, 17):
+    removed = scipy is not None and tuple(map(int, scipy.split(".")[:2])) >= (1, 17)
+    if removed and host() == 1:
         report.problems.append(
             f"scipy {scipy} removed sph_harm, which fairchem 1.10 imports: pip install 'scipy<1.17'"
         )

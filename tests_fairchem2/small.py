@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from pathlib import Path
 
 import hydra
-import numpy as np
 import torch
 from fairchem.core._cli import get_hydra_config_from_yaml
 from omegaconf import OmegaConf
@@ -67,8 +65,6 @@ def run(config):
     """What the fairchem command does with it on one rank; the runner."""
     os.makedirs(config.job.metadata.log_dir, exist_ok=True)
     OmegaConf.save(config, config.job.metadata.config_path)
-    random.seed(config.job.seed)
-    np.random.seed(config.job.seed)
     torch.manual_seed(config.job.seed)
     runner = hydra.utils.instantiate(config.runner)
     runner.job_config = config.job

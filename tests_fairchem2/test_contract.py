@@ -23,8 +23,7 @@ def two_view(kind: str, **settings) -> tuple[HydraModel, HydraModel]:
     plain = hydra(kind)
     torch.manual_seed(0)
     other = hydra(kind)
-    names = [name for name in force_tasks(kind)]
-    return plain, add_second_view(other, NDeMSettings(**settings), None, names)
+    return plain, add_second_view(other, NDeMSettings(**settings), None, force_tasks(kind))
 
 
 def force_tasks(kind: str) -> list[str]:

@@ -12,6 +12,7 @@ from small import FINE_TUNED, SAVING, config_of, run, train, without_times
 from ndem_ocp.report.history_file import read_history
 
 MODELS = ("direct", "conserving", "experts")
+WRONG = [-20.0] * 100  # references of another method, eV
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -46,7 +47,7 @@ def test_ndem_trains_and_every_loss_is_logged(model, demo, tmp_path):
     assert all(unit.optimizer.state[p]["step"] == 2 for p in head.parameters())
 
 
-@pytest.mark.parametrize("model", ("conserving", "experts"))
+@pytest.mark.parametrize("model", ["conserving", "experts"])
 def test_resumed_is_uninterrupted(model, demo, tmp_path):
     words = [f"model={model}", "+runner.train_eval_unit.ndem.start=0.5", SAVING % 2]
     whole, lines, folder = train("ndem.yaml", demo, tmp_path / "a", *words)
@@ -67,7 +68,7 @@ def test_resumed_is_uninterrupted(model, demo, tmp_path):
 def test_steps_before_the_start_are_plain(demo, tmp_path):
     start = "+runner.train_eval_unit.ndem.start=0.75"
     unit, lines, _ = train("ndem.yaml", demo, tmp_path / "a", start)
-    plain, plain_lines, _ = train("plain.yaml", demo, tmp_path / "b", "steps=4")
+    _, plain_lines, _ = train("plain.yaml", demo, tmp_path / "b", "steps=4")
     assert [line["loss"] for line in lines[:3]] == [line["loss"] for line in plain_lines[:3]]
     assert lines[3]["loss"] != plain_lines[3]["loss"]
     head = unit.model.module.output_heads["noisy_forces"]
@@ -132,7 +133,7 @@ def test_direct_first_then_conserving(demo, tmp_path):
     ],
 )
 def test_what_cannot_be_ends_with_a_sentence_and_status_2(words, sentence, demo, tmp_path, capsys):
-    words = words or ["data.elem_refs=[%s]" % ", ".join(["-20.0"] * 100)]
+    words = words or [f"data.elem_refs={WRONG}"]
     with pytest.raises(SystemExit) as ended:
         train("ndem.yaml", demo, tmp_path, *words)
     assert ended.value.code == 2
@@ -144,9 +145,8 @@ def test_what_cannot_be_ends_with_a_sentence_and_status_2(words, sentence, demo,
 
 
 def test_references_that_do_not_fit_may_be_trained_on(demo, tmp_path):
-    refs = ", ".join(["-20.0"] * 100)
     check = "+runner.train_eval_unit.ndem.check_references=false"
-    train("ndem.yaml", demo, tmp_path, f"data.elem_refs=[{refs}]", check, "steps=1")
+    train("ndem.yaml", demo, tmp_path, f"data.elem_refs={WRONG}", check, "steps=1")
 
 
 def test_nothing_of_fairchem_1_is_imported():

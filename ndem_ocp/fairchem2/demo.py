@@ -127,17 +127,21 @@ def _report(args: argparse.Namespace) -> int:
             "energy_mae_eV": last[ENERGY_MAE],
             "relaxation": relax(checkpoint),
         }
-        relaxed = metrics[name]["relaxation"]
-        print(
-            f"\n{name}: force MAE {last[FORCES_MAE]:.4f} eV/A, energy MAE {last[ENERGY_MAE]:.4f} eV "
-            f"on val_id after {len(train)} steps, {train[-1]['time_s']:.0f} s\n  relaxation of O on "
-            f"Cu(111) with FAIRChemCalculator: {relaxed['steps']} steps, largest force "
-            f"{relaxed['fmax_first']:.2f} to {relaxed['fmax_last']:.2f} eV/A (the model's), "
-            f"EMT's energy {relaxed['emt_energy_change_eV']:+.2f} eV"
-        )
+        print(_in_words(name, metrics[name]))
     write_text(args.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     print(f"\nwrote {args.out}/metrics.json, curves.png; checkpoints in plain/ and ndem/")
     return 0
+
+
+def _in_words(name: str, found: dict[str, Any]) -> str:
+    relaxed = found["relaxation"]
+    return (
+        f"\n{name}: force MAE {found['forces_mae_eV_per_A']:.4f} eV/A, energy MAE "
+        f"{found['energy_mae_eV']:.4f} eV on val_id after {found['steps']} steps, "
+        f"{found['time_s']:.0f} s\n  O on Cu(111) relaxed with FAIRChemCalculator: "
+        f"{relaxed['steps']} steps, the model's largest force {relaxed['fmax_first']:.2f} to "
+        f"{relaxed['fmax_last']:.2f} eV/A, EMT's energy {relaxed['emt_energy_change_eV']:+.2f} eV"
+    )
 
 
 def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
