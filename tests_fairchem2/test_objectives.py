@@ -101,12 +101,25 @@ def test_structures_without_forces_take_no_part():
     data = labelled(without_forces=(1,))
     tasks = logged([task("energy"), task("forces", ["a"])])
     objective = Beside(settings, tasks, model)
-    noise = restricted(noise_of(data, settings), with_forces(data, tasks[1:]))
+    noise = restricted(noise_of(data, settings), with_forces(data, tasks[1:]), data.batch)
     assert not noise.viewed[data.batch == 1].any()
     _, losses = losses_of(objective, model, data, noise)
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_labels_of_structures_that_take_no_part_stay():
+    data = labelled()
+    noise = noise_of(data, NDeMSettings(target="second_views", share=1.0))
+    labels = ViewLabels(torch.ones_like(noise.eps), torch.ones(2), torch.zeros_like(noise.sigma))
+    first = torch.tensor([True, False])
+    found = restricted(noise._replace(labels=labels), first, data.batch)
+    assert found.labels.energy_remainder.tolist() == [1.0, 0.0]
+    second = data.batch == 1
+    assert not found.labels.force_change[second].any()
+    assert not found.eps[second].any()
+    assert found.labels.force_change[~second].all()
 
 
 def test_data_sets_with_tasks_of_their_own_have_losses_of_their_own():

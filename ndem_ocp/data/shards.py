@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .accumulator import Accumulator
-from .aselmdb import is_aselmdb, row_of, write_rows
+from .aselmdb import is_aselmdb
+from .aselmdb_writer import row_of, write_rows
 from .ase_files import iter_frames
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame

@@ -88,7 +88,9 @@ def error_names(task: Task) -> dict[str, float]:
     loss = task.loss_fn
     kind = _ERRORS.get(type(getattr(loss, "loss_fn", None)))
     unit = UNITS.get(task.property)
-    if kind is None or unit is None or loss.reduction == "sum" or not loss.coefficient:
+    if kind is None or unit is None or not isinstance(loss, DDPMTLoss):
+        return names
+    if loss.reduction == "sum" or not loss.coefficient:
         return names
     scale = float(task.normalizer.rmsd)
     if kind == "mse":

@@ -155,23 +155,28 @@ def known_forces(data: AtomicData, tasks: Sequence[Task]) -> Tensor:
 
 
 def with_forces(data: AtomicData, tasks: Sequence[Task]) -> Tensor:
-    """(N,) bool: atoms of the structures all of whose atoms have a label of forces."""
-    count = data.natoms.numel()
-    labelled = torch.zeros(count, dtype=torch.bool, device=data.batch.device)
+    """(B,) bool: structures all of whose atoms have a label of forces, of whichever task."""
+    labelled = torch.zeros_like(data.natoms, dtype=torch.bool)
     for task in tasks:
         missing = (~torch.isfinite(data[task.name]).all(-1)).long()
         labelled |= torch.zeros_like(data.natoms).index_add(0, data.batch, missing) == 0
-    return labelled[data.batch]
+    return labelled
 
 
-def restricted(noise: Noise, atoms: Tensor) -> Noise:
-    """The noise of some structures only; the others stay as they are."""
-    if bool(atoms.all()):
+def restricted(noise: Noise, structures: Tensor, index: Tensor) -> Noise:
+    """The noise of some structures only; the others stay as they are.
+
+    Args:
+        structures: (B,) bool. index: (N,) structure of each atom.
+    """
+    if bool(structures.all()):
         return noise
-    labels = noise.labels
+    atoms, labels = structures[index], noise.labels
     if labels is not None:
-        change = labels.force_change * atoms[:, None].to(labels.force_change)
-        labels = labels._replace(force_change=change)
+        labels = labels._replace(
+            force_change=labels.force_change * atoms[:, None].to(labels.force_change),
+            energy_remainder=labels.energy_remainder * structures.to(labels.energy_remainder),
+        )
     return noise._replace(
         eps=noise.eps * atoms[:, None].to(noise.eps.dtype),
         moved=noise.moved & atoms,

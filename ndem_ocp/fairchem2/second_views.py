@@ -65,7 +65,7 @@ class AseViewSource(ViewSource):
         """As :meth:`ViewSource.draw`; structures of data sets without views stay as they are."""
         noise = super().draw(batch, generator, progress)
         covered = torch.tensor([name in self._covered for name in batch.dataset_name])
-        return restricted(noise, covered[batch.batch.cpu()])
+        return restricted(noise, covered, batch.batch.cpu())
 
     def _views(self, batch: Any, number: int, here: slice) -> Views | None:
         if batch.dataset_name[number] not in self._covered:

@@ -134,10 +134,10 @@ def check_host(
     Raises:
         SettingsError: naming the key and what to do.
     """
-    if not isinstance(model, HydraModel):
+    if type(model) is not HydraModel:
         raise SettingsError(
-            f"NDeM works on fairchem.core.models.base.HydraModel, and the model is a "
-            f"{type(model).__name__}: use it, or task.ndem.coefficient: 0."
+            f"NDeM works on fairchem.core.models.base.HydraModel, and the model is another class, "
+            f"{type(model).__name__}: use that one, or task.ndem.coefficient: 0."
         )
     if not forces_tasks(tasks):
         raise SettingsError(

@@ -177,7 +177,8 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
             )
             if self.settings.instead:
                 noise = with_no_change(noise, count)
-        return restricted(noise, with_forces(data, forces_tasks(self._plain_tasks)))
+        known = with_forces(data, forces_tasks(self._plain_tasks))
+        return restricted(noise, known, data.batch)
 
     def _single_losses(self, total: float) -> dict[str, float]:
         """What fairchem does not log of a step: each loss by itself, and NDeM's diagnostics."""
