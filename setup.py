@@ -38,7 +38,7 @@ setup(
     distclass=DistributionWithData,
     name="ndem-ocp",
     version="0.1.0",
-    description="NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core 1.10 and 2.24",
+    description="NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
