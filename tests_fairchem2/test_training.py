@@ -89,7 +89,7 @@ def test_the_inference_checkpoint_is_the_plain_models(demo, tmp_path):
 
     path = str(folder / "checkpoints/final/inference_ckpt.pt")
     atoms = fcc111("Cu", (2, 2, 3), vacuum=7.0, periodic=True)
-    atoms.calc = FAIRChemCalculator(load_predict_unit(path, device="cpu"))
+    atoms.calc = FAIRChemCalculator(load_predict_unit(path, "traineval", device="cpu"))
     assert atoms.get_forces().shape == (12, 3)
 
 

@@ -158,7 +158,9 @@ def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
     add_adsorbate(slab, "O", 1.9, "fcc")
     slab.set_constraint(FixAtoms(mask=slab.get_tags() > 1))
     start = slab.copy()
-    slab.calc = FAIRChemCalculator(load_predict_unit(str(checkpoint), device="cpu"))
+    # "default" compiles the model, which takes a C++ compiler and minutes
+    predictor = load_predict_unit(str(checkpoint), "traineval", device="cpu")
+    slab.calc = FAIRChemCalculator(predictor)
     first = float(np.linalg.norm(slab.get_forces(), axis=1).max())
     optimizer = BFGS(slab, logfile=None, maxstep=0.05)
     optimizer.run(fmax=0.05, steps=steps)
