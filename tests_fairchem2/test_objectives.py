@@ -148,7 +148,7 @@ def test_data_sets_with_tasks_of_their_own_have_losses_of_their_own():
     assert {"a_forces/ndem_loss", "b_forces/ndem_loss"} <= set(shown)
 
 
-@pytest.mark.parametrize("loss", [L2NormLoss, MSELoss])
+@pytest.mark.parametrize("loss", [PerAtomMAELoss, MSELoss])
 def test_in_place_a_view_counts_with_its_weight(loss):
     settings = NDeMSettings(target="second_views", share=1.0, sigma_max=0.05)
     data = labelled(["energy", "forces", "stress"])
@@ -163,8 +163,8 @@ def test_in_place_a_view_counts_with_its_weight(loss):
             torch.zeros(len(x)),
         ),
     )
-    energy_task = task("energy")
-    force_task, stress_task = task("forces", loss=loss()), task("stress", loss=MAELoss())
+    energy_task = task("energy", loss=loss())
+    force_task, stress_task = task("forces"), task("stress", loss=MAELoss())
     objective = Instead(settings, logged([energy_task, force_task, stress_task]))
     objective.prepare(data, noise, Now(0.5, 0.0))
     assert torch.equal(data.pos, x + noise.eps)
@@ -179,12 +179,13 @@ def test_in_place_a_view_counts_with_its_weight(loss):
     }
     plain = compute_loss([energy_task, force_task, stress_task], predicted, data)
     found = compute_loss(objective.tasks, predicted, data)
-    only = {n: compute_loss([t], predicted, one(data, 0))[n] for n, t in
-            (("energy", energy_task), ("forces", force_task))}  # fmt: skip
-    share = {
-        "energy": 0.5,
-        "forces": (data.fixed == 0)[data.batch == 0].sum() / (data.fixed == 0).sum(),
+    single, free = one(data, 0), data.fixed == 0
+    alone = {
+        "energy": {"energy": torch.zeros(1, requires_grad=True)},
+        "forces": {"forces": torch.zeros(len(single.pos), 3, requires_grad=True)},
     }
+    only = compute_loss([energy_task, force_task], alone, single)
+    share = {"energy": 0.5, "forces": free[data.batch == 0].sum() / free.sum()}
     for name in ("energy", "forces"):
         less = plain[name] - 0.5 * share[name] * only[name]
         assert found[name].item() == pytest.approx(less.item(), rel=1e-4)
