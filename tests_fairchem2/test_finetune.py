@@ -217,7 +217,7 @@ def test_a_fine_tuning_resumes_without_its_checkpoint(tuning, checkpoint, tmp_pa
     unit, _, config = tuning(f"base_model_name={moved}", SAVING % 1)
     moved.unlink()
     folder = config.job.metadata.checkpoint_dir
-    again = get_hydra_config_from_yaml(f"{folder}/step_1/resume.yaml", ["+job.timestamp_id=again"])
+    again = get_hydra_config_from_yaml(f"{folder}/step_1/resume.yaml", ["job.timestamp_id=again"])
     resumed = run(again).train_eval_unit
     for (name, mine), (_, other) in zip(
         unit.model.state_dict().items(), resumed.model.state_dict().items(), strict=True

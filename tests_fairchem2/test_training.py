@@ -113,7 +113,7 @@ def test_direct_first_then_conserving(demo, tmp_path):
     checkpoint.unlink()
     from fairchem.core._cli import get_hydra_config_from_yaml
 
-    config = get_hydra_config_from_yaml(str(resume), ["+job.timestamp_id=again"])
+    config = get_hydra_config_from_yaml(str(resume), ["job.timestamp_id=again"])
     again = run(config).train_eval_unit
     for mine, other in zip(unit.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(mine, other)

@@ -90,14 +90,14 @@ def read_section(given: Any) -> Section:
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
     if not isinstance(check, bool):
         raise SettingsError(f"task.ndem.check_references = {check!r}: must be true or false.")
+    _check_objective(method.get("objective"))  # before what goes with it
     settings = NDeMSettings.from_mapping(method, host_keys=tuple(HOST_KEYS))
-    _check_objective(settings)
     _check_second_views(settings, path, head)
     return Section(settings, None if head is None else dict(head), path, check)
 
 
-def _check_objective(settings: NDeMSettings) -> None:
-    if settings.objective == "dens":
+def _check_objective(objective: Any) -> None:
+    if objective == "dens":
         raise SettingsError(
             "task.ndem.objective = 'dens' does not run with fairchem 2, whose models take no "
             "forces as an input: choose ndem or noisy_nodes."
