@@ -41,10 +41,6 @@ ARMS = {
     "coefficient 0": [f"{UNIT}.ndem.coefficient=0"],
     "NDeM": [],
     "NDeM, half of the structures": [f"+{UNIT}.ndem.fraction=0.5"],
-    "noisy nodes": [
-        f"~{UNIT}.ndem",
-        f"+{UNIT}.ndem={{objective: noisy_nodes, sigma_max: 0.1, norm: l2mae}}",
-    ],
     "first order, in place": [
         f"~{UNIT}.ndem",
         f"+{UNIT}.ndem={{target: first_order, sigma_max: 0.05}}",

@@ -173,7 +173,7 @@ def tuning(demo, checkpoint, tmp_path, monkeypatch):
     shutil.copy(CONFIGS / "finetune.yaml", tmp_path / "out")
 
     def tune(*words):
-        words = [f"job.run_dir={tmp_path / 'runs'}", "+job.timestamp_id=first", *words]
+        words = [f"++job.run_dir={tmp_path / 'runs'}", "+job.timestamp_id=first", *words]
         config = get_hydra_config_from_yaml(str(tmp_path / "out/finetune.yaml"), list(words))
         unit = run(config).train_eval_unit
         return unit, read_history(config.job.metadata.log_dir, "train"), config
