@@ -28,7 +28,7 @@ from fairchem.core.common import distutils
 
 from ndem_ocp.data.demo import make_demo
 from ndem_ocp.fairchem2.demo import _configs
-from ndem_ocp.report.provenance import provenance
+from ndem_ocp.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("direct", "conserving", "experts")

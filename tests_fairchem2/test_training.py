@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import FINE_TUNED, SAVING, config_of, run, train, without_times
 
-from ndem_ocp.report.history_file import read_history
+from ndem_ocp.history.file import read_history
 
 MODELS = ("direct", "conserving", "experts")
 WRONG = [-20.0] * 100  # references of another method, eV

@@ -21,8 +21,8 @@ from typing import Any
 from ndem_ocp.commands.ending import run as ending
 from ndem_ocp.errors import NDeMError
 from ndem_ocp.files import write_text
+from ndem_ocp.history.file import read_history
 from ndem_ocp.hosts import require_host
-from ndem_ocp.report.history_file import read_history
 
 CONFIGS = Path("configs/fairchem2")
 RUNS = {"plain": "plain.yaml", "ndem": "ndem.yaml"}
