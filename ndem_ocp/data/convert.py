@@ -16,8 +16,8 @@ import numpy as np
 from .accumulator import Accumulator
 from .aselmdb import SETTINGS_FILE
 from .errors import DataError
-from .lock import one_writer
 from .fairchem2_settings import write_settings
+from .lock import one_writer
 from .parallel import run_tasks
 from .plan import (
     FORMATS,

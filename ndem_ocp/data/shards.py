@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .accumulator import Accumulator
+from .ase_files import iter_frames
 from .aselmdb import is_aselmdb
 from .aselmdb_writer import row_of, write_rows
-from .ase_files import iter_frames
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
 from .parallel import check_stop, one_thread
