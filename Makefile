@@ -5,10 +5,12 @@ PINNED := .venv-pinned
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-REQUIREMENTS := $(filter-out requirements/docs.txt requirements/twine.txt,$(wildcard requirements/*))
+REQUIREMENTS := $(filter-out requirements/docs.txt requirements/twine.txt requirements/fairchem2.lock,$(wildcard requirements/*))
+VENV2 := .venv2
+BIN2 := $(VENV2)/bin
 PACKAGING := setup.py pyproject.toml $(wildcard packaging/* packaging/*/* packaging/*/*/* packaging/*/.include)
 
-.PHONY: help env demo bench bench-results gpu-check md17 qm9 test test-fast test-pinned installs lint types lock results docs docs-pages clean
+.PHONY: help env env2 demo demo2 test2 bench bench-results gpu-check md17 qm9 test test-fast test-pinned installs lint types lock results docs docs-pages clean
 
 help:
 	@echo "make demo         train EquiformerV2 + NDeM on generated data (minutes, CPU)"
@@ -19,6 +21,7 @@ help:
 	@echo "make test-fast    tests without the slow ones"
 	@echo "make test-pinned  fast tests in a second environment with fairchem's own pins (torch 2.4)"
 	@echo "make installs     sdist and wheel, built and tried in a fresh environment"
+	@echo "make demo2 test2  the same beside fairchem-core 2 (UMA, eSEN), in .venv2 (make env2)"
 	@echo "make env          only the environment (.venv)"
 	@echo "make lint types   ruff, mypy"
 	@echo "make bench-results  docs/cost.md's measurements, tables and pictures (an hour on a CPU)"
@@ -43,6 +46,23 @@ $(STAMP): $(REQUIREMENTS) $(PACKAGING)
 
 demo: $(STAMP)
 	$(BIN)/ndem demo
+
+env2: $(VENV2)/.ready
+
+# fairchem-core 2 has the name of 1.10, so it has an environment of its own; nothing is compiled.
+$(VENV2)/.ready: requirements/fairchem2.lock requirements/torch.txt $(PACKAGING)
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV2)
+	$(BIN2)/python -m pip install --quiet -r requirements/torch.txt -c requirements/fairchem2.lock
+	$(BIN2)/python -m pip install --quiet -r requirements/fairchem2.lock
+	$(BIN2)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo2: $(VENV2)/.ready
+	$(BIN2)/python -m ndem_ocp.fairchem2.demo
+
+test2: $(VENV2)/.ready
+	$(BIN2)/python -m pytest -n $(JOBS) --dist loadfile tests_fairchem2
 
 bench: $(STAMP)
 	$(BIN)/ndem bench step
@@ -69,7 +89,7 @@ qm9: $(STAMP)
 	test -d data/qm9_small || $(BIN)/ndem data qm9 qm9pack --train 4000 --val 500 --test 500 --out data/qm9_small
 	$(BIN)/ndem sweep configs/qm9/sweeps/small.yml --out runs/qm9 --jobs 2
 
-# What starts no further processes runs side by side, each file in one worker; the rest, which has
+# Beside fairchem 1.10. What starts no further processes runs side by side, each file in one worker; the rest, which has
 # limits of time, alone.
 JOBS ?= 2
 test: $(STAMP)
@@ -81,7 +101,7 @@ test-fast: $(STAMP)
 
 $(PINNED)/.ready: setup.py
 	$(PYTHON) -m venv $(PINNED)
-	$(PINNED)/bin/python -m pip install --quiet ".[test]"
+	$(PINNED)/bin/python -m pip install --quiet ".[fairchem1,test]"
 	@touch $@
 
 test-pinned: $(PINNED)/.ready
@@ -128,4 +148,4 @@ docs-pages: $(STAMP)
 	$(BIN)/python docs/_site/generate.py
 
 clean:
-	rm -rf $(VENV) $(PINNED) $(DOCS) build site *.egg-info
+	rm -rf $(VENV) $(VENV2) $(PINNED) $(DOCS) build site *.egg-info

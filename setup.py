@@ -1,5 +1,6 @@
-"""Packaging of ndem_ocp. `pip install .` resolves to fairchem-core 1.10's own pins (torch 2.4,
-numpy 1.26); `make env` builds the current stack from requirements/ instead."""
+"""Packaging of ndem_ocp. The extras fairchem1 and fairchem2 bring a fairchem with its own pins
+(torch 2.4 and numpy 1.26; torch 2.13); `make env` and `make env2` build the locked environments of
+requirements/ instead."""
 
 from pathlib import Path
 
@@ -37,7 +38,7 @@ setup(
     distclass=DistributionWithData,
     name="ndem-ocp",
     version="0.1.0",
-    description="NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core 1.10",
+    description="NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -53,12 +54,11 @@ setup(
     ],
     package_data={"ndem_ocp.fit": ["templates/*.yml"]},
     cmdclass={"install_data": InstallBesidePackages},
+    # No fairchem: there are two, with one name, and an environment holds one of them (the extras).
     install_requires=[
-        "fairchem-core==1.10.0",
         "torch",
         "torch-geometric",
         "numpy",
-        "scipy<1.17",  # 1.17 removed sph_harm, which e3nn and fairchem's GemNet import
         "ase",
         # 1.7 and 1.8: a file opened before a fork, as fairchem's format: lmdb does, ends data
         # workers in a segmentation fault; 2 refuses to open a file twice in one process
@@ -70,6 +70,11 @@ setup(
         "wandb",
     ],
     extras_require={
+        "fairchem1": [
+            "fairchem-core==1.10.0",
+            "scipy<1.17",  # 1.17 removed sph_harm, which e3nn and fairchem's GemNet import
+        ],
+        "fairchem2": ["fairchem-core==2.24.*"],
         # needs a newer torch than fairchem-core's metadata allows: docs/install.md
         "molecules": ["torchmd-net>=3.1,<3.2"],
         "qm9": ["qm9pack"],

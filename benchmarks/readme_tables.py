@@ -16,6 +16,7 @@ from typing import Any
 
 from budgets import budgets
 from cost_tables import COST_TABLES
+from fairchem2_tables import FAIRCHEM2_TABLES
 from molecule_tables import MOLECULE_TABLES, spread
 from second_views_tables import SECOND_VIEWS_TABLES
 
@@ -27,6 +28,7 @@ PAGES = {
     ROOT / "docs" / "reliability.md": "../results/",
     ROOT / "docs" / "cost.md": "../results/",
     ROOT / "docs" / "second_views.md": "../results/",
+    ROOT / "docs" / "fairchem2.md": "../results/",
 }
 NAMES = {
     "plain": "plain, S steps",
@@ -149,6 +151,7 @@ TABLES = {
     **MOLECULE_TABLES,
     **COST_TABLES,
     **SECOND_VIEWS_TABLES,
+    **FAIRCHEM2_TABLES,
 }
 
 

@@ -1,4 +1,4 @@
-"""NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core 1.10.
+"""NDeM (Node Denoising on non-Equilibrium Molecules) for fairchem-core 1.10 and 2.24.
 
 Importing the package is quick and loads neither torch nor fairchem: its names are imported when
 they are first used, and register its trainer, models, heads, losses, reader and logger with
@@ -7,15 +7,17 @@ names (``trainer: ndem_ocp.NDeMTrainer``) work in every process without any impo
 ones if fairchem reads its plug-in folder, as all its commands do. A script that looks up a short
 name in fairchem's registry must call :func:`register` first.
 
-``ndem_ocp.method`` works without fairchem; it only needs torch.
+With fairchem-core 2 these names are not available; use :mod:`ndem_ocp.fairchem2`, with
+``_target_: ndem_ocp.fairchem2.NDeMTrainEvalUnit`` in a configuration. ``ndem_ocp.method`` works
+without fairchem; it only needs torch.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 from ndem_ocp.errors import NDeMError
+from ndem_ocp.hosts import host, require_host
 from ndem_ocp.lazy import lazy_names
 
 __version__ = "0.1.0"
@@ -42,7 +44,7 @@ _HOMES = {
     "ndem_ocp.training": ("SquaredL2Loss",),
 }
 
-if importlib.util.find_spec("fairchem") is not None:
+if host() == 1:
     import ndem_ocp_standins
 
     ndem_ocp_standins.install()  # before fairchem, which imports torch_scatter and torch_sparse
@@ -54,14 +56,15 @@ def register() -> None:
     Raises:
         ImportError: if fairchem-core 1.10 is not installed or cannot be imported.
     """
+    require_host(1, "This name of ndem_ocp")
     try:
         for module, names in _HOMES.items():
             for name in names:  # getattr, because a module may itself be lazy
                 getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ImportError(
-            f"ndem_ocp needs fairchem-core 1.10 for everything but ndem_ocp.method ({error}); "
-            "`ndem doctor` shows what is installed here.",
+            "except for ndem_ocp.method and ndem_ocp.fairchem2, ndem_ocp needs fairchem-core 1.10 "
+            f"({error}); `ndem doctor` shows what is installed here.",
             name=error.name,
         ) from error
 

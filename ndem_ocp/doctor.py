@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ndem_ocp.hosts import HOSTS, host
+
 PACKAGES = (
     "ndem-ocp",
     "fairchem-core",
@@ -89,11 +91,14 @@ def _versions(report: Report) -> None:
     report.line("torchmd-net", version("torchmd-net") or "not installed (needed for configs/md17)")
     fairchem = version("fairchem-core")
     if fairchem is None:
-        report.problems.append("fairchem-core is not installed: pip install fairchem-core==1.10.0")
-    elif not fairchem.startswith("1.10."):
         report.problems.append(
-            f"fairchem-core {fairchem} has no trainers for this plug-in: "
-            "pip install --no-deps fairchem-core==1.10.0"
+            "fairchem-core is not installed: pip install 'ndem-ocp[fairchem1]' (1.10, Open "
+            "Catalyst trainers) or 'ndem-ocp[fairchem2]' (2.24, UMA and eSEN)"
+        )
+    elif not fairchem.startswith(tuple(f"{known}." for known, _ in HOSTS.values())):
+        report.problems.append(
+            f"fairchem-core {fairchem} is not one that this package was made for: "
+            "pip install 'ndem-ocp[fairchem1]' (1.10) or 'ndem-ocp[fairchem2]' (2.24)"
         )
 
 
@@ -126,6 +131,8 @@ def _devices(report: Report) -> None:
 
 
 def _extensions(report: Report) -> None:
+    if host() == 2:
+        return  # it needs none
     import ndem_ocp_standins
 
     report.title("Compiled extensions")
@@ -145,9 +152,15 @@ def _extensions(report: Report) -> None:
 
 def _registration(report: Report) -> None:
     from fairchem.core.common.registry import registry
-    from fairchem.core.common.utils import setup_imports
 
     report.title("fairchem")
+    if host() == 2:
+        from ndem_ocp.fairchem2 import NDeMTrainEvalUnit as unit
+
+        report.line("training unit", f"ndem_ocp.fairchem2.{unit.__name__}")
+        return
+    from fairchem.core.common.utils import setup_imports
+
     setup_imports()
     for name in ("ndem_ocp.NDeMTrainer", "ndem"):
         trainer = registry.get_trainer_class(name)

@@ -29,6 +29,17 @@ def spec_elsewhere(name: str, path: Sequence[str] | None = None, target: Any = N
     return None
 
 
+def beside_fairchem2() -> bool:
+    """Whether the fairchem here is 2 or later, which needs no stand-ins: whatever asks for one of
+    these packages there must hear that it is missing. Asked only when a name is looked for."""
+    from importlib import metadata
+
+    try:
+        return int(metadata.version("fairchem-core").partition(".")[0]) >= 2
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
+
+
 def is_stand_in(module: Any) -> bool:
     """Whether a loaded module is one of ours rather than the real package."""
     return bool(getattr(module, "IS_STAND_IN", False))
@@ -56,7 +67,7 @@ class StandInFinder:
         # A finder appended after this one (an editable install, say) may have
         # the real package.
         spec = spec_elsewhere(name, path, target)
-        if spec is not None:
+        if spec is not None or beside_fairchem2():
             return spec
         folder = os.path.join(HERE, name)
         source = os.path.join(folder, "__init__.py")
@@ -109,7 +120,7 @@ class PackageHook:
     ndem_ocp_role = "packages"
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
-        if name not in HOOKED:
+        if name not in HOOKED or beside_fairchem2():
             return None
         spec = spec_elsewhere(name, path, target)
         loader = getattr(spec, "loader", None)

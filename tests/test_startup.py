@@ -155,6 +155,30 @@ except ImportError as error:
     assert "ndem_ocp needs fairchem-core 1.10" in python(code, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("version", "name", "sentence"),
+    [
+        ("2.24.0", "ndem_ocp.NDeMTrainer", "2.24.0 is installed here, for which there is"),
+        (None, "ndem_ocp.NDeMTrainer", "pip install 'ndem-ocp[fairchem1]'"),
+        ("1.10.0", "ndem_ocp.fairchem2.NDeMTrainEvalUnit", "needs fairchem-core 2.24; 1.10.0 is"),
+        (None, "ndem_ocp.fairchem2.NDeMTrainEvalUnit", "pip install 'ndem-ocp[fairchem2]'"),
+    ],
+)
+def test_the_wrong_fairchem_is_named_with_what_to_install(tmp_path, version, name, sentence):
+    code = f"""
+import importlib
+from ndem_ocp import hosts
+hosts.host_version = lambda: {version!r}
+hosts.importlib.util.find_spec = lambda name: None
+module, _, name = {name!r}.rpartition(".")
+try:
+    getattr(importlib.import_module(module), name)
+except ImportError as error:
+    print(error)
+"""
+    assert sentence in python(code, tmp_path)
+
+
 def test_dotted_names_resolve_in_a_process_that_imported_nothing(tmp_path):
     code = """
 import pickle

@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from .aselmdb import SUFFIX, RecordFile, is_aselmdb, record_files
 from .errors import DataError
 from .fields import QM9_UNITS, as_array, properties_of, sid_of
 from .findings import Chunk, Finding, SplitReport
 from .metadata_check import check_metadata
 from .parallel import check_stop, run_tasks
 from .reader.errors import Refused
-from .reader.keys import LENGTH, map_keys
-from .reader.pages import LmdbFile
-from .reader.unpickle import load_fields
+from .reader.keys import LENGTH
 from .record_check import ERROR, WARNING, CheckOptions, check_record
 from .scan import composition_of, formula_of
 from .set_check import check_set
-from .shards import METADATA_FILE, shard_paths
+from .shards import METADATA_FILE
 from .statistics import CHUNK, Accumulator
 from .units import force_in_ev, units_of
+
+_PATTERNS = ("*.lmdb", f"*{SUFFIX}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def check_dataset(
     """Check a data set, one split, or one LMDB file.
 
     Args:
-        path: directory of splits, directory with \\*.lmdb files, or one such file.
+        path: directory of splits, directory with \\*.lmdb or \\*.aselmdb files, or one such file.
         options: thresholds. workers: processes. progress: show progress bars.
         isolate: read in child processes, so that a damaged file cannot crash this one.
 
@@ -59,13 +60,14 @@ def check_dataset(
     path, options = Path(path), options or CheckOptions()
     if path.is_file():
         groups = {path: [path]}
-    elif any(path.glob("*.lmdb")):
-        groups = {path: shard_paths(path)}
+    elif any(any(path.glob(pattern)) for pattern in _PATTERNS):
+        groups = {path: record_files(path)}
     else:
-        folders = sorted({shard.parent for shard in path.glob("*/*.lmdb")})
-        groups = {folder: shard_paths(folder) for folder in folders}
+        inside = (file for pattern in _PATTERNS for file in path.glob(f"*/{pattern}"))
+        folders = sorted({file.parent for file in inside})
+        groups = {folder: record_files(folder) for folder in folders}
     if not groups:
-        raise DataError(f"{path}: no *.lmdb files there or in its subdirectories")
+        raise DataError(f"{path}: no *.lmdb or *.aselmdb files there or in its subdirectories")
     reports, formulas = [], []
     for split, shards in groups.items():
         report, found = _check_split(split, shards, options, workers, progress, isolate)
@@ -117,16 +119,16 @@ def _check_split(
 def _probe(path: str) -> tuple[int | None, list[Finding]]:
     """Number of records to read from a shard (None: unreadable) and findings about the file."""
     try:
-        with LmdbFile(path) as file:
-            keys = map_keys(file)
-            has_length = file.get(LENGTH) is not None
+        with RecordFile(path) as file:
+            count, problems = file.count, file.problems
+            has_length = is_aselmdb(path) or file.get(LENGTH) is not None
     except (Refused, OSError) as error:
         return None, [Finding(path, None, ERROR, "file", str(error))]
     # missing records are reported one by one
-    found = [Finding(path, None, ERROR, *p) for p in keys.problems if p[0] != "missing"]
+    found = [Finding(path, None, ERROR, *p) for p in problems if p[0] != "missing"]
     if not has_length:
         found.append(Finding(path, None, WARNING, "length", "no `length` key"))
-    return keys.count, found
+    return count, found
 
 
 def _probe_crashed(path: str) -> tuple[None, list[Finding]]:
@@ -142,18 +144,18 @@ def _chunk_crashed(task: _Task) -> Chunk:
 
 def _check_chunk(task: _Task) -> Chunk:
     chunk, previous = Chunk(), None
-    with LmdbFile(task.path) as file:
+    with RecordFile(task.path) as file:
         for number in range(max(0, task.start - 1), task.stop):
             check_stop()
             previous = _check_fields(chunk, task, number, _fields(file, number), previous)
     return chunk
 
 
-def _fields(file: LmdbFile, number: int) -> dict[str, Any] | DataError:
+def _fields(file: RecordFile, number: int) -> dict[str, Any] | DataError:
     try:
-        return load_fields(file.get(b"%d" % number))
-    except (Refused, OSError) as error:
-        return DataError(str(error))
+        return file.fields(number)
+    except DataError as error:
+        return error
 
 
 def _check_fields(

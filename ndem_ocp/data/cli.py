@@ -54,11 +54,21 @@ def configure_ase(parser: argparse.ArgumentParser) -> None:
     )
     add_labels(parser)
     add("--system-key", metavar="KEY", help="key in atoms.info (or database column) of the system")
+    _add_format(parser)
     add("--frames-per-shard", type=int, metavar="N", help="default: 1000, at most 64 shards")
     add_overwrite(parser)
     add_workers(parser)
     add_no_progress(parser)
     parser.set_defaults(func=_run_ase)
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=("lmdb", "aselmdb"),
+        default="lmdb",
+        help="lmdb: S2EF for fairchem 1.10; aselmdb: for fairchem 2 (default: %(default)s)",
+    )
 
 
 def configure_check(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +77,7 @@ def configure_check(parser: argparse.ArgumentParser) -> None:
         "Exit code 1 if there are problems (with --strict also if there are warnings)."
     )
     add = parser.add_argument
-    add("path", metavar="DIR", help="a data set, the directory of one split, or one .lmdb file")
+    add("path", metavar="DIR", help="a data set, the directory of one split, or one file of it")
     add("--strict", action="store_true", help="warnings count as problems")
     add(
         "--max-force",
@@ -105,6 +115,7 @@ def configure_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="writes DIR/train, DIR/val_id, DIR/val_ood")
     add("--size", choices=("small", "default"), default="default", help="small: for tests")
+    _add_format(parser)
     add_seed(parser, "the structures")
     add_overwrite(parser)
     add_workers(parser)
@@ -134,6 +145,7 @@ def _run_ase(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         overwrite=args.overwrite,
         frames_per_shard=args.frames_per_shard,
+        format=args.format,
         labels=labels,
     )
     entry = convert(
@@ -177,6 +189,7 @@ def _run_demo(args: argparse.Namespace) -> int:
         args.out,
         size=args.size,
         seed=args.seed,
+        form=args.format,
         overwrite=args.overwrite,
         workers=args.workers,
         progress=not args.no_progress,

@@ -1,4 +1,4 @@
-"""ASE trajectories and databases -> sharded S2EF LMDBs (``ndem data ase``)."""
+"""ASE trajectories and databases -> sharded S2EF LMDBs, or aselmdb files (``ndem data ase``)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from .accumulator import Accumulator
+from .aselmdb import SETTINGS_FILE
 from .errors import DataError
+from .fairchem2_settings import write_settings
 from .lock import one_writer
 from .parallel import run_tasks
 from .plan import (
+    FORMATS,
     ConvertOptions,
     Plan,
     check_options,
@@ -54,8 +57,8 @@ def convert(
     workers: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Convert sources to ``out/SPLIT/data.NNNN.lmdb``, with metadata and a record of the
-    conversion.
+    """Convert sources to ``out/SPLIT/data.NNNN.lmdb`` (or ``.aselmdb``), with metadata and a record
+    of the conversion.
 
     Args:
         sources: from ``sources.expand_sources``.
@@ -89,6 +92,7 @@ def convert(
     plan = make_plan(scans, options, assign, old_systems)
     old = read_json(out / DATASET_FILE) if adding else {}
     _refuse_other_reference(out, old, plan)
+    _refuse_other_format(out, old, options)
     with staging(out, options.split) as directory:
         counts, statistics = _write_splits(directory, plan, options, workers, progress)
         if plan.reference.record.get("fitted_on"):
@@ -97,7 +101,9 @@ def convert(
         entry["statistics"] = statistics
         entry.update(provenance or {})
         write_json(directory / SYSTEMS_FILE, merge_systems(old_systems, describe_systems(plan)))
-        write_json(directory / DATASET_FILE, _dataset(old, entry))
+        write_json(directory / DATASET_FILE, _dataset(old, entry, FORMATS[options.format]))
+        if options.format == "aselmdb":
+            write_settings(directory / SETTINGS_FILE, out, plan, statistics)
     return entry
 
 
@@ -122,6 +128,20 @@ def _refuse_other_reference(out: Path, old: Mapping[str, Any], plan: Plan) -> No
             f"{', '.join(sorted(made))} would get {in_words(new)}: energy errors would be off by "
             f"the difference. Give --energy-reference {file if linear else there['kind']}, or "
             "convert all splits again into another --out"
+        )
+
+
+def _refuse_other_format(out: Path, old: Mapping[str, Any], options: ConvertOptions) -> None:
+    """All splits of a data set are for one fairchem.
+
+    Raises:
+        DataError: the others are of another format.
+    """
+    wanted = FORMATS[options.format]
+    if old and old.get("format", wanted) != wanted:
+        raise DataError(
+            f"{out} is in the format {old['format']}, and --format {options.format} would add "
+            f"{wanted}: give another --out"
         )
 
 
@@ -216,7 +236,7 @@ def _entry(
     }
 
 
-def _dataset(old: Mapping[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+def _dataset(old: Mapping[str, Any], entry: dict[str, Any], form: str) -> dict[str, Any]:
     """dataset.json with this conversion added; splits that it replaces are removed from older
     ones."""
     conversions = []
@@ -224,4 +244,4 @@ def _dataset(old: Mapping[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
         remaining = {k: v for k, v in conversion["splits"].items() if k not in entry["splits"]}
         if remaining:
             conversions.append({**conversion, "splits": remaining})
-    return {"format": "OC20 S2EF LMDB", "units": DEFAULT, "conversions": [*conversions, entry]}
+    return {"format": form, "units": DEFAULT, "conversions": [*conversions, entry]}

@@ -98,6 +98,7 @@ def make_demo(
     size: str = "default",
     seed: int = 0,
     *,
+    form: str = "lmdb",
     overwrite: bool = False,
     workers: int = 1,
     progress: bool = True,
@@ -109,7 +110,8 @@ def make_demo(
 
     Args:
         out: directory of the data set. size: ``small`` (60 frames) or ``default`` (about 2,100).
-        seed: of all random choices. overwrite: replace a data set made by these tools.
+        seed: of all random choices. form: ``lmdb``, or ``aselmdb`` for fairchem 2.
+        overwrite: replace a data set made by these tools.
         workers: processes. progress: show progress bars.
 
     Raises:
@@ -136,7 +138,12 @@ def make_demo(
             ) from None
         sources = [Source(t.path, t.name, "traj", f"demo:{t.name}") for t in tasks]
         options = ConvertOptions(
-            energy_reference="linear", max_force=MAX_FORCE, seed=seed, overwrite=overwrite
+            # fairchem 2 subtracts references itself
+            energy_reference="linear" if form == "lmdb" else "none",
+            max_force=MAX_FORCE,
+            seed=seed,
+            overwrite=overwrite,
+            format=form,
         )
         generator = {"name": "demo", "calculator": "EMT", "size": size, "seed": seed}
         return convert(

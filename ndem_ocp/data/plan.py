@@ -16,6 +16,8 @@ from .scan import FrameTable, SourceScan, formula_of, merge_scans
 from .shards import Segment, ShardTask
 from .split import TRAIN, assign_sids, split_units
 
+#: suffix of a file of records -> what dataset.json calls it
+FORMATS = {"lmdb": "OC20 S2EF LMDB", "aselmdb": "ASE LMDB"}
 _MAX_SHARDS = 64
 _MIN_PER_SHARD = 1000
 
@@ -31,6 +33,7 @@ class ConvertOptions:
         energy_reference: ``none``, ``last-frame``, ``linear`` or the path of an npz file.
         max_force: eV/A; frames with a larger force on a free atom are dropped and counted.
         skip_bad: skip and list unusable frames instead of stopping.
+        format: ``lmdb``, OC20's S2EF for fairchem 1.10, or ``aselmdb`` for fairchem 2.
         frames_per_shard: None: 1000, more for large sets so that there are at most 64 shards.
     """
 
@@ -44,6 +47,7 @@ class ConvertOptions:
     skip_bad: bool = False
     overwrite: bool = False
     frames_per_shard: int | None = None
+    format: str = "lmdb"
     labels: LabelOptions = field(default_factory=LabelOptions)
 
 
@@ -53,6 +57,8 @@ def check_options(options: ConvertOptions) -> None:
         raise DataError("--split puts all frames into one split; leave out the fractions")
     if options.split is not None and not options.split.replace("_", "").isalnum():
         raise DataError(f"--split {options.split!r}: use letters, digits and _ only")
+    if options.format not in FORMATS:
+        raise DataError(f"--format {options.format}: choose one of {', '.join(FORMATS)}")
     if options.split_by not in ("system", "frame"):
         raise DataError("--split-by is `system` or `frame`")
     mode = options.energy_reference
@@ -160,7 +166,7 @@ def plan_shards(
     tasks = []
     for number, start in enumerate(range(0, len(rows), per_shard)):
         part = rows[start : start + per_shard]
-        path = directory / f"data.{number:04d}.lmdb"
+        path = directory / f"data.{number:04d}.{options.format}"
         atoms = int(plan.table.natoms[part].sum())
         tasks.append(ShardTask(str(path), _segments(plan, part), atoms, options.labels))
     return tasks, rows

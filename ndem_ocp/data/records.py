@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .aselmdb import iter_fields, record_files
 from .errors import DataError
 from .fields import as_array, forces_of, free_atoms, has_energy, has_forces, sid_of
 from .positions import FAR, near_origin
-from .reader.errors import Refused
-from .reader.keys import map_keys
-from .reader.pages import LmdbFile
-from .shards import load_record, shard_paths
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def iter_structures(path: str | Path) -> Iterator[Structure]:
     """The records of a split in order.
 
     Args:
-        path: directory with \\*.lmdb files, or one such file.
+        path: directory with \\*.lmdb files (or \\*.aselmdb, of fairchem 2), or one such file.
 
     Raises:
         DataError: no records, or one that is missing or damaged.
@@ -58,18 +55,13 @@ def iter_structures(path: str | Path) -> Iterator[Structure]:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or directory")
-    for shard in [path] if path.is_file() else shard_paths(path):
-        try:
-            with LmdbFile(shard) as file:
-                for number in range(map_keys(file).count):
-                    yield _structure(str(shard), number, file.get(b"%d" % number))
-        except (Refused, OSError) as error:
-            raise DataError(f"{shard}: {error}") from None
+    for shard in [path] if path.is_file() else record_files(path):
+        for number, fields in iter_fields(shard):
+            yield _structure(str(shard), number, fields)
 
 
-def _structure(file: str, number: int, raw: bytes | None) -> Structure:
+def _structure(file: str, number: int, fields: dict[str, Any]) -> Structure:
     try:
-        fields = load_record(raw)
         positions = as_array(fields["pos"]).reshape(-1, 3)
         numbers = as_array(fields["atomic_numbers"]).astype(np.int64).reshape(-1)
         cell = as_array(fields.get("cell", np.zeros((3, 3)))).astype(np.float64).reshape(3, 3)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .aselmdb import SETTINGS_FILE, is_fairchem2
 from .errors import DataError
 from .fields import QM9_UNITS
 from .lock import describe
@@ -28,6 +29,9 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
             f"{Path(out) / split}: {counts['frames']} frames of {counts['systems']} systems, "
             f"{counts['atoms']} atoms, {counts['shards']} shard(s)"
         )
+    settings = Path(out) / SETTINGS_FILE
+    if entry["options"].get("format") == "aselmdb":
+        print(f"{settings}: element references and normalizer, for fairchem 2's data group")
     for split in entry["splits"]:
         problem = element_problem(*(split_record(Path(out) / name) for name in ("train", split)))
         if problem is not None:
@@ -108,7 +112,11 @@ def print_check(reports: list[SplitReport], show: int) -> None:
             print("\n".join(statistics_lines(report.statistics, report.units)))
     trains = [r for r in reports if Path(r.path).name == "train"]
     for report in trains or reports:
-        if report.statistics is not None:
+        if report.statistics is None:
+            continue
+        if is_fairchem2(Path(report.path)):
+            print(f"\n{Path(report.path).parent / SETTINGS_FILE} has what fairchem 2 needs to know")
+        else:
             print(f"\n# values of {report.path}, ready to paste\n{normalizer_yaml(report)}", end="")
 
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from .accumulator import Accumulator
 from .ase_files import iter_frames
+from .aselmdb import is_aselmdb
+from .aselmdb_writer import row_of, write_rows
 from .errors import DataError
 from .frames import Frame, LabelOptions, read_frame
 from .parallel import check_stop, one_thread
@@ -167,8 +169,28 @@ def write_shard(task: ShardTask) -> Accumulator:
     in a worker process."""
     total = Accumulator()
     with one_thread():
-        write_records(task.path, counted(_records(task), total), task.atoms, len(task))
+        if is_aselmdb(task.path):
+            write_rows(task.path, _rows(task, total), task.atoms, len(task))
+        else:
+            records = (record for record, _ in _records(task))
+            write_records(task.path, counted(records, total), task.atoms, len(task))
     return total
+
+
+def _rows(task: ShardTask, total: Accumulator) -> Iterator[dict[str, Any]]:
+    """Rows for fairchem 2; what is counted is what an S2EF record of the frame would hold."""
+    frames: list[Frame] = []
+
+    def records() -> Iterator[Data]:
+        for record, frame in _records(task):
+            frames.append(frame)
+            yield record
+
+    for record in counted(records(), total):
+        frame = frames.pop()
+        yield row_of(
+            record.to_dict(), near_origin(frame.positions, frame.cell, frame.pbc), frame.cell
+        )
 
 
 def counted(records: Iterable[Data], total: Accumulator) -> Iterator[Data]:
@@ -181,7 +203,7 @@ def counted(records: Iterable[Data], total: Accumulator) -> Iterator[Data]:
         yield record
 
 
-def _records(task: ShardTask) -> Iterator[Data]:
+def _records(task: ShardTask) -> Iterator[tuple[Data, Frame]]:
     for segment in task.segments:
         position = 0
         for index, atoms in iter_frames(segment.source, segment.frames):
@@ -190,7 +212,7 @@ def _records(task: ShardTask) -> Iterator[Data]:
                 raise DataError(f"{segment.source.path} changed while it was converted")
             frame = read_frame(atoms, task.options)
             energy = frame.energy - float(segment.references[position])
-            yield to_data(frame, energy=energy, sid=segment.sids[position], fid=index)
+            yield to_data(frame, energy=energy, sid=segment.sids[position], fid=index), frame
             position += 1
         if position != len(segment.frames):
             raise DataError(f"{segment.source.path} changed while it was converted")

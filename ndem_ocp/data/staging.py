@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ from .parallel import INTERRUPTED, raise_if_interrupted
 
 DATASET_FILE = "dataset.json"
 SYSTEMS_FILE = "systems.json"
-OWN_FILES = (DATASET_FILE, SYSTEMS_FILE, "linear_reference.npz", "metadata.npz")
+OWN_FILES = (
+    DATASET_FILE,
+    SYSTEMS_FILE,
+    "linear_reference.npz",
+    "metadata.npz",
+    "fairchem2.yaml",
+)
+_RECORDS = ("data.*.lmdb", "data.*.aselmdb")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,13 +125,17 @@ def _foreign_entries(directory: Path) -> list[Path]:
         return []
     foreign = []
     for path in sorted(directory.iterdir()):
-        ours = path.name in OWN_FILES or fnmatch.fnmatch(path.name, "data.*.lmdb*")
+        ours = path.name in OWN_FILES or _matches(path, [f"{kind}*" for kind in _RECORDS])
         if path.is_dir():
-            inside = any(fnmatch.fnmatch(p.name, "data.*.lmdb") for p in path.iterdir())
+            inside = any(_matches(p, _RECORDS) for p in path.iterdir())
             foreign += _foreign_entries(path) if inside else [path]
         elif not ours:
             foreign.append(path)
     return foreign
+
+
+def _matches(path: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
 
 
 @contextmanager

@@ -35,9 +35,15 @@ class ViewSource:
     """
 
     def __init__(self, path: str | Path, data: str | Path, settings: NDeMSettings) -> None:
+        self._open(path, settings, unit=1.0 / force_in_ev(units_of(Path(data))))
+        self._look_at(Path(data))
+
+    def _open(self, path: str | Path, settings: NDeMSettings, unit: float) -> None:
+        """Open the file and see whether it has what the settings ask for; ``unit``: an eV in the
+        data's energy unit."""
         self.sidecar = Sidecar(path)
         self.settings = settings
-        self._unit = 1.0 / force_in_ev(units_of(Path(data)))  # eV in the data's energy unit
+        self._unit = unit
         error = self.sidecar.relative_error
         if error is None and settings.trust is not None:
             raise DataError(
@@ -45,10 +51,7 @@ class ViewSource:
                 "have: its data have no pairs of near frames. Leave out trust"
             )
         self._relative_error = error or 0.0
-        self._check(Path(data))
-
-    def _check(self, data: Path) -> None:
-        draws, settings = self.sidecar.meta["made_of"]["draws"], self.settings
+        draws = self.sidecar.meta["made_of"]["draws"]
         low, high = settings.sigma_range
         if draws["sigma_max"] < low or draws["sigma_min"] > high:
             raise DataError(
@@ -56,6 +59,9 @@ class ViewSource:
                 f"of {self.sidecar.path}, whose sigma is {draws['sigma_min']:g} to "
                 f"{draws['sigma_max']:g} A: set sigma_max: {draws['sigma_max']:g}"
             )
+
+    def _look_at(self, data: Path) -> None:
+        """See whether the file knows the first records."""
         for structure in itertools.islice(iter_structures(data), _LOOKED_AT):
             try:
                 self.sidecar.get(digest_of(structure))
@@ -132,7 +138,7 @@ class ViewSource:
         return chosen[batch.batch.cpu()]
 
     def _views(self, batch: Batch, number: int, here: slice) -> Views | None:
-        fixed = batch.get("fixed")
+        fixed = batch.get("fixed", None)
         key = structure_digest(
             batch.atomic_numbers[here].cpu().numpy(),
             batch.pos[here].detach().cpu().numpy(),
@@ -140,7 +146,7 @@ class ViewSource:
             None if fixed is None else fixed[here].cpu().numpy(),
         )
         try:
-            return self.sidecar.get(key)
+            return self.sidecar.get(self._recorded(key))
         except KeyError:
             where = ", ".join(
                 f"{name} {batch[name][number]}" for name in ("sid", "fid") if name in batch
@@ -150,6 +156,10 @@ class ViewSource:
                 f"({where or 'unnamed'}): it was made for other records, or the record was "
                 "changed. Run `ndem data second-views` again"
             ) from None
+
+    def _recorded(self, key: bytes) -> bytes:
+        """The digest of the record that a structure of a batch was made from."""
+        return key
 
     def _choose(self, sigma: np.ndarray, place: float, progress: float) -> int:
         """One of the K views: any with sigma in the current range, else the nearest to it."""

@@ -1,0 +1,47 @@
+"""The table of docs/fairchem2.md, from results/fairchem2_step.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+NAMES = {
+    "direct": "direct forces",
+    "conserving": "conserving forces",
+    "experts": "8 experts, direct",
+}
+
+
+def fairchem2_step(results: Path) -> str:
+    """What a step of each arm costs, relative to fairchem's plain one."""
+    path = results / "fairchem2_step.json"
+    if not path.exists():
+        return "not run"
+    found = json.loads(path.read_text())
+    models = found["models"]
+    arms = [arm for arm in next(iter(models.values())) if arm != "fairchem, plain"]
+    rows = [
+        "| training step | " + " | ".join(NAMES[model] for model in models) + " |",
+        "| --- |" + " --- |" * len(models),
+    ]
+    for arm in arms:
+        cells = (
+            f"{values[arm]['ratio']:.2f} ({values[arm]['quartiles'][0]:.2f} to "
+            f"{values[arm]['quartiles'][1]:.2f})"
+            for values in models.values()
+        )
+        rows.append(f"| {arm} | " + " | ".join(cells) + " |")
+    hardware = found["hardware"]
+    rows += [
+        "",
+        f"Processor time of a step as a ratio to fairchem's plain step on the same batch: median "
+        f"(quartiles) of {found['rounds']} rounds. {found['batch']}; "
+        f"{found['size']['sphere_channels']} channels, {found['size']['num_layers']} layers. "
+        f"{hardware['cpu']}, one thread on a machine shared with other work, torch "
+        f"{hardware['torch']}, commit {found['commit'][:10]}; "
+        "[all numbers](results/fairchem2_step.json).",
+    ]
+    return "\n".join(rows)
+
+
+FAIRCHEM2_TABLES = {"fairchem2_step": fairchem2_step}

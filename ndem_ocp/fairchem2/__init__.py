@@ -1,0 +1,41 @@
+"""NDeM inside fairchem-core 2 (UMA, eSEN): two lines in a configuration of ``fairchem``.
+
+    runner:
+      train_eval_unit:
+        _target_: ndem_ocp.fairchem2.NDeMTrainEvalUnit
+        ndem: {coefficient: 1.0, sigma_max: 0.1, curvature: 5.0, norm: l2mae}
+
+``ndem`` has the settings of ``task.ndem`` on fairchem-core 1.10, with the same names and meanings
+(:class:`ndem_ocp.method.NDeMSettings`). docs/fairchem2.md describes what runs here.
+
+=================  ================================================================================
+``unit``           the training unit: fairchem's, with noise drawn and losses added
+``objectives``     what a step shows the model and which losses it has: beside, or in place
+``model``          fairchem's HydraModel that can see X and X + eps
+``views``          the second view of a batch
+``routing``        one routing of experts for both views
+``heads``          auxiliary heads
+``losses``         the loss of a task, logged in units, and NDeM's
+``section``        reading and checking ``ndem``
+``second_views``   second views with labels, from the file that both hosts read
+``references``     energy references, checked before the first step
+``checkpoints``    what a checkpoint holds and what it leaves out
+``log``            history.jsonl beside W&B
+=================  ================================================================================
+"""
+
+from __future__ import annotations
+
+from ndem_ocp.hosts import require_host
+from ndem_ocp.lazy import lazy_names
+
+_HOMES = {
+    "ndem_ocp.fairchem2.heads": ("SphericalForceHead",),
+    "ndem_ocp.fairchem2.model": ("TwoViewHydra",),
+    "ndem_ocp.fairchem2.unit": ("NDeMTrainEvalUnit",),
+}
+
+__getattr__, __dir__, _names = lazy_names(
+    __name__, _HOMES, before=lambda: require_host(2, "ndem_ocp.fairchem2")
+)
+__all__ = [*_names]

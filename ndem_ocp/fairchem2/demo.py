@@ -1,0 +1,210 @@
+"""``make demo2``: data, a small model of eSEN's kind, plainly and with NDeM, curves, a relaxation.
+
+    python -m ndem_ocp.fairchem2.demo [--out runs/demo2] [--steps 200]
+
+Every step is a command that a user could type, and is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.commands.ending import run as ending
+from ndem_ocp.errors import NDeMError
+from ndem_ocp.files import write_text
+from ndem_ocp.history.file import read_history
+from ndem_ocp.hosts import require_host
+
+CONFIGS = Path("configs/fairchem2")
+RUNS = {"plain": "plain.yaml", "ndem": "ndem.yaml"}
+MODEL = {"sphere_channels": 32, "hidden_channels": 32, "edge_channels": 32, "num_layers": 2}
+SHOWN = ("loss", "forces_l2norm_eV_per_A", "ndem_loss", "ndem_noise_cosine")
+FORCES_MAE, ENERGY_MAE = "own.val,forces,mae", "own.val,energy,mae"
+
+
+class DemoError(NDeMError, RuntimeError):
+    """A step of the demo failed; the message names its command and log."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The demo's command line; its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/demo2"))
+    parser.add_argument("--out", type=Path, default=Path("runs/demo2"))
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--size", choices=("default", "small"), default="default")
+    args = parser.parse_args(argv)
+    return ending(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    require_host(2, "make demo2")
+    if not CONFIGS.is_dir():
+        raise DemoError(f"{CONFIGS} is not here: run the demo in a checkout of the project.")
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not (args.data / "train").is_dir():
+        ndem = [sys.executable, "-m", "ndem_ocp.cli", "data", "demo", "--format", "aselmdb"]
+        _command([*ndem, "--out", str(args.data), "--size", args.size], args.out / "data.log")
+    configs = _configs(args)
+    for name, file in RUNS.items():
+        shutil.rmtree(args.out / name, ignore_errors=True)
+        _command(_fairchem(args, configs / file, name), args.out / f"{name}.log")
+    return _report(args)
+
+
+def _configs(args: argparse.Namespace) -> Path:
+    """A copy of the configurations in which ``data=demo`` is the demo's data."""
+    copy = args.out / "configs"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(CONFIGS, copy)
+    text = (args.data / "fairchem2.yaml").read_text(encoding="utf-8")
+    write_text(copy / "data" / "demo.yaml", text.replace("val_id_src", "val_src"))
+    return copy
+
+
+def _fairchem(args: argparse.Namespace, config: Path, name: str) -> list[str]:
+    return [
+        str(Path(sys.executable).parent / "fairchem"), "-c", str(config),
+        "job.device_type=CPU", f"job.run_dir={args.out}", f"+job.timestamp_id={name}",
+        f"steps={args.steps}", "max_atoms=120", "workers=0",
+        f"runner.evaluate_every_n_steps={max(1, args.steps // 4)}",
+        f"runner.callbacks.0.checkpoint_every_n_steps={args.steps}",
+        "runner.train_eval_unit.optimizer_fn.lr=2e-3",
+        "runner.train_eval_unit.ema_decay=0.97",
+        *(f"model.backbone.{key}={value}" for key, value in MODEL.items()),
+    ]  # fmt: skip
+
+
+def _command(command: list[str], log: Path) -> None:
+    """Run one command, its output in ``log``, some of its numbers on the screen."""
+    print("\n$", shlex.join([Path(command[0]).name, *command[1:]]), flush=True)
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "WANDB_MODE": "offline"},
+        )
+        for line in process.stdout or ():
+            file.write(line)
+            if "{'train/step': " in line and "'train/loss_energy'" in line:
+                print("  " + _short(line), flush=True)
+    if process.wait():
+        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
+        raise DemoError(f"the command above failed; the end of {log}:\n{tail}")
+
+
+def _short(line: str) -> str:
+    pairs = (part.split(": ") for part in line[line.index("{") + 1 : line.rindex("}")].split(", "))
+    values = {name.strip("'").removeprefix("train/"): value for name, value in pairs}
+    return "  ".join(
+        f"{name} {float(values[name]):.4g}" for name in ("step", *SHOWN) if name in values
+    )
+
+
+def _report(args: argparse.Namespace) -> int:
+    histories = {name: read_history(args.out / name / "logs") for name in RUNS}
+    plot_curves(histories, args.out / "curves.png")
+    metrics: dict[str, Any] = {}
+    for name, lines in histories.items():
+        last = [line for line in lines if line["split"] == "val"][-1]
+        train = [line for line in lines if line["split"] == "train"]
+        checkpoint = args.out / name / "checkpoints" / "final" / "inference_ckpt.pt"
+        metrics[name] = {
+            "steps": len(train),
+            "time_s": train[-1]["time_s"],
+            "forces_mae_eV_per_A": last[FORCES_MAE],
+            "energy_mae_eV": last[ENERGY_MAE],
+            "relaxation": relax(checkpoint),
+        }
+        print(_in_words(name, metrics[name]))
+    write_text(args.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    print(f"\nwrote {args.out}/metrics.json, curves.png; checkpoints in plain/ and ndem/")
+    return 0
+
+
+def _in_words(name: str, found: dict[str, Any]) -> str:
+    relaxed = found["relaxation"]
+    return (
+        f"\n{name}: force MAE {found['forces_mae_eV_per_A']:.4f} eV/A, energy MAE "
+        f"{found['energy_mae_eV']:.4f} eV on val_id after {found['steps']} steps, "
+        f"{found['time_s']:.0f} s\n  O on Cu(111) relaxed with FAIRChemCalculator: "
+        f"{relaxed['steps']} steps, the model's largest force {relaxed['fmax_first']:.2f} to "
+        f"{relaxed['fmax_last']:.2f} eV/A, EMT's energy {relaxed['emt_energy_change_eV']:+.2f} eV"
+    )
+
+
+def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
+    """Relax an oxygen atom on Cu(111) with a checkpoint in fairchem's own calculator."""
+    import numpy as np
+    from ase.build import add_adsorbate, fcc111
+    from ase.calculators.emt import EMT
+    from ase.constraints import FixAtoms
+    from ase.optimize import BFGS
+    from fairchem.core import FAIRChemCalculator
+    from fairchem.core.units.mlip_unit import load_predict_unit
+
+    slab = fcc111("Cu", (2, 2, 3), vacuum=8.0, periodic=True)
+    add_adsorbate(slab, "O", 1.9, "fcc")
+    slab.set_constraint(FixAtoms(mask=slab.get_tags() > 1))
+    start = slab.copy()
+    # "default" compiles the model, which takes a C++ compiler and minutes
+    predictor = load_predict_unit(str(checkpoint), "traineval", device="cpu")
+    slab.calc = FAIRChemCalculator(predictor)
+    first = float(np.linalg.norm(slab.get_forces(), axis=1).max())
+    optimizer = BFGS(slab, logfile=None, maxstep=0.05)
+    optimizer.run(fmax=0.05, steps=steps)
+    last = float(np.linalg.norm(slab.get_forces(), axis=1).max())
+    energies = []
+    for atoms in (start, slab.copy()):
+        atoms.calc = EMT()
+        energies.append(atoms.get_potential_energy())
+    return {
+        "steps": optimizer.get_number_of_steps(),
+        "fmax_first": first,
+        "fmax_last": last,
+        "emt_energy_change_eV": float(energies[1] - energies[0]),
+    }
+
+
+def plot_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> Path:
+    """Errors in training and validation of each run, and what the second view learns."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = (
+        ("forces_l2norm_eV_per_A", "train", "|F error|, training (eV/Å)"),
+        (FORCES_MAE, "val", "force MAE, val_id (eV/Å)"),
+        ("energy_per_atom_mae_eV_per_atom", "train", "energy error, training (eV/atom)"),
+        ("ndem_noise_cosine", "train", "cosine of recovered and true noise"),
+    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2))
+    for axis, (key, split, title) in zip(axes, panels):
+        for name, lines in histories.items():
+            points = [(line["step"], line[key]) for line in lines if key in line]
+            if points:
+                style = "o-" if split == "val" else "-"
+                axis.plot(*zip(*points), style, label=name, alpha=0.8, markersize=4)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step")
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""One routing of experts for both views of a structure.
+
+A mixture of linear experts chooses its weights per structure, from composition, charge, spin and
+data set, with dropout in training. Both views of a structure are one structure to it; drawn anew,
+the dropout alone would change the outputs as much as a noise of 0.01 A does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def has_experts(backbone: nn.Module) -> bool:
+    """Whether the backbone is a mixture of experts."""
+    return getattr(backbone, "num_experts", 0) > 0 and hasattr(backbone, "global_mole_tensors")
+
+
+@contextlib.contextmanager
+def joint_routing(
+    backbone: nn.Module, count: int, atoms: int, structures: Tensor
+) -> Iterator[None]:
+    """Route a joint batch: its first ``count`` structures as ever, the others as these.
+
+    Args:
+        backbone: of the model. count, atoms: structures and atoms of the first view.
+        structures: (B2,) the structure of each second view.
+    """
+    if not has_experts(backbone):
+        yield
+        return
+
+    def route(*, atomic_numbers_full: Tensor, batch_full: Tensor, csd_mixed_emb: Tensor) -> None:
+        type(backbone).set_MOLE_coefficients(
+            backbone,
+            atomic_numbers_full=atomic_numbers_full[:atoms],
+            batch_full=batch_full[:atoms],
+            csd_mixed_emb=csd_mixed_emb[:count],
+        )
+        first = backbone.global_mole_tensors.expert_mixing_coefficients
+        both = torch.cat([first, first[structures]])
+        backbone.global_mole_tensors.expert_mixing_coefficients = both
+
+    with _routed_by(backbone, route):
+        yield
+
+
+@contextlib.contextmanager
+def same_routing(backbone: nn.Module, structures: Tensor) -> Iterator[None]:
+    """Route a second view as the backbone has just routed the first.
+
+    Args:
+        structures: (B2,) the structure of each second view.
+    """
+    if not has_experts(backbone):
+        yield
+        return
+    first = backbone.global_mole_tensors.expert_mixing_coefficients
+
+    def route(**_: Any) -> None:
+        backbone.global_mole_tensors.expert_mixing_coefficients = first[structures]
+
+    with _routed_by(backbone, route):
+        yield
+
+
+@contextlib.contextmanager
+def _routed_by(backbone: nn.Module, route: Any) -> Iterator[None]:
+    backbone.__dict__["set_MOLE_coefficients"] = route  # before the class's method
+    try:
+        yield
+    finally:
+        del backbone.__dict__["set_MOLE_coefficients"]

@@ -1,0 +1,139 @@
+"""Second views with labels for fairchem 2, from the file that fairchem 1.10 reads, too.
+
+A view belongs to a structure as its record holds it, by a digest. fairchem 2 wraps positions into
+the cell when it reads a record, so a structure in a batch may have another digest: which record it
+was is looked up in the data set then. Displacements and changes of forces do not care.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairchem.core.datasets.atomic_data import AtomicData
+from fairchem.core.datasets.base_dataset import Subset
+from fairchem.core.datasets.mt_concat_dataset import ConcatDataset
+from torch.utils.data import Dataset
+
+from ndem_ocp.data.errors import DataError
+from ndem_ocp.data.frames import fixed_atoms
+from ndem_ocp.data.positions import near_origin
+from ndem_ocp.fairchem2.objectives import restricted
+from ndem_ocp.method import NDeMSettings, Noise
+from ndem_ocp.second_views.sidecar import Views, structure_digest
+from ndem_ocp.second_views.source import ViewSource
+
+_LOOKED_AT = 50  # structures of each data set
+
+
+class AseViewSource(ViewSource):
+    """The second views of a data loader's data sets; eV and eV/A.
+
+    Args:
+        path: a file of ``ndem data second-views``. dataset: of the training data loader.
+        settings: which views are drawn, and how often.
+
+    Raises:
+        DataError: not such a file, or made for other records.
+    """
+
+    def __init__(self, path: str | Path, dataset: Dataset, settings: NDeMSettings) -> None:
+        self._open(path, settings, unit=1.0)
+        self._parts = _parts(dataset)
+        self._records: dict[bytes, bytes] | None = None
+        known = {name: self._known(part) for name, part in self._parts.items()}
+        for name, (found, looked_at) in known.items():
+            if 0 < found < looked_at:
+                raise DataError(
+                    f"{path} knows {found} of the first {looked_at} structures of the data set "
+                    f"{name}: records were changed or added since it was made. Run `ndem data "
+                    "second-views` again"
+                )
+        self._covered = {name for name, (found, _) in known.items() if found}
+        if not self._covered:
+            raise DataError(
+                f"{path} knows no structure of {', '.join(known)}: it was made for other records "
+                f"({self.sidecar.meta.get('data')}). Run `ndem data second-views` for these"
+            )
+        for name in sorted(set(known) - self._covered):
+            logging.info("ndem: %s has no second views of the data set %s.", path, name)
+
+    def draw(self, batch: AtomicData, generator: torch.Generator, progress: float = 0.0) -> Noise:
+        """As :meth:`ViewSource.draw`; structures of data sets without views stay as they are."""
+        noise = super().draw(batch, generator, progress)
+        covered = torch.tensor([name in self._covered for name in batch.dataset_name])
+        return restricted(noise, covered, batch.batch.cpu())
+
+    def _views(self, batch: Any, number: int, here: slice) -> Views | None:
+        if batch.dataset_name[number] not in self._covered:
+            return None
+        return super()._views(batch, number, here)
+
+    def _recorded(self, key: bytes) -> bytes:
+        if self._has(key):
+            return key
+        if self._records is None:
+            logging.info("ndem: reading the data sets once, for the records of wrapped structures.")
+            self._records = {
+                shown_digest(part[index]): record_digest(part, index)
+                for name, part in self._parts.items()
+                if name in self._covered
+                for index in range(len(part))
+            }
+        return self._records.get(key, key)
+
+    def _known(self, part: Dataset) -> tuple[int, int]:
+        """How many of the first structures of a data set the file knows, and of how many."""
+        count = min(_LOOKED_AT, len(part))
+        return sum(self._has(record_digest(part, index)) for index in range(count)), count
+
+    def _has(self, key: bytes) -> bool:
+        try:
+            self.sidecar.get(key)
+        except KeyError:
+            return False
+        return True
+
+
+def shown_digest(structure: AtomicData) -> bytes:
+    """The digest of a structure as fairchem 2 shows it to a model."""
+    return structure_digest(
+        structure.atomic_numbers.numpy(),
+        structure.pos.numpy(),
+        structure.cell.numpy(),
+        structure.fixed.numpy(),
+    )
+
+
+def record_digest(part: Dataset, index: int) -> bytes:
+    """The digest of a structure as its record holds it, which ``ndem data second-views`` uses.
+
+    Args:
+        part: a data set of ASE structures. index: of the structure.
+
+    Raises:
+        DataError: another kind of data set.
+    """
+    while isinstance(part, Subset):
+        part, index = part.dataset, int(part.indices[index])
+    if not hasattr(part, "get_atoms"):
+        raise DataError(
+            f"second views need a data set of ASE structures (format: ase_db), not "
+            f"{type(part).__name__}"
+        )
+    atoms = part.get_atoms(index)
+    cell = np.array(atoms.get_cell(complete=True), dtype=np.float64)
+    positions = near_origin(atoms.get_positions(), cell, np.asarray(atoms.pbc, dtype=bool))
+    return structure_digest(atoms.numbers, positions, cell, fixed_atoms(atoms))
+
+
+def _parts(dataset: Dataset) -> dict[str, Dataset]:
+    """The data sets by the names that structures of a batch have (``oc20.train``)."""
+    if not isinstance(dataset, ConcatDataset):
+        raise DataError(
+            f"second views need fairchem's create_concat_dataset, not {type(dataset).__name__}"
+        )
+    return dict(zip(dataset.dataset_names, dataset.datasets))

@@ -1,0 +1,162 @@
+"""Reading and checking ``runner.train_eval_unit.ndem`` and what it meets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fairchem.core.common import distutils
+from fairchem.core.models.base import HydraModel
+from fairchem.core.units.mlip_unit.mlip_unit import Task
+from omegaconf import OmegaConf
+from torch import nn
+
+from ndem_ocp.commands.ending import REFUSED, TRACEBACK
+from ndem_ocp.errors import NDeMError
+from ndem_ocp.method import NDeMSettings, SettingsError
+
+FORCES, ENERGY = "forces", "energy"
+HOST_KEYS = {
+    "auxiliary_head": "Arguments of the auxiliary head, such as `{width: 0.5}`, or another head: "
+    "`{module: package.module.Class, ...}`, which gives `forces`, (atoms, 3).",
+    "second_views": "A file of `ndem data second-views`. Needed with `target: second_views`.",
+    "check_references": "Whether to stop before the first step if the element references do not "
+    "fit the energies of the training data (true).",
+}
+AUXILIARY_HEAD, SECOND_VIEWS, CHECK_REFERENCES = HOST_KEYS
+
+
+class Refused(SystemExit):
+    """Training stops with exit status 2; the sentence has been printed.
+
+    A SystemExit, because hydra and fairchem print a traceback for anything else.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(REFUSED)
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """End the run with a sentence and exit status 2 for an error that its user can mend."""
+    try:
+        yield
+    except NDeMError as error:
+        # the settings are those of task.ndem on fairchem 1.10, and so are their messages
+        sentence = str(error).replace("task.ndem.", "ndem.")
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        if distutils.is_master():
+            print(f"ndem: {sentence}", file=sys.stderr, flush=True)
+        raise Refused(sentence) from None
+
+
+class Section(NamedTuple):
+    """The section ``ndem``, read."""
+
+    settings: NDeMSettings
+    auxiliary_head: dict[str, Any] | None
+    second_views: str | None  # path
+    check_references: bool
+
+
+def read_section(given: Any) -> Section:
+    """Read ``ndem``; None is ``{coefficient: 0}``, the plain unit.
+
+    Raises:
+        SettingsError: not a mapping, an unknown key, a value that does not fit.
+    """
+    if OmegaConf.is_config(given):
+        given = OmegaConf.to_container(given, resolve=True)
+    if given is None:
+        given = {"coefficient": 0.0}
+    if not isinstance(given, Mapping):
+        raise SettingsError(
+            f"task.ndem.* must be a mapping such as {{coefficient: 1}}, not {given!r}."
+        )
+    method = dict(given)
+    head = method.pop(AUXILIARY_HEAD, None)
+    path = method.pop(SECOND_VIEWS, None)
+    check = method.pop(CHECK_REFERENCES, True)
+    if head is not None and not isinstance(head, Mapping):
+        raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
+    if not isinstance(check, bool):
+        raise SettingsError(f"task.ndem.check_references = {check!r}: must be true or false.")
+    _check_objective(method.get("objective"))  # before what goes with it
+    settings = NDeMSettings.from_mapping(method, host_keys=tuple(HOST_KEYS))
+    _check_second_views(settings, path, head)
+    return Section(settings, None if head is None else dict(head), path, check)
+
+
+def _check_objective(objective: Any) -> None:
+    if objective == "dens":
+        raise SettingsError(
+            "task.ndem.objective = 'dens' does not run with fairchem 2, whose models take no "
+            "forces as an input: choose ndem or noisy_nodes."
+        )
+
+
+def _check_second_views(settings: NDeMSettings, path: Any, head: Any) -> None:
+    """A file with the target that reads it, and with no other."""
+    if settings.target == "second_views" and not isinstance(path, str):
+        raise SettingsError(
+            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
+            "`ndem data second-views`."
+        )
+    if settings.target != "second_views" and path is not None:
+        raise SettingsError(
+            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
+            "set it, or remove the file."
+        )
+    if settings.instead and head is not None:
+        raise SettingsError(
+            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
+            "heads: remove it."
+        )
+
+
+def check_host(
+    settings: NDeMSettings, model: nn.Module, tasks: Sequence[Task], host: Mapping[str, Any]
+) -> None:
+    """Refuse what NDeM cannot work with, before anything is built.
+
+    Args:
+        model: as fairchem made it. tasks: the tasks. host: the unit's other arguments.
+
+    Raises:
+        SettingsError: naming the key and what to do.
+    """
+    if type(model) is not HydraModel:
+        raise SettingsError(
+            f"NDeM works on fairchem.core.models.base.HydraModel, and the model is another class, "
+            f"{type(model).__name__}: use that one, or task.ndem.coefficient: 0."
+        )
+    if not forces_tasks(tasks):
+        raise SettingsError(
+            "NDeM needs forces, and no task has property: forces: add such a task, or set "
+            "task.ndem.coefficient: 0."
+        )
+    if not getattr(model.backbone, "otf_graph", True):
+        raise SettingsError(
+            "NDeM needs graphs that are built on the fly, because the edges of X are not those of "
+            "X + eps: set otf_graph: True in the model's backbone (in a fine-tuning: "
+            "model.overrides.backbone)."
+        )
+    if str(host.get("train_strategy", "ddp")) == "fsdp":
+        raise SettingsError(
+            "train_strategy: fsdp does not run with NDeM (nor does it start in fairchem-core "
+            "2.24.0, which imports a name that torch does not have): use ddp."
+        )
+
+
+def forces_tasks(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks that train forces."""
+    return [task for task in tasks if task.property == FORCES and not task.inference_only]
