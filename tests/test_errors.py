@@ -26,7 +26,7 @@ from ndem_ocp.files import OutputError, replacing, write_text
 from ndem_ocp.history.run_record import read_run_record
 
 # Raised and caught inside the package; or no error at all.
-INTERNAL = {"FrameError", "Refused", "Stopped", "_EndedEarly", "_Enough"}
+INTERNAL = {"EndedEarly", "FrameError", "Refused", "Stopped", "_Enough"}
 PACKAGE = Path(ndem_ocp.__file__).parent
 
 
