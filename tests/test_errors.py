@@ -326,7 +326,7 @@ def test_damaged_records_of_a_run(good, refused, tmp_path):
     assert main(["report", str(run), "--out", "out.html"]) == 0
     for text in ("[1]", '{"splits": {"a": 1}, "checkpoint": {}}'):
         (tmp_path / "metrics.json").write_text(text)
-        assert "no metrics.json of ndem eval" in refused(["report", "run", "--eval", "."])
+        assert "not a metrics.json of ndem eval" in refused(["report", "run", "--eval", "."])
 
 
 # --- outputs -------------------------------------------------------------------------------------
