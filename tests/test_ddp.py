@@ -50,7 +50,7 @@ def gradients(config, source, rank: int, parts: list[list[int]], fraction: float
     atoms = torch.isin(everything.batch, torch.tensor(mine))
     batch = data_list_collater([frames[i] for i in mine], otf_graph=True)
     batch.pos, batch.cell = batch.pos.double(), batch.cell.double()
-    noise = type(noise)(*(part[atoms] for part in noise))
+    noise = noise._make(part if part is None else part[atoms] for part in noise)
 
     torch.manual_seed(0)
     model = registry.get_model_class(config["name"])(
