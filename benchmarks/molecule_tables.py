@@ -158,7 +158,10 @@ def md17_small(results: Path) -> str:
 
 
 def paired(
-    arm: dict[str, Any], plain: dict[str, Any], metric: str = "forces_mae_kcal_per_mol_A"
+    arm: dict[str, Any],
+    plain: dict[str, Any],
+    metric: str = "forces_mae_kcal_per_mol_A",
+    digits: int = 3,
 ) -> str:
     """Mean ± standard deviation of the difference in ``metric`` between runs of one seed.
 
@@ -168,8 +171,8 @@ def paired(
     found = [r["test"][metric] - base[r["seed"]] for r in arm["runs"] if r["seed"] in base]
     if not found:
         return ""
-    stdev = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):+.3f}{stdev}"
+    stdev = f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):+.{digits}f}{stdev}"
 
 
 def _cost(arm: dict[str, Any]) -> float:

@@ -54,7 +54,8 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
         if found is None or "plain" not in found["arms"]:
             missing.append(case.title)
             continue
-        rows += [_row(case, arm, found["arms"]) for arm in case.arms]
+        digits = 4 if unit == "eV" else 3
+        rows += [_row(case, arm, found["arms"], digits) for arm in case.arms]
         sources.append((name, found))
     if not sources:
         return _not_run(missing)
@@ -66,7 +67,7 @@ def _not_run(cases: list[str]) -> str:
     return f"These cases were not run: {'; '.join(cases)}." if cases else ""
 
 
-def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]]) -> list[Any]:
+def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]], digits: int) -> list[Any]:
     values, plain = arms.get(arm), arms["plain"]
     if values is None:
         return [case.title, ARMS[arm], "", "", NOT_RUN, "", "", "", ""]
@@ -75,13 +76,13 @@ def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]]) -> list[Any]:
     steps = sorted({f"{run['steps']:,}" for run in runs})
     summary = values["summary"]
     change = summary[forces]["mean"] / plain["summary"][forces]["mean"] - 1
-    difference = f"{100 * change:+.0f} % ({paired(values, plain, forces)})"
+    difference = f"{100 * change:+.0f} % ({paired(values, plain, forces, digits)})"
     return [
         case.title,
         ARMS[arm],
         " to ".join(steps),
         f"{statistics.mean(run['process_s'] for run in runs):.0f}",
-        spread(summary[forces]),
+        spread(summary[forces], digits),
         "" if arm == "plain" else difference,
         spread(summary[energy]),
         _curvature(values),

@@ -531,7 +531,7 @@ REFUSED = {
     "max": (["step", "--batch-sizes", "max", "--device", "cpu"], "give numbers on the CPU"),
     "inference max": (
         ["inference", "--batch-sizes", "max", "--device", "cpu"],
-        "give numbers here",
+        "give numbers on the CPU",
     ),
     "device": (["step", "--device", "tpu"], "--device tpu: give cuda or cpu"),
     "amp": (["step", "--amp", "--device", "cpu"], "--amp is CUDA's"),
