@@ -29,6 +29,7 @@ def run(check: Check, out: Results) -> None:
 
     import ndem_ocp
     from ndem_ocp.bench.batches import open_data, read_batches
+    from ndem_ocp.testing.precision import default_dtype
 
     setup_imports()
     ndem_ocp.register()
@@ -36,9 +37,9 @@ def run(check: Check, out: Results) -> None:
     batch = read_batches(records, 3, 1).batches[0]
     for dtype in (torch.float64, torch.float32):
         for form in list(FORMS)[: 1 if check.tiny else None]:
-            with out.guarded(str(dtype), form), default(dtype):
+            with out.guarded(str(dtype), form), default_dtype(dtype):
                 out.put(str(dtype), form, forms(check, batch, dtype, FORMS[form]))
-    with out.guarded("two views"), default(torch.float64):
+    with out.guarded("two views"), default_dtype(torch.float64):
         out.put("two views", two_views(check, batch))
     with out.guarded("edges"):
         out.put("edges", edges(check, records))
@@ -78,10 +79,11 @@ def two_views(check: Check, batch: Any) -> dict[str, float]:
 def precisions(check: Check, out: Results, batch: Any) -> None:
     """Two layers as wide as 31M: each precision, ours and fairchem's, to float64."""
     from ndem_ocp.models.variant import to_ours
+    from ndem_ocp.testing.precision import default_dtype
 
     width = TINY if check.tiny else {"num_layers": 2, "alpha_drop": 0.0, "drop_path_rate": 0.0}
     for name, change in (("upstream", lambda m: m), ("ours", to_ours)):
-        with default(torch.float64):
+        with default_dtype(torch.float64):
             double = build(change(config(width)), check)
             exact = results_of(double, moved(batch, check, torch.float64))
         single = build(change(config(width)), check)
@@ -153,16 +155,6 @@ def training_steps(check: Check) -> dict[str, list[float]]:
 
 
 # --- models, batches, errors ---------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def default(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def config(backbone: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def say_it_in_a_sentence() -> None:
     ``fairchem --num-gpus`` starts, and all programs but ``fairchem``, keep their traceback.
     """
     before = sys.excepthook
-    if Path(sys.argv[0]).name != "fairchem" or before is _Hook.current:
+    if Path(sys.argv[0]).name != "fairchem" or before.__module__ == __name__:
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -26,8 +26,4 @@ def say_it_in_a_sentence() -> None:
         else:
             sys.exit(refuse(sentence))
 
-    sys.excepthook = _Hook.current = hook
-
-
-class _Hook:
-    current: object = None
+    sys.excepthook = hook

@@ -18,6 +18,7 @@ from torch import nn
 from ndem_ocp.commands.ending import REFUSED, TRACEBACK
 from ndem_ocp.errors import NDeMError
 from ndem_ocp.method import NDeMSettings, SettingsError
+from ndem_ocp.method.settings import check_second_views
 
 FORCES, ENERGY = "forces", "energy"
 HOST_KEYS = {
@@ -92,7 +93,7 @@ def read_section(given: Any) -> Section:
         raise SettingsError(f"task.ndem.check_references = {check!r}: must be true or false.")
     _check_objective(method.get("objective"))  # before what goes with it
     settings = NDeMSettings.from_mapping(method, host_keys=tuple(HOST_KEYS))
-    _check_second_views(settings, path, head)
+    check_second_views(settings, path, head)
     return Section(settings, None if head is None else dict(head), path, check)
 
 
@@ -101,25 +102,6 @@ def _check_objective(objective: Any) -> None:
         raise SettingsError(
             "task.ndem.objective = 'dens' does not run with fairchem 2, whose models take no "
             "forces as an input: choose ndem or noisy_nodes."
-        )
-
-
-def _check_second_views(settings: NDeMSettings, path: Any, head: Any) -> None:
-    """A file with the target that reads it, and with no other."""
-    if settings.target == "second_views" and not isinstance(path, str):
-        raise SettingsError(
-            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
-            "`ndem data second-views`."
-        )
-    if settings.target != "second_views" and path is not None:
-        raise SettingsError(
-            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
-            "set it, or remove the file."
-        )
-    if settings.instead and head is not None:
-        raise SettingsError(
-            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
-            "heads: remove it."
         )
 
 

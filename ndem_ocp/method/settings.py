@@ -352,3 +352,29 @@ def _coerce(name: str, value: Any) -> Any:
             raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
         return float(value)
     return value
+
+
+def check_second_views(settings: NDeMSettings, path: Any, auxiliary_head: Any) -> None:
+    """A file with the target that reads it and no other, and no auxiliary head that nothing trains.
+
+    Args:
+        path, auxiliary_head: ``second_views`` and ``auxiliary_head``, the keys of a host.
+
+    Raises:
+        SettingsError: naming the key and what to do.
+    """
+    if settings.target == "second_views" and not isinstance(path, str):
+        raise SettingsError(
+            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
+            "`ndem data second-views`."
+        )
+    if settings.target != "second_views" and path is not None:
+        raise SettingsError(
+            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
+            "set it, or remove the file."
+        )
+    if settings.instead and auxiliary_head is not None:
+        raise SettingsError(
+            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
+            "heads: remove it."
+        )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from fairchem.core.common import gp_utils
 
 from ndem_ocp.method import NDeMSettings, SettingsError
+from ndem_ocp.method.settings import check_second_views
 from ndem_ocp.training.checks.model import constructor_problems
 from ndem_ocp.training.checks.names import ConfigError, raise_if_any
 
@@ -53,7 +54,7 @@ def read_task(config: dict[str, Any]) -> TaskSection:
     if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
     settings = NDeMSettings.from_mapping(section, host_keys=tuple(HOST_KEYS))
-    _check_second_views(settings, second_views, auxiliary_head)
+    check_second_views(settings, second_views, auxiliary_head)
     task["ndem"] = settings.as_dict()
     if second_views is not None:
         task["ndem"][SECOND_VIEWS] = second_views
@@ -61,25 +62,6 @@ def read_task(config: dict[str, Any]) -> TaskSection:
         auxiliary_head = dict(auxiliary_head)
         task["ndem"][AUXILIARY_HEAD] = auxiliary_head
     return TaskSection(settings, auxiliary_head, second_views)
-
-
-def _check_second_views(settings: NDeMSettings, path: Any, auxiliary_head: Any) -> None:
-    """A file with the target that reads it, and with no other."""
-    if settings.target == "second_views" and not isinstance(path, str):
-        raise SettingsError(
-            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
-            "`ndem data second-views`."
-        )
-    if settings.target != "second_views" and path is not None:
-        raise SettingsError(
-            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
-            "set it, or remove the file."
-        )
-    if settings.instead and auxiliary_head is not None:
-        raise SettingsError(
-            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
-            "heads: remove it."
-        )
 
 
 def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:
