@@ -10,7 +10,7 @@ from ndem_ocp.commands.ending import explained, refuse
 
 
 def say_it_in_a_sentence() -> None:
-    """Let an error that a user can mend end ``fairchem`` as it ends ``ndem``: in one sentence.
+    """An error that the user can fix ends ``fairchem`` as it ends ``ndem``: with one sentence.
 
     Call it once torch's process group exists, because that sets a hook of its own. Ranks that
     ``fairchem --num-gpus`` starts, and all programs but ``fairchem``, keep their traceback.

@@ -3,7 +3,7 @@
 What NDeM adds to a training step, in full:
 
 1. draw eps for (seed, data-parallel rank, step) and mark the batch with it     ``train_step``
-2. one forward of DDP over X and X + eps; the main heads' outputs on X as ever  ``TwoViewHydra``
+2. one forward of DDP over X and X + eps; the main heads' outputs on X as usual  ``TwoViewHydra``
 3. one more task, whose loss is coefficient * L_NDeM (Eq. 18)                   ``objectives``
 4. its diagnostics in W&B and history.jsonl                                     ``StepLog``
 

@@ -1,7 +1,7 @@
 """What NDeM adds to a training step, in full.
 
 1. draw eps for (seed, rank, step) and mark the batch with it              ``before_forward``
-2. one forward over X and X + eps; the main heads' outputs on X as ever
+2. one forward over X and X + eps; the main heads' outputs on X as usual
 3. loss = fairchem's losses + coefficient * L_NDeM (Eq. 18)                 ``after_loss``
 4. its diagnostics join fairchem's metrics                                  ``after_metrics``
 
