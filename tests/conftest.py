@@ -18,7 +18,6 @@ from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp
 from ndem_ocp.data.demo import make_demo
-from ndem_ocp.launch.environment import GROUP, WANDB_SERVICE
 from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tests)
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -50,16 +49,14 @@ def _fairchem():
 
 
 @pytest.fixture(autouse=True)
-def _own_group():
-    """Runs in this process leave fairchem's group of ranks and the address of W&B's service in the
-    environment: not for the next test, nor for what it starts."""
-    before = {name: os.environ.get(name) for name in (*GROUP, WANDB_SERVICE)}
+def _own_environment():
+    """Runs in this process leave fairchem's group of ranks, torch's store and the address of W&B's
+    service in the environment: not for the next test, nor for what it starts."""
+    before = dict(os.environ)
     yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

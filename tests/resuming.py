@@ -6,6 +6,7 @@ Forked, not started: everything is imported once, so a run of eighteen steps tak
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import multiprocessing
 import os
@@ -76,6 +77,7 @@ def launch(
 
 
 def _rank(rank: int, ranks: int, port: int, config: dict, run_dir: Path, hook: Any) -> None:
+    gc.freeze()  # what the parent left belongs to threads that do not run here: collecting it hangs
     torch.set_num_threads(1)
     stacks = (run_dir / f"stacks-{rank}.txt").open("w")
     faulthandler.register(signal.SIGUSR1, stacks)

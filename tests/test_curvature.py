@@ -137,7 +137,7 @@ def test_the_potential_of_the_data_is_without_error(demo_data, tmp_path, capsys)
 def test_what_cannot_be_compared_is_one_sentence(demo_data, tmp_path, capsys):
     base = ["data", "curvature", str(demo_data / "train")]
     for words, said in (
-        (["data", "curvature", str(tmp_path)], "no *.lmdb files"),
+        (["data", "curvature", str(tmp_path)], "no *.lmdb or *.aselmdb files"),
         ([*base, "--displacement", "5", "6"], "no two frames of one system are 5 to 6 A"),
         ([*base, "--json", str(tmp_path / "no/x.json")], "its folder does not exist"),
         ([*base, "--calculator", "nonsense"], "write MODULE:CALCULATOR"),

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from ndem_ocp.cli import build_parser
 from ndem_ocp.launch.command import default_id, read_config, split_words
+from ndem_ocp.launch.environment import without_group
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.places import Place, SlurmJob, place_of, slurm_job, tasks_per_node
 from ndem_ocp.launch.record import safe_id
@@ -178,6 +179,14 @@ def test_ranks_meet_at_a_port_of_their_own(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(LaunchError, match=r"Rank 0 has not published its port in .* within 0 s"):
         meet(place(1, "third"), tmp_path, limit_s=0.3)
+
+
+def test_what_this_process_trains_is_not_passed_on(tmp_path):
+    meeting = meet(Place(0, 1, 0, 1, 1, "", "", True), tmp_path)
+    meeting.forget_port()
+    own = {"MASTER_PORT", "RANK", "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"}
+    assert own <= os.environ.keys()
+    assert not own & without_group(os.environ).keys()
 
 
 def test_a_job():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,7 @@ def _start_worker(stop: Any, parent: int) -> None:
     """Leave Ctrl-C to the parent, which then sets ``stop`` for all workers; end if the parent
     dies."""
     global _stop
+    gc.freeze()  # what the parent left belongs to threads that do not run here: collecting it hangs
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.atomic_files import write_atomically
+from ndem_ocp.launch.environment import OPEN_STORE
 from ndem_ocp.launch.errors import LaunchError
 from ndem_ocp.launch.places import Place
 
@@ -64,9 +65,7 @@ def meet(place: Place, folder: Path, limit_s: float = LIMIT_S) -> Rendezvous:
         RANK=str(place.rank),
         LOCAL_RANK=str(place.local_rank),
         WORLD_SIZE=str(place.world_size),
-        # tells torch that the store is open already, so that rank 0 does not open a second one
-        TORCHELASTIC_USE_AGENT_STORE="True",
-        TORCHELASTIC_RESTART_COUNT="0",
+        **OPEN_STORE,  # so that rank 0 does not open a second one
     )
     return Rendezvous(store, file if place.rank == 0 else None)
 
