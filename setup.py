@@ -43,7 +43,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["ndem_ocp*", "ndem_ocp_standins*"]),
+    packages=find_packages(include=["ndem_ocp*", "fairchem_kit*"]),
     data_files=[
         (".", ["packaging/ndem_ocp_standins.pth"]),
         ("fairchem/experimental", ["packaging/fairchem_experimental/.include"]),
@@ -83,7 +83,10 @@ setup(
         "kernels": ["triton>=3.3"],  # their tests; GPU builds of torch bring Triton
         "test": ["pytest", "pytest-timeout", "shtab"],
     },
-    entry_points={"console_scripts": ["ndem = ndem_ocp.cli:main"]},
+    entry_points={
+        "console_scripts": ["ndem = ndem_ocp.cli:main"],
+        "fairchem_kit.register": ["ndem_ocp = ndem_ocp:register"],
+    },
     classifiers=[
         "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3",

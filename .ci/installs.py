@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEVELOPERS = ("pytest", "_pytest", "pytest_timeout", "xdist", "ruff", "mypy", "shtab")
 SOURCES = (
     "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md",
-    "CITATION.cff", "Makefile", "ndem_ocp", "ndem_ocp_standins", "packaging", "configs", "docs",
+    "CITATION.cff", "Makefile", "fairchem_kit", "ndem_ocp", "ndem_ocp_standins", "packaging",
+    "configs", "docs",
     "examples", "requirements", "slurm", "tests", "tests_fairchem2",
 )  # fmt: skip
 
@@ -119,12 +120,13 @@ sys.exit("\\n".join(wrong) or 0)
 
 MODULES = """
 import importlib, pkgutil, sys
-import ndem_ocp, ndem_ocp_standins
-import ndem_ocp as package
-assert "site-packages" in package.__file__, package.__file__
+import fairchem_kit, ndem_ocp, ndem_ocp_standins
+places = [place for package in (fairchem_kit, ndem_ocp) for place in package.__path__]
+assert all("site-packages" in place for place in places), places
 assert sys.modules["pytest"] is None
 wrong, count = [], 0
-for found in pkgutil.walk_packages(package.__path__, "ndem_ocp."):
+packages = ((package.__path__, package.__name__ + ".") for package in (fairchem_kit, ndem_ocp))
+for found in (each for package in packages for each in pkgutil.walk_packages(*package)):
     if found.name == "ndem_ocp.testing.contract":
         continue  # a test suite to inherit: the one module that needs pytest
     if found.name.startswith("ndem_ocp.fairchem2."):

@@ -96,7 +96,7 @@ def _size(cls: Any, config: str | None) -> dict[str, int]:
 
 def run() -> tuple[dict[str, Any], int]:
     """Results of the contract, and pytest's exit status."""
-    from ndem_ocp.provenance import provenance
+    from fairchem_kit.provenance import provenance
 
     recorder = Recorder()
     options = ["-q", "-p", "no:cacheprovider", "--tb=short"]

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from molecule_tables import ARMS, spread
 
-from ndem_ocp.report.plots import ARM_COLOURS
+from fairchem_kit.report.plots import ARM_COLOURS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE = ROOT / "results", ROOT / "docs/images/budgets.png"

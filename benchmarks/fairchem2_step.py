@@ -26,9 +26,9 @@ import torch
 from fairchem.core._cli import get_hydra_config_from_yaml
 from fairchem.core.common import distutils
 
-from ndem_ocp.data.demo import make_demo
+from fairchem_kit.data.demo import make_demo
+from fairchem_kit.provenance import provenance
 from ndem_ocp.fairchem2.demo import _configs
-from ndem_ocp.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("direct", "conserving", "experts")

@@ -28,11 +28,11 @@ from fairchem.core.common.utils import get_max_neighbors_mask, radius_graph_pbc
 from fairchem.core.datasets import data_list_collater
 from torch_geometric.data import Batch, Data
 
+from fairchem_kit.provenance import config_hash, files_hash, provenance
 from ndem_ocp.models import join_views, with_second_view
 from ndem_ocp.models.neighbors import periodic_edges
 from ndem_ocp.models.neighbors.pairs import SAME_ATOM, Pairs, pairs_of, surroundings
 from ndem_ocp.models.neighbors.structures import structures_of
-from ndem_ocp.provenance import config_hash, files_hash, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results/neighbors.json", ROOT / "docs/neighbors.md"

@@ -34,9 +34,9 @@ import torch
 from fairchem.core.common.utils import load_config, setup_imports
 from tqdm import tqdm
 
-from ndem_ocp.data.statistics import Statistics, dataset_statistics
-from ndem_ocp.history.logger import find_history, read_history
-from ndem_ocp.provenance import config_hash, files_hash, git_commit, provenance
+from fairchem_kit.data.statistics import Statistics, dataset_statistics
+from fairchem_kit.history.logger import find_history, read_history
+from fairchem_kit.provenance import config_hash, files_hash, git_commit, provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}

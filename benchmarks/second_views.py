@@ -27,8 +27,8 @@ from typing import Any
 
 from second_views_cases import CASES, Case, Pretraining
 
-from ndem_ocp.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
-from ndem_ocp.report.sweep_results import collect
+from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
+from fairchem_kit.report.sweep_results import collect
 from ndem_ocp.second_views.sidecar import read_meta
 from ndem_ocp.sweep import train_and_test
 

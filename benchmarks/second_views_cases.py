@@ -196,7 +196,7 @@ class Molecule(Case):
         what is within a frame are the potential's alone."""
         from ase.units import kcal, mol
 
-        from ndem_ocp.data.records import iter_structures
+        from fairchem_kit.data.records import iter_structures
         from ndem_ocp.second_views.draws import digest_of
         from ndem_ocp.second_views.sidecar import Sidecar
 
@@ -256,7 +256,7 @@ class Surfaces(Case):
 
     def settings(self, data: str, steps: float) -> dict[str, Any]:
         """With the normalizer that `ndem data check` prints for the training frames."""
-        from ndem_ocp.data.statistics import dataset_statistics
+        from fairchem_kit.data.statistics import dataset_statistics
 
         labels = dataset_statistics(Path(self.data) / "train")
         normalizer = "dataset.train.transforms.normalizer"

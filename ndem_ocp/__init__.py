@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import importlib
 
-from ndem_ocp.errors import NDeMError
-from ndem_ocp.hosts import host, require_host
-from ndem_ocp.lazy import lazy_names
-
-__version__ = "0.1.0"
+from fairchem_kit import __version__
+from fairchem_kit.errors import UserError as NDeMError
+from fairchem_kit.hosts import require_host
+from fairchem_kit.lazy import lazy_names
 
 _HOMES = {
-    "ndem_ocp.data.reader": ("LmdbReader",),
-    "ndem_ocp.inference": ("calculator",),
+    "fairchem_kit.data.reader": ("LmdbReader",),
+    "fairchem_kit.inference": ("calculator",),
     "ndem_ocp.models": (
         "EnergyGradientHead",
         "EquiformerV2AuxiliaryHead",
@@ -39,15 +38,10 @@ _HOMES = {
         "TorchMDVectorHead",
         "TwoViewHydra",
     ),
-    "ndem_ocp.history.logger": ("HistoryLogger",),
+    "fairchem_kit.history.logger": ("HistoryLogger",),
     "ndem_ocp.trainer": ("NDeMTrainer",),
-    "ndem_ocp.training": ("SquaredL2Loss",),
+    "fairchem_kit.training": ("SquaredL2Loss",),
 }
-
-if host() == 1:
-    import ndem_ocp_standins
-
-    ndem_ocp_standins.install()  # before fairchem, which imports torch_scatter and torch_sparse
 
 
 def register() -> None:

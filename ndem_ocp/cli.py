@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from ndem_ocp.commands import ending
+from fairchem_kit.commands import ending
 from ndem_ocp.commands.parser import UsageError, build_parser
 
 __all__ = ["build_parser", "main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (:mod:`ndem_ocp.commands.ending`)."""
+    """Run one command; returns the exit status (:mod:`fairchem_kit.commands.ending`)."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     return ending.run(lambda: _run(given))
 

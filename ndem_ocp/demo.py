@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.commands.options import add_device
-from ndem_ocp.errors import NDeMError
-from ndem_ocp.files import replacing, writable_folder, write_text
-from ndem_ocp.launch.device import choose_cpu
-from ndem_ocp.launch.environment import without_group
-from ndem_ocp.yaml_file import read_mapping
+from fairchem_kit.commands.options import add_device
+from fairchem_kit.errors import UserError
+from fairchem_kit.files import replacing, writable_folder, write_text
+from fairchem_kit.launch.device import choose_cpu
+from fairchem_kit.launch.environment import without_group
+from fairchem_kit.yaml_file import read_mapping
 
 RUN_ID = "demo"
 CONFIG = Path("configs/oc20/demo.yml")
@@ -29,7 +29,7 @@ PRINT_EVERY = 50  # steps
 SPLITS = ("val_id", "val_ood")
 
 
-class DemoError(NDeMError, RuntimeError):
+class DemoError(UserError, RuntimeError):
     """A step of the demo failed; the message names its command and log."""
 
 
@@ -126,9 +126,9 @@ def _short(line: str) -> str:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from ndem_ocp.history.file import FILE_NAME, read_history
-    from ndem_ocp.report.plots import plot_curves, plot_parity
-    from ndem_ocp.report.predictions import load_parity
+    from fairchem_kit.history.file import FILE_NAME, read_history
+    from fairchem_kit.report.plots import plot_curves, plot_parity
+    from fairchem_kit.report.predictions import load_parity
 
     logs = args.out / "logs" / "ndem_ocp.HistoryLogger"
     parity = {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ndem_ocp.hosts import HOSTS, host
+from fairchem_kit.hosts import HOSTS, host
 
 PACKAGES = (
     "ndem-ocp",

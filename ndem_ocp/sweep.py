@@ -28,13 +28,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from ndem_ocp.commands.options import add_device, describe
-from ndem_ocp.files import writable_folder, write_text
-from ndem_ocp.history.file import FILE_NAME, read_history
-from ndem_ocp.launch.device import choose_cpu
-from ndem_ocp.launch.environment import without_group
-from ndem_ocp.launch.record import finished_id
-from ndem_ocp.launch.sweep_file import (
+from fairchem_kit.commands.options import add_device, describe
+from fairchem_kit.files import writable_folder, write_text
+from fairchem_kit.history.file import FILE_NAME, read_history
+from fairchem_kit.launch.device import choose_cpu
+from fairchem_kit.launch.environment import without_group
+from fairchem_kit.launch.record import finished_id
+from fairchem_kit.launch.sweep_file import (
     DONE,
     LOGS,
     RUN_ID,
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from ndem_ocp.report.plots import plot_arms
-    from ndem_ocp.report.sweep_results import collect, markdown
+    from fairchem_kit.report.plots import plot_arms
+    from fairchem_kit.report.sweep_results import collect, markdown
 
     out = (args.out or Path("runs") / args.file.stem).resolve()
     writable_folder(out)

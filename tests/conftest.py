@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp
-from ndem_ocp.data.demo import make_demo
+from fairchem_kit.data.demo import make_demo
 from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tests)
 
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from conftest import ROOT, tiny_config
-from ndem_ocp.history.logger import read_history
+from fairchem_kit.history.logger import read_history
 
 LOGGER = "slow_history.SlowHistory"
 

@@ -24,11 +24,11 @@ from fairchem.core.common.utils import setup_imports
 from torch import Tensor
 
 import ndem_ocp
+from fairchem_kit.training.distributed import rewrap
 from helpers import default_dtype, use_float64_graphs
 from ndem_ocp.method import Noise, draw_noise
 from ndem_ocp.method import objective as objective_module
 from ndem_ocp.testing import trainer_of
-from ndem_ocp.training.distributed import rewrap
 
 Batches = list[list[list[int]]]  # [step][rank] -> structures
 # Gate activations make the random edge frames a gauge that no result depends on.

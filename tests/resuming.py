@@ -23,9 +23,9 @@ import torch.distributed as dist
 from fairchem.core.common import distutils
 
 from conftest import tiny_config, trainer_of
-from ndem_ocp.checkpoints import read_checkpoint
-from ndem_ocp.history.logger import FILE_NAME, read_history
-from ndem_ocp.training.resume.stopping import Stopped
+from fairchem_kit.checkpoints import read_checkpoint
+from fairchem_kit.history.logger import FILE_NAME, read_history
+from fairchem_kit.training.resume.stopping import Stopped
 
 RUN = "run"
 STEPS = 18  # three epochs of six steps, the last one of an epoch uneven

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from ndem_ocp.history.logger import HistoryLogger
+from fairchem_kit.history.logger import HistoryLogger
 
 
 class SlowHistory(HistoryLogger):

@@ -10,10 +10,10 @@ import pytest
 from fairchem.core.common.utils import load_config
 
 from conftest import ROOT
+from fairchem_kit.training.normalizers import resolve_normalizers
 from ndem_ocp.models import two_view_config
 from ndem_ocp.testing import BackboneContract
 from ndem_ocp.trainer.config import check_auxiliary_head, check_config, read_task
-from ndem_ocp.training.normalizers import resolve_normalizers
 
 FOLDER = ROOT / "configs/backbones"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from conftest import trainer_of
+from fairchem_kit.checkpoints import CheckpointStore
+from fairchem_kit.training.bad_steps import FILE_NAME, BadStepsError
 from helpers import state_of
-from ndem_ocp.checkpoints import CheckpointStore
-from ndem_ocp.training.bad_steps import FILE_NAME, BadStepsError
 from reliability import observed
 from resuming import RUN, finish, launch, result, short_run, train
 

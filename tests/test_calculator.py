@@ -19,8 +19,8 @@ from fairchem.core.common.relaxation.ase_utils import OCPCalculator
 
 import ndem_ocp
 from conftest import tiny_config
-from ndem_ocp.checkpoints import CheckpointError
-from ndem_ocp.inference import CalculatorError
+from fairchem_kit.checkpoints import CheckpointError
+from fairchem_kit.inference import CalculatorError
 from ndem_ocp.testing import steps, trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import ndem_ocp
+from fairchem_kit.training import Trainer, component
+from fairchem_kit.training.component import Call, Component
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.resume import Resume
 from helpers import state_of
-from ndem_ocp.training import Trainer, component
-from ndem_ocp.training.component import Call, Component
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.resume import Resume
 
 PLAIN = Path(inspect.getfile(component)).parent
 
@@ -54,7 +54,9 @@ def test_every_moment_is_in_the_table_and_every_method_is_one():
 
 def test_each_hook_point_of_fairchem_is_overridden_once():
     """No class between fairchem's trainer and NDeM's overrides what another one does."""
-    ours = [kind for kind in ndem_ocp.NDeMTrainer.__mro__ if kind.__module__.startswith("ndem_ocp")]
+    packages = ("ndem_ocp.", "fairchem_kit.")
+    kinds = ndem_ocp.NDeMTrainer.__mro__
+    ours = [kind for kind in kinds if kind.__module__.startswith(packages)]
     names = [name for kind in ours for name, value in vars(kind).items() if callable(value)]
     assert ours == [ndem_ocp.NDeMTrainer, Trainer]
     assert len(names) == len(set(names))
@@ -66,18 +68,18 @@ def test_the_plain_trainer_trains_as_ndem_at_coefficient_zero(new_trainer):
 
     ours = new_trainer(coefficient=0.0)
     ours.train(disable_eval_tqdm=True)
-    plain = new_trainer(name="ndem_ocp.training.Trainer", edit=without_ndem)
+    plain = new_trainer(name="fairchem_kit.training.Trainer", edit=without_ndem)
     plain.train(disable_eval_tqdm=True)
     expected, found = state_of(ours), state_of(plain)
     assert found.keys() == expected.keys()
     assert all(found[name].equal(value) for name, value in expected.items())
-    assert plain.config["trainer"] == "ndem_ocp.training.Trainer"
+    assert plain.config["trainer"] == "fairchem_kit.training.Trainer"
     assert isinstance(plain.resume, Resume)
 
 
 def test_the_plain_trainer_refuses_the_keys_of_the_idea(new_trainer):
     with pytest.raises(ConfigError, match=r"task\.ndem .*no such key"):
-        new_trainer(name="ndem_ocp.training.Trainer")
+        new_trainer(name="fairchem_kit.training.Trainer")
 
 
 def test_what_a_call_changes_holds_for_it_alone(new_trainer):

@@ -22,21 +22,21 @@ from fairchem.core.datasets import LmdbDataset
 from fairchem.core.modules.normalization.element_references import LinearReferences
 
 from conftest import ROOT, tiny_config
-from ndem_ocp.method import SettingsError
-from ndem_ocp.pretrained import PretrainedError
-from ndem_ocp.testing import trainer_of
-from ndem_ocp.trainer import NDeMTrainer
-from ndem_ocp.training.checks.data import (
+from fairchem_kit.training.checks.data import (
     ALL_SHARDS,
     SHARDS,
     _open,
     _spread_records,
     _warn_about_length,
 )
-from ndem_ocp.training.checks.run import command_config, rank_zero_finds, top_level_problems
-from ndem_ocp.training.checks.sections import reader_keys
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.config import key_problems as problems_of
+from fairchem_kit.training.checks.run import command_config, rank_zero_finds, top_level_problems
+from fairchem_kit.training.checks.sections import reader_keys
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.config import key_problems as problems_of
+from ndem_ocp.method import SettingsError
+from ndem_ocp.pretrained import PretrainedError
+from ndem_ocp.testing import trainer_of
+from ndem_ocp.trainer import NDeMTrainer
 from reliability import observed
 
 KEPT = ("in its first seconds, before a model or data set is built", "nothing: no step was made")

@@ -19,12 +19,12 @@ from fairchem.core.modules.loss import DDPLoss
 from fairchem.core.trainers import OCPTrainer
 
 from conftest import ROOT
+from fairchem_kit.training.schedule import safe_optim, uses_epochs
 from helpers import on_meta_device
 from ndem_ocp.method import NDeMSettings, SettingsError, noise_diagnostics
 from ndem_ocp.method.settings import choices_of_all
 from ndem_ocp.models import two_view_config
 from ndem_ocp.trainer.config import HOST_KEYS, check_config, read_task
-from ndem_ocp.training.schedule import safe_optim, uses_epochs
 
 FOLDER = ROOT / "configs/oc20"
 PARTS = ("base", "ndem")  # included by others, incomplete alone

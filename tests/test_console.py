@@ -10,14 +10,14 @@ import torch
 import yaml
 
 from conftest import tiny_config
+from fairchem_kit.launch.console import Console, Shown, duration, short_messages
+from fairchem_kit.launch.device import choose_cpu
+from fairchem_kit.launch.errors import LaunchError
+from fairchem_kit.launch.leftovers import Leftovers
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.early_stopping import patience_of
 from launching import environment, finished, ndem
 from ndem_ocp import cli
-from ndem_ocp.launch.console import Console, Shown, duration, short_messages
-from ndem_ocp.launch.device import choose_cpu
-from ndem_ocp.launch.errors import LaunchError
-from ndem_ocp.launch.leftovers import Leftovers
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.early_stopping import patience_of
 
 OUTPUTS = {
     "energy": {"unit": "eV", "report_unit": "meV"},
@@ -68,7 +68,7 @@ def test_fairchems_lines_are_left_out_and_warnings_stay(capsys, monkeypatch):
     with short_messages():
         root.handle(record(logging.INFO, "a dump", "/x/fairchem/core/utils.py"))
         root.handle(record(logging.WARNING, "look", "/x/fairchem/core/utils.py"))
-        root.handle(record(logging.INFO, "going on", "/x/ndem_ocp/training/resume/component.py"))
+        root.handle(record(logging.INFO, "going on", "/x/fairchem_kit/training/trainer.py"))
     shown = capsys.readouterr()
     assert shown.out == "going on\n"
     assert shown.err == "warning: look\n"

@@ -15,12 +15,12 @@ from ase.calculators.harmonic import HarmonicCalculator, HarmonicForceField
 from ase.constraints import FixAtoms
 
 from conftest import ROOT, short_training
-from ndem_ocp.calculators.potential import Potential
+from fairchem_kit.calculators.potential import Potential
+from fairchem_kit.curvature.measure import agreement_of, isotropic
+from fairchem_kit.curvature.pairs import near_pairs
+from fairchem_kit.data.records import Structure, iter_structures
+from fairchem_kit.evaluation.vibrations import frequencies_of, vibrations
 from ndem_ocp.cli import main
-from ndem_ocp.curvature.measure import agreement_of, isotropic
-from ndem_ocp.curvature.pairs import near_pairs
-from ndem_ocp.data.records import Structure, iter_structures
-from ndem_ocp.evaluation.vibrations import frequencies_of, vibrations
 
 EXACT = "ase.calculators.emt:EMT()"
 SPRING = 3.0  # eV/A^2
@@ -233,7 +233,7 @@ def test_views_are_made_without_torch_and_fairchem(demo_data, tmp_path):
 def test_a_potential_names_the_record_it_fails_on(demo_data):
     structure = next(iter_structures(demo_data / "train"))
     wrong = Structure(**{**vars(structure), "numbers": np.full(len(structure.numbers), 92)})
-    from ndem_ocp.data.errors import DataError
+    from fairchem_kit.data.errors import DataError
 
     with pytest.raises(DataError, match=r"record 0 \(U\d+\): the calculator fails"):
         Potential(EMT())(wrong)

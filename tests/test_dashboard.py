@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import wandb_files
+from fairchem_kit.history.logger import HistoryLogger, read_history
+from fairchem_kit.report.dashboard import command
+from fairchem_kit.report.dashboard.errors import DashboardError
+from fairchem_kit.report.dashboard.panels import OC20_METRICS, OC20_SPLITS, sections
+from fairchem_kit.report.page.evaluations import find_evaluations
+from fairchem_kit.report.page.runs import find_runs
 from ndem_ocp import cli
-from ndem_ocp.history.logger import HistoryLogger, read_history
-from ndem_ocp.report.dashboard import command
-from ndem_ocp.report.dashboard.errors import DashboardError
-from ndem_ocp.report.dashboard.panels import OC20_METRICS, OC20_SPLITS, sections
-from ndem_ocp.report.page.evaluations import find_evaluations
-from ndem_ocp.report.page.runs import find_runs
 from test_report_page import evaluate, make_run
 
 

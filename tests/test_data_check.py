@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import data_cli as cli
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.record_check import close_pair
-from ndem_ocp.data.statistics import dataset_statistics
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.record_check import close_pair
+from fairchem_kit.data.statistics import dataset_statistics
 from test_data_support import demo, record, write_split
 
 __all__ = ["demo"]  # a fixture
@@ -128,7 +128,7 @@ def crash(task):
 
 
 def test_a_task_that_kills_its_process_is_reported():
-    from ndem_ocp.data.parallel import run_tasks
+    from fairchem_kit.data.parallel import run_tasks
 
     results = run_tasks(
         crash, [0, 1, 2, 3], workers=2, progress=False, crashed=lambda task: f"crashed {task}"

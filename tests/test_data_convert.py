@@ -14,10 +14,10 @@ from ase.constraints import FixedPlane
 from ase.db import connect
 from ase.io import write
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.frames import LabelOptions
-from ndem_ocp.data.shards import open_shard, shard_paths
-from ndem_ocp.data.sources import expand_sources
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.frames import LabelOptions
+from fairchem_kit.data.shards import open_shard, shard_paths
+from fairchem_kit.data.sources import expand_sources
 from test_data_support import make_frames, records, run, trajectories
 
 __all__ = ["trajectories"]  # a fixture

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import data_cli as cli
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.demo import MAX_FORCE, make_demo
-from ndem_ocp.data.fields import small_displacement
-from ndem_ocp.data.statistics import Accumulator, dataset_statistics
-from ndem_ocp.provenance import files_hash
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.demo import MAX_FORCE, make_demo
+from fairchem_kit.data.fields import small_displacement
+from fairchem_kit.data.statistics import Accumulator, dataset_statistics
+from fairchem_kit.provenance import files_hash
 from test_data_support import demo, record, records, write_split
 
 __all__ = ["demo"]  # a fixture

@@ -13,11 +13,11 @@ from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import write
 
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.errors import DataError, FrameError
-from ndem_ocp.data.frames import LabelOptions, read_frame
-from ndem_ocp.data.report import print_conversion
-from ndem_ocp.data.tags import are_layers
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.errors import DataError, FrameError
+from fairchem_kit.data.frames import LabelOptions, read_frame
+from fairchem_kit.data.report import print_conversion
+from fairchem_kit.data.tags import are_layers
 from test_data_support import make_frames, record, records, run, write_split
 
 

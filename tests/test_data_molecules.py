@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.index_split import SplitOptions
-from ndem_ocp.data.md17 import Md17Options, convert_md17
-from ndem_ocp.data.shards import open_shard
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.index_split import SplitOptions
+from fairchem_kit.data.md17 import Md17Options, convert_md17
+from fairchem_kit.data.shards import open_shard
 from test_data_support import records
 
 KCAL = ase.units.kcal / ase.units.mol

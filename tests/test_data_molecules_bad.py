@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fairchem_kit.data import molecule_shards
+from fairchem_kit.data.errors import DataError
 from ndem_ocp.cli import main
-from ndem_ocp.data import molecule_shards
-from ndem_ocp.data.errors import DataError
 from test_data_molecules import arrays, convert, records, save
 
 

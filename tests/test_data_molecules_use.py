@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.md17 import Md17Options, convert_md17
+from fairchem_kit.data.record_check import CheckOptions
 from ndem_ocp.cli import main
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.md17 import Md17Options, convert_md17
-from ndem_ocp.data.record_check import CheckOptions
 from test_data_molecules import KCAL, arrays, convert, save
 from test_data_real import ROOT, needs
 

@@ -10,12 +10,12 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.frames import LabelOptions
-from ndem_ocp.data.is2re import to_record
-from ndem_ocp.data.positions import near_cell, near_origin
-from ndem_ocp.data.relaxation_files import read_relaxations
-from ndem_ocp.data.sources import expand_sources
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.frames import LabelOptions
+from fairchem_kit.data.is2re import to_record
+from fairchem_kit.data.positions import near_cell, near_origin
+from fairchem_kit.data.relaxation_files import read_relaxations
+from fairchem_kit.data.sources import expand_sources
 from test_data_support import make_frames, record, records, run, write_split
 
 CELL = np.array([[6.0, 0.0, 0.0], [2.0, 7.0, 0.0], [0.0, 1.0, 8.0]])

@@ -12,12 +12,12 @@ import pytest
 import torch
 from ase.build import molecule
 
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.fields import QM9_UNITS
+from fairchem_kit.data.index_split import SplitOptions
+from fairchem_kit.data.qm9 import ATOMREFS, HARTREE, Qm9Options, convert_qm9
+from fairchem_kit.data.qm9_files import COLUMNS, read_qm9
 from ndem_ocp.cli import main
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.fields import QM9_UNITS
-from ndem_ocp.data.index_split import SplitOptions
-from ndem_ocp.data.qm9 import ATOMREFS, HARTREE, Qm9Options, convert_qm9
-from ndem_ocp.data.qm9_files import COLUMNS, read_qm9
 from test_data_real import ROOT, needs
 from test_data_support import records
 

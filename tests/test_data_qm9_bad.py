@@ -7,10 +7,10 @@ import importlib
 import numpy as np
 import pytest
 
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.fields import QM9_UNITS
-from ndem_ocp.data.qm9_files import read_qm9
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.fields import QM9_UNITS
+from fairchem_kit.data.qm9_files import read_qm9
 from test_data_qm9 import INDEX, arrays, convert, npz, raw_folder
 from test_data_support import record, write_split
 

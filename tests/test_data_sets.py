@@ -11,13 +11,13 @@ import pytest
 from ase.io import write
 
 import data_cli as cli
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.split_record import split_record
-from ndem_ocp.data.statistics import dataset_statistics
-from ndem_ocp.evaluation.splits import Split, disagreements
-from ndem_ocp.training.checks.data import record_problems
-from ndem_ocp.training.normalizers import resolve_normalizers
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.split_record import split_record
+from fairchem_kit.data.statistics import dataset_statistics
+from fairchem_kit.evaluation.splits import Split, disagreements
+from fairchem_kit.training.checks.data import record_problems
+from fairchem_kit.training.normalizers import resolve_normalizers
 from test_data_support import make_frames, run, trajectories
 
 __all__ = ["trajectories"]  # a fixture

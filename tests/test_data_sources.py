@@ -12,8 +12,8 @@ import pytest
 from ase.db import connect
 from ase.io import write
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.sources import expand_sources
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.sources import expand_sources
 from test_data_support import make_frames, records, run
 
 

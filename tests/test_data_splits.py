@@ -14,8 +14,8 @@ import pytest
 from ase.io import write
 
 import data_cli as cli
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.reference import fit_linear, last_frame_reference, load_linear
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.reference import fit_linear, last_frame_reference, load_linear
 from test_data_support import make_frames, records, run, trajectories
 
 __all__ = ["trajectories"]  # a fixture
@@ -173,7 +173,7 @@ def test_interrupted_conversion_leaves_nothing(tmp_path, number, workers):
     write(tmp_path / "a.traj", frames)
     code = f"""
 import os, sys, time
-import ndem_ocp.data.shards as shards
+import fairchem_kit.data.shards as shards
 plain = shards.read_frame
 def slow(*args):
     os.write(1, b"writing\\n")

@@ -14,14 +14,20 @@ from ase.constraints import FixAtoms
 from ase.io import write
 from torch_geometric.data import Data
 
-from ndem_ocp.data.convert import convert
-from ndem_ocp.data.demo import make_demo
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.plan import ConvertOptions
-from ndem_ocp.data.shards import iter_records, open_shard, record_count, shard_paths, write_records
-from ndem_ocp.data.sources import expand_sources
-from ndem_ocp.data.split import assign_sids, split_units
-from ndem_ocp.data.tags import derive_tags
+from fairchem_kit.data.convert import convert
+from fairchem_kit.data.demo import make_demo
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.plan import ConvertOptions
+from fairchem_kit.data.shards import (
+    iter_records,
+    open_shard,
+    record_count,
+    shard_paths,
+    write_records,
+)
+from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.split import assign_sids, split_units
+from fairchem_kit.data.tags import derive_tags
 
 torch.set_num_threads(1)
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import data_cli as cli
-from ndem_ocp.data import staging
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.lock import only_writer
-from ndem_ocp.data.reader import LmdbReader, RecordError
+from fairchem_kit.data import staging
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.lock import only_writer
+from fairchem_kit.data.reader import LmdbReader, RecordError
 from test_data_support import records, run, trajectories
 
 __all__ = ["trajectories"]  # a fixture
@@ -37,7 +37,7 @@ def is_alive(number: int) -> bool:
 HOLDER = """
 import sys
 from pathlib import Path
-from ndem_ocp.data.lock import only_writer
+from fairchem_kit.data.lock import only_writer
 with only_writer(Path(sys.argv[1])):
     print("writing", flush=True)
     sys.stdin.readline()
@@ -67,9 +67,9 @@ def test_a_second_writer_is_refused(tmp_path, trajectories):
 ENDLESS = """
 import os, sys, time
 from pathlib import Path
-from ndem_ocp.data.lock import only_writer
-from ndem_ocp.data.parallel import run_tasks
-from ndem_ocp.data.staging import staging
+from fairchem_kit.data.lock import only_writer
+from fairchem_kit.data.parallel import run_tasks
+from fairchem_kit.data.staging import staging
 def work(task):
     os.write(1, b"%d\\n" % os.getpid())
     time.sleep(600)
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_nothing_and_is_one_sentence(tmp_path, trajectories, 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for place in ("ndem_ocp.data.convert.write_json", "ndem_ocp.data.shards.np.savez"):
+    for place in ("fairchem_kit.data.convert.write_json", "fairchem_kit.data.shards.np.savez"):
         with monkeypatch.context() as patch:
             patch.setattr(place, full)
             with pytest.raises(DataError, match="No space left on device"):

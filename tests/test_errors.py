@@ -17,22 +17,23 @@ import pytest
 import torch
 import yaml
 
+import fairchem_kit
 import ndem_ocp
 from conftest import short_training, tiny_config
+from fairchem_kit.commands import ending
+from fairchem_kit.files import OutputError, replacing, write_text
+from fairchem_kit.history.run_record import read_run_record
 from ndem_ocp.cli import main
-from ndem_ocp.commands import ending
 from ndem_ocp.commands.table import COMMANDS
-from ndem_ocp.files import OutputError, replacing, write_text
-from ndem_ocp.history.run_record import read_run_record
 
 # Raised and caught inside the package; or no error at all.
 INTERNAL = {"EndedEarly", "FrameError", "Refused", "Stopped", "_Enough"}
-PACKAGE = Path(ndem_ocp.__file__).parent
+PACKAGES = [Path(package.__file__).parent for package in (ndem_ocp, fairchem_kit)]
 
 
 def test_every_error_class_has_the_one_base():
     bases = {}
-    for path in PACKAGE.rglob("*.py"):
+    for path in (path for package in PACKAGES for path in package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 bases[node.name] = [getattr(b, "id", getattr(b, "attr", "")) for b in node.bases]
@@ -43,7 +44,7 @@ def test_every_error_class_has_the_one_base():
     errors = {name for name in bases if ancestors(name) & {"Exception", "ValueError", "OSError",
               "RuntimeError", "BaseException", "KeyError", "TypeError"}}  # fmt: skip
     assert len(errors) > 20
-    assert {e for e in errors if "NDeMError" not in ancestors(e)} == INTERNAL
+    assert {e for e in errors if "UserError" not in ancestors(e)} == INTERNAL
 
 
 # --- how a command ends --------------------------------------------------------------------------

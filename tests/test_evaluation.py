@@ -12,18 +12,24 @@ import pytest
 import torch
 
 from conftest import tiny_config, trainer_of
+from fairchem_kit.data.reader import LmdbReader
+from fairchem_kit.data.shards import write_records
+from fairchem_kit.evaluation import EvaluationError, Samples, read_samples, splits_in
+from fairchem_kit.evaluation.batches import (
+    BatchResult,
+    evaluate,
+    merge,
+    metrics_of,
+    numbers_of_batches,
+)
+from fairchem_kit.evaluation.model import load_model
+from fairchem_kit.evaluation.samples import hill
+from fairchem_kit.evaluation.splits import Split, dataset_section, open_split, read_splits
+from fairchem_kit.evaluation.tables import table_of
+from fairchem_kit.units.columns import columns_of
 from ndem_ocp import cli
-from ndem_ocp.data.reader import LmdbReader
-from ndem_ocp.data.shards import write_records
-from ndem_ocp.evaluation import EvaluationError, Samples, read_samples, splits_in
-from ndem_ocp.evaluation.batches import BatchResult, evaluate, merge, metrics_of, numbers_of_batches
-from ndem_ocp.evaluation.model import load_model
-from ndem_ocp.evaluation.samples import hill
-from ndem_ocp.evaluation.splits import Split, dataset_section, open_split, read_splits
-from ndem_ocp.evaluation.tables import table_of
 from ndem_ocp.export import export_checkpoint
 from ndem_ocp.testing.runs import PLAIN_TRAINER
-from ndem_ocp.units.columns import columns_of
 
 BATCH = 3  # of 10 structures: the last batch is ragged
 

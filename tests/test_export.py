@@ -18,7 +18,7 @@ from fairchem.core.modules.loss import DDPLoss
 import ndem_ocp
 import published_files
 from conftest import tiny_config
-from ndem_ocp.checkpoints import CheckpointError
+from fairchem_kit.checkpoints import CheckpointError
 from ndem_ocp.cli import main
 from ndem_ocp.export import export_checkpoint
 from ndem_ocp.export.plain_config import plain_config, plain_model
@@ -34,7 +34,7 @@ import json, sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name == "ndem_ocp" or name.startswith("ndem_ocp."):
+        if name.partition(".")[0] in ("ndem_ocp", "fairchem_kit"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -53,7 +53,7 @@ for checkpoint in sys.argv[2:]:
         continue
     forces = atoms.get_forces().tolist()
     found.append({"energy": atoms.get_potential_energy(), "forces": forces})
-assert not [name for name in sys.modules if name.split(".")[0] == "ndem_ocp"]
+assert not [name for name in sys.modules if name.split(".")[0] in ("ndem_ocp", "fairchem_kit")]
 print("FOUND " + json.dumps(found))
 """
 

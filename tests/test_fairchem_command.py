@@ -30,7 +30,7 @@ from fairchem.core.datasets import LmdbDataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import tiny_config
-from ndem_ocp.history.logger import find_history, read_history
+from fairchem_kit.history.logger import find_history, read_history
 
 pytestmark = pytest.mark.slow
 

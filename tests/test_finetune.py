@@ -11,14 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 import ndem_ocp
 import published_files
 from conftest import TINY_BACKBONE, tiny_config
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.freeze import freeze
 from helpers import state_of
 from ndem_ocp.export import export_checkpoint
 from ndem_ocp.models.variant import to_upstream
 from ndem_ocp.pretrained import PretrainedError
 from ndem_ocp.testing import steps, trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.freeze import freeze
 from test_calculator import slab
 
 AUXILIARY = "output_heads.noisy_forces."

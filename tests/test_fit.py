@@ -14,15 +14,15 @@ import yaml
 from ase.build import molecule as ase_molecule
 from ase.units import kcal, mol
 
+from fairchem_kit.launch import exit_codes
+from fairchem_kit.launch.record import Record
+from fairchem_kit.report.page.build import Report
+from fairchem_kit.training import Trainer
+from fairchem_kit.training.resume import stopping
 from fitting import labelled, molecule, rattled, surface, write_frames
 from ndem_ocp import calculator, cli
 from ndem_ocp.fit import command, dataset
-from ndem_ocp.launch import exit_codes
-from ndem_ocp.launch.record import Record
-from ndem_ocp.report.page.build import Report
 from ndem_ocp.second_views.sidecar import read_meta
-from ndem_ocp.training import Trainer
-from ndem_ocp.training.resume import stopping
 
 SHORT = ("--time", "0.02", "--cpu", "--model", "equiformer_v2")
 

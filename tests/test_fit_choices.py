@@ -11,11 +11,11 @@ import yaml
 from fairchem.core.common.utils import load_config
 
 from conftest import ROOT
-from ndem_ocp.commands.options import ENERGY_UNITS
-from ndem_ocp.data.scan import FrameTable
-from ndem_ocp.data.sources import Source
-from ndem_ocp.data.statistics import Statistics
-from ndem_ocp.data.units import IN_EV
+from fairchem_kit.commands.options import ENERGY_UNITS
+from fairchem_kit.data.scan import FrameTable
+from fairchem_kit.data.sources import Source
+from fairchem_kit.data.statistics import Statistics
+from fairchem_kit.data.units import IN_EV
 from ndem_ocp.fit import plan as plans
 from ndem_ocp.fit.config import config_text, parse
 from ndem_ocp.fit.errors import FitError

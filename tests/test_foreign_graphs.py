@@ -10,7 +10,7 @@ import torch
 from fairchem.core.common.registry import registry
 
 from conftest import ROOT
-from ndem_ocp.data.demo import make_demo
+from fairchem_kit.data.demo import make_demo
 from ndem_ocp.models.graphs import edge_index_of
 from ndem_ocp.testing import build, frames
 from ndem_ocp.testing.views import collate, outputs

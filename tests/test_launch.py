@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from fairchem_kit.launch.command import default_id, read_config, split_words
+from fairchem_kit.launch.environment import without_group
+from fairchem_kit.launch.errors import LaunchError
+from fairchem_kit.launch.places import Place, SlurmJob, place_of, slurm_job, tasks_per_node
+from fairchem_kit.launch.record import safe_id
+from fairchem_kit.launch.rendezvous import meet
+from fairchem_kit.launch.train import command_of
 from ndem_ocp.cli import build_parser
-from ndem_ocp.launch.command import default_id, read_config, split_words
-from ndem_ocp.launch.environment import without_group
-from ndem_ocp.launch.errors import LaunchError
-from ndem_ocp.launch.places import Place, SlurmJob, place_of, slurm_job, tasks_per_node
-from ndem_ocp.launch.record import safe_id
-from ndem_ocp.launch.rendezvous import meet
-from ndem_ocp.launch.train import command_of
 
 SMALL = str(ROOT / "configs/oc20/small_ndem.yml")
 TABLE4 = str(ROOT / "configs/md17/sweeps/table4.yml")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from fairchem_kit.launch import exit_codes, slurm, status
+from fairchem_kit.launch.errors import LaunchError
+from fairchem_kit.launch.record import Record
+from fairchem_kit.launch.requeue import decide
+from fairchem_kit.launch.slurm import JobState
+from fairchem_kit.launch.submit import minutes
+from fairchem_kit.launch.tasks import read_manifest
 from ndem_ocp.cli import build_parser, main
-from ndem_ocp.launch import exit_codes, slurm, status
-from ndem_ocp.launch.errors import LaunchError
-from ndem_ocp.launch.record import Record
-from ndem_ocp.launch.requeue import decide
-from ndem_ocp.launch.slurm import JobState
-from ndem_ocp.launch.submit import minutes
-from ndem_ocp.launch.tasks import read_manifest
 
 SMALL = str(ROOT / "configs/oc20/small_ndem.yml")
 TABLE4 = str(ROOT / "configs/md17/sweeps/table4.yml")
@@ -152,7 +152,7 @@ def test_submit_names_what_does_not_fit(words, problem, tmp_path, capsys):
 
 def manifest_in(folder: Path) -> None:
     """What ndem submit would have written."""
-    from ndem_ocp.launch.submit import manifest_of
+    from fairchem_kit.launch.submit import manifest_of
 
     args = build_parser().parse_args(["submit", "--sweep", TABLE4, "--out", str(folder)])
     manifest = manifest_of(args)

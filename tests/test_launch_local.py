@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fairchem_kit.launch import exit_codes
 from launching import (
     assert_same_run,
     environment,
@@ -23,7 +24,6 @@ from launching import (
     wait_for,
     write_config,
 )
-from ndem_ocp.launch import exit_codes
 from reliability import observed
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]

@@ -10,16 +10,16 @@ import time
 import pytest
 import torch
 
-from ndem_ocp.atomic_files import write_atomically
-from ndem_ocp.launch import exit_codes
-from ndem_ocp.launch.errors import LaunchError, first_line, lost_contact
-from ndem_ocp.launch.heartbeat import Heartbeat
-from ndem_ocp.launch.local import verdict
-from ndem_ocp.launch.places import Place
-from ndem_ocp.launch.rank import leave, with_device
-from ndem_ocp.launch.record import Record, best_value, finished_id, records_below
-from ndem_ocp.launch.signals import WARNINGS, stops_between_steps
-from ndem_ocp.training.resume.stopping import stop_requested
+from fairchem_kit.atomic_files import write_atomically
+from fairchem_kit.launch import exit_codes
+from fairchem_kit.launch.errors import LaunchError, first_line, lost_contact
+from fairchem_kit.launch.heartbeat import Heartbeat
+from fairchem_kit.launch.local import verdict
+from fairchem_kit.launch.places import Place
+from fairchem_kit.launch.rank import leave, with_device
+from fairchem_kit.launch.record import Record, best_value, finished_id, records_below
+from fairchem_kit.launch.signals import WARNINGS, stops_between_steps
+from fairchem_kit.training.resume.stopping import stop_requested
 
 
 def test_the_first_error_of_a_start_stays(tmp_path):

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import pytest
 import wandb
 
-from ndem_ocp.history import wandb_mode
-from ndem_ocp.history.logger import HistoryLogger, read_history
-from ndem_ocp.history.wandb_mode import offline_if_need_be
+from fairchem_kit.history import wandb_mode
+from fairchem_kit.history.logger import HistoryLogger, read_history
+from fairchem_kit.history.wandb_mode import offline_if_need_be
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from fairchem.core.common.registry import registry
-from ndem_ocp.history.logger import HistoryLogger
+from fairchem_kit.history.logger import HistoryLogger
 logs = Path(sys.argv[1])
 cmd = {"logs_dir": logs, "timestamp_id": "first", "identifier": "first"}
 config = {"cmd": cmd, "logger": {"name": "ndem_history", "inner": "wandb", "project": "p"}}

@@ -17,12 +17,12 @@ pytest.importorskip("torchmdnet", reason="torchmd-net is not installed (extra: m
 
 import pretrained_files
 from conftest import ROOT, steps, trainer_of
+from fairchem_kit.config_names import existing_config
+from fairchem_kit.launch.errors import LaunchError
+from fairchem_kit.launch.sweep_file import SweepError, read_sweep
+from fairchem_kit.training.config import ConfigError
 from ndem_ocp.cli import main
-from ndem_ocp.config_names import existing_config
-from ndem_ocp.launch.errors import LaunchError
-from ndem_ocp.launch.sweep_file import SweepError, read_sweep
 from ndem_ocp.pretrained import PretrainedError
-from ndem_ocp.training.config import ConfigError
 from test_data_qm9 import npz as qm9_npz
 
 TINY = {"hidden_channels": 16, "num_layers": 1, "num_heads": 2, "num_rbf": 8}

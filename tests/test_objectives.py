@@ -14,6 +14,7 @@ from fairchem.core.datasets import create_dataset, data_list_collater
 from fairchem.core.trainers import OCPTrainer
 
 from conftest import ROOT, steps, tiny_config
+from fairchem_kit.training.config import ConfigError
 from helpers import state_of
 from ndem_ocp.method import (
     Forces,
@@ -34,7 +35,6 @@ from ndem_ocp.method import registry as registry_module
 from ndem_ocp.method.views import as_corrupted
 from ndem_ocp.models import ModelConfigError, two_view_config
 from ndem_ocp.models.dens import ForceEmbedding, dens_config
-from ndem_ocp.training.config import ConfigError
 
 OBJECTIVES = ("ndem", "noisy_nodes", "dens")
 

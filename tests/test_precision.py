@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.precision import set_precision
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.precision import set_precision
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ from torch import nn
 import ndem_ocp
 import test_backbones
 from conftest import short_training, steps, tiny_config, trainer_of
+from fairchem_kit.data.demo_relaxations import make_relaxations
+from fairchem_kit.data.reader import LmdbReader
 from ndem_ocp import cli
 from ndem_ocp.bench.arms import arm_config, build_arm
 from ndem_ocp.bench.batches import open_data, read_batches
 from ndem_ocp.bench.clock import Stopwatch
 from ndem_ocp.bench.configs import read_config
-from ndem_ocp.data.demo_relaxations import make_relaxations
-from ndem_ocp.data.reader import LmdbReader
 from ndem_ocp.testing import BackboneContract
 from ndem_ocp.testing.runs import run_config
 from pretend_gpu import GPU, WrongDevice, pretend_gpu

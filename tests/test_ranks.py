@@ -13,7 +13,7 @@ import torch
 from fairchem.core.modules.evaluator import Evaluator
 
 from conftest import tiny_config
-from ndem_ocp.training.no_free_atoms import AnyAtoms
+from fairchem_kit.training.no_free_atoms import AnyAtoms
 from ranks import EXACT, Batches, Case, Seen, run_case, run_ranks
 from reliability import observed
 

@@ -15,7 +15,7 @@ import lmdb
 import pytest
 
 from conftest import tiny_config, trainer_of
-from ndem_ocp.history.logger import find_history, read_history
+from fairchem_kit.history.logger import find_history, read_history
 from ndem_ocp.models.variant import to_upstream
 from ranks import EXACT
 from ranks_command import FINISHED, OWN_NETWORK, Command

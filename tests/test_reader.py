@@ -16,15 +16,15 @@ from ase.neighborlist import primitive_neighbor_list
 from fairchem.core.datasets import LmdbDataset, create_dataset
 from torch_geometric.data import Data
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.reader import (
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.reader import (
     LmdbFile,
     LmdbReader,
     RecordError,
     TooManyBadRecords,
     limits_from_model,
 )
-from ndem_ocp.data.reader.geometry import lonely_atom
+from fairchem_kit.data.reader.geometry import lonely_atom
 from reliability import observed
 from test_data_check import put
 from test_data_support import record, write_split

@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from ndem_ocp.data.reader.checks import check_fields
-from ndem_ocp.data.reader.errors import Refused
-from ndem_ocp.data.reader.keys import map_keys
-from ndem_ocp.data.reader.pages import LmdbFile
-from ndem_ocp.data.reader.settings import ReaderSettings
-from ndem_ocp.data.reader.unpickle import load_fields
+from fairchem_kit.data.reader.checks import check_fields
+from fairchem_kit.data.reader.errors import Refused
+from fairchem_kit.data.reader.keys import map_keys
+from fairchem_kit.data.reader.pages import LmdbFile
+from fairchem_kit.data.reader.settings import ReaderSettings
+from fairchem_kit.data.reader.unpickle import load_fields
 from reliability import observed, soak
 
 SLOWEST = 2.0  # s of processor time for one record or file: other programs do not stretch it

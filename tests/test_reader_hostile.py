@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from ndem_ocp.data.reader.errors import Refused
-from ndem_ocp.data.reader.opcodes import scan
-from ndem_ocp.data.reader.tensors import quick_storage
-from ndem_ocp.data.reader.unpickle import _long_way, load_fields, load_storage
+from fairchem_kit.data.reader.errors import Refused
+from fairchem_kit.data.reader.opcodes import scan
+from fairchem_kit.data.reader.tensors import quick_storage
+from fairchem_kit.data.reader.unpickle import _long_way, load_fields, load_storage
 from reliability import observed
 from test_data_real import ROOT, needs
 from test_data_support import record

@@ -20,8 +20,8 @@ from fairchem.core.common.data_parallel import BalancedBatchSampler
 from fairchem.core.datasets import create_dataset, data_list_collater
 from torch.utils.data import DataLoader
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.reader import RecordError, loader_options
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.reader import RecordError, loader_options
 from reliability import observed, soak
 from test_data_support import record, write_split
 

@@ -16,16 +16,16 @@ from fairchem.core.common.relaxation.ase_utils import batch_to_atoms
 from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
 
 from conftest import short_training, tiny_config, trainer_of
+from fairchem_kit.data.demo_relaxations import make_relaxations
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.is2re import convert_relaxations
+from fairchem_kit.data.reader import LmdbReader
+from fairchem_kit.data.reference import load_linear
+from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.evaluation import relaxation
+from fairchem_kit.evaluation.model import load_model
+from fairchem_kit.evaluation.splits import Split, open_relaxations
 from ndem_ocp import cli
-from ndem_ocp.data.demo_relaxations import make_relaxations
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.is2re import convert_relaxations
-from ndem_ocp.data.reader import LmdbReader
-from ndem_ocp.data.reference import load_linear
-from ndem_ocp.data.sources import expand_sources
-from ndem_ocp.evaluation import relaxation
-from ndem_ocp.evaluation.model import load_model
-from ndem_ocp.evaluation.splits import Split, open_relaxations
 
 SYSTEMS = 5
 

@@ -16,10 +16,10 @@ import torch
 from matplotlib import image
 
 from conftest import ROOT, steps
-from ndem_ocp.history.logger import HistoryLogger, find_history, read_history
-from ndem_ocp.provenance import config_hash, files_hash, git_commit, provenance
-from ndem_ocp.report.plots import plot_curves, plot_parity
-from ndem_ocp.report.predictions import Parity, load_parity
+from fairchem_kit.history.logger import HistoryLogger, find_history, read_history
+from fairchem_kit.provenance import config_hash, files_hash, git_commit, provenance
+from fairchem_kit.report.plots import plot_curves, plot_parity
+from fairchem_kit.report.predictions import Parity, load_parity
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import readme_tables

@@ -11,16 +11,16 @@ import re
 import numpy as np
 import pytest
 
+from fairchem_kit.history.file import read_history
+from fairchem_kit.report.page import about, ndem_curves
+from fairchem_kit.report.page.arm import method
+from fairchem_kit.report.page.build import Report
+from fairchem_kit.report.page.by_group import groups_of_figures
+from fairchem_kit.report.page.errors import ReportError
+from fairchem_kit.report.page.evaluations import find_evaluations
+from fairchem_kit.report.page.html import grouped, page
+from fairchem_kit.report.page.runs import find_runs
 from ndem_ocp import cli
-from ndem_ocp.history.file import read_history
-from ndem_ocp.report.page import about, ndem_curves
-from ndem_ocp.report.page.arm import method
-from ndem_ocp.report.page.build import Report
-from ndem_ocp.report.page.by_group import groups_of_figures
-from ndem_ocp.report.page.errors import ReportError
-from ndem_ocp.report.page.evaluations import find_evaluations
-from ndem_ocp.report.page.html import grouped, page
-from ndem_ocp.report.page.runs import find_runs
 from test_report_page import Page, evaluate, make_run
 
 VIEWS = {

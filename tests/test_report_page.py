@@ -12,19 +12,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fairchem_kit.evaluation import Samples
+from fairchem_kit.evaluation.samples import write_samples
+from fairchem_kit.history.logger import HistoryLogger
+from fairchem_kit.report.metrics import describe, unit_text, validation_metrics
+from fairchem_kit.report.page.about import facts
+from fairchem_kit.report.page.build import Report
+from fairchem_kit.report.page.by_group import groups_of_figures
+from fairchem_kit.report.page.errors import ReportError
+from fairchem_kit.report.page.evaluations import (
+    by_adsorbate,
+    by_element,
+    by_force,
+    find_evaluations,
+)
+from fairchem_kit.report.page.html import definitions, page
+from fairchem_kit.report.page.runs import arms_of, find_runs
+from fairchem_kit.report.page.series import Curve, band, curve, mean_curve
 from ndem_ocp import cli
-from ndem_ocp.evaluation import Samples
-from ndem_ocp.evaluation.samples import write_samples
-from ndem_ocp.history.logger import HistoryLogger
-from ndem_ocp.report.metrics import describe, unit_text, validation_metrics
-from ndem_ocp.report.page.about import facts
-from ndem_ocp.report.page.build import Report
-from ndem_ocp.report.page.by_group import groups_of_figures
-from ndem_ocp.report.page.errors import ReportError
-from ndem_ocp.report.page.evaluations import by_adsorbate, by_element, by_force, find_evaluations
-from ndem_ocp.report.page.html import definitions, page
-from ndem_ocp.report.page.runs import arms_of, find_runs
-from ndem_ocp.report.page.series import Curve, band, curve, mean_curve
 
 EVERY = 5
 

@@ -17,10 +17,10 @@ import torch
 
 import resuming
 from conftest import trainer_of
-from ndem_ocp.checkpoints import CheckpointError, CheckpointStore, UnsafeError, read_checkpoint
-from ndem_ocp.history.logger import read_history
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.resume import stopping
+from fairchem_kit.checkpoints import CheckpointError, CheckpointStore, UnsafeError, read_checkpoint
+from fairchem_kit.history.logger import read_history
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.resume import stopping
 from reliability import observed, soak
 from resuming import FORK, RUN, finish, kill, launch, result, run_to_end, same_run, short_run
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from ndem_ocp.checkpoints import CheckpointStore
-from ndem_ocp.training.resume.stopping import request_stop
+from fairchem_kit.checkpoints import CheckpointStore
+from fairchem_kit.training.resume.stopping import request_stop
 from reliability import observed
 from resuming import RUN, finish, launch, result, run_to_end, same_run, short_run
 from test_resume import dying

@@ -12,12 +12,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
 from conftest import tiny_config, trainer_of
+from fairchem_kit.calculators.potential import Potential
+from fairchem_kit.calculators.spec import calculator_of, provenance_of
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.records import Structure, iter_structures
 from helpers import state_of
-from ndem_ocp.calculators.potential import Potential
-from ndem_ocp.calculators.spec import calculator_of, provenance_of
 from ndem_ocp.cli import main
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.records import Structure, iter_structures
 from ndem_ocp.method import (
     NDeMSettings,
     SettingsError,

@@ -16,9 +16,9 @@ import torch
 import yaml
 from wandb.proto.wandb_internal_pb2 import Record, RunRecord
 
+from fairchem_kit.launch.tasks import Manifest, read_manifest
 from launching import LOGGER, assert_same_run, environment, record, wait_for, write_config
 from ndem_ocp.cli import main
-from ndem_ocp.launch.tasks import Manifest, read_manifest
 from reliability import observed
 from slurm_cluster import Cluster, Unavailable, cluster
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from fairchem_kit.launch.sweep_file import read_sweep
+from fairchem_kit.launch.tasks import tasks_of
 from launching import LOGGER, record, wait_for, write_config
 from ndem_ocp.cli import main
-from ndem_ocp.launch.sweep_file import read_sweep
-from ndem_ocp.launch.tasks import tasks_of
 from reliability import observed
 from slurm_cluster import Cluster
 from test_molecules import TINY, springs

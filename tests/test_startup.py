@@ -106,7 +106,7 @@ assert not heavy(), heavy()
 assert set(ndem_ocp.__all__) <= set(dir(ndem_ocp))
 assert not hasattr(ndem_ocp, "NoSuchName")
 assert not heavy(), heavy()
-import ndem_ocp.data, ndem_ocp.evaluation, ndem_ocp.inference, ndem_ocp.training
+import fairchem_kit.data, fairchem_kit.evaluation, fairchem_kit.inference, fairchem_kit.training
 import ndem_ocp.trainer
 assert not heavy(), heavy()
 """
@@ -134,7 +134,7 @@ NDeMSettings()
 new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(sorted(new - sys.stdlib_module_names))
 """
-    assert python(code, tmp_path) == "['ndem_ocp']\n"
+    assert python(code, tmp_path) == "['fairchem_kit', 'ndem_ocp']\n"
 
 
 @pytest.mark.parametrize("beside", ["fairchem 2", "no fairchem"])
@@ -167,7 +167,7 @@ except ImportError as error:
 def test_the_wrong_fairchem_is_named_with_what_to_install(tmp_path, version, name, sentence):
     code = f"""
 import importlib
-from ndem_ocp import hosts
+from fairchem_kit import hosts
 hosts.host_version = lambda: {version!r}
 hosts.importlib.util.find_spec = lambda name: None
 module, _, name = {name!r}.rpartition(".")

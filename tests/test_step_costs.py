@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fairchem_kit.history.logger import read_history
 from helpers import state_of
-from ndem_ocp.history.logger import read_history
 from ndem_ocp.method.diagnostics import QUARTERS, noise_diagnostics
 from ndem_ocp.trainer.share_of_time import second_view_share
 

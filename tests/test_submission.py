@@ -9,8 +9,8 @@ import pytest
 from fairchem.core.scripts import make_submission_file
 
 from conftest import short_training, tiny_config, trainer_of
+from fairchem_kit.evaluation.submission import Expected, problems_of, problems_of_file
 from ndem_ocp import cli
-from ndem_ocp.evaluation.submission import Expected, problems_of, problems_of_file
 
 NAMES = ("id", "ood_ads", "ood_cat", "ood_both")
 COUNTS = [5, 0, 3, 4]  # free atoms of the structures 1_10, 1_2, 2_0, 2_1
@@ -89,7 +89,7 @@ def test_the_other_layout_has_all_atoms_in_the_datas_order(checkpoint, demo_data
 def test_without_labels_a_file_can_be_written_and_an_evaluation_says_what_is_missing(
     checkpoint, demo_data, tmp_path, capsys
 ):
-    from ndem_ocp.data.shards import write_records
+    from fairchem_kit.data.shards import write_records
     from ndem_ocp.testing.runs import frames
 
     records = frames(demo_data, "val_id")

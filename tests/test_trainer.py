@@ -10,11 +10,11 @@ import torch
 from fairchem.core.trainers import OCPTrainer
 
 from conftest import steps, tiny_config, trainer_of
+from fairchem_kit.history.logger import find_history, read_history
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.schedule import ScheduleError
 from helpers import state_of
-from ndem_ocp.history.logger import find_history, read_history
 from ndem_ocp.method import SettingsError
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.schedule import ScheduleError
 
 
 def test_coefficient_zero_is_the_plain_equiformer_trainer_bit_for_bit(new_trainer):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from ndem_ocp.history.logger import find_history, read_history
+from fairchem_kit.history.logger import find_history, read_history
 from ndem_ocp.second_views.sidecar import read_meta
 
 PAGE = ROOT / "docs/tutorial.md"

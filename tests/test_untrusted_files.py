@@ -17,12 +17,12 @@ from fairchem.core.datasets import create_dataset
 
 import ndem_ocp
 from conftest import short_training, tiny_config
-from ndem_ocp.checkpoints import CheckpointError, UnsafeError, read_checkpoint
-from ndem_ocp.checkpoints.reading import names_in
+from fairchem_kit.checkpoints import CheckpointError, UnsafeError, read_checkpoint
+from fairchem_kit.checkpoints.reading import names_in
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.files import InputError
+from fairchem_kit.npz import check_npz
 from ndem_ocp.cli import main
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.files import InputError
-from ndem_ocp.npz import check_npz
 
 RAN = "ran"  # the file that hostile content makes, in the working directory
 

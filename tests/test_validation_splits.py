@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ndem_ocp.history.logger import read_history
-from ndem_ocp.history.validation_sets import extra_validation_splits
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.validation_splits import mean_over_splits
+from fairchem_kit.history.logger import read_history
+from fairchem_kit.history.validation_sets import extra_validation_splits
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.validation_splits import mean_over_splits
 from resuming import finish, launch, result, run_to_end, same_run, short_run
 
 
@@ -60,7 +60,7 @@ def test_more_splits_leave_training_as_it_is_to_the_bit(runs):
 
 @pytest.mark.parametrize("call", [3, 4])  # of eight batches: in the second split, in the third
 def test_a_run_stopped_within_a_later_split_resumes_exactly(runs, tmp_path, call):
-    from ndem_ocp.training.resume.stopping import request_stop
+    from fairchem_kit.training.resume.stopping import request_stop
 
     _, whole, config = runs
 

@@ -34,7 +34,7 @@ def process_group():
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """EMT slabs with adsorbates: train (40 structures), val_id, val_ood."""
-    from ndem_ocp.data.demo import make_demo
+    from fairchem_kit.data.demo import make_demo
 
     out = tmp_path_factory.mktemp("demo") / "emt"
     make_demo(out, size="small", form="aselmdb", progress=False)

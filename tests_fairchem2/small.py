@@ -11,7 +11,7 @@ import torch
 from fairchem.core._cli import get_hydra_config_from_yaml
 from omegaconf import OmegaConf
 
-from ndem_ocp.history.file import read_history
+from fairchem_kit.history.file import read_history
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fairchem2"
 BACKBONE = {

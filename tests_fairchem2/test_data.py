@@ -15,8 +15,8 @@ from ase.constraints import FixAtoms
 from ase.io import write
 from fairchem.core.datasets.ase_datasets import AseDBDataset
 
+from fairchem_kit.data.records import iter_structures
 from ndem_ocp.cli import main
-from ndem_ocp.data.records import iter_structures
 
 
 def frames(count: int = 6) -> list[Atoms]:

@@ -19,7 +19,7 @@ from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 from models import BACKBONE, EXPERTS, GRADIENT, WRAPPED
 from small import CONFIGS, SAVING, run
 
-from ndem_ocp.history.file import read_history
+from fairchem_kit.history.file import read_history
 
 UNIT = "fairchem.core.units.mlip_unit.mlip_unit"
 DATA_SETS = {"oc20": "oc20", "omol": "omol"}

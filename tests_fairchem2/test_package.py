@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small import SAVING, SMALL, configs_for
 
-from ndem_ocp.history.file import read_history
+from fairchem_kit.history.file import read_history
 
 FAIRCHEM = str(Path(sys.executable).parent / "fairchem")
 

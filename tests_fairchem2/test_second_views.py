@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from small import train
 from test_data import frames
 
+from fairchem_kit.data.errors import DataError
 from ndem_ocp.cli import main
-from ndem_ocp.data.errors import DataError
 from ndem_ocp.fairchem2.second_views import AseViewSource, record_digest, shown_digest
 from ndem_ocp.method import NDeMSettings, step_generator
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import FINE_TUNED, SAVING, config_of, run, train, without_times
 
-from ndem_ocp.history.file import read_history
+from fairchem_kit.history.file import read_history
 
 MODELS = ("direct", "conserving", "experts")
 WRONG = [-20.0] * 100  # references of another method, eV
@@ -150,4 +150,4 @@ def test_references_that_do_not_fit_may_be_trained_on(demo, tmp_path):
 
 
 def test_nothing_of_fairchem_1_is_imported():
-    assert not [name for name in sys.modules if name.startswith("ndem_ocp.training")]
+    assert not [name for name in sys.modules if name.startswith("fairchem_kit.training")]

@@ -18,8 +18,8 @@ PACKAGES = (
 def run(check: Check, out: Results) -> None:
     import torch
 
+    from fairchem_kit.provenance import git_commit, hardware
     from ndem_ocp import doctor
-    from ndem_ocp.provenance import git_commit, hardware
 
     out.put("commit", git_commit(_root()))
     out.put("hardware", hardware())

@@ -83,7 +83,7 @@ def _ended(check: Check, name: str, process: subprocess.Popen[Any]) -> dict[str,
 
 
 def _last_validation(folder: Path) -> dict[str, Any]:
-    from ndem_ocp.history.file import find_history, read_history
+    from fairchem_kit.history.file import find_history, read_history
 
     last = read_history(find_history(folder), "val")[-1]
     return {key: last.get(key) for key in ("step", "forces_mae", "energy_mae")}

@@ -2,8 +2,9 @@
 
     python docs/_site/rooms.py
 
-A room is a folder of ndem_ocp, or a file beside them. Imports within functions count; those under
-TYPE_CHECKING, which never run, do not. Reads the source and imports nothing of it.
+A room is a folder of ndem_ocp or of fairchem_kit, or a file of theirs. Imports within functions
+count; those under TYPE_CHECKING, which never run, do not. Reads the source, and imports nothing of
+it.
 """
 
 from __future__ import annotations
@@ -15,25 +16,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "ndem_ocp"
+#: What knows NDeM, and what is useful to somebody who trains plainly and never imports it.
+PACKAGES = (IDEA, KIT) = ("ndem_ocp", "fairchem_kit")
 
-#: What knows NDeM. Everything else, down to PLAIN, is useful to somebody who trains plainly.
-IDEA = ("method", "models", "trainer", "second_views", "pretrained", "export", "testing",
-        "fairchem2")  # fmt: skip
-#: Programs that put both together.
-PROGRAMS = ("bench", "cli", "demo", "doctor", "fit", "sweep")
+#: Rooms of ndem_ocp that are programs, which put both together.
+PROGRAMS = ("bench", "cli", "commands", "demo", "doctor", "fit", "sweep")
 
 
 class Code:
-    """The package's files and their imports of each other.
+    """The files of both packages and their imports of each other.
 
     Attributes:
         files: {module: path}. arrows: {module: modules that it imports}.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
-        folder = root / PACKAGE
-        self.files = {_module(path, root): path for path in sorted(folder.rglob("*.py"))}
+        paths = (path for name in PACKAGES for path in sorted((root / name).rglob("*.py")))
+        self.files = {_module(path, root): path for path in paths}
         self.arrows = {
             module: set(self._imports(module, path)) for module, path in self.files.items()
         }
@@ -84,8 +83,14 @@ class Code:
 
 
 def room(module: str) -> str:
-    """The room of a module; empty for the package itself."""
-    return module.split(".")[1] if "." in module else ""
+    """The room of a module, ``package.folder``; empty for a package itself."""
+    return ".".join(module.split(".")[:2]) if "." in module else ""
+
+
+def side(name: str) -> str:
+    """ "NDeM", "program" or "kit", of a room."""
+    package, _, own = name.partition(".")
+    return "kit" if package == KIT else "program" if own in PROGRAMS else "NDeM"
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
@@ -148,17 +153,15 @@ def _row(cells: Iterable[object]) -> str:
 def main() -> int:
     code = Code()
     arrows, lines = code.of_rooms(), code.lines()
-    print(_row(["storey", "room", "side", "lines", "imports"]))
+    print(_row(["layer", "room", "side", "lines", "imports"]))
     print(_row(["---"] * 5))
     for number, storey in enumerate(order(arrows)):
         for name in storey:
-            side = "NDeM" if name in IDEA else "program" if name in PROGRAMS else "plain"
-            print(_row([number, name, side, lines[name], ", ".join(sorted(arrows[name]))]))
-    count = {
-        "NDeM": sum(n for name, n in lines.items() if name in IDEA),
-        "programs": sum(n for name, n in lines.items() if name in PROGRAMS),
-    }
-    count["plain"] = sum(lines.values()) - sum(count.values())
+            below = ", ".join(sorted(arrows[name]))
+            print(_row([number, name, side(name), lines[name], below]))
+    count: dict[str, int] = defaultdict(int)
+    for name in code.rooms:
+        count[side(name)] += lines[name]
     print(f"\nlines: {', '.join(f'{name} {n:,}' for name, n in count.items())}; arrows between "
           f"rooms: {sum(map(len, arrows.values()))}; circles among files: "
           f"{len(circles(code.arrows))}, among rooms: {len(circles(arrows))}")  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fairchem_kit.commands.options import add_amp, add_no_progress, add_seed
 from ndem_ocp.bench.names import DEFAULT_LAYERS, DEFAULT_MODEL, MODELS
-from ndem_ocp.commands.options import add_amp, add_no_progress, add_seed
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

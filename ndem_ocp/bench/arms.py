@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from fairchem_kit.training.config import ConfigError
+from fairchem_kit.training.schedule import ScheduleError, uses_epochs
 from ndem_ocp.bench.clock import Stopwatch, Timing, timed_calls
 from ndem_ocp.bench.configs import set_key
 from ndem_ocp.bench.errors import BenchError
@@ -36,8 +38,6 @@ from ndem_ocp.models.dens import DENS_BACKBONES
 from ndem_ocp.models.graphs import edge_index_of
 from ndem_ocp.models.variant import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
-from ndem_ocp.training.config import ConfigError
-from ndem_ocp.training.schedule import ScheduleError, uses_epochs
 
 ARMS = (*HOST_ARMS, *OBJECTIVES)
 # arms on our EquiformerV2

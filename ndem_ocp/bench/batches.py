@@ -12,9 +12,9 @@ from fairchem.core.datasets import create_dataset, data_list_collater
 from torch_geometric.data import Batch, Data
 
 import ndem_ocp
+from fairchem_kit.data.demo import make_demo
+from fairchem_kit.provenance import files_hash
 from ndem_ocp.bench.errors import BenchError
-from ndem_ocp.data.demo import make_demo
-from ndem_ocp.provenance import files_hash
 
 DEMO = Path("data/demo")  # the demo's data set; made in seconds if absent
 KEYS = {"y": "energy", "force": "forces"}

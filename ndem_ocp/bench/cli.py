@@ -9,13 +9,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fairchem_kit.commands.ending import INTERRUPTED
+from fairchem_kit.commands.options import add_unsafe
+from fairchem_kit.files import existing, writable_folder
 from ndem_ocp.bench.arguments import add_common, add_machine
 from ndem_ocp.bench.configs import config_path
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import AXES, HOST_ARMS, SCALING_ARMS, STEP_ARMS
-from ndem_ocp.commands.ending import INTERRUPTED
-from ndem_ocp.commands.options import add_unsafe
-from ndem_ocp.files import existing, writable_folder
 
 # (measured rounds, warm-up rounds) without --repeats and --warmup
 ROUNDS = {"cpu": (9, 1), "cuda": (30, 5)}

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 import ndem_ocp
+from fairchem_kit.yaml_file import read_mapping, yaml_errors
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import MODELS
-from ndem_ocp.yaml_file import read_mapping, yaml_errors
 
 NDEM = "ndem.yml"  # settings of task.ndem for configurations without any
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.errors import UserError
 
 
-class BenchError(NDeMError, RuntimeError):
+class BenchError(UserError, RuntimeError):
     """A benchmark that cannot be run, or whose arms fail; the message says what to do."""

@@ -12,6 +12,8 @@ from fairchem.core.common.utils import match_state_dict
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fairchem_kit.checkpoints import CheckpointError, read_checkpoint
+from fairchem_kit.checkpoints.config import check_config
 from ndem_ocp.bench.arms import GRAPH_METHOD, quiet
 from ndem_ocp.bench.batches import Batches, find_data, open_data, read_batches
 from ndem_ocp.bench.clock import Stopwatch, Timing, parameters_of, timed_calls
@@ -20,8 +22,6 @@ from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.measure import arm_results, interleave, summary
 from ndem_ocp.bench.options import Common
 from ndem_ocp.bench.rounds import BATCHES, REFERENCE
-from ndem_ocp.checkpoints import CheckpointError, read_checkpoint
-from ndem_ocp.checkpoints.config import check_config
 from ndem_ocp.models import NOISY_FORCES
 from ndem_ocp.models.build import TWO_VIEW_NAMES
 from ndem_ocp.models.dens import DENS_BACKBONES, DENS_NAMES, FORCE_EMBEDDING

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, RandomSampler
 from tqdm import tqdm
 
 import ndem_ocp
+from fairchem_kit.data.reader import loader_options
+from fairchem_kit.provenance import config_hash
 from ndem_ocp.bench.batches import KEYS, data_hash
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.measure import summary
-from ndem_ocp.data.reader import loader_options
-from ndem_ocp.provenance import config_hash
 
 READERS: dict[str, dict[str, Any]] = {
     "ndem_lmdb": {"format": "ndem_lmdb"},

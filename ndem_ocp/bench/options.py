@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from fairchem_kit.files import write_text
+from fairchem_kit.provenance import config_hash, provenance
+from fairchem_kit.training.precision import read_precision
 from ndem_ocp.bench.batches import data_hash
 from ndem_ocp.bench.configs import describe, read_config, without_paths
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.names import DEFAULT_LAYERS, DEFAULT_MODEL
-from ndem_ocp.files import write_text
-from ndem_ocp.provenance import config_hash, provenance
-from ndem_ocp.training.precision import read_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX = "max"

@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from fairchem_kit.figure_style import MUTED, save
 from ndem_ocp.bench.scaling import abscissa
-from ndem_ocp.figure_style import MUTED, save
 
 ARMS = {  # arm -> (label, colour of Paul Tol's bright scheme)
     "upstream": ("upstream, plain", "#888888"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ndem_ocp.provenance import hardware
+from fairchem_kit.provenance import hardware
 
 NOT_RUN = "-"
 

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.commands.options import describe
+from fairchem_kit.commands.options import describe
 
 SHELLS = ("bash", "zsh", "tcsh")
 # metavars of arguments that are files or directories but do not have type=Path

@@ -1,6 +1,6 @@
 """Checkpoints that plain fairchem loads: `ndem export`."""
 
-from ndem_ocp.lazy import lazy_names
+from fairchem_kit.lazy import lazy_names
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__, {f"{__name__}.export": ("ExportReport", "export_checkpoint")}

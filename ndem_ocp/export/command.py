@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from ndem_ocp.commands.options import add_overwrite, add_unsafe, add_weights, describe
-from ndem_ocp.files import existing_file
+from fairchem_kit.commands.options import add_overwrite, add_unsafe, add_weights, describe
+from fairchem_kit.files import existing_file
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -17,11 +17,11 @@ import torch
 from fairchem.core.common.registry import registry
 from torch import Tensor, nn
 
-from ndem_ocp.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
-from ndem_ocp.checkpoints.config import building, check_config
+from fairchem_kit.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from fairchem_kit.checkpoints.config import building, check_config
+from fairchem_kit.inference.process import unchanged_process
+from fairchem_kit.inference.weights import AUTO, chosen_weights, plain_normalizers
 from ndem_ocp.export.plain_config import plain_config, plain_model
-from ndem_ocp.inference.process import unchanged_process
-from ndem_ocp.inference.weights import AUTO, chosen_weights, plain_normalizers
 
 OF_THE_DATA = ("elements", "energy_reference")  # read by this package's calculator only
 KEPT = ("elementrefs", "val_metrics", "scale_dict")
@@ -68,7 +68,7 @@ def export_checkpoint(
 
     Args:
         checkpoint: of this package or of fairchem. out: the file to write.
-        weights: see :func:`ndem_ocp.inference.weights.chosen_weights`.
+        weights: see :func:`fairchem_kit.inference.weights.chosen_weights`.
         overwrite: replace ``out``.
         unsafe: read the checkpoint even if that runs code in it.
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from fairchem.core.common.registry import registry
 
-from ndem_ocp.checkpoints import CheckpointError
-from ndem_ocp.data.reader import ReaderSettings
+from fairchem_kit.checkpoints import CheckpointError
+from fairchem_kit.data.reader import ReaderSettings
+from fairchem_kit.training.schedule import uses_epochs
+from fairchem_kit.units.metrics import unit_metrics
 from ndem_ocp.models.build import TWO_VIEW_NAMES
 from ndem_ocp.models.dens import DENS_BACKBONES, DENS_NAMES
 from ndem_ocp.models.variant import to_upstream
-from ndem_ocp.training.schedule import uses_epochs
-from ndem_ocp.units.metrics import unit_metrics
 
 DATASETS = ("dataset", "val_dataset", "test_dataset", "relax_dataset")
-OUR_READERS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "ndem_ocp.data.reader.dataset.LmdbReader")
+OUR_READERS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "fairchem_kit.data.reader.dataset.LmdbReader")
 OUR_TASK_KEYS = (
     *("ndem", "init_from", "freeze", "normalizer_check", "resume"),
     *("keep_checkpoints", "max_bad_steps", "early_stopping"),

@@ -26,8 +26,8 @@
 
 from __future__ import annotations
 
-from ndem_ocp.hosts import require_host
-from ndem_ocp.lazy import lazy_names
+from fairchem_kit.hosts import require_host
+from fairchem_kit.lazy import lazy_names
 
 _HOMES = {
     "ndem_ocp.fairchem2.heads": ("SphericalForceHead",),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from fairchem.core.common import distutils
 
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.errors import UserError
 from ndem_ocp.fairchem2.heads import NOISY_FORCES
 
 _AUXILIARY = f"output_heads.{NOISY_FORCES}."
@@ -33,7 +33,7 @@ def leave_out_auxiliary(path: str | Path) -> None:
     os.replace(beside, path)
 
 
-class OtherHeadError(NDeMError, ValueError):
+class OtherHeadError(UserError, ValueError):
     """A checkpoint and a configuration that differ in the auxiliary head."""
 
 

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.commands.ending import run as ending
-from ndem_ocp.errors import NDeMError
-from ndem_ocp.files import write_text
-from ndem_ocp.history.file import read_history
-from ndem_ocp.hosts import require_host
+from fairchem_kit.commands.ending import run as ending
+from fairchem_kit.errors import UserError
+from fairchem_kit.files import write_text
+from fairchem_kit.history.file import read_history
+from fairchem_kit.hosts import require_host
 
 CONFIGS = Path("configs/fairchem2")
 RUNS = {"plain": "plain.yaml", "ndem": "ndem.yaml"}
@@ -31,7 +31,7 @@ SHOWN = ("loss", "forces_l2norm_eV_per_A", "ndem_loss", "ndem_noise_cosine")
 FORCES_MAE, ENERGY_MAE = "own.val,forces,mae", "own.val,energy,mae"
 
 
-class DemoError(NDeMError, RuntimeError):
+class DemoError(UserError, RuntimeError):
     """A step of the demo failed; the message names its command and log."""
 
 

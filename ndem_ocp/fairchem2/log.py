@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.history.file import FILE_NAME
+from fairchem_kit.history.file import FILE_NAME
 
 TRAIN, LOSS = "train/", "train/loss"
 
@@ -17,7 +17,7 @@ class StepLog:
     """Stands in fairchem's ``unit.logger``: adds to a step's numbers, writes and passes them on.
 
     A line of the file has ``step``, ``split``, ``time_s`` and the numbers, as on fairchem 1.10
-    (:class:`ndem_ocp.history.logger.HistoryLogger`), so that :func:`read_history` reads both.
+    (:class:`fairchem_kit.history.logger.HistoryLogger`), so that :func:`read_history` reads both.
 
     Args:
         folder: where the file is written; None: no file.

@@ -16,7 +16,7 @@ from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch.utils.data import Dataset
 
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.errors import UserError
 from ndem_ocp.fairchem2.section import ENERGY
 
 LOOKED_AT = 200  # structures
@@ -24,7 +24,7 @@ LARGE = 1.0  # eV per atom, rms of what the references leave
 TIMES = 5.0  # by which a fit must be better to say that the references are wrong
 
 
-class ReferencesError(NDeMError, ValueError):
+class ReferencesError(UserError, ValueError):
     """Element references that do not fit the energies; the message says by how much."""
 
 

@@ -18,9 +18,9 @@ from fairchem.core.datasets.base_dataset import Subset
 from fairchem.core.datasets.mt_concat_dataset import ConcatDataset
 from torch.utils.data import Dataset
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.frames import fixed_atoms
-from ndem_ocp.data.positions import near_origin
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.frames import fixed_atoms
+from fairchem_kit.data.positions import near_origin
 from ndem_ocp.fairchem2.objectives import restricted
 from ndem_ocp.method import NDeMSettings, Noise
 from ndem_ocp.second_views.sidecar import Views, structure_digest

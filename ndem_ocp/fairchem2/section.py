@@ -15,8 +15,8 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from omegaconf import OmegaConf
 from torch import nn
 
-from ndem_ocp.commands.ending import REFUSED, TRACEBACK
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.commands.ending import REFUSED, TRACEBACK
+from fairchem_kit.errors import UserError
 from ndem_ocp.method import NDeMSettings, SettingsError
 from ndem_ocp.method.settings import check_second_views
 
@@ -50,7 +50,7 @@ def refusals() -> Iterator[None]:
     """End the run with a sentence and exit status 2 for an error that its user can mend."""
     try:
         yield
-    except NDeMError as error:
+    except UserError as error:
         # the settings are those of task.ndem on fairchem 1.10, and so are their messages
         sentence = str(error).replace("task.ndem.", "ndem.")
         if os.environ.get(TRACEBACK):

@@ -22,12 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndem_ocp.commands.options import add_device, add_labels, add_seed, describe
-from ndem_ocp.data.sources import expand_sources
-from ndem_ocp.files import existing
+from fairchem_kit.commands.options import add_device, add_labels, add_seed, describe
+from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.files import existing
+from fairchem_kit.launch.device import choose_cpu
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.fit.views import is_potential, make_views, views_file
-from ndem_ocp.launch.device import choose_cpu
 
 if TYPE_CHECKING:
     from ndem_ocp.fit.dataset import FitData
@@ -146,7 +146,7 @@ def _dry_run(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
 
 def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool) -> None:
     """Data and configuration."""
-    from ndem_ocp.data.report import print_losses
+    from fairchem_kit.data.report import print_losses
     from ndem_ocp.fit.dataset import load, make
 
     if not folder.has_data():
@@ -166,10 +166,10 @@ def _plan(
     args: argparse.Namespace, data: FitData, folder: Folder, cpu: bool
 ) -> tuple[Plan, Length]:
     """Choose the model, measure its speed, choose the length, and print all of it."""
+    from fairchem_kit.launch.console import short_messages
     from ndem_ocp.fit.config import config_text, parse
     from ndem_ocp.fit.length import Speed, choose_length, measure
     from ndem_ocp.fit.plan import make_plan
-    from ndem_ocp.launch.console import short_messages
 
     views = views_file(args.second_views, folder)
     plan = make_plan(data, args.model, cpu, views)
@@ -216,10 +216,10 @@ def _text(args: argparse.Namespace, plan: Plan, length: Length, folder: Folder) 
 
 
 def _train(args: argparse.Namespace, folder: Folder, cpu: bool) -> int:
+    from fairchem_kit.launch.command import TrainCommand
+    from fairchem_kit.launch.places import alone
+    from fairchem_kit.launch.rank import run_rank
     from ndem_ocp.fit.folder import RUN_ID
-    from ndem_ocp.launch.command import TrainCommand
-    from ndem_ocp.launch.places import alone
-    from ndem_ocp.launch.rank import run_rank
 
     every = folder.read("print_every") or 100
     options = ["--seed", str(args.seed), "--print-every", str(every)]
@@ -229,7 +229,7 @@ def _train(args: argparse.Namespace, folder: Folder, cpu: bool) -> int:
 
 
 def _say_how_to_go_on(args: argparse.Namespace, code: int) -> None:
-    from ndem_ocp.launch import exit_codes
+    from fairchem_kit.launch import exit_codes
 
     if code in (exit_codes.STOPPED, exit_codes.INTERRUPTED):
         line = shlex.join(["ndem", *args.given])
@@ -238,7 +238,7 @@ def _say_how_to_go_on(args: argparse.Namespace, code: int) -> None:
 
 def _evaluate_and_report(folder: Folder, cpu: bool) -> None:
     """Evaluate, write model.pt and the report, and print how to use the model."""
-    from ndem_ocp.evaluation.evaluation import file_hash
+    from fairchem_kit.evaluation.evaluation import file_hash
     from ndem_ocp.fit.config import parse
     from ndem_ocp.fit.dataset import subtracted
     from ndem_ocp.fit.result import errors_of, table, verdict, write_model
@@ -288,8 +288,8 @@ def _quietly(words: list[str]) -> None:
 
     Its own parser is used, so that options added to it later work here too.
     """
+    from fairchem_kit.launch.console import short_messages
     from ndem_ocp.commands.parser import build_parser
-    from ndem_ocp.launch.console import short_messages
 
     args = build_parser(words).parse_args(words)
     args.given = words

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ndem_ocp.data.check import check_dataset
-from ndem_ocp.data.convert import convert
-from ndem_ocp.data.findings import Finding, SplitReport
-from ndem_ocp.data.plan import ConvertOptions, kept_frames
-from ndem_ocp.data.reader.pages import LmdbFile
-from ndem_ocp.data.reader.unpickle import load_fields
-from ndem_ocp.data.reference import FILE_NAME, load_linear
-from ndem_ocp.data.scan import SourceScan, merge_scans
-from ndem_ocp.data.split import TRAIN
-from ndem_ocp.data.staging import DATASET_FILE, SYSTEMS_FILE, read_json
-from ndem_ocp.data.statistics import Statistics
+from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.convert import convert
+from fairchem_kit.data.findings import Finding, SplitReport
+from fairchem_kit.data.plan import ConvertOptions, kept_frames
+from fairchem_kit.data.reader.pages import LmdbFile
+from fairchem_kit.data.reader.unpickle import load_fields
+from fairchem_kit.data.reference import FILE_NAME, load_linear
+from fairchem_kit.data.scan import SourceScan, merge_scans
+from fairchem_kit.data.split import TRAIN
+from fairchem_kit.data.staging import DATASET_FILE, SYSTEMS_FILE, read_json
+from fairchem_kit.data.statistics import Statistics
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.fit.inputs import Inputs
 from ndem_ocp.fit.splitting import choose_reference, choose_split

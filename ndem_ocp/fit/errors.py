@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.errors import UserError
 
 
-class FitError(NDeMError, ValueError):
+class FitError(UserError, ValueError):
     """A fit cannot continue; the message says why and what to do."""

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.atomic_files import read_json, write_atomically, write_json
+from fairchem_kit.atomic_files import read_json, write_atomically, write_json
+from fairchem_kit.launch.record import Record
 from ndem_ocp.fit.errors import FitError
-from ndem_ocp.launch.record import Record
 
 RUN_ID = "fit"
 _STATE = "fit.json"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndem_ocp.data.errors import FrameError
-from ndem_ocp.data.sources import Source, expand_sources
-from ndem_ocp.data.split import TEST, TRAIN, VAL
+from fairchem_kit.data.errors import FrameError
+from fairchem_kit.data.sources import Source, expand_sources
+from fairchem_kit.data.split import TEST, TRAIN, VAL
 from ndem_ocp.fit.errors import FitError
 
 if TYPE_CHECKING:
-    from ndem_ocp.data.frames import LabelOptions
+    from fairchem_kit.data.frames import LabelOptions
 
 _OPTIONS = {TRAIN: "FILE", VAL: "--valid", TEST: "--test"}
 
@@ -82,7 +82,7 @@ def read_inputs(
     # once more together, so that all sources have different names
     sources = expand_sources([source.path for _, source in named.values()])
     roles = {source.name: named[Path(source.path).resolve()][0] for source in sources}
-    from ndem_ocp.data.frames import LabelOptions
+    from fairchem_kit.data.frames import LabelOptions
 
     options = LabelOptions(**labels)
     for source in sources:
@@ -92,8 +92,8 @@ def read_inputs(
 
 def _look(source: Source, labels: LabelOptions) -> None:
     """A wrong key is wrong in every frame: report it once, before everything is read."""
-    from ndem_ocp.data.ase_files import iter_frames
-    from ndem_ocp.data.frames import read_frame
+    from fairchem_kit.data.ase_files import iter_frames
+    from fairchem_kit.data.frames import read_frame
 
     for number, atoms in iter_frames(source, [0]):
         if isinstance(atoms, Exception):

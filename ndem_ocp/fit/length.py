@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ndem_ocp.launch.console import duration
+from fairchem_kit.launch.console import duration
 
 _WARM, _LEAST, _MOST = 1, 2, 60  # steps; the first is slower
 _SHARE = 0.05  # of the budget, for measuring

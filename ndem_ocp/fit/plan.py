@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ndem_ocp.data.statistics import Statistics
+from fairchem_kit.data.statistics import Statistics
 from ndem_ocp.fit.dataset import FitData
 from ndem_ocp.fit.errors import FitError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ndem_ocp.atomic_files import read_json
-from ndem_ocp.checkpoints import read_checkpoint, write_checkpoint
-from ndem_ocp.evaluation.samples import read_samples
+from fairchem_kit.atomic_files import read_json
+from fairchem_kit.checkpoints import read_checkpoint, write_checkpoint
+from fairchem_kit.evaluation.samples import read_samples
 
 _CLEARLY = 0.9  # of the guess's error: below this the model has learned something
 

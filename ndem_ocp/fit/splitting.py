@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndem_ocp.data.reference import composition_matrix
-from ndem_ocp.data.scan import FrameTable
-from ndem_ocp.data.split import TEST, TRAIN, VAL
+from fairchem_kit.data.reference import composition_matrix
+from fairchem_kit.data.scan import FrameTable
+from fairchem_kit.data.split import TEST, TRAIN, VAL
 from ndem_ocp.fit.errors import FitError
 
 FRACTION = 0.1  # for validation, and the same for test

@@ -61,9 +61,9 @@ def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: b
 
 def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
     """How many views of each structure fit into the time, from two calculations."""
-    from ndem_ocp.calculators.potential import Potential
-    from ndem_ocp.calculators.spec import calculator_of
-    from ndem_ocp.data.records import iter_structures
+    from fairchem_kit.calculators.potential import Potential
+    from fairchem_kit.calculators.spec import calculator_of
+    from fairchem_kit.data.records import iter_structures
 
     potential: Any = Potential(calculator_of(spec))
     structure = next(iter(iter_structures(train)))

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.errors import UserError
 
 # A number, or points (fraction of training, value).
 Schedule = float | tuple[tuple[float, float], ...]
 
 
-class SettingsError(NDeMError, ValueError):
+class SettingsError(UserError, ValueError):
     """An unknown or impossible setting; the message lists what is valid."""
 
 

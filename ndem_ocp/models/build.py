@@ -8,7 +8,7 @@ from typing import Any
 
 from fairchem.core.common.registry import registry
 
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.errors import UserError
 from ndem_ocp.method import NDeMSettings
 from ndem_ocp.models.two_view import SHARED
 from ndem_ocp.models.variant import BACKBONE, to_ours
@@ -53,7 +53,7 @@ IMPOSSIBLE = {
 }
 
 
-class ModelConfigError(NDeMError, ValueError):
+class ModelConfigError(UserError, ValueError):
     """A model configuration that NDeM cannot be put on; the message says what to do."""
 
 

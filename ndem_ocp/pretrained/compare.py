@@ -10,7 +10,7 @@ import torch
 from fairchem.core.common.registry import registry
 from torch import nn
 
-from ndem_ocp.checkpoints.config import OLD_TARGETS
+from fairchem_kit.checkpoints.config import OLD_TARGETS
 from ndem_ocp.models.variant import UPSTREAM
 
 CLOSE = 0.03  # relative difference of normalizers that is ignored

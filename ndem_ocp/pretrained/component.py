@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fairchem_kit.training.component import Component
+from fairchem_kit.training.config import trains
 from ndem_ocp.pretrained.load import check_section, init_from
 from ndem_ocp.pretrained.normalizers import take_normalizers
-from ndem_ocp.training.component import Component
-from ndem_ocp.training.config import trains
 
 
 class InitFrom(Component):

@@ -18,7 +18,7 @@ import torch
 from fairchem.core.common import distutils
 from torch import Tensor, nn
 
-from ndem_ocp.checkpoints.ema import averaged
+from fairchem_kit.checkpoints.ema import averaged
 from ndem_ocp.models.two_view import NOISY_FORCES
 from ndem_ocp.pretrained.compare import normalizer_differences, settings_differences
 from ndem_ocp.pretrained.file import PretrainedError

@@ -1,6 +1,6 @@
 """Weights and hyper-parameters in a checkpoint of another package.
 
-Files are read by :mod:`ndem_ocp.checkpoints.reading`, which does not run code in them.
+Files are read by :mod:`fairchem_kit.checkpoints.reading`, which does not run code in them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ndem_ocp.checkpoints.errors import UnsafeError
-from ndem_ocp.checkpoints.reading import read
-from ndem_ocp.errors import NDeMError
+from fairchem_kit.checkpoints.errors import UnsafeError
+from fairchem_kit.checkpoints.reading import read
+from fairchem_kit.errors import UserError
 
 _OPT_IN = (
     "task.init_from.unsafe: True (load_pretrained(..., unsafe=True)); otherwise save its "
@@ -24,7 +24,7 @@ _OPT_IN = (
 _WRAPPERS = re.compile(r"^(module\.|model\.|_orig_mod\.)+")  # DDP, Lightning, torch.compile
 
 
-class PretrainedError(NDeMError, ValueError):
+class PretrainedError(UserError, ValueError):
     """A checkpoint that cannot be read or must not be loaded; the message says what to do."""
 
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.commands.options import add_no_progress, add_seed, at_least
-from ndem_ocp.files import existing
+from fairchem_kit.commands.options import add_no_progress, add_seed, at_least
+from fairchem_kit.files import existing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     path = _split(existing(args.path))
-    from ndem_ocp.data.errors import DataError
+    from fairchem_kit.data.errors import DataError
 
     from .draws import Draws
     from .make import MakeOptions, make_second_views
@@ -125,7 +125,7 @@ def _split(path: Path) -> Path:
 
 def summary(out: str, meta: dict[str, Any]) -> str:
     """A summary of the file, and how to train with it."""
-    from ndem_ocp.calculators.spec import Provenance
+    from fairchem_kit.calculators.spec import Provenance
 
     counts, made_of = meta["counts"], meta["made_of"]
     calculator, draws = made_of["calculator"], made_of["draws"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ndem_ocp.calculators.potential import Potential
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.records import Structure
+from fairchem_kit.calculators.potential import Potential
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.records import Structure
 
 from .sidecar import Views, structure_digest
 

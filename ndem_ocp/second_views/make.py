@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from ndem_ocp.calculators.potential import Potential
-from ndem_ocp.calculators.spec import calculator_of, provenance_of
-from ndem_ocp.curvature.measure import Agreement, agreement_of
-from ndem_ocp.curvature.pairs import MOST_READ, near_pairs
-from ndem_ocp.data.convert import package_version
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.lock import only_writer
-from ndem_ocp.data.records import Structure, iter_structures
-from ndem_ocp.data.units import force_in_ev, units_of
+from fairchem_kit.calculators.potential import Potential
+from fairchem_kit.calculators.spec import calculator_of, provenance_of
+from fairchem_kit.curvature.measure import Agreement, agreement_of
+from fairchem_kit.curvature.pairs import MOST_READ, near_pairs
+from fairchem_kit.data.convert import package_version
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.lock import only_writer
+from fairchem_kit.data.records import Structure, iter_structures
+from fairchem_kit.data.units import force_in_ev, units_of
 
 from .draws import Draws, digest_of, gradient_mismatch, views_of
 from .sidecar import SidecarWriter, Views

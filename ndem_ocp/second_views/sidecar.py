@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.reader.errors import Refused
-from ndem_ocp.data.reader.pages import LmdbFile
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.reader.errors import Refused
+from fairchem_kit.data.reader.pages import LmdbFile
 
 META = b"meta"
 FORMAT = "ndem-second-views-1"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ndem_ocp.data.errors import DataError
-from ndem_ocp.data.records import iter_structures
-from ndem_ocp.data.units import force_in_ev, units_of
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.records import iter_structures
+from fairchem_kit.data.units import force_in_ev, units_of
 from ndem_ocp.method import NDeMSettings, Noise, ViewLabels, at, choose_graphs
 
 from .draws import digest_of

@@ -9,7 +9,7 @@
 docs/backbones.md applies it to two backbones from outside this package.
 """
 
-from ndem_ocp.lazy import lazy_names
+from fairchem_kit.lazy import lazy_names
 
 # lazily: only the contract needs pytest, and `ndem bench` uses the rest
 __getattr__, __dir__, __all__ = lazy_names(

@@ -11,7 +11,7 @@ from fairchem.core.common.registry import registry
 from fairchem.core.datasets import create_dataset
 from torch_geometric.data import Data
 
-from ndem_ocp.data.demo import make_demo
+from fairchem_kit.data.demo import make_demo
 
 KEYS = {"y": "energy", "force": "forces"}
 TRAINER = "ndem_ocp.NDeMTrainer"

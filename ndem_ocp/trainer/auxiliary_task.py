@@ -20,6 +20,12 @@ from fairchem.core.modules.loss import MSELoss
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.component import Call, Component
+from fairchem_kit.training.config import trains
+from fairchem_kit.training.distributed import rewrap
+from fairchem_kit.training.losses import SquaredL2Loss
+from fairchem_kit.training.no_free_atoms import mean_over_ranks
 from ndem_ocp.method import Noise, Step, Tally, objective_of, step_generator, typical_scale
 from ndem_ocp.models import NOISY_FORCES
 from ndem_ocp.models.objectives import auxiliary_modules, model_config
@@ -34,12 +40,6 @@ from ndem_ocp.trainer.config import (
     read_task,
 )
 from ndem_ocp.trainer.step import hide_atoms, step_of
-from ndem_ocp.training.checks.names import ConfigError
-from ndem_ocp.training.component import Call, Component
-from ndem_ocp.training.config import trains
-from ndem_ocp.training.distributed import rewrap
-from ndem_ocp.training.losses import SquaredL2Loss
-from ndem_ocp.training.no_free_atoms import mean_over_ranks
 
 
 class AuxiliaryTask(Component):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from fairchem.core.common import gp_utils
 
+from fairchem_kit.training.checks.model import constructor_problems
+from fairchem_kit.training.checks.names import ConfigError, raise_if_any
 from ndem_ocp.method import NDeMSettings, SettingsError
 from ndem_ocp.method.settings import check_second_views
-from ndem_ocp.training.checks.model import constructor_problems
-from ndem_ocp.training.checks.names import ConfigError, raise_if_any
 
 FORCES = "forces"
 ENERGY = "energy"

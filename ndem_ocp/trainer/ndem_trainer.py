@@ -1,4 +1,4 @@
-"""The NDeM trainer: the resumable trainer of ``ndem_ocp.training`` with the auxiliary task.
+"""The NDeM trainer: the resumable trainer of ``fairchem_kit.training`` with the auxiliary task.
 
 All that NDeM adds to a training step is in auxiliary_task.py.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from fairchem.core.common.registry import registry
 
+from fairchem_kit.training.config import Keys
+from fairchem_kit.training.normalizers import Normalizers
+from fairchem_kit.training.trainer import TRAINING, Trainer
 from ndem_ocp.pretrained.component import InitFrom
 from ndem_ocp.trainer.auxiliary_task import AuxiliaryTask
-from ndem_ocp.training.config import Keys
-from ndem_ocp.training.normalizers import Normalizers
-from ndem_ocp.training.trainer import TRAINING, Trainer
 
 
 class Start(InitFrom):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ndem_ocp.training.resume.rng import generators_kept
-from ndem_ocp.training.trainer import Trainer
+from fairchem_kit.training.resume.rng import generators_kept
+from fairchem_kit.training.trainer import Trainer
 
 NAME = "ndem_share_of_time"
 _REPEATS = 2

@@ -1,0 +1,155 @@
+"""A training run as a command: parsed, printed, and turned into a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fairchem_kit.launch.errors import LaunchError
+from fairchem_kit.launch.places import SlurmJob
+from fairchem_kit.launch.record import safe_id
+from fairchem_kit.yaml_file import read_mapping, yaml_errors
+
+# fairchem's options that ndem train sets itself, and what to use instead.
+_INSTEAD = {
+    "--mode": "ndem train only trains: use fairchem --mode for the rest",
+    "--config-yml": "give the configuration as the first argument of ndem train",
+    "--num-gpus": "use --ranks",
+    "--num-nodes": "start several nodes with srun (slurm/) or ndem submit",
+    "--submit": "use ndem submit",
+    "--summit": "it is not supported",
+    "--sweep-yml": "use --sweep, or ndem submit --sweep",
+    "--timestamp-id": "use --id",
+    "--logdir": "use --run-dir",
+}
+
+
+#: Sections that fairchem needs to build a trainer.
+NEEDED = ("model", "dataset", "optim")
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """The arguments of ``ndem train``.
+
+    Attributes:
+        config: YAML file. run_dir: folder for checkpoints, logs, results and status. run_id: name
+            of the run, and its W&B id; the same id continues the run.
+        cpu: train without an accelerator. group: W&B group.
+        verbose: print fairchem's lines on the console instead of ours.
+        options: fairchem's own, as words. overrides: ``--key=value`` words.
+    """
+
+    config: Path
+    run_dir: Path
+    run_id: str
+    cpu: bool = False
+    group: str | None = None
+    options: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    verbose: bool = False
+
+    def words(self) -> list[str]:
+        """The arguments of ``ndem train`` for this command."""
+        words = [str(self.config), "--run-dir", str(self.run_dir), "--id", self.run_id]
+        words += ["--cpu"] if self.cpu else []
+        words += ["--group", self.group] if self.group else []
+        words += ["--verbose"] if self.verbose else []
+        return [*words, *self.options, *self.overrides]
+
+    def line(self, ranks: int = 1) -> str:
+        """The same as a shell command."""
+        more = ["--ranks", str(ranks)] if ranks > 1 else []
+        return shlex.join(["ndem", "train", *self.words(), *more])
+
+
+def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
+    """The configuration, fairchem's own options, and ``--key=value`` overrides, from ``words``.
+
+    Raises:
+        LaunchError: for an argument that is none of these, or an option that ndem sets itself.
+    """
+    known = _fairchem_parser()._option_string_actions
+    config = None
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.partition("=")
+        if name in _INSTEAD or name.startswith("--slurm-"):
+            raise LaunchError(f"{name}: {_INSTEAD.get(name, 'use ndem submit')}.")
+        if name in known:
+            options.append(word)
+            if known[name].nargs is None and not equals:
+                options += rest[:1]
+                del rest[:1]
+        elif config is None and not word.startswith("-") and not equals:
+            config = Path(word)
+        elif equals and name.strip("-"):
+            overrides.append(f"--{word.lstrip('-')}")
+        else:
+            raise LaunchError(
+                f"{word!r} is not an option of ndem train or fairchem, and not key=value (in one "
+                "word, such as optim.batch_size=4)."
+            )
+    return config, options, overrides
+
+
+def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
+    """fairchem's configuration of ``command``, for a run of ``world_size`` ranks.
+
+    Raises:
+        LaunchError: if the file cannot be read, or an override is not of the form key=value.
+    """
+    from fairchem.core.common.utils import build_config
+
+    args, _ = _fairchem_parser().parse_known_args(
+        [
+            "--mode", "train", "--config-yml", str(command.config),
+            "--run-dir", str(command.run_dir), "--timestamp-id", command.run_id,
+            *(["--cpu"] if command.cpu else []), *command.options,
+        ]
+    )  # fmt: skip
+    read_mapping(command.config, LaunchError, "a configuration")
+    with yaml_errors(command.config, LaunchError):
+        config = build_config(args, command.overrides)
+    for key in NEEDED:
+        if key not in config:
+            raise LaunchError(f"{command.config}: the section `{key}` is missing.")
+    config.update(
+        world_size=world_size,
+        distributed_backend="gloo" if command.cpu else "nccl",
+        submit=False,
+        summit=False,
+    )
+    config["identifier"] = config["identifier"] or command.run_id
+    logger = config.get("logger", "wandb")
+    config["logger"] = {"name": logger} if isinstance(logger, str) else dict(logger)
+    if command.group:
+        config["logger"]["group"] = command.group
+    return config
+
+
+def _fairchem_parser() -> argparse.ArgumentParser:
+    """fairchem's own parser, with errors raised as LaunchError."""
+    from fairchem.core.common.flags import flags
+
+    def refuse(message: str) -> NoReturn:
+        raise LaunchError(f"{message} (an option of fairchem: fairchem --help)")
+
+    parser = flags.get_parser()
+    parser.error = refuse
+    return parser
+
+
+def default_id(name: str, job: SlurmJob | None) -> str:
+    """An id for a run without ``--id``; it does not change when its SLURM job is requeued."""
+    if job is not None:
+        return safe_id(f"{name or job.name}-{job.label}")
+    now = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S-%f")[:-3]
+    return safe_id(f"{now}-{name}" if name else now)

@@ -1,0 +1,192 @@
+"""The files of ``ndem eval`` for the runs of a report, and errors by group."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairchem_kit.atomic_files import read_json
+from fairchem_kit.evaluation import Samples, read_samples
+from fairchem_kit.files import existing
+from fairchem_kit.report.page.errors import ReportError
+from fairchem_kit.report.page.runs import Run
+
+METRICS = "metrics.json"
+FEWEST = 10  # atoms in a bin, or it is not shown
+MOST_GROUPS = 18  # adsorbates or elements in a figure
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run's checkpoint.
+
+    Attributes:
+        run: that was evaluated. folder: of the files. about: its metrics.json.
+    """
+
+    run: Run
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def splits(self) -> list[str]:
+        return [n for n in self.about["splits"] if (self.folder / f"{n}.samples.csv").exists()]
+
+    @property
+    def weights(self) -> str:
+        return str(self.about["checkpoint"].get("weights"))
+
+    def unit(self, output: str) -> str:
+        unit = str((self.about.get("units") or {}).get(output) or "unit of the data")
+        return unit.removesuffix("/A") + "/Å" if unit.endswith("/A") else unit
+
+    def samples(self, split: str) -> Samples:
+        return read_samples(self.folder, split)
+
+
+def find_evaluations(
+    runs: Sequence[Run], given: Sequence[Path]
+) -> tuple[list[Evaluation], list[str]]:
+    """The newest evaluation of each run, and a sentence for each folder that belongs to none of
+    them.
+
+    The given folders, the run directories and ``./eval`` are searched.
+
+    Raises:
+        ReportError: for a given folder without an evaluation.
+    """
+    found: dict[Path, Evaluation] = {}
+    notes = []
+    for folder in given:
+        existing(folder, ReportError)
+        files = sorted(folder.rglob(METRICS))
+        if not files:
+            raise ReportError(f"{folder}: no {METRICS} of ndem eval was found in it.")
+        for path in files:
+            if _checkpoint_of(read_json(path) or {}) is None:
+                raise ReportError(
+                    f"{path}: this is not a {METRICS} of ndem eval, or it is damaged."
+                )
+        here = {path: _evaluation(path, runs) for path in files}
+        found.update({path.resolve(): e for path, e in here.items() if e is not None})
+        notes += [
+            f"{path.parent} is an evaluation of a checkpoint of another run and is left out."
+            for path, e in here.items()
+            if e is None
+        ]
+    nearby = [*Path("eval").glob(f"*/{METRICS}")]
+    for run in runs:
+        nearby += [*run.run_dir.glob(METRICS), *run.run_dir.glob(f"eval*/**/{METRICS}")]
+    for path in nearby:
+        evaluation = _evaluation(path, runs)
+        if evaluation is not None:
+            found.setdefault(path.resolve(), evaluation)
+    newest: dict[Path, Evaluation] = {}
+    for path in sorted(found, key=lambda path: path.stat().st_mtime):
+        newest[found[path].run.logs] = found[path]
+    return list(newest.values()), notes
+
+
+def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
+    """The evaluation in a metrics.json; None if it is another file or belongs to none of the
+    runs."""
+    about = read_json(path) or {}
+    checkpoint = _checkpoint_of(about)
+    if checkpoint is None:
+        return None
+    given = Path(str(checkpoint.get("path")))
+    resolved = given.resolve()
+    for run in runs:
+        if resolved.is_relative_to((run.run_dir / "checkpoints" / run.run_id).resolve()):
+            return Evaluation(run, path.parent, about)
+    # A run that was moved or copied, or a path from another working directory: matched by its id
+    # and name, if only one run has them.
+    named = [
+        run
+        for run in runs
+        if checkpoint.get("run") == run.run_id
+        and checkpoint.get("identifier") == run.command.get("identifier")
+    ]
+    elsewhere = not given.is_absolute() or not resolved.exists()
+    return Evaluation(named[0], path.parent, about) if len(named) == 1 and elsewhere else None
+
+
+def _checkpoint_of(about: dict[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint section of a metrics.json; None if ndem eval did not write the file."""
+    splits, checkpoint = about.get("splits"), about.get("checkpoint")
+    known = isinstance(splits, dict) and all(isinstance(split, dict) for split in splits.values())
+    return checkpoint if known and isinstance(checkpoint, dict) else None
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A mean error by group.
+
+    Attributes:
+        names: of the groups, in order. values: (n,) means. counts: (n,) numbers of values. nothing:
+            (n,) the error of predicting zero forces, None if not applicable.
+    """
+
+    names: list[str]
+    values: np.ndarray
+    counts: np.ndarray
+    nothing: np.ndarray | None = None
+
+
+def by_element(samples: Samples) -> Groups:
+    """Mean |component of the force error| of the free atoms of each element, by atomic number."""
+    from ase.data import chemical_symbols
+
+    free = samples.atoms["free"]
+    numbers = samples.atoms["atomic_numbers"][free]
+    label = np.abs(samples.atoms["force_label"][free]).mean(axis=1)
+    names, place, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return Groups(
+        [chemical_symbols[number] for number in names],
+        _means(place, samples.force_error[free], len(names)),
+        counts,
+        _means(place, label, len(names)),
+    )
+
+
+def by_force(samples: Samples) -> Groups:
+    """The same by the size of the true force, in steps of 1, 2, 5, 10, ..."""
+    free = samples.atoms["free"]
+    size = samples.force_magnitude[free]
+    edges = np.array([c * 10.0**e for e in range(-3, 3) for c in (1, 2, 5)])
+    place = np.searchsorted(edges, size, side="right")
+    label = np.abs(samples.atoms["force_label"][free]).mean(axis=1)
+    counts = np.bincount(place, minlength=len(edges) + 1)
+    shown = [index for index in range(len(edges) + 1) if counts[index] >= FEWEST]
+    names = [f"< {edges[0]:g}", *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges))]
+    names.append(f"> {edges[-1]:g}")
+    values = _means(place, samples.force_error[free], len(edges) + 1)
+    nothing = _means(place, label, len(edges) + 1)
+    return Groups([names[i] for i in shown], values[shown], counts[shown], nothing[shown])
+
+
+def by_adsorbate(samples: Samples, column: str) -> Groups:
+    """A column's mean over the structures of each adsorbate, the most frequent ones."""
+    formulas = samples.columns["adsorbate"]
+    known = np.array([bool(formula) for formula in formulas], dtype=bool)
+    values = np.abs(samples.columns[column].astype(float))
+    known &= np.isfinite(values)
+    if not known.any():
+        return Groups([], np.zeros(0), np.zeros(0, dtype=int))
+    names, place, counts = np.unique(
+        formulas[known].astype(str), return_inverse=True, return_counts=True
+    )
+    order = np.sort(np.argsort(-counts, kind="stable")[:MOST_GROUPS])
+    means = _means(place, values[known], len(names))
+    return Groups([str(names[i]) for i in order], means[order], counts[order])
+
+
+def _means(place: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    counts = np.bincount(place, minlength=groups)
+    sums = np.bincount(place, weights=values.astype(float), minlength=groups)
+    return np.divide(sums, counts, out=np.full(groups, np.nan), where=counts > 0)

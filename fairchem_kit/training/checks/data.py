@@ -1,0 +1,230 @@
+"""The configuration against the data: metadata, labels, normalizers. Reads a few records only."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairchem.core.common import distutils
+from fairchem.core.common.registry import registry
+from torch_geometric.data import Data
+
+from fairchem_kit.data.split_record import element_problem, reference_problem, split_record
+from fairchem_kit.history.validation_sets import KEY as VALIDATION_SPLITS
+from fairchem_kit.history.validation_sets import extra_validation_splits
+from fairchem_kit.npz import check_npz
+from fairchem_kit.training.checks.labels import SWITCH, label_problems, switched_off
+from fairchem_kit.training.checks.names import ConfigError, shown, warn
+from fairchem_kit.training.checks.sections import SPLITS
+
+RECORDS = 64  # read from the training split
+SHARDS = 8  # of a split in more files than ALL_SHARDS, only so many are opened
+ALL_SHARDS = 64
+
+
+def balancing_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """``load_balancing: atoms`` without the numbers of atoms that it needs, and npz files that
+    fairchem would run code from."""
+    for split, section in splits(config):
+        for path in filter(Path.is_file, _metadata_paths(section)):
+            try:
+                check_npz(path, ConfigError)
+            except ConfigError as error:
+                yield f"{split}: {error}"
+    optim = config["optim"]
+    mode, on_error = optim.get("load_balancing"), optim.get("load_balancing_on_error")
+    if mode is None or on_error not in (None, "raise"):
+        return
+    for split, section in splits(config):
+        paths = _metadata_paths(section)
+        if paths and not any(path.is_file() for path in paths):
+            yield (
+                f"optim.load_balancing: {mode} needs the number of atoms of every structure of "
+                f"{split}, and {paths[0]} does not exist. `ndem data` writes it with the "
+                "LMDBs; without it set optim.load_balancing: null."
+            )
+
+
+def splits(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it is written, the section that its reader gets) of every split with data, as
+    fairchem joins them."""
+    train = config.get("dataset") or {}
+    for key, split in SPLITS.items():
+        section = config.get(key) or {}
+        if "src" not in section:
+            continue
+        if split != "train" and section.get("use_train_settings", True):
+            section = {**train, **section}
+        own = (section.get("splits") or {}).get(split) or section.get(f"{split}_split_settings")
+        yield f"dataset.{split}", {**section, **(own or {})}
+    more = (config.get("task") or {}).get(VALIDATION_SPLITS) or {}
+    for name, section in zip(more, extra_validation_splits(config).values()):
+        yield f"task.{VALIDATION_SPLITS}.{name}", section
+
+
+def _sources(section: Mapping[str, Any]) -> list[Path]:
+    source = section["src"]
+    return [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
+
+
+def _metadata_paths(section: Mapping[str, Any]) -> list[Path]:
+    if section.get("metadata_path") is not None:
+        return [Path(section["metadata_path"])]
+    folders = [path.parent if path.is_file() else path for path in _sources(section)]
+    return [folder / "metadata.npz" for folder in folders]
+
+
+def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
+    """Open every split and read up to ``RECORDS`` records of the training split.
+
+    Args:
+        config: a trainer's configuration, its normalizers in numbers.
+        train: whether this run trains; others need no labels.
+    """
+    problems = list(_agreement_problems(config)) if train else []
+    for split, section in splits(config):
+        try:
+            problems += _split_problems(config, split, section, train)
+        except Exception as error:
+            problems.append(
+                f"{split}.src = {shown(section['src'])} cannot be read as format: "
+                f"{section.get('format', 'lmdb')} ({type(error).__name__}: {error})."
+            )
+    return problems
+
+
+def _agreement_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Validation data whose energies have another reference than those of training; elements that
+    training lacks are warned about. Both by what dataset.json says."""
+    sections = dict(splits(config))
+    if "dataset.train" not in sections:
+        return
+    trains = [split_record(path) for path in _sources(sections.pop("dataset.train"))]
+    switch_off = switched_off(config.get("task") or {}) or "energy" not in config.get("outputs", ())
+    for where, section in sections.items():
+        for record in map(split_record, _sources(section)):
+            for train in trains:
+                problem = reference_problem(train, record)
+                if problem is not None and switch_off:
+                    warn(f"{where}: {problem}.")
+                elif problem is not None:
+                    yield f"{where}: {problem}, or continue with {SWITCH}: off."
+            together = [train.elements for train in trains]
+            if None not in together:
+                whole = replace(trains[0], elements=frozenset().union(*together))
+                problem = element_problem(whole, record)
+                if problem is not None:
+                    warn(f"{where}: {problem}.")
+
+
+def _split_problems(
+    config: Mapping[str, Any], split: str, section: Mapping[str, Any], train: bool
+) -> list[str]:
+    # An LMDB can be open once in a process: what is opened here is gone when this returns.
+    parts = _open(section)
+    problems = list(_metadata_problems(section, parts, split))
+    if split == "dataset.train" and train:
+        records = list(_spread_records(parts, section))
+        problems += label_problems(config, records, _stored_statistics(section, parts))
+        _warn_about_length(config, section, parts)
+    return problems
+
+
+def _open(section: Mapping[str, Any]) -> list[Any]:
+    """Datasets that cover the split: one, or some of its files where these are many."""
+    reader = registry.get_dataset_class(section.get("format", "lmdb"))
+    (source, *more) = _sources(section)
+    files = sorted(source.glob("*.lmdb")) if not more and source.is_dir() else []
+    plain = {key: value for key, value in section.items() if not key.endswith("splits")}
+    if len(files) <= ALL_SHARDS:
+        return [reader(plain)]
+    chosen = np.linspace(0, len(files) - 1, SHARDS).astype(int)
+    return [reader({**plain, "src": str(files[i])}) for i in chosen]
+
+
+def _metadata_problems(section: Mapping[str, Any], parts: list[Any], where: str) -> Iterator[str]:
+    paths = [path for path in _metadata_paths(section) if path.is_file()]
+    if len(parts) > 1 or not paths:
+        return
+    try:
+        count = sum(len(np.load(path)["natoms"]) for path in paths)
+    except (KeyError, OSError, ValueError) as error:
+        yield f"{where}: {paths[0]} has no readable natoms ({type(error).__name__}: {error})."
+        return
+    if count != len(parts[0]):
+        yield (
+            f"{where}: {', '.join(map(str, paths))} lists {count} structures, the data has "
+            f"{len(parts[0])}: they are not from one conversion. Convert again, or delete "
+            "metadata.npz and set optim.load_balancing: null."
+        )
+
+
+def _stored_statistics(section: Mapping[str, Any], parts: list[Any]) -> Mapping[str, Any] | None:
+    """The statistics of the whole training split in its dataset.json, where they are of these
+    records: the numbers that ``ndem data check`` prints."""
+    sources = _sources(section)
+    if len(sources) != 1 or sources[0].is_file() or _structures(section, parts) is None:
+        return None
+    record = split_record(sources[0])
+    return record.statistics if record.frames == _structures(section, parts) else None
+
+
+def _spread_records(parts: list[Any], section: Mapping[str, Any]) -> Iterator[Data]:
+    """Records at even distances; one that cannot be read is left to the run, which meets it too."""
+    errors: list[str] = []  # texts: an exception would keep the data set, and its file, open
+    read = 0
+    for part in parts:
+        count = len(part)
+        if isinstance(section.get("first_n"), int):
+            count = min(count, section["first_n"])
+        wanted = min(count, RECORDS // len(parts))
+        for index in np.linspace(0, count - 1, wanted).astype(int) if wanted else ():
+            try:
+                record = part[int(index)]
+            except Exception as error:
+                errors.append(f"record {index}: {type(error).__name__}: {error}")
+                continue
+            read += 1
+            yield record
+    if errors:
+        warn(f"dataset.train: {len(errors)} of {read + len(errors)} records could not be read.")
+        if not read:
+            raise ValueError(errors[0])
+
+
+def _warn_about_length(
+    config: Mapping[str, Any], section: Mapping[str, Any], parts: list[Any]
+) -> None:
+    """Say it now if the run will end before its first validation."""
+    count = _structures(section, parts)
+    optim = config["optim"]
+    if count is None or "eval_every" not in optim:
+        return
+    batch = optim.get("batch_size", 1) * max(distutils.get_world_size(), 1)
+    steps = math.ceil(count / batch) * optim["max_epochs"]
+    if optim["eval_every"] > steps:
+        logging.warning(
+            f"This run has {steps} steps ({count} structures, {batch} per step, "
+            f"{optim['max_epochs']} epochs) and optim.eval_every is {optim['eval_every']}: it ends "
+            "without a validation and without best_checkpoint.pt. Lower optim.eval_every."
+        )
+
+
+def _structures(section: Mapping[str, Any], parts: list[Any]) -> int | None:
+    """How many structures an epoch has; None where a selection hides it."""
+    if section.get("max_atoms") is not None or section.get("subset_to"):
+        return None
+    if len(parts) == 1:
+        count = len(parts[0])
+    else:
+        paths = [path for path in _metadata_paths(section) if path.is_file()]
+        if not paths:
+            return None
+        count = sum(len(np.load(path)["natoms"]) for path in paths)
+    chosen = [section.get(key) for key in ("first_n", "sample_n")]
+    return min([count, *(number for number in chosen if isinstance(number, int))])

@@ -1,0 +1,288 @@
+"""Keys and names of every section but the model's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from fairchem.core.common.registry import registry
+from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
+from fairchem.core.modules import transforms as transform_functions
+
+from fairchem_kit.training.checks import tables
+from fairchem_kit.training.checks.names import hint, is_close, shown, unknown_keys, warn
+
+# A trainer's section of each name under ``dataset``.
+SPLITS = {
+    "dataset": "train",
+    "val_dataset": "val",
+    "test_dataset": "test",
+    "relax_dataset": "relax",
+}
+
+
+def task_problems(
+    task: Any, old_layout: bool = False, more_keys: Iterable[str] = ()
+) -> Iterator[str]:
+    """``task``; what components read there is checked by themselves.
+
+    Args:
+        task: the section.
+        more_keys: keys that are not fairchem's.
+        old_layout: whether fairchem converted the configuration, and so read the old keys.
+    """
+    valid = (*tables.TASK, *more_keys)
+    yield from unknown_keys(task, *_with_old(valid, "task", tables.OLD_TASK, old_layout))
+    relax = task.get("relax_opt") if isinstance(task, Mapping) else None
+    if relax is not None:
+        valid = [name for name in _parameters(LBFGS) if name != "optimizable_batch"]
+        harmless = {"name": "fairchem 1.10 has LBFGS only"}
+        yield from unknown_keys(relax, valid, "task.relax_opt", harmless)
+
+
+def optim_problems(optim: Any, old_layout: bool = False) -> Iterator[str]:
+    """``optim``, with its optimizer's and its schedule's own keys."""
+    if not isinstance(optim, Mapping):
+        yield f"optim must be a mapping of keys to values, not {shown(optim)}."
+        return
+    scheduler, params = optim.get("scheduler"), optim.get("scheduler_params")
+    valid, harmless = [*tables.OPTIM], dict(tables.OLD_OPTIM)
+    step_keys = [*tables.STEP_SCHEDULE, *_torch_names(torch.optim.lr_scheduler, scheduler)]
+    if params is None:
+        valid += step_keys
+    else:
+        harmless |= dict.fromkeys(step_keys, "optim.scheduler_params describes the schedule")
+    yield from unknown_keys(optim, *_with_old(valid, "optim", harmless, old_layout))
+
+    name = optim.get("optimizer", "AdamW")
+    optimizer = getattr(torch.optim, name, None) if isinstance(name, str) else None
+    if not inspect.isclass(optimizer):
+        names = _classes(torch.optim)
+        yield f"optim.optimizer = {shown(name)}: torch.optim has none. {hint(name, names)}"
+    else:
+        given = [key for key in _parameters(optimizer) if key not in ("params", "lr")]
+        yield from unknown_keys(optim.get("optimizer_params"), given, "optim.optimizer_params")
+    yield from _scheduler_problems(scheduler, params)
+
+
+def _scheduler_problems(scheduler: Any, params: Any) -> Iterator[str]:
+    if scheduler in (None, "Null"):
+        return
+    known = _torch_names(torch.optim.lr_scheduler, scheduler)
+    if not known:
+        names = ["Null", *_classes(torch.optim.lr_scheduler)]
+        yield (
+            f"optim.scheduler = {shown(scheduler)}: torch.optim.lr_scheduler has none. "
+            f"{hint(scheduler, names)}"
+        )
+        return
+    if params is None:
+        if scheduler == "LambdaLR":
+            yield (
+                "optim.scheduler = 'LambdaLR' needs optim.scheduler_params (lambda_type: cosine, "
+                "warmup_epochs, warmup_factor, lr_min_factor); for fairchem's schedule in steps "
+                "leave optim.scheduler out."
+            )
+        return
+    valid = [*known, *tables.WRITTEN_BY_THE_TRAINER]
+    if scheduler == "LambdaLR":
+        keys = {key for kind in tables.EPOCH_SCHEDULE.values() for key in kind}
+        valid = [*tables.WRITTEN_BY_THE_TRAINER, *sorted(keys), "last_epoch", "verbose"]
+    yield from unknown_keys(params, valid, "optim.scheduler_params")
+
+
+def dataset_problems(config: Mapping[str, Any], old_layout: bool = False) -> Iterator[str]:
+    """``dataset.train``, ``val`` and ``test``: the reader's keys, splits, transforms."""
+    outputs = output_names(config.get("outputs"))
+    for key, split in SPLITS.items():
+        section = config.get(key)
+        where = f"dataset.{split}"
+        if not section:
+            continue
+        if not isinstance(section, Mapping):
+            yield f"{where} must be a mapping with src, not {shown(section)}."
+            continue
+        reader = section.get("format") or (config.get("dataset") or {}).get("format") or "lmdb"
+        valid = None
+        try:
+            valid = reader_keys(registry.get_dataset_class(reader))
+        except RuntimeError:
+            names = registry.mapping["dataset_name_mapping"]
+            yield f"{where}.format = {shown(reader)} is not a reader. {hint(reader, names)}"
+        if valid is None:  # a reader that does not say what it reads
+            _warn_about_close(section, [*tables.DATASET], where)
+        else:
+            keys = _with_old(valid, where, tables.OLD_DATASET, old_layout)
+            yield from unknown_keys(section, *keys)
+            for name in tables.DATASET:
+                if name.endswith("_split_settings"):
+                    yield from unknown_keys(section.get(name), valid, f"{where}.{name}")
+        if section.get("normalize_labels") and not _normalizer(section):
+            yield (
+                f"{where}.normalize_labels = True belongs to fairchem's old layout and normalizes "
+                f"nothing beside loss_functions: write {where}.transforms.normalizer: {{energy: "
+                "{mean: ..., stdev: ...}, forces: {mean: 0.0, stdev: ...}}."
+            )
+        yield from _transform_problems(section.get("transforms"), f"{where}.transforms", outputs)
+
+
+def reader_keys(reader: type) -> list[str] | None:
+    """Keys of a dataset section for this reader; None if it does not say.
+
+    A reader of another package says it in a class attribute ``known_keys``: the keys that it
+    reads in addition to those of fairchem's BaseDataset and of fairchem's readers among its bases.
+    """
+    own = getattr(reader, "known_keys", None)
+    names = [base.__name__ for base in reader.__mro__]
+    if own is None and not reader.__module__.startswith("fairchem."):
+        return None
+    bases = [key for name in names for key in tables.READERS.get(name, ())]
+    return [*tables.DATASET, *bases, *(own or ())]
+
+
+def _normalizer(section: Mapping[str, Any]) -> Any:
+    return (section.get("transforms") or {}).get("normalizer")
+
+
+def _transform_problems(transforms: Any, where: str, outputs: list[str]) -> Iterator[str]:
+    if not transforms:
+        return
+    own = [name for name, value in vars(transform_functions).items() if inspect.isfunction(value)]
+    own = [name for name in own if name not in ("suppress", "cg_change_mat", "irreps_sum")]
+    yield from unknown_keys(transforms, ["normalizer", "element_references", *own], where)
+    if not isinstance(transforms, Mapping):
+        return
+    for name, keys, fit in (
+        ("normalizer", tables.NORMALIZER, tables.FIT_NORMALIZER),
+        ("element_references", tables.REFERENCES, tables.FIT_REFERENCES),
+    ):
+        section = transforms.get(name)
+        if isinstance(section, str) and name == "normalizer":
+            if section != "dataset":
+                yield f"{where}.{name} = {shown(section)}: the only word here is 'dataset'."
+            continue
+        if section is not None and not isinstance(section, Mapping):
+            yield f"{where}.{name} must be a mapping, not {shown(section)}."
+            continue
+        for target, value in (section or {}).items():
+            inside = f"{where}.{name}.{target}"
+            if target == "file":
+                continue
+            yield from unknown_keys(value, fit if target == "fit" else keys, inside)
+            if target != "fit" and target not in outputs:
+                yield from _no_such_output(inside, target, outputs)
+
+
+def _no_such_output(where: str, name: Any, outputs: list[str]) -> Iterator[str]:
+    """A misspelt output stops; one that is merely not trained does nothing, which is said."""
+    if is_close(name, outputs):
+        yield f"{where}: there is no output {name!r}. {hint(name, outputs)}"
+    else:
+        warn(f"{where} does nothing: there is no output {name!r} under outputs.")
+
+
+def output_names(outputs: Any) -> list[str]:
+    """Names of all outputs, the parts of decomposed ones included."""
+    names = []
+    for name, output in outputs.items() if isinstance(outputs, Mapping) else ():
+        names.append(name)
+        if isinstance(output, Mapping) and isinstance(output.get("decomposition"), Mapping):
+            names += list(output["decomposition"])
+    return names
+
+
+def output_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """``outputs``: keys, and what fairchem needs of each before the first batch."""
+    outputs, model = config.get("outputs"), config.get("model") or {}
+    if not isinstance(outputs, Mapping):
+        yield f"outputs must be a mapping of names to settings, not {shown(outputs)}."
+        return
+    heads = model.get("heads") if isinstance(model, Mapping) else None
+    by_head = isinstance(heads, Mapping) and not model.get("pass_through_head_outputs")
+    for name, output in outputs.items():
+        where = f"outputs.{name}"
+        yield from unknown_keys(output, tables.OUTPUT, where, tables.OLD_OUTPUT)
+        if not isinstance(output, Mapping):
+            continue
+        for part, settings in (output.get("decomposition") or {}).items():
+            yield from unknown_keys(
+                settings, tables.OUTPUT, f"{where}.decomposition.{part}", tables.OLD_OUTPUT
+            )
+        if output.get("level") not in ("system", "atom"):
+            yield (
+                f"{where}.level = {shown(output.get('level'))}: write 'system' (one value per "
+                "structure) or 'atom'."
+            )
+        for key in ("train_on_free_atoms", "eval_on_free_atoms"):
+            if output.get("level") == "atom" and key not in output:
+                yield f"{where}.{key} is missing: set it to True (OC20) or False."
+        if not by_head or "decomposition" in output:
+            continue
+        if name not in heads:
+            yield (
+                f"{where}: model.heads has no head {name!r}. {hint(name, heads)} One head may give "
+                "several outputs under model.pass_through_head_outputs: True."
+            )
+        elif "property" not in output:
+            yield (
+                f"{where}.property is missing: the heads of a hydra model return named properties; "
+                f"write {where}.property: {name}."
+            )
+
+
+def logger_problems(logger: Any) -> Iterator[str]:
+    """``logger`` and, inside :class:`ndem_ocp.HistoryLogger`, the ``inner`` one."""
+    if logger is None:
+        return
+    section = {"name": logger} if isinstance(logger, str) else logger
+    if not isinstance(section, Mapping):
+        yield f"logger must be a name or a mapping with name, not {shown(logger)}."
+        return
+    names = ["wandb_singleton", *registry.mapping["logger_name_mapping"]]
+    classes = []
+    for key in ("name", "inner"):
+        name = section.get(key)
+        if name is None and key == "inner":
+            continue
+        if name in names:
+            classes.append(registry.mapping["logger_name_mapping"].get(name))
+        elif isinstance(name, str) and "." in name:
+            try:
+                classes.append(registry.get_logger_class(name))
+            except RuntimeError as error:
+                yield f"logger.{key} = {shown(name)} cannot be imported: {error.__cause__}."
+        else:
+            yield f"logger.{key} = {shown(name)} is not a logger. {hint(name, names)}"
+    ours = ("fairchem.", "fairchem_kit.", "ndem_ocp.")
+    if all(cls is None or cls.__module__.startswith(ours) for cls in classes):
+        yield from unknown_keys(section, [*tables.LOGGER, *tables.HISTORY_LOGGER], "logger")
+
+
+def _with_old(
+    valid: Iterable[str], where: str, old: Mapping[str, str], old_layout: bool
+) -> tuple[list[str], str, dict[str, str]]:
+    """The last three arguments of unknown_keys."""
+    return ([*valid, *old], where, {}) if old_layout else ([*valid], where, dict(old))
+
+
+def _warn_about_close(section: Mapping[str, Any], valid: list[str], where: str) -> None:
+    for key in section:
+        if key not in valid and is_close(key, valid):
+            warn(f"{where}.{key} looks like a misspelt key. {hint(key, valid)}")
+
+
+def _parameters(function: Any) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def _classes(module: Any) -> list[str]:
+    return [name for name, value in vars(module).items() if inspect.isclass(value)]
+
+
+def _torch_names(module: Any, name: Any) -> list[str]:
+    cls = getattr(module, name, None) if isinstance(name, str) else None
+    if not inspect.isclass(cls):
+        return []
+    return [key for key in _parameters(cls) if key not in ("optimizer", "lr_lambda")]

@@ -1,0 +1,96 @@
+"""Values that cannot be meant: a text where a number belongs, a size of nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from typing import Any
+
+from fairchem_kit.training.checks.names import hint, shown
+
+_SCIENTIFIC = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
+_ON_ERROR = ("raise", "warn_and_balance", "warn_and_no_balance")
+
+# key -> (smallest value, is it a whole number, other values that are allowed)
+NUMBERS: dict[str, tuple[float, bool, tuple[Any, ...]]] = {
+    "batch_size": (1, True, ()),
+    "eval_batch_size": (1, True, ()),
+    "num_workers": (0, True, ()),
+    "max_epochs": (1, True, ()),
+    "eval_every": (1, True, ()),
+    "checkpoint_every": (1, True, (-1,)),
+    "lr_initial": (0, False, ()),
+    "clip_grad_norm": (0, False, (None,)),
+    "ema_decay": (0, False, (None,)),
+    "weight_decay": (0, False, ()),
+    "warmup_steps": (0, True, ()),
+    "warmup_factor": (0, False, ()),
+    "lr_gamma": (0, False, ()),
+}
+REQUIRED = ("num_workers", "max_epochs", "lr_initial")
+DECIMALS = ("warmup_factor", "lr_min_factor", "decay_rate")  # fairchem's schedule takes no int
+
+
+def number_problem(value: Any, where: str, least: float, whole: bool) -> str | None:
+    """Why ``value`` is not a number >= ``least``, as a sentence, or None."""
+    if isinstance(value, str) and _SCIENTIFIC.match(value.strip()):
+        return (
+            f"{where} = {shown(value)} is a text, because YAML wants a point and a sign in such "
+            f"numbers: write {float(value)!r}."
+        )
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return f"{where} = {shown(value)} must be a {'whole ' if whole else ''}number."
+    if not math.isfinite(value) or (whole and value != int(value)):
+        return f"{where} = {value} must be a {'whole' if whole else 'finite'} number."
+    if value < least:
+        return f"{where} = {value} must be at least {least}."
+    return None
+
+
+def optim_value_problems(optim: Any) -> Iterator[str]:
+    """Types and sizes in ``optim``."""
+    if not isinstance(optim, Mapping):
+        return
+    for key in REQUIRED:
+        if key not in optim:
+            yield f"optim.{key} is missing."
+    for key, (least, whole, allowed) in NUMBERS.items():
+        if key not in optim or optim[key] in allowed:
+            continue
+        problem = number_problem(optim[key], f"optim.{key}", least, whole)
+        if problem is None and key == "max_epochs" and not isinstance(optim[key], int):
+            problem = f"optim.max_epochs = {optim[key]} must be written {int(optim[key])}."
+        if problem is not None:
+            yield problem
+    ema = optim.get("ema_decay")
+    if isinstance(ema, Real) and ema and not (isinstance(ema, float) and ema < 1):
+        yield f"optim.ema_decay = {ema} must be a decimal number below 1, such as 0.999, or null."
+    yield from _balancing_problems(optim)
+    for key in ("optimizer_params", "scheduler_params"):
+        if isinstance(optim.get(key), Mapping):
+            yield from _text_problems(optim[key], f"optim.{key}")
+
+
+def _balancing_problems(optim: Mapping[str, Any]) -> Iterator[str]:
+    mode, on_error = optim.get("load_balancing"), optim.get("load_balancing_on_error")
+    if mode is not None and mode is not False and str(mode).lower() != "atoms":
+        yield (
+            f"optim.load_balancing = {shown(mode)}: write 'atoms', or null for batches of equal "
+            "numbers of structures."
+        )
+    if on_error is not None and on_error not in _ON_ERROR:
+        yield (
+            f"optim.load_balancing_on_error = {shown(on_error)} is not known. "
+            f"{hint(on_error, _ON_ERROR)}"
+        )
+
+
+def _text_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Numbers that YAML read as texts (1e-3), or as whole where fairchem wants a point."""
+    for key, value in section.items():
+        if key in DECIMALS and type(value) is int and value != 0:
+            yield f"{where}.{key} = {value} must be written {value}.0."
+        if isinstance(value, str) and _SCIENTIFIC.match(value.strip()):
+            yield number_problem(value, f"{where}.{key}", -math.inf, False) or ""

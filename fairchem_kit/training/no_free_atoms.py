@@ -1,0 +1,152 @@
+"""A rank whose structures have no free atom, in a step or in a validation.
+
+fairchem's loss and metrics end there with "cannot reshape tensor of 0 elements", and a metric over
+no atom with a division by zero; one rank's error ends the run of all. The mean over all ranks'
+atoms is well defined as long as one rank has some, so such a rank takes part with none. If no rank
+has any, the losses of forces are zero and their metrics NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.modules.evaluator import Evaluator
+from fairchem.core.modules.loss import DDPLoss
+from torch import Tensor, nn
+
+from fairchem_kit.training.component import Call, Component
+
+THRESHOLD = "energy_forces_within_threshold"
+
+
+class NoFreeAtoms(Component):
+    """Lets a batch in which every atom is fixed take part with no atom."""
+
+    def before_loss(self, call: Call) -> None:
+        empty = self._over_all_atoms(call, "train_on_free_atoms")
+        if empty:
+            call.trainer.loss_functions = [
+                (name, {**loss, "fn": NoAtoms(loss["fn"])} if name in empty else loss)
+                for name, loss in call.trainer.loss_functions
+            ]
+
+    def before_metrics(self, call: Call) -> None:
+        empty = self._over_all_atoms(call, "eval_on_free_atoms")
+        call.evaluator = AnyAtoms(call.evaluator, empty)
+
+    def _over_all_atoms(self, call: Call, restricted: str) -> set[str]:
+        """The outputs for which this batch has no free atom.
+
+        In the call fairchem uses all atoms for these outputs, because it cannot reshape an empty
+        selection; what comes of them is counted as zero.
+        """
+        targets = call.trainer.output_targets
+        empty = {
+            name
+            for name, target in targets.items()
+            if target["level"] == "atom" and target[restricted]
+        }
+        if not empty or not bool((call.batch.fixed != 0).all()):
+            return set()
+        call.trainer.output_targets = {
+            name: {**target, restricted: False} if name in empty else target
+            for name, target in targets.items()
+        }
+        return empty
+
+
+def aggregate(
+    metrics: dict[str, Any],
+    sums: Callable[[dict[str, Any]], dict[str, Any]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Means over all ranks by ``sums`` of fairchem; NaN where no rank has counted anything."""
+    # Every rank has the same metrics, those over no atom included, but not in one order.
+    names = sorted(metrics)
+    counts = torch.tensor([float(metrics[name]["numel"]) for name in names])
+    total = distutils.all_reduce(counts.to(device)).tolist()
+    counted = {name: metrics[name] for name, count in zip(names, total) if count > 0}
+    measured = sums(counted)
+    return {name: measured.get(name, _nothing()) for name in metrics}
+
+
+class NoAtoms(nn.Module):
+    """A loss of fairchem's over none of the atoms: zero, with its share in the ranks' mean."""
+
+    def __init__(self, loss: DDPLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, pred: Tensor, target: Tensor, natoms: Tensor) -> Tensor:
+        # Zero over zero atoms of all ranks is NaN; of some other rank's atoms it is zero.
+        return self.loss(pred[:0], target[:0], natoms).nan_to_num()
+
+
+class SomeAtoms(Evaluator):
+    """fairchem's evaluator, in which a metric over no atom counts for nothing."""
+
+    def update(self, key: str, stat: Any, metrics: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(stat, Mapping) and not stat["numel"]:
+            metrics.setdefault(key, _nothing())
+            return metrics
+        return super().update(key, stat, metrics)
+
+
+class AnyAtoms(SomeAtoms):
+    """fairchem's evaluator where structures, or all of a batch, may have no atom to measure."""
+
+    def __init__(self, evaluator: Evaluator, empty: set[str]) -> None:
+        super().__init__(evaluator.task, evaluator.target_metrics)
+        self.empty = empty
+
+    def eval(self, prediction, target, prev_metrics=None):
+        prediction, target = (
+            {key: value[:0] if key in self.empty else value for key, value in values.items()}
+            for values in (prediction, target)
+        )
+        with_atoms = target["natoms"] > 0
+        if bool(with_atoms.all()):
+            return super().eval(prediction, target, prev_metrics)
+        # fairchem's threshold looks for the largest of a structure's forces: not of none.
+        metrics = self._only(lambda fn: fn != THRESHOLD).eval(prediction, target, prev_metrics)
+        threshold = self._only(lambda fn: fn == THRESHOLD)
+        if not any(threshold.target_metrics.values()):
+            return metrics
+        if not bool(with_atoms.any()):  # the ranks' sums of this metric are integers
+            metrics.setdefault(THRESHOLD, {**_nothing(), "total": 0})
+            return metrics
+        prediction, target = (
+            {**values, **{key: values[key][with_atoms] for key in ("energy", "natoms")}}
+            for values in (prediction, target)
+        )
+        return threshold.eval(prediction, target, metrics)
+
+    def _only(self, which: Callable[[str], bool]) -> SomeAtoms:
+        """An evaluator for the metrics that ``which`` chooses."""
+        chosen = {
+            name: [fn for fn in functions if which(fn)]
+            for name, functions in self.target_metrics.items()
+        }
+        return SomeAtoms(self.task, chosen)
+
+
+def mean_over_ranks() -> Callable[[Tensor], Tensor]:
+    """fairchem's mean over the atoms of all ranks; zero if no rank has any.
+
+    The result is prepared for DDP's average of gradients: the mean of the ranks' values is it.
+    """
+    mean = DDPLoss("l2mae", reduction="mean").mean
+
+    def of(per_atom: Tensor) -> Tensor:
+        value: Tensor = mean(per_atom, per_atom, None)
+        return value if per_atom.numel() else value.nan_to_num()
+
+    return of
+
+
+def _nothing() -> dict[str, Any]:
+    return {"metric": math.nan, "total": 0.0, "numel": 0}

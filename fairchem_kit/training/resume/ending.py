@@ -1,0 +1,95 @@
+"""The component that ends a run between two steps: asked to stop, early, or at its last step."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from torch import Tensor
+
+from fairchem_kit.training.component import Call, Component
+from fairchem_kit.training.resume.content import At
+from fairchem_kit.training.resume.rng import rng_state, set_rng_state
+from fairchem_kit.training.resume.stopping import Stopped, stop_requested
+
+
+class EndedEarly(BaseException):
+    """Leaves fairchem's loop; not an ``Exception``, which an error handler might swallow."""
+
+
+class Ending(Component):
+    """Stops on all ranks after the same step, whose state ``Resume`` writes.
+
+    Attributes:
+        ended: the step whose optimizer step is done and whose tail is running; None: there is none.
+    """
+
+    name = "ending"
+
+    def read(self) -> None:
+        self.ended: At | None = None
+        self._stop: str | None = None
+        self._before_validation: dict[str, Any] | None = None  # generators, while one is running
+
+    @property
+    def validating(self) -> bool:
+        """Whether a validation of a run that trains is running."""
+        return self._before_validation is not None
+
+    def vote(self, loss: Tensor) -> bool:
+        return stop_requested() is not None
+
+    def voted(self, ranks: int) -> bool:
+        self._stop = (stop_requested() or "asked for on another rank") if ranks else None
+        self.ended = At.now(self.trainer)
+        return True
+
+    def between_steps(self, last: bool) -> None:
+        """The end of a step: nothing of it is left to do. Saves and leaves when asked to stop."""
+        if self.ended is None:
+            return
+        at, self.ended = self.ended, None
+        if self._stop is not None:
+            self._leave(at)
+        early = self.trainer.reason_to_end()
+        if (last or early) and not self.trainer.is_debug:
+            self.trainer.resume.write(at)  # also of a run shorter than checkpoint_every
+        if early and not last:
+            self.trainer.step, self.trainer.epoch = at
+            if distutils.is_master():
+                logging.info(f"{early}: ending after step {at.step}.")
+            raise EndedEarly
+
+    def before_validation(self) -> None:
+        if self.trainer.in_training:
+            self._before_validation = rng_state(self.trainer.device)
+
+    def validation_left(self) -> None:
+        self._before_validation = None
+
+    def before_forward(self, call: Call) -> None:
+        """A validation can last longer than a scheduler waits: go back to where it began."""
+        if not self.validating:
+            return
+        reason = stop_requested()
+        asked = torch.tensor([int(reason is not None)], device=self.trainer.device)
+        if not distutils.all_reduce(asked).item() or self.ended is None:
+            return
+        self._stop = reason or "asked for on another rank"
+        if self.trainer.ema:
+            self.trainer.ema.restore()
+        set_rng_state(self._before_validation, self.trainer.device)
+        self._leave(self.ended, {"evaluate": True})
+
+    def _leave(self, at: At, tail: dict[str, Any] | None = None) -> None:
+        trainer, reason = self.trainer, self._stop or "stop"
+        trainer.step, trainer.epoch = at
+        if not trainer.is_debug:
+            trainer.resume.write(at, None, tail)
+        if trainer.logger is not None:
+            trainer.logger.mark_preempting()
+        if distutils.is_master():
+            logging.info(f"Stopping after step {at.step}, which is saved: {reason}.")
+        raise Stopped(reason, at.step)

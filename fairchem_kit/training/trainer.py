@@ -1,0 +1,317 @@
+"""fairchem's trainer with components: its hook points, each overridden once.
+
+``train``, ``validate`` and ``predict`` are fairchem's; none is copied. component.py has the moments
+at which the components are called, resume/ has all that resuming is.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import torch
+from fairchem.core.common import distutils
+from fairchem.core.common.registry import registry
+from fairchem.core.models.equiformer_v2.trainers.forces_trainer import EquiformerV2ForcesTrainer
+from fairchem.core.trainers import OCPTrainer
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from fairchem_kit.commands.uncaught import say_it_in_a_sentence
+from fairchem_kit.data.reader import loader_options
+from fairchem_kit.history.failsafe import FailsafeLogger, logger_or_none
+from fairchem_kit.history.logger import HistoryLogger
+from fairchem_kit.training import no_free_atoms, relaxations, schedule
+from fairchem_kit.training.bad_steps import BadSteps
+from fairchem_kit.training.component import Call, Component
+from fairchem_kit.training.config import Keys
+from fairchem_kit.training.early_stopping import EarlyStopping
+from fairchem_kit.training.freeze import Freeze
+from fairchem_kit.training.normalizers import Normalizers
+from fairchem_kit.training.precision import Precision
+from fairchem_kit.training.record_limits import RecordLimits
+from fairchem_kit.training.resume import Ending, Resume
+from fairchem_kit.training.resume.ending import EndedEarly
+from fairchem_kit.training.step_costs import Costs
+from fairchem_kit.training.step_loader import StepLoader
+from fairchem_kit.training.units import UnitMetrics
+from fairchem_kit.training.validation_splits import ValidationSplits
+
+# Components of every trainer that trains, in their order: component.py.
+TRAINING: tuple[type[Component], ...] = (
+    UnitMetrics,
+    Freeze,
+    Precision,
+    RecordLimits,
+    no_free_atoms.NoFreeAtoms,
+    relaxations.Relaxations,
+    Costs,
+    ValidationSplits,
+    EarlyStopping,
+    Resume,
+    Ending,
+    BadSteps,
+)
+
+
+class Trainer(OCPTrainer):
+    """fairchem's energy + force trainer, resumable to the bit.
+
+    Attributes:
+        kinds: classes of its components, in their order.
+        full_name: as configurations, logs and checkpoints name this trainer.
+        in_training: whether :meth:`train` is running.
+    """
+
+    kinds: tuple[type[Component], ...] = (Keys, Normalizers, *TRAINING)
+    full_name = "fairchem_kit.training.Trainer"
+
+    resume: Resume
+    ending: Ending
+    bad_steps: BadSteps
+    costs: Costs
+
+    def __init__(self, *args: Any, name: str = "ocp", **kwargs: Any) -> None:
+        say_it_in_a_sentence()
+        self._evaluator = name  # fairchem's name of a task, by which its evaluator is chosen
+        super().__init__(*args, name=self.full_name, **kwargs)
+
+    # ------------------------------------------------------------------ setting up
+
+    def load(self, inference_only: bool) -> None:
+        self.name = self._evaluator  # what fairchem has written into the configuration stays
+        self.in_training = False
+        self.components = [kind(self) for kind in self.kinds]
+        for component in self.components:
+            if component.name:
+                setattr(self, component.name, component)
+        for component in self.components:
+            component.read()
+        for component in self.components:
+            component.prepare(inference_only)
+        super().load(inference_only)
+
+    def load_logger(self) -> None:
+        given = self.config["logger"]
+        name = given.get("name") if isinstance(given, dict) else given
+        kind = registry.mapping["logger_name_mapping"].get(name)
+        silent = self.is_debug or not distutils.is_master()
+        if silent or kind is None or issubclass(kind, HistoryLogger):
+            super().load_logger()
+            if self.logger is not None and not isinstance(self.logger, HistoryLogger):
+                self.logger = FailsafeLogger(self.logger)
+        else:
+            self.logger = logger_or_none(kind, self.config)
+
+    def load_model(self) -> None:
+        super().load_model()
+        for component in reversed(self.components):
+            component.after_model()
+
+    def load_datasets(self) -> None:
+        for component in self.components:
+            component.before_datasets()
+        super().load_datasets()
+        if self.train_loader is not None:
+            self.train_loader.hooks = self
+        for component in reversed(self.components):
+            component.after_datasets()
+
+    def get_dataloader(self, dataset: Any, sampler: Any, workers: int | None = None) -> StepLoader:
+        workers = self.config["optim"].get("num_workers", 0) if workers is None else workers
+        return StepLoader(
+            dataset,
+            collate_fn=self.collater,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            batch_sampler=sampler,
+            **loader_options(workers),
+        )
+
+    def load_optimizer(self) -> None:
+        super().load_optimizer()
+        for component in reversed(self.components):
+            component.after_optimizer()
+
+    def load_extras(self) -> None:
+        steps = len(self.train_loader) if self.train_loader is not None else None
+        call = Call(self, None)
+        # fairchem rewrites this section in place; the run's own configuration stays as written.
+        optim = schedule.safe_optim(self.config["optim"], steps)
+        call.trainer.config = {**self.config, "optim": optim}
+        if schedule.uses_epochs(optim):
+            EquiformerV2ForcesTrainer.load_extras(call.trainer)
+        else:
+            OCPTrainer.load_extras(call.trainer)
+        for made in ("scheduler", "clip_grad_norm", "ema_decay", "ema"):
+            setattr(self, made, getattr(call.trainer, made))
+
+    # ------------------------------------------------------------------ checkpoints: resume/
+
+    def save(
+        self,
+        metrics: dict[str, Any] | None = None,
+        checkpoint_file: str = "checkpoint.pt",
+        training_state: bool = True,
+    ) -> str | None:
+        """Write a checkpoint; every rank must call this.
+
+        fairchem calls it in the middle of a step. Called from elsewhere while training, by a
+        signal handler for example, on one rank, it only asks the run to stop: resume/stopping.py.
+
+        Raises:
+            CheckpointError: if the file could not be written.
+        """
+        if self.is_debug:
+            return None
+        return self.resume.save(metrics) if training_state else self.resume.save_best(metrics)
+
+    def load_checkpoint(
+        self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False
+    ) -> None:
+        """Load a checkpoint; in a run that trains, everything it takes to continue from there.
+
+        Raises:
+            CheckpointError: if the file is missing or damaged and no other of this run is good.
+            ConfigError: if it is of another model.
+        """
+        load = super().load_checkpoint
+        try:
+            if hasattr(self, "resume"):
+                self.resume.load(load, checkpoint_path, checkpoint, inference_only)
+            else:
+                load(checkpoint_path, checkpoint, inference_only)
+        except (RuntimeError, ValueError) as error:
+            for component in self.components:
+                better = component.explain(error, str(checkpoint_path))
+                if better is not None:
+                    raise better from error
+            raise
+
+    # ------------------------------------------------------------------ training
+
+    def train(self, disable_eval_tqdm: bool = False) -> None:
+        """fairchem's ``train``, from the newest good checkpoint of this run if there is one.
+
+        Raises:
+            Stopped: on every rank, after a step whose state has been saved, when asked to stop.
+            BadStepsError: after ``task.max_bad_steps`` steps in a row that were not finite.
+        """
+        self.resume.from_newest()
+        self.in_training = True
+        try:
+            self.resume.finish_step(disable_eval_tqdm)
+            if self.reason_to_end() is None:
+                self.before_training()
+                super().train(disable_eval_tqdm)
+            self.between_steps(last=True)
+        except EndedEarly:
+            pass
+        finally:
+            self.in_training = False
+
+    def before_training(self) -> None:
+        for component in self.components:
+            component.before_training()
+
+    def reason_to_end(self) -> str | None:
+        """Why the run should end after this step, None if it should not."""
+        reasons = (component.finished() for component in self.components)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    # What StepLoader calls.
+
+    def before_epoch(self) -> None:
+        self.between_steps()
+
+    def loader_ready(self) -> None:
+        for component in self.components:
+            component.loader_ready()
+
+    def between_steps(self, last: bool = False) -> None:
+        for component in self.components:
+            component.between_steps(last)
+
+    # ------------------------------------------------------------------ one step
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        call = Call(self, batch)
+        for component in self.components:
+            component.before_forward(call)
+        return OCPTrainer._forward(call.trainer, call.batch)
+
+    def _compute_loss(self, out: dict[str, Tensor], batch: Batch) -> Tensor:
+        call = Call(self, batch, out)
+        for component in self.components:
+            component.before_loss(call)
+        loss = OCPTrainer._compute_loss(call.trainer, call.out, call.batch)
+        for component in reversed(self.components):
+            loss = component.after_loss(loss)
+        return loss
+
+    def _compute_metrics(self, out, batch, evaluator, metrics=None):
+        call = Call(self, batch, out, evaluator, metrics)
+        for component in self.components:
+            component.before_metrics(call)
+        metrics = OCPTrainer._compute_metrics(
+            call.trainer, call.out, call.batch, call.evaluator, call.metrics
+        )
+        for component in reversed(self.components):
+            component.after_metrics(metrics, evaluator)
+        return metrics
+
+    def _backward(self, loss: Tensor) -> None:
+        """fairchem's, unless the ranks agree to leave the step out."""
+        votes = torch.tensor([int(c.vote(loss)) for c in self.components], device=self.device)
+        counts = distutils.all_reduce(votes).tolist()
+        answers = [c.voted(ranks) for c, ranks in zip(self.components, counts)]
+        taken = all(answers)
+        if taken:
+            super()._backward(loss)
+        for component in reversed(self.components):
+            component.after_backward(taken)
+
+    # ------------------------------------------------------------------ evaluation
+
+    @torch.no_grad()
+    def validate(self, split: str = "val", disable_tqdm: bool = False):
+        for component in self.components:
+            component.before_validation()
+        try:
+            metrics = super().validate(split, disable_tqdm)
+            for component in reversed(self.components):
+                component.after_validation(split, metrics, disable_tqdm)
+            return metrics
+        finally:
+            for component in self.components:
+                component.validation_left()
+
+    def _aggregate_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        return no_free_atoms.aggregate(metrics, super()._aggregate_metrics, self.device)
+
+    def update_best(self, primary_metric, val_metrics, disable_eval_tqdm=True) -> None:
+        before = self.best_val_metric
+        super().update_best(primary_metric, val_metrics, disable_eval_tqdm)
+        for component in self.components:
+            component.judged(better=self.best_val_metric != before)
+
+    @torch.no_grad()
+    def run_relaxations(self) -> None:
+        relaxations.run(self)
+
+    # ------------------------------------------------------------------ small things
+
+    def primary_metric_name(self) -> str:
+        """By which the best checkpoint is chosen."""
+        return self.evaluation_metrics.get(
+            "primary_metric", self.evaluator.task_primary_metric.get(self.name)
+        )
+
+    @staticmethod
+    def _get_timestamp(device: torch.device, suffix: str | None) -> str:
+        # fairchem sends the time as float32, whose steps are 128 s wide: runs that start close
+        # together would share a directory. Milliseconds in an integer keep them apart.
+        now = torch.tensor(int(datetime.datetime.now().timestamp() * 1000), device=device)
+        distutils.broadcast(now, 0)
+        stamp = datetime.datetime.fromtimestamp(now.item() / 1000).strftime("%Y-%m-%d-%H-%M-%S-%f")
+        return f"{stamp[:-3]}-{suffix}" if suffix else stamp[:-3]
