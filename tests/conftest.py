@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tes
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # of a shell's job in the background; what tests start must not inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_BACKBONE = {
