@@ -69,12 +69,12 @@ bench: $(STAMP)
 
 # All of docs/cost.md anew: step, inference, data and scaling, then tables and pictures.
 bench-results: $(STAMP)
-	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python -m ndem_ocp.bench.experiments.cost
 
-# Ten minutes on a GPU; CHECK="--seconds 200" and other options (benchmarks/gpu_check.py --help).
+# Ten minutes on a GPU; CHECK="--seconds 200" and other options (python -m ndem_ocp.bench.gpu.check --help).
 CHECK ?=
 gpu-check: $(STAMP)
-	$(BIN)/python benchmarks/gpu_check.py $(CHECK)
+	$(BIN)/python -m ndem_ocp.bench.gpu.check $(CHECK)
 
 # Ethanol's or another molecule's npz from sgdml.org or the rMD17 archive.
 FILE ?= md17_ethanol.npz
@@ -129,8 +129,8 @@ lock: $(STAMP)
 		| grep -v -E '^(pip|torch|triton|fairchem-core|ndem-ocp)==' >> requirements/default.lock
 
 results: $(STAMP)
-	$(BIN)/python benchmarks/readme_tables.py
-	$(BIN)/python benchmarks/backbones_table.py --from-results
+	$(BIN)/python -m ndem_ocp.bench.pages.write
+	$(BIN)/python -m ndem_ocp.bench.experiments.backbones --from-results
 
 # The site needs neither torch nor fairchem: it reads docstrings and imports nothing.
 $(DOCS)/.ready: requirements/docs.txt

@@ -96,7 +96,13 @@ def provenance(root: Path) -> dict[str, Any]:
     """Commit, command line, time (UTC) and hardware of the running program."""
     return {
         "commit": git_commit(root),
-        "command": " ".join(["python", *map(os.path.relpath, sys.argv[:1]), *sys.argv[1:]]),
+        "command": " ".join(["python", *_program(), *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "hardware": hardware(),
     }
+
+
+def _program() -> list[str]:
+    """How the running program was named: ``-m MODULE``, or its file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name] if spec else [*map(os.path.relpath, sys.argv[:1])]

@@ -3,7 +3,7 @@
 ``NDEM_RELIABILITY=FILE pytest ...`` appends one line per fault to FILE; ``NDEM_SOAK=1`` makes the
 loops as long as the page says (200 kills, 50 two-rank runs). ``NDEM_SOAK_MINUTES=30`` lets loops of
 long repetitions begin no further one 30 minutes after the start; the page says how many there were.
-The page is made from such a file by benchmarks/readme_tables.py.
+The page is made from such a file by ndem_ocp/bench/pages/write.py.
 """
 
 from __future__ import annotations

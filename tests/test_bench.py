@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -594,8 +593,7 @@ def test_sizes_and_overrides_change_the_model():
 
 
 def test_the_commands_of_cost_py_are_valid():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import cost
+    from ndem_ocp.bench.experiments import cost
 
     parser = cli.build_parser()
     for device in ("cpu", "cuda"):
@@ -607,7 +605,6 @@ def test_the_commands_of_cost_py_are_valid():
 
 
 def test_the_tables_of_the_page(tmp_path):
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from cost_tables import COST_TABLES
+    from ndem_ocp.bench.pages.cost import COST_TABLES
 
     assert {table(tmp_path) for table in COST_TABLES.values()} == {"not run"}

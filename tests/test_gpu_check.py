@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.py: a dry run on the CPU, deadlines, one file with every result."""
+"""ndem_ocp.bench.gpu: a dry run on the CPU, deadlines, one file with every result."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import time
 
 import pytest
 
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-gpu_check = importlib.import_module("gpu_check")
-Results = importlib.import_module("gpu.results").Results
-Check = importlib.import_module("gpu.results").Check
+from ndem_ocp.bench.gpu import check as gpu_check
+from ndem_ocp.bench.gpu.results import Check, Results
 
 
 @pytest.fixture
@@ -25,7 +21,7 @@ def stage(tmp_path, demo_data):
     def run(name: str, seconds: float = 500):
         check = Check("cpu", time.time() + seconds, tmp_path, tiny=True)
         out = tmp_path / "out.json"
-        importlib.import_module(f"gpu.{name}").run(check, Results(out, name))
+        importlib.import_module(f"ndem_ocp.bench.gpu.{name}").run(check, Results(out, name))
         found = json.loads(out.read_text())
         assert gpu_check._errors(found) == []
         return found[name]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 import sys
 
 import pytest
 
 from conftest import ROOT
+from ndem_ocp.bench.experiments import backbones
 
 EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(EXAMPLES))  # where a user would put the files: on the PYTHONPATH
@@ -29,9 +29,8 @@ def test_the_page_shows_the_file_as_it_is(path):
 
 
 def test_the_table_is_that_of_the_results():
-    script = runpy.run_path(str(ROOT / "benchmarks/backbones_table.py"))
-    found = json.loads(script["RESULTS"].read_text())
-    assert script["filled"](PAGE.read_text(), found) == PAGE.read_text()
+    found = json.loads(backbones.RESULTS.read_text())
+    assert backbones.filled(PAGE.read_text(), found) == PAGE.read_text()
     assert all(
         check["outcome"] in ("passed", "skipped")
         for entry in found["backbones"].values()

@@ -20,9 +20,7 @@ from fairchem_kit.history.logger import HistoryLogger, find_history, read_histor
 from fairchem_kit.provenance import config_hash, files_hash, git_commit, provenance
 from fairchem_kit.report.plots import plot_curves, plot_parity
 from fairchem_kit.report.predictions import Parity, load_parity
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import readme_tables
+from ndem_ocp.bench.pages import write as readme_tables
 
 
 def logger_in(folder: Path, inner: str | None = None) -> HistoryLogger:

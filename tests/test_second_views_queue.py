@@ -1,8 +1,7 @@
-"""benchmarks/second_views.py: what it would train, without training it."""
+"""ndem_ocp.bench.experiments.second_views: what it would train, without training it."""
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from unittest.mock import create_autospec
 
@@ -11,12 +10,9 @@ from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config
 
 from conftest import ROOT
+from ndem_ocp.bench.experiments import second_views, second_views_cases
+from ndem_ocp.bench.experiments.second_views_cases import CASES, Molecule, Surfaces
 from ndem_ocp.trainer.config import read_task
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import second_views
-import second_views_cases
-from second_views_cases import CASES, Molecule, Surfaces
 
 
 def test_every_case_has_a_name_and_a_folder_of_its_own():

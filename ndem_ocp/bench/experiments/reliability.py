@@ -1,10 +1,10 @@
 """Try every fault and write what happened to results/reliability.json:
-`python benchmarks/reliability.py [FILE ...] [--short] [--out FILE]`.
+`python -m ndem_ocp.bench.experiments.reliability [FILE ...] [--short] [--out FILE]`.
 
 Runs the tests that break runs and data on purpose, one file at a time, with their long loops (200
 kills, 50 two-rank runs; an hour on two cores; --short for minutes). With FILE (test_resume.py, say)
 only those are run and the others keep what they had; each carries its own commit. The tables of
-docs/reliability.md are made from the result by benchmarks/readme_tables.py. A fault whose test did
+docs/reliability.md are made from the result by ndem_ocp.bench.pages.write. A fault whose test did
 not run, or failed, has no row; failed tests are in the file too.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fairchem_kit.provenance import provenance
+from ndem_ocp.bench.checkout import ROOT, in_checkout
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results/reliability.json"
 
 
@@ -85,4 +85,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from gpu.results import Check, Results, precision
-from gpu.step_times import Bench
+from ndem_ocp.bench.gpu.results import Check, Results, precision
+from ndem_ocp.bench.gpu.step_times import Bench
 
 
 def run(check: Check, out: Results) -> None:

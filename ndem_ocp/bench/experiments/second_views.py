@@ -1,8 +1,9 @@
 """Second views against plain training and the paper's NDeM at equal processor time: the queue.
 
-    python benchmarks/second_views.py --list
-    python benchmarks/second_views.py --md17 FOLDER --calculator SPEC      # all that is not done
-    python benchmarks/second_views.py --md17 FOLDER --calculator SPEC --cases ethanol_100_x4
+    python -m ndem_ocp.bench.experiments.second_views --list
+    python -m ndem_ocp.bench.experiments.second_views --md17 FOLDER --calculator SPEC
+
+The second line runs all that is not done, or with ``--cases ethanol_100_x4`` some of it.
 
 FOLDER holds rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Cases with surfaces need
 ``--oc20 FOLDER`` with trajectories of OC20 relaxations, and second views that were made beforehand
@@ -25,14 +26,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from second_views_cases import CASES, Case, Pretraining
-
 from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
 from fairchem_kit.report.sweep_results import collect
+from ndem_ocp.bench.checkout import ROOT, in_checkout
+from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Pretraining
 from ndem_ocp.second_views.sidecar import read_meta
 from ndem_ocp.sweep import train_and_test
 
-ROOT = Path(__file__).resolve().parents[1]
 CURVATURE = ("force_change_error", "isotropic_error", "force_change_pairs")
 
 
@@ -183,4 +183,4 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

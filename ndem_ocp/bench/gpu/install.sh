@@ -2,10 +2,10 @@
 # On a GPU machine without a network: an environment that sees the packages of the machine's
 # Python, with the wheels of bundle.sh and this checkout installed into it.
 #
-#   benchmarks/gpu/install.sh WHEELS ENV        ->  ENV/bin/python, ndem, fairchem
+#   ndem_ocp/bench/gpu/install.sh WHEELS ENV        ->  ENV/bin/python, ndem, fairchem
 set -euo pipefail
 wheels=${1:?folder of wheels}; target=${2:?folder of the environment}
-project=$(cd "$(dirname "$0")/../.." && pwd)
+project=$(cd "$(dirname "$0")/../../.." && pwd)
 base=${PYTHON:-python3}
 site='import sysconfig; print(sysconfig.get_paths()["purelib"])'
 "$base" -m venv --without-pip "$target"

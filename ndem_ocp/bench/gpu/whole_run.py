@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from gpu.results import TINY, Check, Results
+from ndem_ocp.bench.gpu.results import TINY, Check, Results
 
 
 def small_config(check: Check, **optim: Any) -> dict[str, Any]:

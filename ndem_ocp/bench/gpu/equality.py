@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu.results import SMALL, TINY, Check, Results, precision
+from ndem_ocp.bench.gpu.results import SMALL, TINY, Check, Results, precision
 
 FORMS: dict[str, dict[str, Any]] = {
     "L4 M2": {"lmax_list": [4], "mmax_list": [2], "grid_resolution": 18},
@@ -140,7 +140,7 @@ def keys(graph: Any) -> set[tuple[int, ...]]:
 
 def training_steps(check: Check) -> dict[str, list[float]]:
     """Losses of five NDeM steps on the CPU and on the device."""
-    from gpu.whole_run import small_config
+    from ndem_ocp.bench.gpu.whole_run import small_config
     from ndem_ocp.testing import steps, trainer_of
 
     found = {}

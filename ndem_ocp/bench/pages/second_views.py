@@ -7,8 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from molecule_tables import NOT_RUN, paired, spread
-from second_views_cases import CASES, Case, Molecule, Surfaces
+from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Molecule, Surfaces
+from ndem_ocp.bench.pages.molecules import NOT_RUN, paired, spread
 
 ARMS = {
     "plain": "plain",

@@ -186,7 +186,7 @@ def scaling(results: Path) -> str:
 
 
 def _with_picture(picture: str, table: str) -> str:
-    """benchmarks/cost.py draws it from the results of the table, as docs/cost.md sees it."""
+    """experiments/cost.py draws it from the results of the table, as docs/cost.md sees it."""
     return table if table == NOT_RUN else f"{picture}\n\n{table}"
 
 

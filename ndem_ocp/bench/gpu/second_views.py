@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu.results import Check, Results
-from gpu.whole_run import small_config
+from ndem_ocp.bench.gpu.results import Check, Results
+from ndem_ocp.bench.gpu.whole_run import small_config
 
 EXACT = "ase.calculators.emt:EMT()"
 

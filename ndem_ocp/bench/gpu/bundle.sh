@@ -2,9 +2,9 @@
 # Wheels for a GPU machine without a network that has Python 3.12, torch, torch-geometric, e3nn,
 # numba, scipy, numpy and pyyaml, and lacks what is listed here: about 11 MB in FOLDER.
 #
-#   benchmarks/gpu/bundle.sh FOLDER       where pip reaches a registry
-#   benchmarks/gpu/install.sh FOLDER ENV  there, in a copy of this checkout
-#   ENV/bin/python benchmarks/gpu_check.py
+#   ndem_ocp/bench/gpu/bundle.sh FOLDER       where pip reaches a registry
+#   ndem_ocp/bench/gpu/install.sh FOLDER ENV  there, in a copy of this checkout
+#   ENV/bin/python -m ndem_ocp.bench.gpu.check
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?folder for the wheels}

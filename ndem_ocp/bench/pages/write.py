@@ -1,6 +1,6 @@
 """Write the tables of the README and of docs/*.md from results/*.json:
 
-    python benchmarks/readme_tables.py [--check]
+    python -m ndem_ocp.bench.pages.write [--check]
 
 Each table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``. With ``--check`` the
 files are not written, and a difference is exit status 1. A result that is absent is "not run".
@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from budgets import budgets
-from cost_tables import COST_TABLES
-from fairchem2_tables import FAIRCHEM2_TABLES
-from molecule_tables import MOLECULE_TABLES, spread
-from second_views_tables import SECOND_VIEWS_TABLES
+from ndem_ocp.bench.checkout import ROOT, in_checkout
+from ndem_ocp.bench.pages.budgets import budgets
+from ndem_ocp.bench.pages.cost import COST_TABLES
+from ndem_ocp.bench.pages.fairchem2 import FAIRCHEM2_TABLES
+from ndem_ocp.bench.pages.molecules import MOLECULE_TABLES, spread
+from ndem_ocp.bench.pages.second_views import SECOND_VIEWS_TABLES
 
-ROOT = Path(__file__).resolve().parents[1]
 # page -> where it sees the folder results/
 PAGES = {
     ROOT / "README.md": "results/",
@@ -189,4 +189,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

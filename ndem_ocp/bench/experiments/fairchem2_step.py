@@ -1,6 +1,6 @@
 """What a step of NDeM costs beside fairchem 2, relative to fairchem's plain step.
 
-    .venv2/bin/python benchmarks/fairchem2_step.py [--rounds 12] [--out results/fairchem2_step.json]
+    .venv2/bin/python -m ndem_ocp.bench.experiments.fairchem2_step [--rounds 12] [--out FILE]
 
 Batches of EMT slabs, models of configs/fairchem2 at a small size. Every round runs one training
 step (forward, backward, optimizer) of each arm on the same batch, in an order that turns. Times
@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+import sys
 import tempfile
 import time
 import types
@@ -28,9 +29,9 @@ from fairchem.core.common import distutils
 
 from fairchem_kit.data.demo import make_demo
 from fairchem_kit.provenance import provenance
+from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.fairchem2.demo import _configs
 
-ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("direct", "conserving", "experts")
 UNIT = "runner.train_eval_unit"
 ARMS = {
@@ -131,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(in_checkout(main))

@@ -7,7 +7,8 @@ import importlib.metadata as metadata
 import os
 from typing import Any
 
-from gpu.results import Check, Results, precision
+from ndem_ocp.bench.checkout import ROOT
+from ndem_ocp.bench.gpu.results import Check, Results, precision
 
 PACKAGES = (
     *("torch", "triton", "numpy", "scipy", "torch-geometric", "e3nn", "numba", "fairchem-core"),
@@ -21,7 +22,7 @@ def run(check: Check, out: Results) -> None:
     from fairchem_kit.provenance import git_commit, hardware
     from ndem_ocp import doctor
 
-    out.put("commit", git_commit(_root()))
+    out.put("commit", git_commit(ROOT))
     out.put("hardware", hardware())
     out.put("cores allowed", len(os.sched_getaffinity(0)))
     for name in PACKAGES:
@@ -74,9 +75,3 @@ def _card() -> dict[str, Any]:
         "CUDA": torch.version.cuda,
         "cards": torch.cuda.device_count(),
     }
-
-
-def _root() -> Any:
-    from pathlib import Path
-
-    return Path(__file__).resolve().parents[2]

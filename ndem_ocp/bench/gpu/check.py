@@ -1,7 +1,7 @@
 """What a GPU says about this project, in ten minutes and one file to send:
 
     make gpu-check                                     or, in any environment with the package:
-    python benchmarks/gpu_check.py [--seconds 560] [--stages ...] [--device cpu --tiny]
+    python -m ndem_ocp.bench.gpu.check [--seconds 560] [--stages ...] [--device cpu --tiny]
 
 Stages run one after another, each in a process of its own with a deadline. Every single result is
 written at once, so nothing is lost when a stage fails, or is ended by its deadline, or the machine
@@ -16,7 +16,7 @@ card's name, numbers and error messages; no data and no paths of yours.
     kernels       the longest kernels, launches, busy share and waits of a step
     second_views  a small model with and without second views, for equal times
 
-A machine without a network: benchmarks/gpu/bundle.sh, then benchmarks/gpu/install.sh there.
+A machine without a network: ndem_ocp/bench/gpu/bundle.sh, then ndem_ocp/bench/gpu/install.sh there.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-HERE = Path(__file__).resolve()
-ROOT = HERE.parents[1]
+from ndem_ocp.bench.checkout import ROOT, in_checkout
+
+MODULE = "ndem_ocp.bench.gpu.check"  # this one, also where it is __main__
 # stage -> (the share of the time left that it may take, seconds worth starting it for)
 STAGES = {
     "environment": (0.06, 5),
@@ -51,8 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     if args.stage:
         return run_stage(args)
-    sys.path.insert(0, str(HERE.parent))
-    from gpu.results import Results, read
+    from ndem_ocp.bench.gpu.results import Results, read
 
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as made:
         args.work = (args.work or Path(made)).resolve()
@@ -116,7 +116,7 @@ def _one_stage(name: str, args: Namespace, end: float) -> str:
     seconds = left if name == args.stages[-1] else max(share * left, min(least, left))
     print(f"{name}: at most {seconds:.0f} s", flush=True)
     deadline = time.time() + seconds
-    command = [sys.executable, "-u", str(HERE), "--stage", name, "--device", args.device]
+    command = [sys.executable, "-u", "-m", MODULE, "--stage", name, "--device", args.device]
     command += ["--deadline", str(deadline - 2), "--out", str(args.out), "--work", str(args.work)]
     ended = run_until([*command, *(["--tiny"] if args.tiny else [])], deadline, args.work / "log")
     print(f"{name}: {ended}", flush=True)
@@ -149,11 +149,12 @@ def run_until(command: list[str], deadline: float, log: Path) -> str:
 
 def run_stage(args: Namespace) -> int:
     """One stage, in this process."""
-    sys.path.insert(0, str(HERE.parent))
-    from gpu.results import Check, Results
+    from ndem_ocp.bench.gpu.results import Check, Results
 
     check = Check(args.device, args.deadline, args.work, args.tiny)
-    importlib.import_module(f"gpu.{args.stage}").run(check, Results(args.out, args.stage))
+    importlib.import_module(f"ndem_ocp.bench.gpu.{args.stage}").run(
+        check, Results(args.out, args.stage)
+    )
     return 0
 
 
@@ -174,4 +175,4 @@ def _shown(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

@@ -1,6 +1,7 @@
 """Measure again everything that docs/cost.md says, and write its tables and pictures:
 
-    python benchmarks/cost.py [--only step inference data scaling] [--quick] [--tables]
+    python -m ndem_ocp.bench.experiments.cost [--only step inference data scaling] [--quick]
+    python -m ndem_ocp.bench.experiments.cost --tables
 
 Runs ``ndem bench`` for each model of the list below, in one process after another, on the GPU where
 there is one. The results go to results/bench_*.json (``bench_step_cuda_31M.json`` and so on for a
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cost_tables import sizes
 
-ROOT = Path(__file__).resolve().parents[1]
+from ndem_ocp.bench.checkout import ROOT, in_checkout
+from ndem_ocp.bench.pages.cost import sizes
+
 RESULTS = ROOT / "results"
 IMAGES = ROOT / "docs" / "images"
 
@@ -132,8 +134,8 @@ def main() -> int:
             if done.returncode:
                 return done.returncode
     draw()
-    return subprocess.run([sys.executable, str(ROOT / "benchmarks/readme_tables.py")]).returncode
+    return subprocess.run([sys.executable, "-m", "ndem_ocp.bench.pages.write"]).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

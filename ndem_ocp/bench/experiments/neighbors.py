@@ -1,5 +1,7 @@
 """Neighbour searches on real structures, and the tables of docs/neighbors.md:
-`python benchmarks/neighbors.py --data DIR [--repeats N]`, or `[--check | --from-results]`.
+
+    python -m ndem_ocp.bench.experiments.neighbors --data DIR [--repeats N]
+    python -m ndem_ocp.bench.experiments.neighbors --check | --from-results
 
 DIR holds relaxation trajectories that ASE reads (DIR/*.traj, DIR/*/*.traj); the middle frame of
 each is taken, eight structures to a batch. Cutoff and number of neighbours are OC20's, 12 A and 20.
@@ -29,12 +31,12 @@ from fairchem.core.datasets import data_list_collater
 from torch_geometric.data import Batch, Data
 
 from fairchem_kit.provenance import config_hash, files_hash, provenance
+from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.models import join_views, with_second_view
 from ndem_ocp.models.neighbors import periodic_edges
 from ndem_ocp.models.neighbors.pairs import SAME_ATOM, Pairs, pairs_of, surroundings
 from ndem_ocp.models.neighbors.structures import structures_of
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results/neighbors.json", ROOT / "docs/neighbors.md"
 CUTOFF, NEIGHBORS, BATCH, SIGMA = 12.0, 20, 8, 0.1
 Listed = tuple[np.ndarray, np.ndarray, np.ndarray]  # target, source, image of all pairs
@@ -294,4 +296,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

@@ -1,5 +1,5 @@
 """Run the contract on every backbone and write docs/backbones.md's table:
-`python benchmarks/backbones_table.py [--check | --from-results]`.
+`python -m ndem_ocp.bench.experiments.backbones [--check | --from-results]`.
 
 The results, with commit, versions and measured errors, go to results/backbones.json. With
 ``--from-results`` nothing is run and the table is written from that file; with ``--check`` it is
@@ -12,12 +12,12 @@ import argparse
 import importlib.metadata
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from ndem_ocp.bench.checkout import ROOT, in_checkout
+
 TESTS = ["tests/test_backbones.py", "tests/test_outside_backbones.py"]
 RESULTS, PAGE = ROOT / "results/backbones.json", ROOT / "docs/backbones.md"
 START, END = "<!-- table: backbones -->", "<!-- end table -->"
@@ -175,4 +175,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

@@ -1,6 +1,6 @@
 """What NDeM buys at equal cost: force errors over processor time, from the small comparisons.
 
-    python benchmarks/budgets.py      # docs/images/budgets.png; its table is of readme_tables.py
+    python -m ndem_ocp.bench.pages.budgets    # docs/images/budgets.png; write.py has its table
 
 Equal cost here is equal processor time. Each run has a learning-rate schedule of its own length, so
 a curve's middle is not what a run of that length would have reached; its end is.
@@ -9,16 +9,17 @@ a curve's middle is not what a run of that length would have reached; its end is
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from molecule_tables import ARMS, spread
 
 from fairchem_kit.report.plots import ARM_COLOURS
+from ndem_ocp.bench.checkout import ROOT, in_checkout
+from ndem_ocp.bench.pages.molecules import ARMS, spread
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURE = ROOT / "results", ROOT / "docs/images/budgets.png"
 # file, title, unit, and what the error of a curve is on
 SETS = (
@@ -110,4 +111,4 @@ def plot(results: Path, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(plot(RESULTS, PICTURE).relative_to(ROOT))
+    sys.exit(in_checkout(lambda: print(plot(RESULTS, PICTURE).relative_to(ROOT))))

@@ -1,6 +1,6 @@
 """How long commands and imports take to start: processor seconds, the best of several tries.
 
-    python benchmarks/startup.py
+    python -m ndem_ocp.bench.experiments.startup
 
 Wall time is longer where Python itself comes from a slow network disk. tests/test_startup.py holds
 what makes the difference: which packages are imported.

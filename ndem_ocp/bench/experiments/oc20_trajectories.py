@@ -1,6 +1,6 @@
 """Plain EquiformerV2 against NDeM on OC20 trajectories: equal steps and equal wall time.
 
-    python benchmarks/oc20_trajectories.py --data DIR --seeds 0 1 2
+    python -m ndem_ocp.bench.experiments.oc20_trajectories --data DIR --seeds 0 1 2
 
 Errors are those of the last weights on systems that were not trained on (fairchem's validation) and
 on frames of the training systems that were not trained on.
@@ -37,8 +37,8 @@ from tqdm import tqdm
 from fairchem_kit.data.statistics import Statistics, dataset_statistics
 from fairchem_kit.history.logger import find_history, read_history
 from fairchem_kit.provenance import config_hash, files_hash, git_commit, provenance
+from ndem_ocp.bench.checkout import ROOT, in_checkout
 
-ROOT = Path(__file__).resolve().parents[1]
 ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}
 KEYS = {"y": "energy", "force": "forces"}
 WHERE = ("new_systems", "new_frames")
@@ -282,4 +282,4 @@ def _without_paths(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_checkout(main))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gpu.results import TINY, Check, Results, precision
+from ndem_ocp.bench.gpu.results import TINY, Check, Results, precision
 
 ARMS = ["upstream", "plain", "ndem"]
 

@@ -1,1 +1,0 @@
-"""Stages of gpu_check.py, each a module with ``run(check, results)``."""

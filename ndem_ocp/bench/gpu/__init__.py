@@ -1,0 +1,1 @@
+"""Stages of check.py, each a module with ``run(check, results)``."""
