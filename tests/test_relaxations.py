@@ -191,6 +191,7 @@ def test_ndem_relax_writes_what_it_measured(checkpoint, is2re, tmp_path, capsys)
     for kind, name in (("end", relaxation.ADWT), ("start", "start_adwt")):
         apart = np.array([float(row[f"{kind}_distance"]) for row in rows])
         assert metrics[name] == pytest.approx(np.mean(apart[:, None] < thresholds), abs=1e-3)
+        assert metrics[f"{kind}_distance"] == pytest.approx(apart.mean(), rel=1e-5)
     with np.load(out / "val_id.relaxed_positions.npz") as stored:
         parts = np.split(stored["pos"], stored["chunk_idx"])
     last = read(out / "val_id.trajectories" / "3.traj")

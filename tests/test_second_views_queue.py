@@ -50,7 +50,7 @@ def test_the_queue_trains_each_arm_and_what_it_starts_from(tmp_path, monkeypatch
     monkeypatch.setattr(second_views_cases.Molecule, "make_potential_set", lambda case, ndem: None)
     train = create_autospec(second_views.train_and_test)
     monkeypatch.setattr(second_views, "train_and_test", train)
-    monkeypatch.setattr(second_views, "evaluate_curvature", lambda case, arm, seed: {})
+    monkeypatch.setattr(second_views, "evaluate", lambda case, arm, seed, what: {})
     case = CASES[0]
     for arm in case.arms:
         second_views.run(case, arm, 1, Namespace(seeds=[1]))

@@ -171,6 +171,7 @@ def _compare(
         distance = np.full(len(has_free), np.nan)
         distance[has_free.numpy()] = distances(positions, target)
         columns[f"{name}_distance"] = distance
+        sums[f"{name}_distance"] = (float(np.nansum(distance)), float(has_free.sum()))
         if name == "start":
             measured = {"start_adwt": measured[ADWT]}
         sums |= {k: (float(m["total"]), float(m["numel"])) for k, m in measured.items()}

@@ -29,11 +29,9 @@ from typing import Any
 from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
 from fairchem_kit.report.sweep_results import collect
 from ndem_ocp.bench.checkout import ROOT, in_checkout
-from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Pretraining
+from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Evaluation, Pretraining
 from ndem_ocp.second_views.sidecar import read_meta
 from ndem_ocp.sweep import train_and_test
-
-CURVATURE = ("force_change_error", "isotropic_error", "force_change_pairs")
 
 
 def main() -> int:
@@ -128,16 +126,28 @@ def overrides(case: Case, arm: str) -> dict[str, Any]:
     return case.overrides(arm, checkpoint and str(checkpoint))
 
 
-def evaluate_curvature(case: Case, arm: str, seed: int) -> dict[str, float]:
-    """Errors of the change of forces over near frames of the test set; evaluated once."""
+def evaluate(case: Case, arm: str, seed: int, what: Evaluation) -> dict[str, float]:
+    """What an evaluation finds of a trained model; evaluated once."""
     where = run_directory(_out(case), arm, seed)
-    written = where / "curvature" / "metrics.json"
+    written = where / what.name / "metrics.json"
     if not written.exists():
         best = where / "checkpoints" / RUN_ID / "best_checkpoint.pt"
-        test = f"test={case.data}/test"
-        _ndem("eval", best, "--data", test, "--curvature", "--cpu", "--out", written.parent)
+        _ndem(what.command, best, *what.words, "--cpu", "--out", written.parent)
     metrics = json.loads(written.read_text(encoding="utf-8"))["splits"]["test"]["metrics"]
-    return {key: metrics[key] for key in CURVATURE}
+    return {key: metrics[key] for key in what.keys}
+
+
+def _over_seeds(case: Case, arm: str, seeds: list[int], what: Evaluation) -> dict[str, Any]:
+    """Each metric of an evaluation: its values, mean and standard deviation."""
+    found = [evaluate(case, arm, seed, what) for seed in seeds]
+    return {
+        key: {
+            "runs": [each[key] for each in found],
+            "mean": statistics.mean(each[key] for each in found),
+            "stdev": statistics.stdev(each[key] for each in found) if seeds[1:] else None,
+        }
+        for key in what.keys
+    }
 
 
 def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
@@ -145,7 +155,8 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     sweep, out = sweep_of(case, {arm: overrides(case, arm)}), _out(case)
     print(f"{case.name}: {arm}, seed {seed}", flush=True)
     train_and_test(sweep, out, arm, seed)
-    evaluate_curvature(case, arm, seed)
+    for what in case.evaluations:
+        evaluate(case, arm, seed, what)
     for seeds in (args.seeds, [seed]):
         complete = [
             name
@@ -168,15 +179,8 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
         key: meta[key] for key in ("made_of", "scale", "relative_error", "structures", "counts")
     }
     for name in complete:
-        errors = [evaluate_curvature(case, name, each) for each in seeds]
-        found["arms"][name]["curvature"] = {
-            key: {
-                "runs": [each[key] for each in errors],
-                "mean": statistics.mean(each[key] for each in errors),
-                "stdev": statistics.stdev(each[key] for each in errors) if seeds[1:] else None,
-            }
-            for key in CURVATURE
-        }
+        for what in case.evaluations:
+            found["arms"][name][what.name] = _over_seeds(case, name, seeds, what)
     found["cost_per_step"] = {name: case.all_arms[name].cost for name in complete}
     path = ROOT / f"results/second_views_{case.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ import numpy as np
 VIEWS = {"task.ndem.target": "second_views", "task.ndem.sigma_min": 0.02,
          "task.ndem.sigma_max": 0.05, "task.ndem.share": 0.6}  # fmt: skip
 PLAIN = {"task.ndem.coefficient": 0}
+NEW_DATA = "data/second_views/oc20_new"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class Arm:
     changes: dict[str, Any]
     cost: float = 1.0
     potential: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured with every trained model apart from its test errors.
+
+    Attributes:
+        name: in the result. command, words: of `ndem`, before and after the checkpoint; its only
+            split is named ``test``. keys: metrics of the split.
+    """
+
+    name: str
+    command: str
+    words: tuple[str, ...]
+    keys: tuple[str, ...]
 
 
 MOLECULE_ARMS = {
@@ -100,6 +116,13 @@ class Case:
     @property
     def plain_steps(self) -> int:
         return round(self.budget)
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Errors of the change of forces over near frames of the test set."""
+        keys = ("force_change_error", "isotropic_error", "force_change_pairs")
+        words = ("--data", f"test={self.data}/test", "--curvature")
+        return (Evaluation("curvature", "eval", words, keys),)
 
     def make(self, ndem: Callable[..., None], args: Any) -> None:
         """Make the data set; ``ndem(*words)`` runs the command of that name."""
@@ -221,9 +244,11 @@ class Molecule(Case):
 @dataclass(frozen=True)
 class Surfaces(Case):
     """Relaxations of OC20, frames of few systems drawn at random; the small EquiformerV2, direct
-    forces. ``files`` are names of trajectories."""
+    forces. ``files`` and ``new_files``, systems that no training sees, are names of trajectories.
+    """
 
     files: tuple[str, ...] = ()
+    new_files: tuple[str, ...] = ()
     batch_size: int = 4
     validations: int = 10
     sigma: tuple[float, float] = (0.002, 0.02)
@@ -244,15 +269,35 @@ class Surfaces(Case):
     def data(self) -> str:
         return f"data/second_views/oc20_{self.frames}"
 
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Also the forces of new systems, and relaxations of the known ones from their starts."""
+        new = ("--data", f"test={NEW_DATA}/train")
+        forces = ("forces_mae", "forces_cosine_similarity")
+        relax = ("--data", f"test={self.data}.starts", "--steps", "200", "--fmax", "0.05")
+        ends = ("end_distance", "start_distance", "energy_mae", "converged")
+        return (
+            *super().evaluations,
+            Evaluation("new_systems", "eval", new, forces),
+            Evaluation("relaxations", "relax", relax, ends),
+        )
+
     def make(self, ndem: Callable[..., None], args: Any) -> None:
         """Energies are relative to the last frame of each relaxation."""
+        files, new_files = ([args.oc20 / f"{name}.traj" for name in names]
+                            for names in (self.files, self.new_files))  # fmt: skip
+        energies = ("--energy-reference", "last-frame")
+        frames = ("--max-force", 50, "--no-progress", *energies)
         if not Path(self.data).exists():
             total = 1320  # about; of six relaxations
             test = round(1 - (self.frames + 46) / total, 3)
-            ndem("data", "ase", *(args.oc20 / f"{name}.traj" for name in self.files),
-                 "--split-by", "frame", "--val-fraction", 0.035, "--test-fraction", test,
-                 "--energy-reference", "last-frame", "--max-force", 50, "--out", self.data,
-                 "--no-progress")  # fmt: skip
+            ndem("data", "ase", *files, "--split-by", "frame", "--val-fraction", 0.035,
+                 "--test-fraction", test, "--out", self.data, *frames)  # fmt: skip
+        if not Path(NEW_DATA).exists():
+            ndem("data", "ase", *new_files, "--val-fraction", 0, "--test-fraction", 0,
+                 "--out", NEW_DATA, *frames)  # fmt: skip
+        if not Path(f"{self.data}.starts").exists():
+            ndem("data", "is2re", *files, "--out", f"{self.data}.starts", *energies)
 
     def settings(self, data: str, steps: float) -> dict[str, Any]:
         """With the normalizer that `ndem data check` prints for the training frames."""
@@ -271,14 +316,15 @@ class Surfaces(Case):
 
 
 ALL = ("plain", "instead", "ndem")
+FOUR = tuple(f"random1000{number}" for number in (120, 156, 161, 164))
 SIX = tuple(f"random1000{number}" for number in (103, 110, 141, 169, 187, 195))
 ASPIRIN = Pretraining("aspirin", "data/second_views/aspirin_950", 3120)
 CASES: list[Case] = [
     Molecule(50, 2, (*ALL, "pretrained"), molecule="ethanol"),
     Molecule(50, 1, ALL, molecule="aspirin"),
     Molecule(100, 4, ALL, molecule="ethanol"),
-    Surfaces(60, 800, ("plain", "instead", "ndem", "dens"), files=SIX),
-    Surfaces(60, 3200, ("plain", "instead"), files=SIX),
+    Surfaces(60, 800, ("plain", "instead", "ndem", "dens"), files=SIX, new_files=FOUR),
+    Surfaces(60, 3200, ("plain", "instead"), files=SIX, new_files=FOUR),
     Molecule(50, 1, ("plain", "instead"), molecule="ethanol", start=ASPIRIN),
     Molecule(100, 2, ALL, molecule="aspirin"),
     Molecule(100, 1, ("plain", "instead", "first_order"), molecule="ethanol"),

@@ -44,6 +44,39 @@ def surfaces(results: Path) -> str:
     return _table(results, cases, "eV", what)
 
 
+def relaxations(results: Path) -> str:
+    """What a user of the surfaces' models does with them."""
+    head = ["data", "arm", "force MAE on new systems (eV/Å)", "distance from DFT's end (Å)",
+            "of the start", "energy MAE at the end (eV)", "converged", "seeds"]  # fmt: skip
+    rows, sources = [head, ["---"] * len(head)], []
+    for case in (case for case in CASES if isinstance(case, Surfaces)):
+        name = f"second_views_{case.name}"
+        found = _read(results / f"{name}.json")
+        if found is None:
+            continue
+        for arm in case.arms:
+            values = found["arms"].get(arm, {})
+            if "relaxations" not in values:
+                rows.append([case.title, ARMS[arm], NOT_RUN, *[""] * 5])
+                continue
+            ends = values["relaxations"]
+            rows.append([
+                case.title, ARMS[arm], spread(values["new_systems"]["forces_mae"], 4),
+                spread(ends["end_distance"]), f"{ends['start_distance']['mean']:.3f}",
+                spread(ends["energy_mae"]), f"{100 * ends['converged']['mean']:.0f} %",
+                len(values["runs"]),
+            ])  # fmt: skip
+            sources.append(f"[{name}](results/{name}.json)")
+    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    note = (
+        "New systems: all frames of four relaxations of other surfaces and adsorbates. "
+        "Relaxations: the six systems of the training frames from their initial structures, at "
+        "most 200 steps of L-BFGS, converged below 0.05 eV/Å. Distance: mean over the free atoms. "
+        f"Mean ± standard deviation over seeds; {', '.join(dict.fromkeys(sources))}."
+    )
+    return f"{text}\n\n{note}" if sources else text
+
+
 def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
     head = ["data", "arm", "steps", "processor time (s)", f"force MAE ({unit}/Å)", "to plain",
             f"energy MAE ({unit})", "error of dF", "seeds"]  # fmt: skip
@@ -172,5 +205,6 @@ def _read(path: Path) -> dict[str, Any] | None:
 SECOND_VIEWS_TABLES = {
     "second_views": molecules,
     "second_views_surfaces": surfaces,
+    "second_views_relaxations": relaxations,
     "curvature": curvature,
 }
