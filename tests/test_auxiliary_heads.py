@@ -161,7 +161,7 @@ def test_energy_gradient_head_refuses_what_cannot_be_differentiated(structures):
     model = model_of("escn", **ESCN)
     energy = {"module": "ndem_energy_gradient_head", "energy": {"module": "escn_energy_head"}}
     model.update(pass_through_head_outputs=True, heads={"energy": energy})
-    with pytest.raises(ValueError, match="eSCNBackbone does not let its energy be differentiated"):
+    with pytest.raises(ValueError, match="The energy of eSCNBackbone has no gradient with"):
         build(model, coefficient=0.0)(collate(structures))
 
 

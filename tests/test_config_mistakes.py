@@ -22,6 +22,7 @@ from fairchem.core.datasets import LmdbDataset
 from fairchem.core.modules.normalization.element_references import LinearReferences
 
 from conftest import ROOT, tiny_config
+from fairchem_kit.training.checks.command import command_config, rank_zero_finds, top_level_problems
 from fairchem_kit.training.checks.data import (
     ALL_SHARDS,
     SHARDS,
@@ -29,7 +30,6 @@ from fairchem_kit.training.checks.data import (
     _spread_records,
     _warn_about_length,
 )
-from fairchem_kit.training.checks.run import command_config, rank_zero_finds, top_level_problems
 from fairchem_kit.training.checks.sections import reader_keys
 from fairchem_kit.training.config import ConfigError
 from fairchem_kit.training.config import key_problems as problems_of

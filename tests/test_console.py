@@ -175,7 +175,7 @@ def test_a_run_ends_early_and_stays_ended(new_trainer, tmp_path):
         config["task"]["early_stopping"] = 2
 
     trainer = new_trainer(edit=edit)
-    trainer.update_best = lambda *a, **k: trainer.early.judged(better=trainer.step <= 4)
+    trainer.update_best = lambda *a, **k: trainer.early.best_updated(better=trainer.step <= 4)
     trainer.train(disable_eval_tqdm=True)
     assert trainer.step == 8  # better at 2 and 4, no better at 6 and 8
     again = new_trainer(edit=edit)

@@ -20,10 +20,10 @@ from ndem_ocp.method import NDeMSettings
 from ndem_ocp.method.views import as_corrupted
 from ndem_ocp.models import two_view_config, with_second_view
 from ndem_ocp.models.dens import dens_config
-from ndem_ocp.models.equiformer import pieces
+from ndem_ocp.models.equiformer import autograd
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
-from ndem_ocp.models.variant import to_ours, to_upstream
+from ndem_ocp.models.equiformer_names import to_ours, to_upstream
 
 SMALL = {
     "num_layers": 2,
@@ -188,7 +188,7 @@ def test_parameters_are_upstreams():
 def test_pieces_do_not_change_the_result(records, float64, monkeypatch):
     batch, config = batch_of(records, torch.float64), to_ours(model_config())
     whole = outputs_and_gradients(build(config), batch)
-    monkeypatch.setattr(pieces, "CPU_BYTES", 1)  # 16 rows each
+    monkeypatch.setattr(autograd, "CPU_BYTES", 1)  # 16 rows each
     assert_same(whole, outputs_and_gradients(build(config), batch), 1e-12)
 
 

@@ -22,7 +22,7 @@ from fairchem_kit.checkpoints import CheckpointError
 from ndem_ocp.cli import main
 from ndem_ocp.export import export_checkpoint
 from ndem_ocp.export.plain_config import plain_config, plain_model
-from ndem_ocp.models.variant import to_ours, to_upstream
+from ndem_ocp.models.equiformer_names import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER
 from test_calculator import FRAMES, molecules, saved, slab, slabs  # noqa: F401 (fixtures)

@@ -15,7 +15,7 @@ from fairchem_kit.training.config import ConfigError
 from fairchem_kit.training.freeze import freeze
 from helpers import state_of
 from ndem_ocp.export import export_checkpoint
-from ndem_ocp.models.variant import to_upstream
+from ndem_ocp.models.equiformer_names import to_upstream
 from ndem_ocp.pretrained import PretrainedError
 from ndem_ocp.testing import steps, trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER

@@ -12,9 +12,9 @@ import torch
 
 from ndem_ocp.models.equiformer import grid, kernels
 from ndem_ocp.models.equiformer.convolution import Radial, message, sum_messages
-from ndem_ocp.models.equiformer.ends import Ends, by_node
 from ndem_ocp.models.equiformer.layout import layout
-from ndem_ocp.models.variant import to_ours
+from ndem_ocp.models.equiformer.messages import Ends, by_node
+from ndem_ocp.models.equiformer_names import to_ours
 from test_equiformer import (  # noqa: F401 (records: a fixture)
     assert_same,
     batch_of,

@@ -311,12 +311,14 @@ def test_gradients_match_finite_differences(norm):
     settings = NDeMSettings(norm=norm, corrupt_ratio=0.5)
     noise, fixed, _ = noise_of(settings)
     forces = forces_of(noise)
-    curvature = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    factor = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
 
     def value(clean, noisy, c):
-        return ndem_loss(Forces(clean, noisy, None), noise, fixed == 0, settings, curvature=c).loss
+        return ndem_loss(
+            Forces(clean, noisy, None), noise, fixed == 0, settings, curvature_factor=c
+        ).loss
 
-    inputs = (forces.clean.requires_grad_(), forces.noisy.requires_grad_(), curvature)
+    inputs = (forces.clean.requires_grad_(), forces.noisy.requires_grad_(), factor)
     assert torch.autograd.gradcheck(value, inputs)
 
 
@@ -345,7 +347,11 @@ def test_learned_curvature_is_not_solved_by_zero():
 
     def loss(c):
         return ndem_loss(
-            forces, noise, fixed == 0, settings, curvature=torch.tensor(c, dtype=torch.float64)
+            forces,
+            noise,
+            fixed == 0,
+            settings,
+            curvature_factor=torch.tensor(c, dtype=torch.float64),
         ).loss.item()
 
     assert loss(true_c) == pytest.approx(0, abs=1e-20)

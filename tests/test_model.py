@@ -166,10 +166,10 @@ def test_shared_head_is_the_main_head_on_the_second_view(batch, demo_data):
     assert any(p.grad is not None for p in model.output_heads["forces"].parameters())
 
 
-def test_learned_curvature_is_a_parameter_of_the_head(demo_data):
-    assert build(demo_data).curvature is None
+def test_the_learned_curvature_factor_is_a_parameter_of_the_head(demo_data):
+    assert build(demo_data).curvature_factor is None
     model = build(demo_data, learned_curvature=True)
-    assert model.curvature.item() == 1.0
+    assert model.curvature_factor.item() == 1.0
     assert any("log_curvature" in name for name, _ in model.named_parameters())
 
 

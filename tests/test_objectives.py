@@ -24,7 +24,7 @@ from ndem_ocp.method import (
     dens_loss,
     draw_noise,
     forces_of_clean_atoms,
-    forces_to_tell,
+    forces_to_encode,
     ndem_loss,
     noise_target,
     noisy_nodes_loss,
@@ -74,7 +74,7 @@ def random_noise(settings, sizes=(5, 9, 1, 14), step=0):
         ({"objective": "noisy_nodes", "clean_forces": "label"}, ["clean_forces", "remove it"]),
         ({"objective": "noisy_nodes", "head": "shared"}, ["head", "ndem"]),
         ({"objective": "noisy_nodes", "learned_curvature": True}, ["learned_curvature"]),
-        ({"dens_probability": 0.25}, ["dens_probability", "it is for: dens"]),
+        ({"dens_probability": 0.25}, ["dens_probability", "only with: dens"]),
         ({"objective": "dens", "dens_probability": 0}, ["dens_probability", "(0, 1]"]),
     ],
 )
@@ -226,7 +226,7 @@ def test_the_force_loss_of_dens_leaves_corrupted_atoms_out(norm):
     assert (predicted.grad[~noise.moved].abs().sum(-1) > 0).all()
     half = forces_of_clean_atoms(predicted.half(), label.float(), noise)
     assert torch.equal(half[noise.moved], label.float()[noise.moved])
-    told = forces_to_tell(label, noise)
+    told = forces_to_encode(label, noise)
     assert torch.equal(told[noise.moved], label[noise.moved])
     assert told[~noise.moved].abs().max() == 0
 
@@ -249,7 +249,7 @@ def test_shapes_are_checked():
         noisy_nodes_loss(torch.zeros(4, 1), noise, counted, settings)
 
 
-# --- the model that is told forces ---------------------------------------------------------------
+# --- the model that encodes forces ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def corrupted(batch, ratio=0.5):
     noise = draw_noise(
         batch.pos, batch.batch, 3, None, NDeMSettings(corrupt_ratio=ratio), step_generator(0, 0, 0)
     )
-    told = forces_to_tell(batch.forces, noise)
+    told = forces_to_encode(batch.forces, noise)
     return as_corrupted(batch, noise.eps, told), noise
 
 
@@ -357,7 +357,7 @@ def test_marking_changes_neither_batch_nor_backbone(batch, plain_section):
 def test_errors_say_what_other_backbones_lack(plain_section):
     section = copy.deepcopy(plain_section)
     section["backbone"]["model"] = "escn_backbone"
-    with pytest.raises(ModelConfigError, match=r"'escn_backbone' cannot be told: it needs"):
+    with pytest.raises(ModelConfigError, match=r"the backbone 'escn_backbone' cannot do this"):
         dens_config(section, DENS)
     with pytest.raises(ModelConfigError, match="objective: ndem or noisy_nodes and cannot"):
         dens_config(two_view_config(plain_section, NDeMSettings()), DENS)
@@ -458,7 +458,7 @@ def test_checkpoints_of_dens(new_trainer, demo_data):
         with pytest.raises(ConfigError, match="was trained with"):
             new_trainer(objective=objective).load_checkpoint(path)
     plain = new_trainer(coefficient=0.0).save(checkpoint_file="checkpoint.pt")
-    with pytest.raises(ConfigError, match="one of them is plain"):
+    with pytest.raises(ConfigError, match="one of them has none"):
         new_trainer(objective="dens").load_checkpoint(plain)
 
     def lenient(config):

@@ -15,13 +15,13 @@ from fairchem.core.modules.normalization.normalizer import create_normalizer
 
 from conftest import tiny_config
 from helpers import state_of
-from ndem_ocp.models.two_view import NOISY_FORCES
+from ndem_ocp.models.two_view import AUXILIARY_OUTPUT
 from ndem_ocp.pretrained import PretrainedError, init_from, load_pretrained
 from ndem_ocp.testing import steps, trainer_of
 from ndem_ocp.testing.runs import PLAIN_TRAINER
 from reliability import observed
 
-AUXILIARY = f"output_heads.{NOISY_FORCES}."
+AUXILIARY = f"output_heads.{AUXILIARY_OUTPUT}."
 
 
 def after_three_steps(demo_data, folder, name=None):
@@ -190,7 +190,7 @@ def test_the_auxiliary_head_is_loaded_where_it_is_the_same(source, new_model, sa
     assert report.missing == {}
     wider = new_model(auxiliary={"width": 1.0})
     report = load_pretrained(wider, saved(content_of(source)))
-    assert "head noisy_forces has other shapes in the checkpoint" in str(report)
+    assert "head noisy_forces has different shapes in the checkpoint" in str(report)
     assert equal(wider, state_of(source), "backbone.")
     with pytest.raises(PretrainedError, match="Head noisy_forces has other shapes"):
         load_pretrained(wider, saved(content_of(source)), noise_head=True)

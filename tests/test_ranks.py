@@ -13,7 +13,7 @@ import torch
 from fairchem.core.modules.evaluator import Evaluator
 
 from conftest import tiny_config
-from fairchem_kit.training.no_free_atoms import AnyAtoms
+from fairchem_kit.training.no_free_atoms import NoFreeAtomsEvaluator
 from ranks import EXACT, Batches, Case, Seen, run_case, run_ranks
 from reliability import observed
 
@@ -276,7 +276,7 @@ def test_thresholds_skip_structures_without_free_atoms(natoms, systems):
     }
     with pytest.raises(RuntimeError, match="max"):
         fairchems.eval(perfect, perfect)
-    found = AnyAtoms(fairchems, set()).eval(perfect, perfect)
+    found = NoFreeAtomsEvaluator(fairchems, set()).eval(perfect, perfect)
     assert found["energy_mae"]["numel"] == 2
     assert (found[metric]["total"], found[metric]["numel"]) == (systems, systems)
     assert isinstance(found[metric]["total"], int)

@@ -16,7 +16,7 @@ import pytest
 
 from conftest import tiny_config, trainer_of
 from fairchem_kit.history.logger import find_history, read_history
-from ndem_ocp.models.variant import to_upstream
+from ndem_ocp.models.equiformer_names import to_upstream
 from ranks import EXACT
 from ranks_command import FINISHED, OWN_NETWORK, Command
 from reliability import observed, soak, time_is_over

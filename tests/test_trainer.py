@@ -162,7 +162,7 @@ def test_checkpoint_round_trip_and_its_model_configuration(new_trainer, tmp_path
 @pytest.mark.parametrize("saved", [0.0, 1.0])
 def test_a_checkpoint_with_another_head_is_refused_with_what_to_do(new_trainer, saved):
     path = new_trainer(coefficient=saved).save(checkpoint_file="checkpoint.pt")
-    with pytest.raises(ConfigError, match="auxiliary head: one of them is plain"):
+    with pytest.raises(ConfigError, match="auxiliary head: one of them has none"):
         new_trainer(coefficient=1.0 - saved).load_checkpoint(path)
 
 

@@ -185,7 +185,7 @@ def test_one_file_of_overrides(tuning, checkpoint, caplog):
     caplog.set_level(logging.INFO)
     unit, lines, _ = tuning("runner.train_eval_unit.ndem.start=0.5")
     assert ["ndem_loss" in line for line in lines] == [False, True]
-    assert "the main heads are new and start random" in caplog.text
+    assert "the main heads are new and start from random weights" in caplog.text
     assert type(unit.model.module).__name__ == "TwoViewHydra"
     old = torch.load(checkpoint, weights_only=False).model_state_dict
     new = unit.model.module.state_dict()

@@ -12,10 +12,10 @@ from fairchem.core.modules.normalization.normalizer import Normalizer
 from fairchem.core.units.mlip_unit.mlip_unit import OutputSpec, Task, compute_loss
 from models import hydra, slabs
 
+from ndem_ocp.fairchem2.idle_parameters import IdleParameters
 from ndem_ocp.fairchem2.losses import error_names
 from ndem_ocp.fairchem2.model import PAIR, add_second_view, pair_name
 from ndem_ocp.fairchem2.objectives import Beside, Instead, Now, logged, restricted, with_forces
-from ndem_ocp.fairchem2.waiting import Waiting
 from ndem_ocp.method import (
     NDeMSettings,
     Noise,
@@ -23,7 +23,7 @@ from ndem_ocp.method import (
     draw_noise,
     noise_target,
     step_generator,
-    with_no_change,
+    with_first_order_labels,
 )
 
 
@@ -58,7 +58,7 @@ def noise_of(data, settings, **kwargs) -> Noise:
     noise = draw_noise(
         data.pos, data.batch, 2, data.fixed, settings, step_generator(0, 0, 1), **kwargs
     )
-    return with_no_change(noise, 2) if settings.instead else noise
+    return with_first_order_labels(noise, 2) if settings.instead else noise
 
 
 def losses_of(objective, model, data, noise, weight=3.0):
@@ -233,20 +233,20 @@ def test_an_error_is_named_with_its_unit(name, loss, error, factor):
     assert names == {f"loss_{name}": 1.0, error: pytest.approx(factor)}
 
 
-def test_waiting_parameters_are_left_alone_and_start_as_new():
+def test_idle_parameters_are_left_alone_and_start_as_new():
     main, auxiliary = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
     optimizer = torch.optim.AdamW([main, auxiliary], lr=0.1, weight_decay=0.5)
-    waiting = Waiting(optimizer, [auxiliary])
+    idle_parameters = IdleParameters(optimizer, [auxiliary])
 
-    def step(waits, starts=False):
-        waiting.set(waits, starts)
-        (main.square().sum() + (0.0 if waits else 1.0) * auxiliary.sum()).backward()
+    def step(idle, starts=False):
+        idle_parameters.set(idle, starts)
+        (main.square().sum() + (0.0 if idle else 1.0) * auxiliary.sum()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     step(True), step(True)
     assert torch.equal(auxiliary, torch.ones(3))
-    waiting.complete()  # a checkpoint is written
+    idle_parameters.complete()  # a checkpoint is written
     assert torch.equal(auxiliary, torch.ones(3))
     step(True)
     step(False, starts=True)
@@ -262,7 +262,7 @@ def test_learned_curvature_is_kept_from_weight_decay():
     settings = NDeMSettings(learned_curvature=True)
     model = add_second_view(hydra("direct"), settings, None, ["forces"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
-    Waiting(optimizer, model.auxiliary).keep_from_decay(model.log_curvature)
+    IdleParameters(optimizer, model.auxiliary).keep_from_decay(model.log_curvature)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
     assert optimizer.param_groups[1]["params"] == [model.log_curvature]
     data = labelled()

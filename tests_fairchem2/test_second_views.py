@@ -92,7 +92,7 @@ def test_the_same_step_draws_the_same(folder):
 
 
 def test_views_of_other_records_are_refused(folder):
-    with pytest.raises(DataError, match=r"knows no structure of own\.val"):
+    with pytest.raises(DataError, match=r"has no second views for own\.val"):
         AseViewSource(folder / "views.lmdb", dataset(folder / "aselmdb/val", split="val"), SETTINGS)
 
 

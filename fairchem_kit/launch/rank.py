@@ -145,7 +145,7 @@ def check_trainer(config: dict[str, Any]) -> None:
 
     from fairchem_kit.checkpoints import read_checkpoint
     from fairchem_kit.training import Trainer
-    from fairchem_kit.training.checks.names import hint
+    from fairchem_kit.training.checks.messages import hint
 
     setup_imports()
     name = config.get("trainer", "ocp")

@@ -33,8 +33,8 @@ overrides the moments that it needs; all others do nothing.
     after_backward      the optimizer's step is done, or left out     Costs BadSteps
     before_validation   a validation begins                           Ending
     after_validation    fairchem has evaluated the main split         ValidationSplits
-    validation_left     it is over, by an error or a stop too         Ending
-    judged              it is known whether a validation is the best  EarlyStopping
+    validation_ended    it is over, by an error or a stop too         Ending
+    best_updated        it is known whether a validation is the best  EarlyStopping
     finished            is there a reason to end the run now?         EarlyStopping
     state, restore      a checkpoint is written, read                 EarlyStopping
     explain             a checkpoint does not fit: why?               AuxiliaryTask
@@ -163,9 +163,9 @@ class Component:
 
     def after_validation(self, split: str, metrics: dict[str, Any], disable_tqdm: bool) -> None: ...
 
-    def validation_left(self) -> None: ...
+    def validation_ended(self) -> None: ...
 
-    def judged(self, better: bool) -> None: ...
+    def best_updated(self, better: bool) -> None: ...
 
     def finished(self) -> str | None:
         """Why the run should end now, as the beginning of a sentence; None: continue."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fairchem_kit.history.validation_sets import KEY as VALIDATION_SPLITS
+from fairchem_kit.training.checks.command import command_config, rank_zero_finds, top_level_problems
 from fairchem_kit.training.checks.data import balancing_problems, record_problems
 from fairchem_kit.training.checks.labels import switch_problems
+from fairchem_kit.training.checks.messages import ConfigError, hint, raise_if_any
 from fairchem_kit.training.checks.metrics import computed_metrics, loss_problems, metric_problems
 from fairchem_kit.training.checks.model import model_problems
-from fairchem_kit.training.checks.names import ConfigError, hint, raise_if_any
-from fairchem_kit.training.checks.run import command_config, rank_zero_finds, top_level_problems
 from fairchem_kit.training.checks.sections import (
     SPLITS,
     dataset_problems,

@@ -1,16 +1,17 @@
-"""A model under DistributedDataParallel (DDP), which wants every parameter in every step.
+"""Training on several ranks: a model under DistributedDataParallel (DDP), means over all ranks.
 
-Parameters that take no part in a step make DDP wait for their gradients and stop. Looking for
-unused parameters, or giving them gradients of zero, would cost something in every step and let
-weight decay move them. So DDP is built without them, and once more, with them, at the first step
-that needs them.
+DDP waits for the gradient of every parameter in every step. If some parameters take no part in a
+step, it waits for them and stops. Looking for unused parameters, or giving them zero gradients,
+would cost something in every step and let weight decay move them. So DDP is first built without
+them, and built again with them at the first step that needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from torch import nn
+from fairchem.core.modules.loss import DDPLoss
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -31,3 +32,18 @@ def rewrap(model: nn.Module, leave_out: Iterable[nn.Parameter] = ()) -> nn.Modul
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
+
+
+def mean_over_ranks() -> Callable[[Tensor], Tensor]:
+    """fairchem's mean over the atoms of all ranks; zero if no rank has any.
+
+    DDP averages gradients over the ranks, so each rank's value is scaled such that the average of
+    the ranks' values is the mean over all atoms.
+    """
+    mean = DDPLoss("l2mae", reduction="mean").mean
+
+    def over_ranks(per_atom: Tensor) -> Tensor:
+        value: Tensor = mean(per_atom, per_atom, None)
+        return value if per_atom.numel() else value.nan_to_num()
+
+    return over_ranks

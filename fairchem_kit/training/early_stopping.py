@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.checks.messages import ConfigError
 from fairchem_kit.training.component import Component
 
 KEY = "early_stopping"
@@ -42,7 +42,7 @@ class EarlyStopping(Component):
         self.patience = patience_of(self.config["task"])
         self.since = 0
 
-    def judged(self, better: bool) -> None:
+    def best_updated(self, better: bool) -> None:
         self.since = 0 if better else self.since + 1
 
     def finished(self) -> str | None:

@@ -18,7 +18,7 @@ import torch
 from fairchem.core.common import distutils
 from torch import nn
 
-from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.checks.messages import ConfigError
 from fairchem_kit.training.component import Component
 from fairchem_kit.training.distributed import rewrap
 

@@ -30,13 +30,13 @@ class NoFreeAtoms(Component):
         empty = self._over_all_atoms(call, "train_on_free_atoms")
         if empty:
             call.trainer.loss_functions = [
-                (name, {**loss, "fn": NoAtoms(loss["fn"])} if name in empty else loss)
+                (name, {**loss, "fn": EmptyLoss(loss["fn"])} if name in empty else loss)
                 for name, loss in call.trainer.loss_functions
             ]
 
     def before_metrics(self, call: Call) -> None:
         empty = self._over_all_atoms(call, "eval_on_free_atoms")
-        call.evaluator = AnyAtoms(call.evaluator, empty)
+        call.evaluator = NoFreeAtomsEvaluator(call.evaluator, empty)
 
     def _over_all_atoms(self, call: Call, restricted: str) -> set[str]:
         """The outputs for which this batch has no free atom.
@@ -74,7 +74,7 @@ def aggregate(
     return {name: measured.get(name, _nothing()) for name in metrics}
 
 
-class NoAtoms(nn.Module):
+class EmptyLoss(nn.Module):
     """A loss of fairchem's over none of the atoms: zero, with its share in the ranks' mean."""
 
     def __init__(self, loss: DDPLoss) -> None:
@@ -86,7 +86,7 @@ class NoAtoms(nn.Module):
         return self.loss(pred[:0], target[:0], natoms).nan_to_num()
 
 
-class SomeAtoms(Evaluator):
+class EmptyAwareEvaluator(Evaluator):
     """fairchem's evaluator, in which a metric over no atom counts for nothing."""
 
     def update(self, key: str, stat: Any, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class SomeAtoms(Evaluator):
         return super().update(key, stat, metrics)
 
 
-class AnyAtoms(SomeAtoms):
+class NoFreeAtomsEvaluator(EmptyAwareEvaluator):
     """fairchem's evaluator where structures, or all of a batch, may have no atom to measure."""
 
     def __init__(self, evaluator: Evaluator, empty: set[str]) -> None:
@@ -125,27 +125,13 @@ class AnyAtoms(SomeAtoms):
         )
         return threshold.eval(prediction, target, metrics)
 
-    def _only(self, which: Callable[[str], bool]) -> SomeAtoms:
+    def _only(self, which: Callable[[str], bool]) -> EmptyAwareEvaluator:
         """An evaluator for the metrics that ``which`` chooses."""
         chosen = {
             name: [fn for fn in functions if which(fn)]
             for name, functions in self.target_metrics.items()
         }
-        return SomeAtoms(self.task, chosen)
-
-
-def mean_over_ranks() -> Callable[[Tensor], Tensor]:
-    """fairchem's mean over the atoms of all ranks; zero if no rank has any.
-
-    The result is prepared for DDP's average of gradients: the mean of the ranks' values is it.
-    """
-    mean = DDPLoss("l2mae", reduction="mean").mean
-
-    def of(per_atom: Tensor) -> Tensor:
-        value: Tensor = mean(per_atom, per_atom, None)
-        return value if per_atom.numel() else value.nan_to_num()
-
-    return of
+        return EmptyAwareEvaluator(self.task, chosen)
 
 
 def _nothing() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fairchem_kit.data.split_record import split_record
 from fairchem_kit.data.staging import DATASET_FILE
-from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.checks.messages import ConfigError
 from fairchem_kit.training.component import Component
 from fairchem_kit.training.config import check_records
 

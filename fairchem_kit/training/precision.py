@@ -15,7 +15,7 @@ import torch
 from fairchem.core.trainers import OCPTrainer
 from torch import Tensor
 
-from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.checks.messages import ConfigError
 from fairchem_kit.training.component import Component
 
 PRECISIONS = ("highest", "high", "medium")

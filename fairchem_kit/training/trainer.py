@@ -284,7 +284,7 @@ class Trainer(OCPTrainer):
             return metrics
         finally:
             for component in self.components:
-                component.validation_left()
+                component.validation_ended()
 
     def _aggregate_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
         return no_free_atoms.aggregate(metrics, super()._aggregate_metrics, self.device)
@@ -293,7 +293,7 @@ class Trainer(OCPTrainer):
         before = self.best_val_metric
         super().update_best(primary_metric, val_metrics, disable_eval_tqdm)
         for component in self.components:
-            component.judged(better=self.best_val_metric != before)
+            component.best_updated(better=self.best_val_metric != before)
 
     @torch.no_grad()
     def run_relaxations(self) -> None:

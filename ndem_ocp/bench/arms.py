@@ -5,8 +5,8 @@
     joint      our trainer's NDeM on upstream's model: one forward pass over both views
     plain      our trainer, our EquiformerV2, coefficient 0
     ndem       our trainer, our EquiformerV2, coefficient 1; ndem@F: a second view for a fraction F
-    ...        every other registered objective: on our EquiformerV2 if it sees two views; on
-               upstream's if it is told forces, as dens (Liao et al.) is
+    ...        every other registered objective: on our EquiformerV2 if it needs two views; on
+               upstream's if it encodes forces, as dens (Liao et al.) does
 
 Any backbone other than EquiformerV2 is the same class in all arms.
 """
@@ -35,8 +35,8 @@ from ndem_ocp.method import OBJECTIVES, SettingsError
 from ndem_ocp.method.registry import objectives_with
 from ndem_ocp.models import ModelConfigError
 from ndem_ocp.models.dens import DENS_BACKBONES
+from ndem_ocp.models.equiformer_names import to_ours, to_upstream
 from ndem_ocp.models.graphs import edge_index_of
-from ndem_ocp.models.variant import to_ours, to_upstream
 from ndem_ocp.testing import trainer_of
 
 ARMS = (*HOST_ARMS, *OBJECTIVES)
@@ -117,7 +117,7 @@ def _settings(kind: str, settings: dict[str, Any], fraction: str) -> dict[str, A
 def possible_arms(arms: list[str], config: dict[str, Any]) -> tuple[list[str], list[str]]:
     """(arms that this model can run, a sentence about each of the others)."""
     backbone = to_upstream(config["model"])["backbone"].get("model")
-    told = [name for name, each in OBJECTIVES.items() if each.model == "told_forces"]
+    told = [name for name, each in OBJECTIVES.items() if each.model == "encoded_forces"]
     impossible = [arm for arm in arms if arm in told and backbone not in DENS_BACKBONES]
     return [arm for arm in arms if arm not in impossible], [
         f"{arm} is left out: {backbone} does not take forces as input." for arm in impossible

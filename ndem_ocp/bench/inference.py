@@ -22,10 +22,10 @@ from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.measure import arm_results, interleave, summary
 from ndem_ocp.bench.options import Common
 from ndem_ocp.bench.rounds import BATCHES, REFERENCE
-from ndem_ocp.models import NOISY_FORCES
+from ndem_ocp.models import AUXILIARY_OUTPUT
 from ndem_ocp.models.build import TWO_VIEW_NAMES
 from ndem_ocp.models.dens import DENS_BACKBONES, DENS_NAMES, FORCE_EMBEDDING
-from ndem_ocp.models.variant import to_ours, to_upstream
+from ndem_ocp.models.equiformer_names import to_ours, to_upstream
 
 OURS, TRAINED = "ours", "trained"
 UNITS = {
@@ -212,7 +212,7 @@ def _build(section: dict[str, Any]) -> nn.Module:
 def _load(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     own = model.state_dict()
     given = match_state_dict(own, weights)
-    only_in_training = (f"output_heads.{NOISY_FORCES}.", f"backbone.{FORCE_EMBEDDING}.")
+    only_in_training = (f"output_heads.{AUXILIARY_OUTPUT}.", f"backbone.{FORCE_EMBEDDING}.")
     given = {k: v for k, v in given.items() if k in own or not k.startswith(only_in_training)}
     try:
         model.load_state_dict(given)

@@ -13,7 +13,7 @@ from fairchem.core.common.registry import registry
 from fairchem.core.models.base import HydraModel
 from torch_geometric.data import Batch
 
-from ndem_ocp.models import NOISY_FORCES, TwoViewHydra
+from ndem_ocp.models import AUXILIARY_OUTPUT, TwoViewHydra
 from ndem_ocp.models.views import EPS, JOINT
 from ndem_ocp.trainer import NDeMTrainer
 
@@ -35,8 +35,8 @@ class TwoPassHydra(TwoViewHydra):
         noisy = copy.copy(data)
         noisy.pos = data.pos + data[EPS]
         noisy[JOINT] = True  # makes the auxiliary head run
-        second = HydraModel.forward(self, noisy)[NOISY_FORCES]
-        clean[NOISY_FORCES] = second[NOISY_FORCES] if isinstance(second, dict) else second
+        second = HydraModel.forward(self, noisy)[AUXILIARY_OUTPUT]
+        clean[AUXILIARY_OUTPUT] = second[AUXILIARY_OUTPUT] if isinstance(second, dict) else second
         return clean
 
 

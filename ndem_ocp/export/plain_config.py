@@ -15,7 +15,7 @@ from fairchem_kit.training.schedule import uses_epochs
 from fairchem_kit.units.metrics import unit_metrics
 from ndem_ocp.models.build import TWO_VIEW_NAMES
 from ndem_ocp.models.dens import DENS_BACKBONES, DENS_NAMES
-from ndem_ocp.models.variant import to_upstream
+from ndem_ocp.models.equiformer_names import to_upstream
 
 DATASETS = ("dataset", "val_dataset", "test_dataset", "relax_dataset")
 OUR_READERS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "fairchem_kit.data.reader.dataset.LmdbReader")

@@ -1,4 +1,4 @@
-"""NDeM inside fairchem-core 2 (UMA, eSEN): two lines in a configuration of ``fairchem``.
+"""NDeM in fairchem-core 2 (UMA, eSEN): two more lines in a fairchem configuration.
 
     runner:
       train_eval_unit:
@@ -9,18 +9,18 @@
 (:class:`ndem_ocp.method.NDeMSettings`). docs/fairchem2.md describes what runs here.
 
 =================  ================================================================================
-``unit``           the training unit: fairchem's, with noise drawn and losses added
-``objectives``     what a step shows the model and which losses it has: beside, or in place
-``model``          fairchem's HydraModel that can see X and X + eps
+``unit``           the training unit: fairchem's, plus noise and auxiliary losses
+``objectives``     what the model sees in a step, and its losses (``place: beside`` or ``instead``)
+``model``          fairchem's HydraModel, extended to see X and X + eps
 ``views``          the second view of a batch
-``routing``        one routing of experts for both views
+``routing``        the same routing of experts for both views
 ``heads``          auxiliary heads
-``losses``         the loss of a task, logged in units, and NDeM's
+``losses``         losses of tasks, logged in physical units, and the NDeM loss
 ``section``        reading and checking ``ndem``
-``second_views``   second views with labels, from the file that both hosts read
+``second_views``   second views with labels, from the same file as on fairchem 1.10
 ``references``     energy references, checked before the first step
-``checkpoints``    what a checkpoint holds and what it leaves out
-``log``            history.jsonl beside W&B
+``checkpoints``    random states in checkpoints; exports without the auxiliary head
+``log``            history.jsonl, in addition to W&B
 =================  ================================================================================
 """
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside fairchem's own: random states; and what one leaves out."""
+"""Checkpoints: random states are added; inference checkpoints have no auxiliary head."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import torch
 from fairchem.core.common import distutils
 
 from fairchem_kit.errors import UserError
-from ndem_ocp.fairchem2.heads import NOISY_FORCES
+from ndem_ocp.fairchem2.heads import AUXILIARY_OUTPUT
 
-_AUXILIARY = f"output_heads.{NOISY_FORCES}."
+_AUXILIARY = f"output_heads.{AUXILIARY_OUTPUT}."
 
 
 def leave_out_auxiliary(path: str | Path) -> None:
-    """Rewrite an inference checkpoint without the auxiliary head: it is the plain model's then,
-    and fairchem loads it where this package is not installed.
+    """Rewrite an inference checkpoint without the auxiliary head.
+
+    It then contains the plain model, which fairchem can load without this package.
 
     Args:
-        path: a file that fairchem has just written; replaced at once or not at all.
+        path: a file that fairchem has just written; it is replaced atomically.
     """
     path = Path(path)
     plain = torch.load(path, map_location="cpu", weights_only=False)
@@ -39,26 +40,29 @@ class OtherHeadError(UserError, ValueError):
 
 @contextlib.contextmanager
 def other_auxiliary(folder: str | Path | None) -> Iterator[None]:
-    """Say it where a checkpoint cannot be resumed because of its auxiliary head.
+    """Explain it if a checkpoint cannot be resumed because of its auxiliary head.
 
     Raises:
-        OtherHeadError: in the place of torch's error.
+        OtherHeadError: instead of torch's error.
     """
     try:
         yield
-    except Exception as error:  # several kinds, by version of torch
-        if NOISY_FORCES not in str(error):
+    except Exception as error:  # of several kinds, depending on torch's version
+        if AUXILIARY_OUTPUT not in str(error):
             raise
         raise OtherHeadError(
-            f"{folder} and this configuration differ in the auxiliary head: one of them is plain, "
-            "or has another head. Resume with the ndem section that the checkpoint was trained "
-            "with; to go on without it, start from its inference_ckpt.pt."
+            f"{folder} and this configuration differ in the auxiliary head: one of them has none, "
+            "or they have different ones. Resume with the ndem section that the checkpoint was "
+            "trained with; to continue without the head, start from its inference_ckpt.pt."
         ) from error
 
 
 def save_random_state(folder: str | Path) -> None:
-    """The state of this rank's random numbers, which fairchem does not keep: the frames of edges,
-    the dropout of experts. A run that resumes then draws what the run would have drawn."""
+    """Save the state of this rank's random number generators, which fairchem does not save.
+
+    They determine the random frames of edges and the dropout of experts, so that a resumed run
+    draws the same numbers as an uninterrupted one.
+    """
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -66,7 +70,7 @@ def save_random_state(folder: str | Path) -> None:
 
 
 def load_random_state(folder: str | Path) -> bool:
-    """Continue this rank's random numbers; False where the checkpoint has none of this rank."""
+    """Restore this rank's random state; False if the checkpoint has none for this rank."""
     path = _random_file(folder)
     if not path.is_file():
         return False

@@ -1,4 +1,4 @@
-"""From direct forces to forces that are gradients of the energy: a checkpoint's second part."""
+"""Continue from a model with direct forces, with forces that are gradients of the energy."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ HEAD = "efs"
 def conserving_model(
     checkpoint_location: str, stress: bool = False, overrides: dict[str, Any] | None = None
 ) -> HydraModel:
-    """The model of a direct checkpoint with conserving forces (a ``_target_`` for ``model``).
+    """A model with conserving forces, from a checkpoint with direct forces.
 
-    The backbone and the energy head keep their weights; the heads of forces and stress are left
-    out. With ``heads`` in fairchem's ``initialize_finetuning_model`` the energy head would start
-    random, and with ``direct_forces: False`` among its overrides a checkpoint with
-    ``MLP_Energy_Head`` does not load.
+    Use it as ``_target_`` of ``model``. Backbone and energy head keep their weights; the heads of
+    forces and stress are dropped. fairchem's ``initialize_finetuning_model`` cannot do this: with
+    ``heads`` the energy head would start from random weights, and with ``direct_forces: False`` in
+    its overrides a checkpoint with ``MLP_Energy_Head`` cannot be loaded.
 
     Args:
-        checkpoint_location: an ``inference_ckpt.pt``. stress: also the stress.
-        overrides: of the checkpoint's model configuration, as fairchem's.
+        checkpoint_location: an ``inference_ckpt.pt``. stress: whether to predict the stress as
+            well.
+        overrides: changes of the checkpoint's model configuration, as in fairchem.
 
     Raises:
-        SystemExit: status 2 and one sentence, where the checkpoint is of another kind.
+        SystemExit: status 2 and one sentence, if the checkpoint is of another kind.
     """
     model = initialize_finetuning_model(checkpoint_location, overrides)
     with refusals():
@@ -46,7 +47,7 @@ def conserving_model(
     head.energy_block.load_state_dict(energy.energy_block.state_dict())
     model.output_heads = nn.ModuleDict({HEAD: head})
     model.pass_through_head_outputs = True
-    # What resume.yaml builds the model from.
+    # resume.yaml builds the model from this
     config = copy.deepcopy(model.finetune_model_full_config)
     config["backbone"] |= {
         "direct_forces": False,
@@ -58,7 +59,7 @@ def conserving_model(
     config["heads"] = {HEAD: {"module": module, "reduce": energy.reduce}}
     config["pass_through_head_outputs"] = True
     model.finetune_model_full_config = config
-    logging.info("ndem: conserving forces; backbone and energy head are the checkpoint's.")
+    logging.info("ndem: conserving forces; backbone and energy head come from the checkpoint.")
     return model
 
 
@@ -67,8 +68,8 @@ def _energy_head(model: HydraModel, path: str) -> MLP_EFS_Head:
     if len(found) != 1 or not hasattr(model.backbone, "regress_config"):
         kinds = ", ".join(type(head).__name__ for head in model.output_heads.values())
         raise SettingsError(
-            f"{path}: to get conserving forces it needs an eSCN-MD backbone and one energy head "
-            f"(MLP_Energy_Head); its heads are {kinds}. Use fairchem's "
-            "initialize_finetuning_model, which makes new heads."
+            f"{path}: conserving forces need an eSCN-MD backbone and one energy head "
+            f"(MLP_Energy_Head), but the heads of this checkpoint are {kinds}. Use fairchem's "
+            "initialize_finetuning_model, which creates new heads."
         )
     return found[0]

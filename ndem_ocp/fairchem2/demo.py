@@ -1,8 +1,8 @@
-"""``make demo2``: data, a small model of eSEN's kind, plainly and with NDeM, curves, a relaxation.
+"""``make demo2``: data, a small eSEN-like model with and without NDeM, curves, a relaxation.
 
     python -m ndem_ocp.fairchem2.demo [--out runs/demo2] [--steps 200]
 
-Every step is a command that a user could type, and is printed before it runs.
+Every step is a command that you could type yourself, and is printed before it runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORCES_MAE, ENERGY_MAE = "own.val,forces,mae", "own.val,energy,mae"
 
 
 class DemoError(UserError, RuntimeError):
-    """A step of the demo failed; the message names its command and log."""
+    """A step of the demo failed; the message names the command and its log."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     require_host(2, "make demo2")
     if not CONFIGS.is_dir():
-        raise DemoError(f"{CONFIGS} is not here: run the demo in a checkout of the project.")
+        raise DemoError(
+            f"{CONFIGS} does not exist here: run the demo in a clone of the repository."
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     if not (args.data / "train").is_dir():
         ndem = [sys.executable, "-m", "ndem_ocp.cli", "data", "demo", "--format", "aselmdb"]
@@ -85,7 +87,7 @@ def _fairchem(args: argparse.Namespace, config: Path, name: str) -> list[str]:
 
 
 def _command(command: list[str], log: Path) -> None:
-    """Run one command, its output in ``log``, some of its numbers on the screen."""
+    """Run a command; write its output to ``log`` and print some of its numbers."""
     print("\n$", shlex.join([Path(command[0]).name, *command[1:]]), flush=True)
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -101,7 +103,7 @@ def _command(command: list[str], log: Path) -> None:
                 print("  " + _short(line), flush=True)
     if process.wait():
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
-        raise DemoError(f"the command above failed; the end of {log}:\n{tail}")
+        raise DemoError(f"The command above failed. The end of {log}:\n{tail}")
 
 
 def _short(line: str) -> str:
@@ -145,7 +147,7 @@ def _in_words(name: str, found: dict[str, Any]) -> str:
 
 
 def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
-    """Relax an oxygen atom on Cu(111) with a checkpoint in fairchem's own calculator."""
+    """Relax an oxygen atom on Cu(111) with fairchem's own calculator."""
     import numpy as np
     from ase.build import add_adsorbate, fcc111
     from ase.calculators.emt import EMT
@@ -158,7 +160,7 @@ def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
     add_adsorbate(slab, "O", 1.9, "fcc")
     slab.set_constraint(FixAtoms(mask=slab.get_tags() > 1))
     start = slab.copy()
-    # "default" compiles the model, which takes a C++ compiler and minutes
+    # "default" would compile the model, which needs a C++ compiler and takes minutes
     predictor = load_predict_unit(str(checkpoint), "traineval", device="cpu")
     slab.calc = FAIRChemCalculator(predictor)
     first = float(np.linalg.norm(slab.get_forces(), axis=1).max())
@@ -178,7 +180,7 @@ def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
 
 
 def plot_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> Path:
-    """Errors in training and validation of each run, and what the second view learns."""
+    """Plot training and validation errors of each run, and how well it recovers the noise."""
     import matplotlib
 
     matplotlib.use("Agg")

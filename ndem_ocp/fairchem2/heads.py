@@ -1,4 +1,4 @@
-"""Auxiliary heads: f' of Eq. 17, a vector per atom from the backbone's embeddings."""
+"""Auxiliary heads: a vector per atom from the backbone's embeddings, such as f' of Eq. 17."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from ndem_ocp.fairchem2.views import SECOND
 from ndem_ocp.method import SettingsError
 
-NOISY_FORCES = "noisy_forces"  # f'(X~), (M, 3) normalised, of the atoms of the second view
+# Name of the auxiliary head and of its output, (M, 3) for the atoms of the second view, in
+# checkpoints: f'(X~) in normalised units with objective: ndem, the noise with noisy_nodes.
+AUXILIARY_OUTPUT = "noisy_forces"
 SPHERICAL = "ndem_ocp.fairchem2.heads.SphericalForceHead"
 
 
 class SphericalForceHead(nn.Module, HeadInterface):
-    """A feed-forward network on spherical-harmonics embeddings, then their l = 1 part.
+    """A feed-forward network on spherical-harmonic embeddings, of which the l = 1 part is returned.
 
-    The default for eSCN-MD and its mixtures of experts (eSEN, UMA). Their heads get no edges.
+    The default for eSCN-MD and its mixtures of experts (eSEN, UMA), whose heads have no edges.
 
     Args:
         backbone: with ``sphere_channels``, ``lmax`` >= 1 and ``mmax``.
@@ -44,12 +46,13 @@ class SphericalForceHead(nn.Module, HeadInterface):
 
 
 class AuxiliaryHead(nn.Module, HeadInterface):
-    """A head for second views, which sleeps on every other batch.
+    """A head that only runs on batches with second views.
 
     Args:
-        head: its outputs are vectors per atom; several (one for each data set) are added, as each
-            is 0 for the atoms of the others.
-        learned_curvature: hold c of Eq. 16 as a parameter (its logarithm, so that c > 0).
+        head: returns a vector per atom. Several outputs (one per data set) are added, because each
+            is 0 for atoms of other data sets.
+        learned_curvature: whether the factor c > 0 in f(X) - f'(X~) = c eps* is a parameter (stored
+            as its logarithm).
     """
 
     def __init__(self, head: nn.Module, learned_curvature: bool = False) -> None:
@@ -66,17 +69,18 @@ class AuxiliaryHead(nn.Module, HeadInterface):
         if SECOND not in data:
             return {}
         parts = [part for name, part in self.head(data, emb).items() if name.endswith("forces")]
-        return {NOISY_FORCES: torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]}
+        return {AUXILIARY_OUTPUT: torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]}
 
 
 def build_head(model: HydraModel, given: dict[str, Any] | None) -> nn.Module:
-    """The head that ``ndem.auxiliary_head`` asks for, with weights of its own.
+    """Build the head in ``ndem.auxiliary_head``, with weights of its own.
 
-    Where the main heads are one for each data set (``DatasetSpecificMoEWrapper``, as UMA's can
-    be), so is this one. Random numbers that are drawn later stay what they are without it.
+    If the model has a main head per data set (``DatasetSpecificMoEWrapper``, as in some UMA
+    models), it has an auxiliary head per data set as well. Random numbers drawn later are the same
+    as without this head.
 
     Raises:
-        SettingsError: no such head, or arguments that it does not take.
+        SettingsError: for an unknown head, or arguments that it does not have.
     """
     arguments = dict(given or {})
     module = arguments.pop("module", None)
@@ -84,7 +88,7 @@ def build_head(model: HydraModel, given: dict[str, Any] | None) -> nn.Module:
         if not isinstance(model.backbone, eSCNMDBackbone):
             raise SettingsError(
                 f"task.ndem.auxiliary_head: the backbone {type(model.backbone).__name__} has no "
-                "default; name a direct force head that works on it: {module: "
+                "default head. Name a direct force head that works with it: {module: "
                 "package.module.Class, ...its arguments}."
             )
         module = SPHERICAL
@@ -104,12 +108,12 @@ def build_head(model: HydraModel, given: dict[str, Any] | None) -> nn.Module:
             )
         except (AttributeError, ImportError, KeyError, RuntimeError, TypeError) as error:
             raise SettingsError(
-                f"task.ndem.auxiliary_head: {module} cannot be made with {arguments} ({error})."
+                f"task.ndem.auxiliary_head: {module} cannot be built with {arguments} ({error})."
             ) from error
 
 
 def _mapping_of(wrapper: DatasetSpecificMoEWrapper) -> dict[str, str]:
-    """Which data sets share a head, as names: the first of those that do stands for all."""
+    """{data set: first of the data sets that share its head}."""
     first: dict[int, str] = {}
     for name in wrapper.dataset_names:
         first.setdefault(wrapper.dataset_name_to_exp[name], name)

@@ -1,4 +1,4 @@
-"""``history.jsonl`` beside W&B: what fairchem's training unit logs, and what it does not."""
+"""``history.jsonl``: what fairchem's training unit logs to W&B, and additional quantities."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ TRAIN, LOSS = "train/", "train/loss"
 
 
 class StepLog:
-    """Stands in fairchem's ``unit.logger``: adds to a step's numbers, writes and passes them on.
+    """Replaces fairchem's ``unit.logger``: adds quantities, writes a file, and calls W&B's logger.
 
-    A line of the file has ``step``, ``split``, ``time_s`` and the numbers, as on fairchem 1.10
-    (:class:`fairchem_kit.history.logger.HistoryLogger`), so that :func:`read_history` reads both.
+    A line of the file has ``step``, ``split``, ``time_s`` and the logged quantities, in the same
+    format as on fairchem 1.10 (:class:`fairchem_kit.history.logger.HistoryLogger`), so that
+    :func:`read_history` can read both.
 
     Args:
-        folder: where the file is written; None: no file.
+        folder: where to write the file; None: no file.
         inner: fairchem's W&B logger, or None.
-        more: further numbers of a step, from its total loss.
+        more: returns additional quantities of a step, given its total loss.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class StepLog:
             self._inner.log(values, **({} if step is None else {"step": step}), **rest)
 
     def resumed(self, step: int) -> None:
-        """Say in the file which of its lines a run that continues from ``step`` replaces."""
+        """Mark in the file that a run resumes from ``step`` and that later lines are obsolete."""
         self._append({"resumed": step - 1, "evaluates": False})
 
     def log_summary(self, values: dict[str, Any]) -> None:

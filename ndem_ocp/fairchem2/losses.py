@@ -1,4 +1,4 @@
-"""The loss of a task, logged by itself and weighted by structure, and the NDeM loss of one."""
+"""Losses of tasks, logged separately and weighted per structure, and the auxiliary loss."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ndem_ocp.fairchem2.model import PAIR, pair_name
 from ndem_ocp.method import (
+    AuxiliaryLoss,
     Forces,
-    NDeMLoss,
     NDeMSettings,
     Noise,
     Tally,
@@ -40,15 +40,15 @@ _ERRORS: dict[type[nn.Module], str] = {
 
 
 class TaskLoss(nn.Module):
-    """A task's own loss; remembers its value, and can count displaced structures less.
+    """A wrapper of a task's loss, which keeps its value and can weight displaced structures.
 
     Args:
-        task: with its loss.
+        task: the task, with its loss.
 
     Attributes:
-        value: () the loss of the last step, its coefficient included.
-        weight: (n,) of the rows (atoms or structures) in the next step; None: all count alike.
-        predicted: the normalised prediction of the last step.
+        value: () the loss in the last step, including its coefficient.
+        weight: (n,) weights of atoms or structures in the next step; None: all are 1.
+        predicted: the normalised prediction in the last step.
     """
 
     def __init__(self, task: Task) -> None:
@@ -70,7 +70,7 @@ class TaskLoss(nn.Module):
         return loss
 
     def log(self) -> dict[str, float]:
-        """``loss_<task>``, its part of the total loss, and the same as an error with its unit."""
+        """``loss_<task>``, the contribution to the total loss, and the error in physical units."""
         if self.value is None:
             return {}
         value = float(self.value)
@@ -78,11 +78,11 @@ class TaskLoss(nn.Module):
 
 
 def error_names(task: Task) -> dict[str, float]:
-    """Names under which a task's loss is logged, and the factors that belong to them.
+    """{name under which a task's loss is logged: factor by which to multiply it}.
 
-    An error in physical units is the loss without its coefficient, times rms_F or what the task is
-    normalised with: ``forces_l2norm_eV_per_A``, ``energy_per_atom_mae_eV_per_atom``. Losses that
-    are no mean of such an error have their part of the total loss alone.
+    The error in physical units is the loss without its coefficient, times the task's normalization
+    (rms_F for forces): ``forces_l2norm_eV_per_A``, ``energy_per_atom_mae_eV_per_atom``. A loss that
+    is not the mean of such an error is only logged as its contribution to the total loss.
     """
     names = {f"loss_{task.name}": 1.0}
     loss = task.loss_fn
@@ -102,9 +102,9 @@ def error_names(task: Task) -> dict[str, float]:
 
 
 class PairLoss(DDPMTLoss):
-    """L_NDeM (Eq. 17) or L of noisy nodes (Eq. 12) of one task of forces, as the task's loss.
+    """L_NDeM (Eq. 17) or the noisy-nodes loss (Eq. 12) for one force task, as a loss of a task.
 
-    ``noise`` and ``coefficient`` are those of the step.
+    ``noise`` and ``coefficient`` must be set before each step.
     """
 
     def __init__(self, settings: NDeMSettings, task: Task, log_curvature: Tensor | None) -> None:
@@ -112,20 +112,22 @@ class PairLoss(DDPMTLoss):
         self.settings = settings
         self.force_rms = float(task.normalizer.rmsd)
         self.noise: Noise | None = None
-        self.result: NDeMLoss | None = None
-        self._log_curvature = (log_curvature,)  # in a tuple: it is the model's, not this module's
+        self.result: AuxiliaryLoss | None = None
+        self._log_curvature = (
+            log_curvature,
+        )  # in a tuple, because it is a parameter of the model and not of this module
 
     def forward(self, input: Tensor, target: Tensor, mult_mask: Tensor, natoms: Tensor) -> Tensor:
-        """From (N, 6) f(X) | f'(X~), the normalised label and the mask of atoms that count."""
+        """() from (N, 6) [f(X), f'(X~)], normalised labels, and the mask of atoms to include."""
         clean, noisy = input[:, :3], input[:, 3:]
         assert self.noise is not None
         if self.settings.objective == "noisy_nodes":
             self.result = noisy_nodes_loss(
                 noisy, self.noise, mult_mask, self.settings, mean=self._mean
             )
-            # The main forces take no part; DDP hears of every output all the same.
+            # The main forces are not involved, but DDP needs a gradient of every output.
             return self.coefficient * (self.result.loss + 0.0 * clean.sum())
-        curvature = self._log_curvature[0]
+        log_factor = self._log_curvature[0]
         label = torch.nan_to_num(target, posinf=0.0, neginf=0.0).view(clean.shape)
         self.result = ndem_loss(
             Forces(clean, noisy, label),
@@ -133,18 +135,18 @@ class PairLoss(DDPMTLoss):
             mult_mask,
             self.settings,
             force_rms=self.force_rms,
-            curvature=None if curvature is None else curvature.exp(),
+            curvature_factor=None if log_factor is None else log_factor.exp(),
             mean=self._mean,
         )
         return self.coefficient * self.result.loss
 
     def _mean(self, error: Tensor) -> Tensor:
-        """Over the atoms of all ranks, as fairchem's own losses."""
+        """Mean over the atoms of all ranks, as in fairchem's own losses."""
         return self._ddp_mean(error.numel(), error.sum())
 
 
 def pair_task(task: Task, loss: PairLoss) -> Task:
-    """The task whose loss is L_NDeM of a task of forces. Not for evaluation or checkpoints."""
+    """A task whose loss is the auxiliary loss of a force task; only for training."""
     return changed(
         task,
         name=pair_name(task.name),
@@ -157,13 +159,13 @@ def pair_task(task: Task, loss: PairLoss) -> Task:
 
 
 def changed(task: Task, **fields_: Any) -> Task:
-    """A copy of a task with other fields. (hydra hands in what only looks like a dataclass.)"""
+    """A copy of a task with changed fields. (``dataclasses.replace`` fails on hydra's objects.)"""
     kept = {field.name: getattr(task, field.name) for field in fields(Task)}
     return Task(**{**kept, **fields_})
 
 
 def over_ranks(log: dict[str, Tally], device: torch.device) -> dict[str, float]:
-    """Means over atoms and ranks; names for which nothing was counted are left out."""
+    """Means over atoms and ranks, without quantities that have no atoms."""
     if not log:
         return {}
     flat = [part for name in sorted(log) for part in log[name]]
@@ -175,5 +177,5 @@ def over_ranks(log: dict[str, Tally], device: torch.device) -> dict[str, float]:
 
 
 def plain_names(prefixes: Sequence[str]) -> list[str]:
-    """What is put before a task's NDeM names: nothing where there is one task of forces."""
+    """Prefixes of logged names, one per force task; empty if there is only one such task."""
     return [""] if len(prefixes) == 1 else [f"{prefix}/" for prefix in prefixes]

@@ -1,4 +1,4 @@
-"""fairchem's HydraModel that can see X and X~ = X + eps in one forward."""
+"""fairchem's HydraModel, extended to see X and X~ = X + eps in one forward."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.base import HydraModel
 from torch import Tensor, nn
 
-from ndem_ocp.fairchem2.heads import NOISY_FORCES, AuxiliaryHead, build_head
+from ndem_ocp.fairchem2.heads import AUXILIARY_OUTPUT, AuxiliaryHead, build_head
 from ndem_ocp.fairchem2.routing import has_experts, joint_routing, same_routing
 from ndem_ocp.fairchem2.section import FORCES
 from ndem_ocp.fairchem2.views import EPS, Views, first_part, join_views, second_view
 from ndem_ocp.method import NDeMSettings
 
-PAIR = "pair"  # f(X) | f'(X~), (N, 6)
+PAIR = "pair"  # name of the output [f(X), f'(X~)], (N, 6)
 
 
 def pair_name(task: str) -> str:
-    """Name of the output that pairs a task's forces with those of the second view.
+    """Name of the output with a task's forces on X and on X~.
 
-    fairchem makes a mask of atoms from labels (N, 3) for names with "forces" in them only.
+    It contains the task's name, because fairchem only masks atoms without labels (N, 3) if a name
+    contains "forces".
     """
     return f"ndem_{task}"
 
@@ -31,13 +32,13 @@ def pair_name(task: str) -> str:
 class TwoViewHydra(HydraModel):
     """A hydra model with an auxiliary head for second views; made by :func:`add_second_view`.
 
-    A batch with ``EPS`` and ``VIEWED`` gives every output of the main heads on X and, for each
-    task of forces, ``ndem_<task>: {pair: (N, 6)}``, f(X) and f'(X~) side by side, 0 for atoms
-    without a second view. Any other batch gives what the plain model gives, at its cost.
+    For a batch with ``EPS`` and ``VIEWED`` it returns all outputs of the main heads on X and, for
+    each force task, ``ndem_<task>: {pair: (N, 6)}``: f(X) and f'(X~), which is 0 for atoms without
+    a second view. For any other batch it returns what the plain model returns, at the same cost.
 
     * Direct forces: one pass of the backbone over both views.
-    * Forces that are gradients: one pass over X as ever, and one over X~ without gradients of the
-      energy, so that only X pays for second derivatives.
+    * Forces that are gradients: the usual pass over X, and one over X~ without gradients of the
+      energy, so that second derivatives are only computed for X.
     """
 
     force_tasks: tuple[str, ...]
@@ -46,12 +47,12 @@ class TwoViewHydra(HydraModel):
     @property
     def auxiliary(self) -> list[nn.Parameter]:
         """Parameters that the plain model does not have."""
-        return [] if self.shared else list(self.output_heads[NOISY_FORCES].parameters())
+        return [] if self.shared else list(self.output_heads[AUXILIARY_OUTPUT].parameters())
 
     @property
     def log_curvature(self) -> nn.Parameter | None:
-        """() logarithm of the learned c of Eq. 16; None where c is implicit."""
-        return None if self.shared else self.output_heads[NOISY_FORCES].log_curvature
+        """() logarithm of the learned factor c in f(X) - f'(X~) = c eps*; None if not learned."""
+        return None if self.shared else self.output_heads[AUXILIARY_OUTPUT].log_curvature
 
     def forward(self, data: AtomicData) -> dict[str, Any]:
         views = second_view(data) if EPS in data else None
@@ -70,9 +71,9 @@ class TwoViewHydra(HydraModel):
 
     def _plain(self, data: AtomicData) -> dict[str, Any]:
         out = super().forward(data)
-        out.pop(NOISY_FORCES, None)
+        out.pop(AUXILIARY_OUTPUT, None)
         if self.training and self.auxiliary:
-            # DDP wants a gradient for every parameter in every step: this one is 0.
+            # DDP needs a gradient of every parameter in every step; this one is 0.
             nothing = 0.0 * sum(parameter.sum() for parameter in self.auxiliary)
             name = self.force_tasks[0]
             out[name] = {**out[name], FORCES: out[name][FORCES] + nothing}
@@ -81,18 +82,18 @@ class TwoViewHydra(HydraModel):
     def _two_passes(self) -> bool:
         if self.shared or not conserving(self.backbone):
             return False
-        # Checkpointed layers run again in the backward, with the routing of the latest pass.
+        # Checkpointed layers run again in the backward, with the routing of the last pass.
         return not (has_experts(self.backbone) and _checkpointed(self.backbone))
 
     def _each_alone(self, data: AtomicData, views: Views) -> tuple[dict, dict[str, Tensor]]:
         count = len(data.pos)
         out = super().forward(data)
-        out.pop(NOISY_FORCES, None)
-        head = self.output_heads[NOISY_FORCES]
+        out.pop(AUXILIARY_OUTPUT, None)
+        head = self.output_heads[AUXILIARY_OUTPUT]
         with without_forces(self.backbone), same_routing(self.backbone, views.structures):
             emb = self.backbone(views.second)
             with torch.autocast(device_type=self.device, enabled=head.use_amp):
-                second = head(views.second, emb)[NOISY_FORCES]
+                second = head(views.second, emb)[AUXILIARY_OUTPUT]
         return out, dict.fromkeys(self.force_tasks, _spread(second, views, count))
 
     def _both_at_once(self, data: AtomicData, views: Views) -> tuple[dict, dict[str, Tensor]]:
@@ -107,10 +108,10 @@ class TwoViewHydra(HydraModel):
         if self.shared:
             found = {name: whole[name][FORCES] for name in self.force_tasks}
         else:
-            second = whole.pop(NOISY_FORCES)
-            second = second[NOISY_FORCES] if isinstance(second, dict) else second
+            second = whole.pop(AUXILIARY_OUTPUT)
+            second = second[AUXILIARY_OUTPUT] if isinstance(second, dict) else second
             found = dict.fromkeys(self.force_tasks, second)
-        # What the backbone leaves in a batch, and the references of energies read there.
+        # The backbone stores these in the batch it sees, and energy references read them there.
         data["atomic_numbers_full"], data["batch_full"] = data.atomic_numbers, data.batch
         noisy = {
             name: _spread(both.view(-1, 3)[atoms:], views, atoms) for name, both in found.items()
@@ -124,22 +125,23 @@ def add_second_view(
     auxiliary_head: dict[str, Any] | None,
     force_tasks: Sequence[str],
 ) -> TwoViewHydra:
-    """Make a hydra model one that sees second views; the object itself is changed.
+    """Extend a hydra model, in place, to see second views.
 
-    Its class is exchanged instead of a module put around it, so that the names of the plain
-    model's parameters stay what they are in all checkpoints.
+    The class of the object is changed. A wrapper module would change the names of parameters in
+    checkpoints.
 
     Args:
-        model: from scratch or to be fine-tuned. settings: ``head``, ``learned_curvature``.
+        model: a new model, or one to be fine-tuned.
+        settings: ``head`` and ``learned_curvature`` are used.
         auxiliary_head: see :func:`ndem_ocp.fairchem2.heads.build_head`.
-        force_tasks: names of the tasks of forces.
+        force_tasks: names of the force tasks.
 
     Raises:
-        SettingsError: an auxiliary head that cannot be made.
+        SettingsError: if the auxiliary head cannot be built.
     """
     if settings.head == "separate":
         head = build_head(model, auxiliary_head)
-        model.output_heads[NOISY_FORCES] = AuxiliaryHead(head, settings.learned_curvature)
+        model.output_heads[AUXILIARY_OUTPUT] = AuxiliaryHead(head, settings.learned_curvature)
     model.__class__ = TwoViewHydra
     model.shared = settings.head == "shared"
     model.force_tasks = tuple(force_tasks)
@@ -154,7 +156,7 @@ def conserving(backbone: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def without_forces(backbone: nn.Module) -> Iterator[None]:
-    """No gradients of the energy, hence no graph for them, in this block."""
+    """Switch off forces and stress as gradients of the energy in this context."""
     regress = backbone.regress_config
     before = regress.forces, regress.stress
     regress.forces = regress.stress = False
@@ -172,13 +174,13 @@ def _checkpointed(backbone: nn.Module) -> bool:
 
 
 def _spread(second: Tensor, views: Views, count: int) -> Tensor:
-    """f'(X~) of the M atoms of the second view among the N atoms, zero for the others."""
+    """(N, 3) from the output for the M atoms of the second view; zero for all other atoms."""
     spread = second.new_zeros(count, 3)
     return spread.index_copy(0, views.atoms, second.view(-1, 3))
 
 
 def heads_are_new(model: nn.Module) -> bool | None:
-    """Whether a fine-tuning replaced the checkpoint's heads; None where there is no fine-tuning."""
+    """Whether a fine-tuning run has new heads, not the checkpoint's; None if not fine-tuning."""
     if not hasattr(model, "finetune_model_full_config"):
         return None
-    return hasattr(model, "heads")  # which initialize_finetuning_model sets when it replaces them
+    return hasattr(model, "heads")  # set by initialize_finetuning_model when it replaces the heads

@@ -1,10 +1,10 @@
-"""What a training step shows the model, and which losses it has.
+"""What the model sees in a training step, and which losses the step has.
 
-    place      the model sees                       fairchem's losses are on     one more loss
+    place      the model sees                       fairchem's losses are on     auxiliary loss
     beside     X, and X + eps of some structures    X                            Eq. 17 or Eq. 12
     instead    X + eps for some structures          all, with labels of X + eps  none
 
-One object for a run; ``prepare`` before a step, ``log`` after it.
+A run has one object of these classes; ``prepare`` is called before a step, ``log`` after it.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from ndem_ocp.method import (
 
 
 class Now(NamedTuple):
-    """Where training is."""
+    """The progress of training."""
 
-    weight: float  # lambda_NDeM of this step
+    weight: float  # lambda_NDeM in this step
     progress: float  # fraction of training
 
 
 class Objective(Protocol):
     """One way to use second views."""
 
-    tasks: list[Task]  # of a step with second views
+    tasks: list[Task]  # the tasks in a step with second views
 
     def prepare(self, data: AtomicData, noise: Noise, now: Now) -> None:
-        """Mark or displace a batch, and tell the losses. All on the batch's device."""
+        """Mark or displace a batch, and prepare the losses; all on the device of the batch."""
 
     def log(self, total: float | None, device: torch.device) -> dict[str, float]:
-        """What the last step showed. ``total``: its loss. Called on all ranks."""
+        """Diagnostics of the last step, given its total loss. Call it on all ranks."""
 
 
 class Beside:
-    """X and X + eps in one step; an auxiliary head answers for X + eps."""
+    """``place: beside``: X and X + eps in one step, with an auxiliary head for X + eps."""
 
     def __init__(self, settings: NDeMSettings, tasks: Sequence[Task], model: TwoViewHydra) -> None:
         self._forces = forces_tasks(tasks)
@@ -86,7 +86,7 @@ class Beside:
 
 
 class Instead:
-    """X + eps in the place of some structures, with labels for the main heads."""
+    """``place: instead``: X + eps replaces some structures, with labels for the main heads."""
 
     def __init__(self, settings: NDeMSettings, tasks: Sequence[Task]) -> None:
         self.settings = settings
@@ -112,7 +112,7 @@ class Instead:
             elif task.name in self._labels:
                 loss.weight = atoms
                 data[task.name] = view_forces(data[task.name], noise)
-            else:  # a label of X that nobody knows for X + eps: stress, say
+            else:  # a label that is unknown for X + eps, such as the stress
                 of_atoms = task.level == "atom"
                 shown = noise.viewed if of_atoms else noise.viewed[first_atoms(data)]
                 loss.weight = (~shown).to(noise.sigma.dtype)
@@ -136,7 +136,7 @@ class Instead:
 
 
 def logged(tasks: Sequence[Task]) -> list[Task]:
-    """Copies of the tasks whose losses are remembered; the given ones stay for evaluation."""
+    """Copies of tasks whose losses are kept for the log; the originals are for evaluation."""
     return [changed(task, loss_fn=TaskLoss(task)) for task in tasks]
 
 
@@ -146,7 +146,7 @@ def first_atoms(data: AtomicData) -> Tensor:
 
 
 def known_forces(data: AtomicData, tasks: Sequence[Task]) -> Tensor:
-    """(N, 3) the labels of forces, whichever task has them; 0 where none has."""
+    """(N, 3) force labels from whichever task has them; 0 where no task has one."""
     forces = torch.zeros_like(data.pos)
     for task in tasks:
         label = data[task.name]
@@ -155,7 +155,7 @@ def known_forces(data: AtomicData, tasks: Sequence[Task]) -> Tensor:
 
 
 def with_forces(data: AtomicData, tasks: Sequence[Task]) -> Tensor:
-    """(B,) bool: structures all of whose atoms have a label of forces, of whichever task."""
+    """(B,) bool: structures whose atoms all have force labels, from any task."""
     labelled = torch.zeros_like(data.natoms, dtype=torch.bool)
     for task in tasks:
         missing = (~torch.isfinite(data[task.name]).all(-1)).long()
@@ -164,7 +164,7 @@ def with_forces(data: AtomicData, tasks: Sequence[Task]) -> Tensor:
 
 
 def restricted(noise: Noise, structures: Tensor, index: Tensor) -> Noise:
-    """The noise of some structures only; the others stay as they are.
+    """The noise restricted to some structures; all others are not displaced.
 
     Args:
         structures: (B,) bool. index: (N,) structure of each atom.

@@ -1,9 +1,8 @@
 """Energy references, checked before the first step.
 
-An element without a reference, or references of another method, leave thousands of eV in the
-energy's target; a run then spends its steps on a constant, and fine-tuning destroys what the
-checkpoint knew. Least squares over some structures of the training data says what there is to
-gain.
+If an element has no reference, or if references are from another method, thousands of eV remain in
+the energy target. Training then mostly fits a constant, and fine-tuning destroys what the model had
+learned. A least-squares fit on some training structures shows how much better references could be.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from fairchem_kit.errors import UserError
 from ndem_ocp.fairchem2.section import ENERGY
 
 LOOKED_AT = 200  # structures
-LARGE = 1.0  # eV per atom, rms of what the references leave
-TIMES = 5.0  # by which a fit must be better to say that the references are wrong
+LARGE = 1.0  # eV per atom, rms of energies minus references that is acceptable
+TIMES = 5.0  # references are wrong if fitted ones are better by this factor
 
 
 class ReferencesError(UserError, ValueError):
@@ -29,14 +28,14 @@ class ReferencesError(UserError, ValueError):
 
 
 def check_references(dataset: Dataset, tasks: Sequence[Task], count: int = LOOKED_AT) -> None:
-    """Stop where the element references of a task of energies do not fit its data.
+    """Check that the element references of energy tasks fit the training data.
 
     Args:
-        dataset: of the training data loader. tasks: all tasks.
-        count: structures to look at, spread evenly.
+        dataset: that of the training data loader. tasks: all tasks.
+        count: number of structures to read, evenly spaced.
 
     Raises:
-        ReferencesError: an element without a reference, or references that leave more than a fit.
+        ReferencesError: for an element without a reference, or if fitted ones are much better.
     """
     tasks = [task for task in tasks if task.property == ENERGY and not task.inference_only]
     if not tasks or len(dataset) == 0:
@@ -62,15 +61,15 @@ def _check(task: Task, structures: list) -> None:
             beyond = _symbols(elements[elements >= len(values)])
             raise ReferencesError(
                 f"task {task.name}: its element references end at atomic number "
-                f"{len(values) - 1}, and the training data has {beyond}: "
+                f"{len(values) - 1}, but the training data has {beyond}: "
                 "give one number for each atomic number from 0."
             )
         given = values
         missing = [z for z in elements if given[z] == 0.0]
         if missing and len(missing) < len(elements):
             raise ReferencesError(
-                f"task {task.name}: {_symbols(missing)} of the training data have no element "
-                "reference (0 eV), and the other elements have one: fit them on this data, as "
+                f"task {task.name}: {_symbols(missing)} in the training data have no element "
+                "reference (0 eV), but the other elements have one: fit them on this data, as "
                 "create_uma_finetune_dataset does, or set ndem.check_references: false."
             )
     counts = np.array([[np.sum(n == z) for z in elements] for n in numbers], float)[usable]
@@ -84,14 +83,14 @@ def _check(task: Task, structures: list) -> None:
         what = "its element references leave" if references is not None else "without references"
         raise ReferencesError(
             f"task {task.name}: {what} {now:.3g} eV per atom (rms over {len(left)} training "
-            f"structures), and references fitted on them would leave {best:.3g}: they are of "
-            "another method or data set. Give fitted ones (create_uma_finetune_dataset does so), "
-            "or set ndem.check_references: false to train on these."
+            f"structures), but references fitted to these would leave {best:.3g}. They seem to be "
+            "from another method or data set: fit references (create_uma_finetune_dataset does), "
+            "or set ndem.check_references: false to train with these."
         )
 
 
 def _data_set(structure: AtomicData) -> str:
-    """Its data set; a transform may have put a string in the place of a list."""
+    """The name of its data set, which a transform may have changed from a list to a string."""
     name = structure.dataset
     return name if isinstance(name, str) else name[0]
 

@@ -1,8 +1,8 @@
-"""One routing of experts for both views of a structure.
+"""The same routing of experts for both views of a structure.
 
-A mixture of linear experts chooses its weights per structure, from composition, charge, spin and
-data set, with dropout in training. Both views of a structure are one structure to it; drawn anew,
-the dropout alone would change the outputs as much as a noise of 0.01 A does.
+A mixture of linear experts chooses weights per structure, from composition, charge, spin and data
+set, with dropout in training. Both views of a structure must have the same weights: with a new
+dropout, outputs would change as much as by a noise of 0.01 A.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def has_experts(backbone: nn.Module) -> bool:
 def joint_routing(
     backbone: nn.Module, count: int, atoms: int, structures: Tensor
 ) -> Iterator[None]:
-    """Route a joint batch: its first ``count`` structures as ever, the others as these.
+    """Route a joint batch: the first view as usual, second views like their structures.
 
     Args:
-        backbone: of the model. count, atoms: structures and atoms of the first view.
-        structures: (B2,) the structure of each second view.
+        backbone: of the model. count, atoms: numbers of structures and atoms in the first view.
+        structures: (B2,) for each second view, the index of its structure.
     """
     if not has_experts(backbone):
         yield
@@ -51,10 +51,10 @@ def joint_routing(
 
 @contextlib.contextmanager
 def same_routing(backbone: nn.Module, structures: Tensor) -> Iterator[None]:
-    """Route a second view as the backbone has just routed the first.
+    """Route second views as the backbone has just routed the first view.
 
     Args:
-        structures: (B2,) the structure of each second view.
+        structures: (B2,) for each second view, the index of its structure.
     """
     if not has_experts(backbone):
         yield
@@ -70,7 +70,7 @@ def same_routing(backbone: nn.Module, structures: Tensor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _routed_by(backbone: nn.Module, route: Any) -> Iterator[None]:
-    backbone.__dict__["set_MOLE_coefficients"] = route  # before the class's method
+    backbone.__dict__["set_MOLE_coefficients"] = route  # hides the method of the class
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""Second views with labels for fairchem 2, from the file that fairchem 1.10 reads, too.
+"""Second views with labels for fairchem 2, from the same file as for fairchem 1.10.
 
-A view belongs to a structure as its record holds it, by a digest. fairchem 2 wraps positions into
-the cell when it reads a record, so a structure in a batch may have another digest: which record it
-was is looked up in the data set then. Displacements and changes of forces do not care.
+Views are found by a digest of the structure as it is in its record. fairchem 2 wraps positions into
+the cell when it reads a record, so a structure in a batch may have another digest. Then its record
+is looked up in the data set. Displacements and changes of forces are the same for both.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from ndem_ocp.method import NDeMSettings, Noise
 from ndem_ocp.second_views.sidecar import Views, structure_digest
 from ndem_ocp.second_views.source import ViewSource
 
-_LOOKED_AT = 50  # structures of each data set
+_LOOKED_AT = 50  # structures of each data set that are checked at the start
 
 
 class AseViewSource(ViewSource):
-    """The second views of a data loader's data sets; eV and eV/A.
+    """Second views for the data sets of a data loader, in eV and eV/A.
 
     Args:
-        path: a file of ``ndem data second-views``. dataset: of the training data loader.
-        settings: which views are drawn, and how often.
+        path: a file made by ``ndem data second-views``. dataset: that of the training data loader.
+        settings: which views to draw, and how often.
 
     Raises:
-        DataError: not such a file, or made for other records.
+        DataError: if it is another kind of file, or was made for other records.
     """
 
     def __init__(self, path: str | Path, dataset: Dataset, settings: NDeMSettings) -> None:
@@ -48,21 +48,21 @@ class AseViewSource(ViewSource):
         for name, (found, looked_at) in known.items():
             if 0 < found < looked_at:
                 raise DataError(
-                    f"{path} knows {found} of the first {looked_at} structures of the data set "
-                    f"{name}: records were changed or added since it was made. Run `ndem data "
+                    f"{path} has second views for {found} of the first {looked_at} structures of "
+                    f"{name}: records were changed or added later. Run `ndem data "
                     "second-views` again"
                 )
         self._covered = {name for name, (found, _) in known.items() if found}
         if not self._covered:
             raise DataError(
-                f"{path} knows no structure of {', '.join(known)}: it was made for other records "
+                f"{path} has no second views for {', '.join(known)}: it was made for other records "
                 f"({self.sidecar.meta.get('data')}). Run `ndem data second-views` for these"
             )
         for name in sorted(set(known) - self._covered):
-            logging.info("ndem: %s has no second views of the data set %s.", path, name)
+            logging.info("ndem: %s has no second views for the data set %s.", path, name)
 
     def draw(self, batch: AtomicData, generator: torch.Generator, progress: float = 0.0) -> Noise:
-        """As :meth:`ViewSource.draw`; structures of data sets without views stay as they are."""
+        """As :meth:`ViewSource.draw`; structures of data sets without views are not displaced."""
         noise = super().draw(batch, generator, progress)
         covered = torch.tensor([name in self._covered for name in batch.dataset_name])
         return restricted(noise, covered, batch.batch.cpu())
@@ -76,7 +76,7 @@ class AseViewSource(ViewSource):
         if self._has(key):
             return key
         if self._records is None:
-            logging.info("ndem: reading the data sets once, for the records of wrapped structures.")
+            logging.info("ndem: reading the data sets once, to find records of wrapped structures.")
             self._records = {
                 shown_digest(part[index]): record_digest(part, index)
                 for name, part in self._parts.items()
@@ -86,7 +86,7 @@ class AseViewSource(ViewSource):
         return self._records.get(key, key)
 
     def _known(self, part: Dataset) -> tuple[int, int]:
-        """How many of the first structures of a data set the file knows, and of how many."""
+        """How many of the first structures of a data set have views, and how many were checked."""
         count = min(_LOOKED_AT, len(part))
         return sum(self._has(record_digest(part, index)) for index in range(count)), count
 
@@ -99,7 +99,7 @@ class AseViewSource(ViewSource):
 
 
 def shown_digest(structure: AtomicData) -> bytes:
-    """The digest of a structure as fairchem 2 shows it to a model."""
+    """The digest of a structure as the model sees it in fairchem 2."""
     return structure_digest(
         structure.atomic_numbers.numpy(),
         structure.pos.numpy(),
@@ -109,13 +109,13 @@ def shown_digest(structure: AtomicData) -> bytes:
 
 
 def record_digest(part: Dataset, index: int) -> bytes:
-    """The digest of a structure as its record holds it, which ``ndem data second-views`` uses.
+    """The digest of a structure as it is in its record, which ``ndem data second-views`` uses.
 
     Args:
-        part: a data set of ASE structures. index: of the structure.
+        part: a data set of ASE structures. index: that of the structure.
 
     Raises:
-        DataError: another kind of data set.
+        DataError: for another kind of data set.
     """
     while isinstance(part, Subset):
         part, index = part.dataset, int(part.indices[index])
@@ -131,7 +131,7 @@ def record_digest(part: Dataset, index: int) -> bytes:
 
 
 def _parts(dataset: Dataset) -> dict[str, Dataset]:
-    """The data sets by the names that structures of a batch have (``oc20.train``)."""
+    """{name as in a batch, such as ``oc20.train``: data set}."""
     if not isinstance(dataset, ConcatDataset):
         raise DataError(
             f"second views need fairchem's create_concat_dataset, not {type(dataset).__name__}"

@@ -1,4 +1,4 @@
-"""Reading and checking ``runner.train_eval_unit.ndem`` and what it meets."""
+"""Read ``runner.train_eval_unit.ndem``, and check it together with the rest of the unit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ndem_ocp.method.settings import check_second_views
 FORCES, ENERGY = "forces", "energy"
 HOST_KEYS = {
     "auxiliary_head": "Arguments of the auxiliary head, such as `{width: 0.5}`, or another head: "
-    "`{module: package.module.Class, ...}`, which gives `forces`, (atoms, 3).",
-    "second_views": "A file of `ndem data second-views`. Needed with `target: second_views`.",
+    "`{module: package.module.Class, ...}`, which must return `forces`, (atoms, 3).",
+    "second_views": "A file made by `ndem data second-views`. Needed with `target: second_views`.",
     "check_references": "Whether to stop before the first step if the element references do not "
     "fit the energies of the training data (true).",
 }
@@ -32,9 +32,9 @@ AUXILIARY_HEAD, SECOND_VIEWS, CHECK_REFERENCES = HOST_KEYS
 
 
 class Refused(SystemExit):
-    """Training stops with exit status 2; the sentence has been printed.
+    """Ends training with exit status 2, after the error has been printed in one sentence.
 
-    A SystemExit, because hydra and fairchem print a traceback for anything else.
+    It is a SystemExit, because hydra and fairchem print a traceback for all other exceptions.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -47,11 +47,11 @@ class Refused(SystemExit):
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """End the run with a sentence and exit status 2 for an error that its user can mend."""
+    """End the run with one sentence and exit status 2 if an error is one that the user can fix."""
     try:
         yield
     except UserError as error:
-        # the settings are those of task.ndem on fairchem 1.10, and so are their messages
+        # messages are shared with fairchem 1.10, where the settings are under task.ndem
         sentence = str(error).replace("task.ndem.", "ndem.")
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
@@ -61,7 +61,7 @@ def refusals() -> Iterator[None]:
 
 
 class Section(NamedTuple):
-    """The section ``ndem``, read."""
+    """The content of the section ``ndem``."""
 
     settings: NDeMSettings
     auxiliary_head: dict[str, Any] | None
@@ -70,10 +70,10 @@ class Section(NamedTuple):
 
 
 def read_section(given: Any) -> Section:
-    """Read ``ndem``; None is ``{coefficient: 0}``, the plain unit.
+    """Read the section ``ndem``; None means ``{coefficient: 0}``, the plain unit.
 
     Raises:
-        SettingsError: not a mapping, an unknown key, a value that does not fit.
+        SettingsError: if it is not a mapping, or has an unknown key or an invalid value.
     """
     if OmegaConf.is_config(given):
         given = OmegaConf.to_container(given, resolve=True)
@@ -91,7 +91,7 @@ def read_section(given: Any) -> Section:
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
     if not isinstance(check, bool):
         raise SettingsError(f"task.ndem.check_references = {check!r}: must be true or false.")
-    _check_objective(method.get("objective"))  # before what goes with it
+    _check_objective(method.get("objective"))  # before settings that depend on it
     settings = NDeMSettings.from_mapping(method, host_keys=tuple(HOST_KEYS))
     check_second_views(settings, path, head)
     return Section(settings, None if head is None else dict(head), path, check)
@@ -100,7 +100,7 @@ def read_section(given: Any) -> Section:
 def _check_objective(objective: Any) -> None:
     if objective == "dens":
         raise SettingsError(
-            "task.ndem.objective = 'dens' does not run with fairchem 2, whose models take no "
+            "task.ndem.objective = 'dens' does not run with fairchem 2, whose models cannot encode "
             "forces as an input: choose ndem or noisy_nodes."
         )
 
@@ -108,28 +108,29 @@ def _check_objective(objective: Any) -> None:
 def check_host(
     settings: NDeMSettings, model: nn.Module, tasks: Sequence[Task], host: Mapping[str, Any]
 ) -> None:
-    """Refuse what NDeM cannot work with, before anything is built.
+    """Refuse models and settings that NDeM does not work with, before anything is built.
 
     Args:
-        model: as fairchem made it. tasks: the tasks. host: the unit's other arguments.
+        model: the model that fairchem has built. tasks: the tasks. host: other arguments of the
+            unit.
 
     Raises:
         SettingsError: naming the key and what to do.
     """
     if type(model) is not HydraModel:
         raise SettingsError(
-            f"NDeM works on fairchem.core.models.base.HydraModel, and the model is another class, "
-            f"{type(model).__name__}: use that one, or task.ndem.coefficient: 0."
+            f"NDeM needs a model of class fairchem.core.models.base.HydraModel, but this one is a "
+            f"{type(model).__name__}: use a HydraModel, or task.ndem.coefficient: 0."
         )
     if not forces_tasks(tasks):
         raise SettingsError(
-            "NDeM needs forces, and no task has property: forces: add such a task, or set "
+            "NDeM needs forces, but no task has property: forces. Add such a task, or set "
             "task.ndem.coefficient: 0."
         )
     if not getattr(model.backbone, "otf_graph", True):
         raise SettingsError(
-            "NDeM needs graphs that are built on the fly, because the edges of X are not those of "
-            "X + eps: set otf_graph: True in the model's backbone (in a fine-tuning: "
+            "NDeM needs graphs that are built on the fly, because X and X + eps have different "
+            "edges: set otf_graph: True in the model's backbone (in a fine-tuning: "
             "model.overrides.backbone)."
         )
     if str(host.get("train_strategy", "ddp")) == "fsdp":
@@ -140,5 +141,5 @@ def check_host(
 
 
 def forces_tasks(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks that train forces."""
+    """The tasks with property forces."""
     return [task for task in tasks if task.property == FORCES and not task.inference_only]

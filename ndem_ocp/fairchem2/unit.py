@@ -1,13 +1,13 @@
-"""The training unit: fairchem's, a second view in each step, and losses that are all logged.
+"""The training unit: fairchem's, plus a second view in each step, with all losses logged.
 
-What NDeM adds to a training step, in full:
+Everything that NDeM adds to a training step:
 
-1. draw eps for (seed, data-parallel rank, step) and mark the batch with it     ``train_step``
-2. one forward of DDP over X and X + eps; the main heads' outputs on X as usual  ``TwoViewHydra``
-3. one more task, whose loss is coefficient * L_NDeM (Eq. 18)                   ``objectives``
+1. draw eps for (seed, data-parallel rank, step) and attach it to the batch     ``train_step``
+2. one DDP forward over X and X + eps; main heads return outputs on X as usual   ``TwoViewHydra``
+3. an additional task, whose loss is coefficient * L_NDeM (Eq. 18)              ``objectives``
 4. its diagnostics in W&B and history.jsonl                                     ``StepLog``
 
-Evaluation, the saved tasks and the inference checkpoint are the plain unit's.
+Evaluation, saved tasks and inference checkpoints are those of the plain unit.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from ndem_ocp.fairchem2.checkpoints import (
     other_auxiliary,
     save_random_state,
 )
+from ndem_ocp.fairchem2.idle_parameters import IdleParameters
 from ndem_ocp.fairchem2.log import StepLog
 from ndem_ocp.fairchem2.model import add_second_view, heads_are_new
 from ndem_ocp.fairchem2.objectives import (
@@ -50,22 +51,21 @@ from ndem_ocp.fairchem2.objectives import (
 from ndem_ocp.fairchem2.references import check_references
 from ndem_ocp.fairchem2.second_views import AseViewSource
 from ndem_ocp.fairchem2.section import check_host, forces_tasks, read_section, refusals
-from ndem_ocp.fairchem2.waiting import Waiting
-from ndem_ocp.method import Noise, draw_noise, step_generator, with_no_change
+from ndem_ocp.method import Noise, draw_noise, step_generator, with_first_order_labels
 
 
 class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
     """Trains a hydra model of fairchem 2 with NDeM.
 
-    Takes what ``MLIPTrainEvalUnit`` takes, and:
+    Takes the arguments of ``MLIPTrainEvalUnit``, and:
 
     Args:
         ndem: the settings (:class:`ndem_ocp.method.NDeMSettings`) and ``auxiliary_head``,
-            ``second_views``, ``check_references``. ``coefficient: 0``, or no ``ndem`` at all, is
-            the plain unit to the last digit.
+            ``second_views``, ``check_references``. With ``coefficient: 0``, or without ``ndem``,
+            it trains exactly as the plain unit.
 
     Raises:
-        SystemExit: status 2 and one sentence, for settings or data that cannot be trained with.
+        SystemExit: status 2 and one sentence, if it cannot train with these settings or data.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
         self.section, self.settings = section, settings
         self._plain_tasks = self.tasks = logged(self.tasks)
         self._objective = self._made_objective(model) if settings.active else None
-        self._waiting = Waiting(self.optimizer, getattr(model, "auxiliary", []))
-        self._waiting.keep_from_decay(getattr(model, "log_curvature", None))
+        self._idle = IdleParameters(self.optimizer, getattr(model, "auxiliary", []))
+        self._idle.keep_from_decay(getattr(model, "log_curvature", None))
         self._views: AseViewSource | None = None
-        self._random_from: str | None = None  # a checkpoint, until the first step after it
+        self._random_from: str | None = None  # checkpoint whose random state is to be restored
         self._noisy = False  # whether the last step had second views
         self._total_steps = 1
         folder = getattr(getattr(job_config, "metadata", None), "log_dir", None)
-        # On all ranks, because diagnostics are summed over them; one writes.
+        # On all ranks, because diagnostics are summed over them; only one writes the file.
         self.logger = StepLog(
-            folder if distutils.is_master() else None, self.logger, self._single_losses
+            folder if distutils.is_master() else None, self.logger, self._additional_quantities
         )
         self._say_heads(model)
 
@@ -114,9 +114,9 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
         new = heads_are_new(model)
         if new is not None:
             logging.info(
-                "ndem: the main heads are new and start random (model.heads is given)."
+                "ndem: the main heads are new and start from random weights (model.heads is set)."
                 if new
-                else "ndem: the main heads are the checkpoint's (model.heads is not given)."
+                else "ndem: the main heads are the checkpoint's (model.heads is not set)."
             )
 
     def on_train_start(self, state: State) -> None:
@@ -135,7 +135,7 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
             self.logger.resumed(done)
 
     def train_step(self, state: State, data: AtomicData) -> None:
-        if self._random_from is not None:  # not before: a data loader's start draws a number
+        if self._random_from is not None:  # not earlier: starting a data loader draws a number
             self._continue_random_numbers(self._random_from)
         done = self.train_progress.num_steps_completed
         weight = self.settings.coefficient_at(done + 1, self._total_steps)
@@ -152,19 +152,19 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
             self._objective.prepare(data.to(device), noise.to(device), now)
             self.tasks = self._objective.tasks
         before = self.settings.coefficient_at(done, self._total_steps) if done else 0.0
-        self._waiting.set(waits=not self._noisy, starts=self._noisy and before == 0)
+        self._idle.set(idle=not self._noisy, starts=self._noisy and before == 0)
         super().train_step(state, data)
         self._say_step(done)
 
     def _continue_random_numbers(self, folder: str) -> None:
         self._random_from = None
         if not load_random_state(folder):
-            logging.info("ndem: %s has no random state of this rank, edges get new frames.", folder)
+            logging.info("ndem: %s has no random state of this rank: edges get new frames.", folder)
 
     def _draw(self, data: AtomicData, step: int, progress: float) -> Noise:
-        """The noise of a step, from (seed, data-parallel rank, step) alone, on the CPU.
+        """The noise of a step, on the CPU, which only depends on (seed, data-parallel rank, step).
 
-        Ranks of one graph-parallel group have one batch, and so one noise.
+        Ranks of a graph-parallel group share a batch and therefore have the same noise.
         """
         rank = gp_utils.get_dp_rank() if gp_utils.initialized() else distutils.get_rank()
         generator = step_generator(self.job_config.seed or 0, rank, step)
@@ -176,12 +176,12 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
                 data.pos, data.batch, count, data.fixed, self.settings, generator, progress
             )
             if self.settings.instead:
-                noise = with_no_change(noise, count)
+                noise = with_first_order_labels(noise, count)
         known = with_forces(data, forces_tasks(self._plain_tasks))
         return restricted(noise, known, data.batch)
 
-    def _single_losses(self, total: float) -> dict[str, float]:
-        """What fairchem does not log of a step: each loss by itself, and NDeM's diagnostics."""
+    def _additional_quantities(self, total: float) -> dict[str, float]:
+        """Quantities that fairchem does not log: each loss separately, and NDeM's diagnostics."""
         losses = {k: v for task in self._plain_tasks for k, v in task.loss_fn.log().items()}
         return losses | self._diagnostics(total)
 
@@ -200,14 +200,14 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
             logging.info({"train/step": step, **self.logger.last})
 
     def state_dict(self) -> dict[str, Any]:
-        self._waiting.complete()
+        self._idle.complete()
         return super().state_dict()
 
     def save_state(self, checkpoint_location: str) -> None:
         super().save_state(checkpoint_location)
         save_random_state(checkpoint_location)
         path = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
-        if self.save_inference_ckpt and distutils.is_master() and self._waiting.auxiliary:
+        if self.save_inference_ckpt and distutils.is_master() and self._idle.auxiliary:
             leave_out_auxiliary(path)
 
     def _execute_load_state(self, checkpoint_location: str | None) -> None:

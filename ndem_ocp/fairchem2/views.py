@@ -1,4 +1,4 @@
-"""The second view of a batch: X~ = X + eps of some structures, alone or behind the first view."""
+"""The second view of a batch, X~ = X + eps for some structures, alone or after the first view."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from fairchem.core.datasets.atomic_data import AtomicData
 from torch import Tensor
 
-# Entries of a batch that ask the model for a second view.
+# Entries of a batch by which it asks the model for a second view.
 EPS = "ndem_eps"  # (N, 3) | displacement of each atom, Angstrom
 VIEWED = "ndem_viewed"  # (N,) bool | atoms of the structures that get a second view
-# Marks a batch that holds second views, for the auxiliary head, which sleeps on all others.
+# Marks a batch with second views; the auxiliary head does not run on any other.
 SECOND = "ndem_second"
 
 _OF_ATOMS = ("pos", "atomic_numbers", "fixed", "tags")
@@ -20,17 +20,17 @@ _OF_STRUCTURES = ("cell", "pbc", "natoms", "charge", "spin")
 
 
 class Views(NamedTuple):
-    """The second view of a batch of N atoms in B structures, and where it belongs."""
+    """The second view of a batch of N atoms in B structures."""
 
     second: AtomicData  # M atoms in B2 structures
-    atoms: Tensor  # (M,) index into the N atoms
-    structures: Tensor  # (B2,) index into the B structures
+    atoms: Tensor  # (M,) indices of its atoms among the N
+    structures: Tensor  # (B2,) indices of its structures among the B
 
 
 def second_view(data: AtomicData) -> Views | None:
-    """X + eps of the viewed structures, without labels; None where there are none.
+    """X + eps of the structures with a second view, without labels; None if there are none.
 
-    Edges are left out, because those of X do not describe X~ (the models build them).
+    Edges are dropped, because those of X are not those of X~ (models build their graphs).
 
     Args:
         data: with ``EPS`` and ``VIEWED``; not changed.
@@ -56,7 +56,7 @@ def second_view(data: AtomicData) -> Views | None:
 
 
 def join_views(data: AtomicData, views: Views) -> AtomicData:
-    """The batch's structures, then their second views, in one batch without labels."""
+    """A joint batch without labels: the structures, followed by their second views."""
     joint = _without_edges(data)
     for key in (*_OF_ATOMS, *_OF_STRUCTURES):
         joint[key] = torch.cat([data[key], views.second[key]])
@@ -68,14 +68,14 @@ def join_views(data: AtomicData, views: Views) -> AtomicData:
 
 
 def first_part(output: object, rows: dict[int, int]) -> object:
-    """What of a head's output over a joint batch belongs to the first view.
+    """The part of a head's output over a joint batch that belongs to the first view.
 
     Args:
         output: a tensor, or a dictionary of such outputs.
-        rows: number of rows in the first view by number of rows in both.
+        rows: {number of rows for both views: number of rows for the first view}.
 
     Raises:
-        ValueError: an output that is neither per atom nor per structure.
+        ValueError: if an output is neither per atom nor per structure.
     """
     if isinstance(output, dict):
         return {name: first_part(part, rows) for name, part in output.items()}
@@ -89,7 +89,7 @@ def first_part(output: object, rows: dict[int, int]) -> object:
 
 
 def _without_edges(data: AtomicData) -> AtomicData:
-    """A batch of the same kind without entries but an empty graph."""
+    """An otherwise empty batch with an empty graph."""
     new = copy.copy(data)
     new.__keys__ = set()
     new.edge_index = data.edge_index.new_zeros((2, 0))

@@ -1,15 +1,15 @@
-"""NDeM itself, in torch alone: read settings, noise and objective beside Eqs. 9-18 of the paper.
+"""NDeM itself, in plain torch: settings, noise and objective, to be read next to Eqs. 9-18.
 
-Nothing in this folder imports fairchem or torch_geometric, so that another host can use it.
+Nothing in this folder imports fairchem or torch_geometric, so that other training codes can use it.
 """
 
-from ndem_ocp.method.dens import DeNS, dens_loss, forces_of_clean_atoms, forces_to_tell
+from ndem_ocp.method.dens import DeNS, dens_loss, forces_of_clean_atoms, forces_to_encode
 from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
 from ndem_ocp.method.ndem import Forces, NDeM, ndem_loss
 from ndem_ocp.method.noise import Noise, ViewLabels, choose_graphs, draw_noise, step_generator
 from ndem_ocp.method.noisy_nodes import NoisyNodes, noisy_nodes_loss
 from ndem_ocp.method.objective import (
-    NDeMLoss,
+    AuxiliaryLoss,
     Objective,
     Step,
     noise_target,
@@ -25,17 +25,17 @@ from ndem_ocp.method.second_views import (
     view_forces,
     view_weights,
     weighted_residual,
-    with_no_change,
+    with_first_order_labels,
 )
 from ndem_ocp.method.settings import NDeMSettings
 
 __all__ = [
     "OBJECTIVES",
+    "AuxiliaryLoss",
     "DeNS",
     "Forces",
     "Instead",
     "NDeM",
-    "NDeMLoss",
     "NDeMSettings",
     "Noise",
     "NoisyNodes",
@@ -50,7 +50,7 @@ __all__ = [
     "dens_loss",
     "draw_noise",
     "forces_of_clean_atoms",
-    "forces_to_tell",
+    "forces_to_encode",
     "ndem_loss",
     "noise_diagnostics",
     "noise_target",
@@ -64,5 +64,5 @@ __all__ = [
     "view_forces",
     "view_weights",
     "weighted_residual",
-    "with_no_change",
+    "with_first_order_labels",
 ]

@@ -2,9 +2,10 @@
 
     L = (1/N) sum_i m_i || d_i(X~, F(X)) - eps*_i ||^2
 
-d is the auxiliary head, eps* = scale * eps as in Eq. 17, m_i = 1 on corrupted atoms. There is one
-view, corrupted in part, and the model is told F(X) on the corrupted atoms. The force loss of the
-main head belongs to the other atoms, 1 - m_i, with the same 1/N.
+d is the auxiliary head, eps* = scale * eps as in Eq. 17, m_i = 1 on corrupted atoms and 0 on the
+others. There is only one view, in which some atoms are corrupted; their forces F(X) are encoded as
+an input of the model. The force loss of the main head covers the other atoms (weight 1 - m_i), with
+the same 1/N.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ndem_ocp.method.noise import Noise
 from ndem_ocp.method.noisy_nodes import error_diagnostics, noise_error
-from ndem_ocp.method.objective import FORCES, Mean, NDeMLoss, Objective, Step
+from ndem_ocp.method.objective import FORCES, AuxiliaryLoss, Mean, Objective, Step
 from ndem_ocp.method.registry import register
 from ndem_ocp.method.settings import NDeMSettings
 from ndem_ocp.method.views import as_corrupted
@@ -24,11 +25,11 @@ from ndem_ocp.method.views import as_corrupted
 
 @register
 class DeNS(Objective):
-    """One view, corrupted in part, which tells the model the forces of the corrupted atoms."""
+    """One view with some corrupted atoms, whose forces are encoded as an input of the model."""
 
     name = "dens"
     own_settings = ("dens_probability",)
-    model = "told_forces"
+    model = "encoded_forces"
 
     @property
     def needs_main_forces(self) -> bool:
@@ -38,14 +39,14 @@ class DeNS(Objective):
         return self.settings.dens_probability
 
     def view(self, batch: Any, noise: Noise) -> Any:
-        told = forces_to_tell(batch[FORCES].to(batch.pos.dtype), noise)
-        return as_corrupted(batch, noise.eps, told)
+        forces = forces_to_encode(batch[FORCES].to(batch.pos.dtype), noise)
+        return as_corrupted(batch, noise.eps, forces)
 
     def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         assert step.label is not None
         return {**out, FORCES: forces_of_clean_atoms(out[FORCES], step.label, step.noise)}
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> AuxiliaryLoss:
         assert auxiliary is not None
         return dens_loss(auxiliary, step.noise, step.counted, self.settings, mean=step.mean)
 
@@ -60,17 +61,18 @@ def dens_loss(
     settings: NDeMSettings,
     *,
     mean: Mean = torch.mean,
-) -> NDeMLoss:
-    """The denoising part of DeNS: corrupted atoms only, over the number of all counted ones.
+) -> AuxiliaryLoss:
+    """The denoising loss of DeNS: summed over corrupted atoms, divided by the number of all.
 
     Args:
-        predicted: (N, 3) d(X~, F(X)) for every atom, dimensionless. The mask multiplies, so that
-            a batch in which nothing is corrupted still gives every parameter a gradient.
-        noise: ``moved`` is m, ``viewed`` the corrupted structures.
-        counted: (N,) bool, atoms that the force loss sees. Corrupted ones join them (they differ
-            only with ``atoms: all``).
+        predicted: (N, 3) d(X~, F(X)) for every atom, dimensionless. Errors are multiplied by the
+            mask m, so that every parameter has a gradient even if nothing in the batch is
+            corrupted.
+        noise: ``moved`` is m, ``viewed`` marks the corrupted structures.
+        counted: (N,) bool, atoms that the force loss covers. Corrupted atoms are counted as well
+            (with ``atoms: all`` some of them are fixed).
         settings: norm and scale of eps*.
-        mean: reduces the (n,) error per atom over all ranks.
+        mean: the mean of (n,) errors per atom over the atoms of all ranks.
 
     Raises:
         ValueError: if shapes differ.
@@ -78,18 +80,18 @@ def dens_loss(
     keep = counted | noise.moved
     error = noise_error(predicted, noise, settings)
     loss = mean((error * noise.moved)[keep])
-    return NDeMLoss(loss, error_diagnostics(predicted, noise, keep & noise.viewed, settings))
+    return AuxiliaryLoss(loss, error_diagnostics(predicted, noise, keep & noise.viewed, settings))
 
 
 def forces_of_clean_atoms(predicted: Tensor, label: Tensor, noise: Noise) -> Tensor:
-    """Main head's forces for DeNS's force loss, (N, 3): the label stands on corrupted atoms.
+    """Forces for the host's force loss, (N, 3): predictions, but labels on corrupted atoms.
 
-    Their error and gradient are then zero under any force loss, and its 1/N stays. The result has
-    the wider of the two dtypes: a rounded label would have an error.
+    So corrupted atoms have no error and no gradient under any force loss, and its 1/N is unchanged.
+    The result has the wider of the two dtypes, because a rounded label would have an error.
     """
     return torch.where(noise.moved[:, None], label, predicted)
 
 
-def forces_to_tell(label: Tensor, noise: Noise) -> Tensor:
-    """F(X) as DeNS feeds it to the model, (N, 3): the label on corrupted atoms, 0 elsewhere."""
+def forces_to_encode(label: Tensor, noise: Noise) -> Tensor:
+    """F(X) as DeNS encodes it, (N, 3): the label on corrupted atoms, 0 on all others."""
     return label * noise.moved[:, None].to(label.dtype)

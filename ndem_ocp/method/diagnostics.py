@@ -1,7 +1,7 @@
-"""What the second view shows, in units: recovered noise, its direction, the fitted curvature.
+"""What is logged about the second view, in physical units: recovered noise and fitted curvature.
 
-Nothing here takes part in the gradient. Each quantity is a ratio of two sums (a ``Tally``), so
-that averaging over atoms, steps and ranks is exact.
+Nothing here contributes to the gradient. Each quantity is a ratio of two sums (a ``Tally``), so
+that averages over atoms, steps and ranks are exact.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-QUARTERS = 4  # of the range of sigma
+QUARTERS = 4  # the range of sigma is divided into so many bins
 
 
 class Tally(NamedTuple):
-    """A mean kept as its two sums: mean = total / weight."""
+    """A mean, stored as two sums: mean = total / weight."""
 
     total: float
     weight: float
@@ -32,31 +32,33 @@ def noise_diagnostics(
     energy_unit: str | None = None,
     sigma_range: tuple[float, float] = (0.0, 0.0),
 ) -> dict[str, Tally]:
-    """Diagnostics over the n atoms that the loss counts.
+    """Diagnostics over the n atoms in the loss.
 
     Args:
-        difference: (n, 3) what the objective compares with eps*: f(X) - f'(X~), normalised, or
-            the predicted noise.
-        scale: (n, 1) difference / eps that the objective asks for, 1/Angstrom.
+        difference: (n, 3) what the objective compares with eps*: either f(X) - f'(X~),
+            normalised, or the predicted noise.
+        scale: (n, 1) the ratio difference / eps at which the loss is zero, 1/Angstrom.
         eps: (n, 3) true noise in Angstrom.
         sigma: (n,) its standard deviation in Angstrom.
-        moved: (n,) bool, atoms that carry noise.
+        moved: (n,) bool, atoms that are displaced.
         force_rms: rms_F in energy unit per Angstrom.
-        energy_unit: for the name of the curvature; None if the difference is not one of forces.
+        energy_unit: for the name of the fitted curvature; None where ``difference`` is not a
+            difference of forces, which has no curvature.
         sigma_range: [sigma_min, sigma_max] in Angstrom.
 
     Returns:
         ``ndem_noise_error_A``: | eps_hat - eps | over moved atoms, eps_hat = difference / scale;
-        ``ndem_noise_size_A``: | eps | over the same atoms, the error of predicting no noise;
+        ``ndem_noise_size_A``: | eps | over the same atoms, which is the error of predicting zero;
         ``ndem_noise_cosine``: cosine of eps_hat and eps over moved atoms;
-        ``ndem_curvature_<unit>_per_A2``: least-squares c of F(X) - F'(X~) = c eps (Eq. 16), with
-        an ``energy_unit``;
+        ``ndem_curvature_<unit>_per_A2``: the curvature that the two force heads show, a
+        least-squares fit of c in F(X) - F'(X~) = c eps (Eq. 16); only with an ``energy_unit``. It
+        is neither the setting ``task.ndem.curvature`` nor the curvature of the data;
         ``ndem_sigma_A``: the sampled sigma;
-        ``ndem_unrecovered_sigma_1of4`` to ``4of4``: sum of | eps_hat - eps | over sum of | eps | of
-        the moved atoms whose sigma lies in that quarter of ``sigma_range``: 0 when all of their
-        noise is recovered, 1 when none is predicted.
+        ``ndem_unrecovered_sigma_1of4`` to ``4of4``: sum of | eps_hat - eps | divided by sum of
+        | eps |, over the moved atoms whose sigma lies in that quarter of ``sigma_range``. 0: all of
+        their noise is recovered; 1: as good as predicting zero.
     """
-    mask = moved.to(eps.dtype)  # multiplied instead of indexed: one transfer from the device
+    mask = moved.to(eps.dtype)  # multiplying avoids the device synchronisation of an index
     recovered = difference / scale
     size = eps.norm(dim=-1)
     cosine = (recovered * eps).sum(-1) / (recovered.norm(dim=-1) * size).clamp_min(1e-12)
@@ -80,7 +82,7 @@ def noise_diagnostics(
 
 
 def _quarters(sigma: Tensor, low: float, high: float) -> list[Tensor]:
-    """(n,) 1 where sigma lies in each quarter of [low, high], 0 elsewhere; none for one value."""
+    """For each quarter of [low, high], (n,) 1 where sigma lies in it, else 0; [] if high <= low."""
     if high <= low:
         return []
     place = ((sigma - low) / (high - low) * QUARTERS).floor().clamp(0, QUARTERS - 1)

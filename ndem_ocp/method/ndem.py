@@ -3,8 +3,8 @@
     L_NDeM = (1/N) sum_i || (f_i(X) - f'_i(X~)) - eps*_i ||^2                           (Eq. 17)
 
 f is the main force head on X, f' the auxiliary head on X~ = X + eps, both in normalised force
-units (raw force / rms_F, Eq. 10). The sign follows from F(X~) - F(X) = -c eps (Eq. 16). Where
-labelled second views give the change of the forces itself, -dF / rms_F stands for eps*.
+units (raw force / rms_F, Eq. 10). The sign follows from F(X~) - F(X) = -c eps (Eq. 16). If
+second views have force labels, dF = F(X~) - F(X) is known, and -dF / rms_F replaces eps*.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ndem_ocp.method.diagnostics import noise_diagnostics
 from ndem_ocp.method.noise import Noise
 from ndem_ocp.method.objective import (
     FORCES,
+    AuxiliaryLoss,
     Mean,
-    NDeMLoss,
     Objective,
     Step,
     noise_target,
@@ -56,7 +56,7 @@ class NDeM(Objective):
     def needs_main_forces(self) -> bool:
         return self.settings.target != "isotropic" or self.settings.clean_forces != "zero"
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> AuxiliaryLoss:
         assert auxiliary is not None
         return ndem_loss(
             Forces(out.get(FORCES), auxiliary, step.label),
@@ -64,13 +64,13 @@ class NDeM(Objective):
             step.counted,
             self.settings,
             force_rms=step.force_rms,
-            curvature=step.curvature,
+            curvature_factor=step.curvature_factor,
             mean=step.mean,
         )
 
 
 class Forces(NamedTuple):
-    """The three force fields that meet in Eq. 17, all (N, 3) and normalised (force / rms_F)."""
+    """The forces in Eq. 17, all (N, 3) and normalised (force / rms_F)."""
 
     # f(X), the main head's prediction on the clean structure (not needed for clean_forces: zero)
     clean: Tensor | None
@@ -79,7 +79,7 @@ class Forces(NamedTuple):
 
 
 def clean_reference(forces: Forces, settings: NDeMSettings) -> Tensor:
-    """What stands for f(X) in Eq. 17, (N, 3), normalised (``clean_forces``)."""
+    """f(X) of Eq. 17 as ``clean_forces`` defines it, (N, 3), normalised."""
     if settings.clean_forces == "zero":  # equilibrium: F(X) = 0, section 4.2.2
         return torch.zeros_like(forces.noisy)
     if settings.clean_forces == "label":
@@ -88,8 +88,8 @@ def clean_reference(forces: Forces, settings: NDeMSettings) -> Tensor:
         return forces.label
     if forces.clean is None:
         raise SettingsError(
-            f"task.ndem.clean_forces = {settings.clean_forces!r} needs a main force head; without "
-            "one only 'zero' is possible, for structures at equilibrium."
+            f"task.ndem.clean_forces = {settings.clean_forces!r} needs a main force head. Without "
+            "one, only 'zero' is possible, which is for structures at equilibrium."
         )
     return forces.clean if settings.clean_forces == "prediction" else forces.clean.detach()
 
@@ -101,40 +101,41 @@ def ndem_loss(
     settings: NDeMSettings,
     *,
     force_rms: float = 1.0,
-    curvature: Tensor | None = None,
+    curvature_factor: Tensor | None = None,
     mean: Mean = torch.mean,
-) -> NDeMLoss:
-    """Eq. 17 over the atoms that the force loss counts, the unperturbed ones included.
+) -> AuxiliaryLoss:
+    """Eq. 17 over the atoms in the force loss, including unperturbed ones.
 
     Args:
         forces: normalised forces, each (N, 3).
         noise: the noise that made X~ from X.
-        counted: (N,) bool, atoms that the force loss sees (OC20: the free ones). Atoms of
-            structures without a second view are left out as well.
+        counted: (N,) bool, atoms that the force loss covers (OC20: the free ones). Atoms of
+            structures without a second view are left out in any case.
         settings: see :class:`NDeMSettings`.
         force_rms: rms_F of Eq. 10, energy unit per Angstrom.
-        curvature: () learned c > 0 with ``learned_curvature``, else None.
-        mean: reduces the (n,) error per atom to the mean over all atoms; a host that trains on
-            several ranks hands in one that averages over all of them.
+        curvature_factor: () the learned factor c > 0 in f(X) - f'(X~) = c eps*, dimensionless,
+            with ``learned_curvature``; else None.
+        mean: the mean of (n,) errors per atom; with several ranks, pass one that averages over
+            the atoms of all of them.
 
     Raises:
-        ValueError: if shapes differ (a silent broadcast would hide a mistake).
+        ValueError: if shapes differ (broadcasting would hide the mistake).
     """
     for name, field in zip(forces._fields, forces):
         if field is not None and field.shape != noise.eps.shape:
             raise ValueError(
                 f"{name} forces have shape {tuple(field.shape)}, eps {tuple(noise.eps.shape)}"
             )
-    keep = (counted & noise.viewed).nonzero().squeeze(-1)  # once: it waits for the GPU
-    # Half precision would round f - f' away: the difference is taken in float32 at least.
+    keep = (counted & noise.viewed).nonzero().squeeze(-1)  # only once, because it waits for the GPU
+    # At least float32: half precision would lose the small difference f - f'.
     wide = torch.promote_types(forces.noisy.dtype, torch.float32)
     difference = clean_reference(forces, settings).to(wide) - forces.noisy.to(wide)
-    c = 1.0 if curvature is None else curvature
-    if noise.labels is not None:  # the change of the forces is known: no c, no eps*
+    c = 1.0 if curvature_factor is None else curvature_factor
+    if noise.labels is not None:  # the change of the forces is known and replaces eps*
         change = noise.labels.force_change.to(wide) / force_rms
         loss = mean(per_atom_error((difference + change)[keep], settings.norm))
         mask = counted & noise.viewed
-        return NDeMLoss(
+        return AuxiliaryLoss(
             loss,
             change_diagnostics(-force_rms * difference, noise, mask, settings.energy_unit),
         )
@@ -153,4 +154,4 @@ def ndem_loss(
             energy_unit=settings.energy_unit,
             sigma_range=settings.sigma_range,
         )
-    return NDeMLoss(loss, log)
+    return AuxiliaryLoss(loss, log)

@@ -1,7 +1,7 @@
 """Multi-scale masked noise: X~ = X + eps (Eq. 11, section 4.3.2).
 
-All randomness comes from a generator that the caller hands in, so that the noise of a step can be
-made again from (seed, rank, step) alone and the global random state is never touched.
+All random numbers come from a generator that the caller passes in. So the noise of a step can be
+reproduced from (seed, rank, step) alone, and the global random state is never touched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ndem_ocp.method.settings import NDeMSettings
 
 
 class ViewLabels(NamedTuple):
-    """What is known of a displaced structure besides eps; raw, in the data's units."""
+    """Labels of displaced structures, in the units of the data (not normalised)."""
 
     force_change: Tensor  # (N, 3) | s [T(X + eps) - T(X)], 0 where there is no view
     energy_remainder: Tensor  # (B,) | s [T_E(X + eps) - T_E(X) + T(X) . eps], beyond first order
@@ -29,10 +29,10 @@ class Noise(NamedTuple):
     """The noise of one batch of N atoms in B structures."""
 
     eps: Tensor  # (N, 3) | displacement in Angstrom, exactly 0 on atoms that are not moved
-    sigma: Tensor  # (N,) | standard deviation in Angstrom that the atom's structure was given
-    moved: Tensor  # (N,) bool | atoms that carry noise
+    sigma: Tensor  # (N,) | standard deviation of the noise in the atom's structure, Angstrom
+    moved: Tensor  # (N,) bool | atoms that are displaced
     viewed: Tensor  # (N,) bool | atoms of structures that get a second view (dens: corrupted ones)
-    labels: ViewLabels | None = None  # of second views whose forces or energies are known
+    labels: ViewLabels | None = None  # of second views with known forces or energies
 
     def to(self, device: torch.device) -> Noise:
         """The same noise on a device."""
@@ -44,8 +44,8 @@ class Noise(NamedTuple):
 def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
     """A CPU generator that depends on (seed, rank, step) alone.
 
-    The three numbers are hashed, so that neighbouring steps or ranks share no structure. The
-    generator lives on the CPU on every machine: a run gives the same noise on CPU and on CUDA.
+    The three numbers are hashed, so that neighbouring steps or ranks have unrelated noise. The
+    generator is always on the CPU, so that a run has the same noise on CPU and on CUDA.
     """
     digest = hashlib.blake2b(f"ndem:{seed}:{rank}:{step}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -66,8 +66,8 @@ def draw_noise(
         pos: (N, 3) positions in Angstrom; only its shape, dtype and device are used.
         graph_index: (N,) structure of each atom, 0 <= graph_index < num_graphs.
         num_graphs: B, number of structures.
-        fixed: (N,) 1 for atoms that the data holds fixed, else 0; None: no atom is fixed.
-        settings: sigma range and distribution, corrupt ratio, which atoms may move, fraction.
+        fixed: (N,) 1 for atoms that are fixed in the data, else 0; None: no atom is fixed.
+        settings: sigma range and distribution, corrupt_ratio, fraction, and which atoms may move.
         generator: CPU generator, see :func:`step_generator`.
         progress: fraction of training, for settings that are schedules.
 
@@ -88,7 +88,7 @@ def draw_noise(
     eps = unit * (sigma * moved)[:, None]
 
     def on_device(value: Tensor, dtype: torch.dtype) -> Tensor:
-        """Without waiting for what the device is doing; it takes a copy of the value first."""
+        """Copy without waiting for the device."""
         return value.to(dtype).to(pos.device, non_blocking=True)
 
     return Noise(
@@ -116,9 +116,9 @@ def _draw_sigma(num_graphs: int, settings: NDeMSettings, generator: torch.Genera
 def _choose_atoms(
     movable: Tensor, graph_index: Tensor, num_graphs: int, ratio: float, generator: torch.Generator
 ) -> Tensor:
-    """(N,) bool: in each structure a uniformly random ceil(ratio * movable) of the movable atoms.
+    """(N,) bool: in each structure, ceil(ratio * movable) of the movable atoms, chosen at random.
 
-    An exact count instead of a coin per atom: a small structure is never left without noise.
+    With an exact count (and not a probability per atom), no small structure is left without noise.
     """
     key = torch.rand(movable.shape[0], generator=generator, dtype=torch.float64)
     key = torch.where(movable, key, torch.full_like(key, 2.0))  # immovable atoms come last
@@ -136,12 +136,12 @@ def _choose_atoms(
 def choose_graphs(
     num_graphs: int, settings: NDeMSettings, generator: torch.Generator, progress: float = 0.0
 ) -> Tensor:
-    """(B,) bool: the structures that noise is for.
+    """(B,) bool: the structures that get noise.
 
-    Second views beside their structures: a random ceil(fraction * B), at least one on every rank,
-    so that all ranks use the auxiliary head in every step (DDP needs that). DeNS, and views in
-    their structures' place: each with its probability; the heads see the whole batch, so there may
-    be none.
+    With ``place: beside``, ceil(fraction * B) structures at random: at least one on every rank,
+    because DDP needs every rank to use the auxiliary head in every step. With DeNS, and with
+    ``place: instead``, each structure with a given probability. There may then be none, because
+    the heads see the whole batch anyway.
     """
     probability: float | None = objective_of(settings).probability(progress)
     if probability is not None:

@@ -2,8 +2,8 @@
 
     L = (1/N) sum_i || d_i(X~) - eps*_i ||^2                                            (Eq. 12)
 
-d is the auxiliary head on X~ = X + eps, eps* = scale * eps as in Eq. 17. The sign is plain: d =
-+eps*. (An NDeM with F(X) = 0 learns d = -eps* by the same loss.)
+d is the auxiliary head on X~ = X + eps, eps* = scale * eps as in Eq. 17. The head learns +eps*,
+whereas with NDeM and F(X) = 0 it would learn -eps*.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
 from ndem_ocp.method.noise import Noise
 from ndem_ocp.method.objective import (
+    AuxiliaryLoss,
     Mean,
-    NDeMLoss,
     Objective,
     Step,
     noise_target,
@@ -28,12 +28,12 @@ from ndem_ocp.method.settings import NDeMSettings
 
 @register
 class NoisyNodes(Objective):
-    """Classical denoising on NDeM's two views; the main forces take no part in it."""
+    """Classical denoising on NDeM's two views; the main forces are not involved."""
 
     name = "noisy_nodes"
     own_settings = ("fraction",)
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> AuxiliaryLoss:
         assert auxiliary is not None
         return noisy_nodes_loss(auxiliary, step.noise, step.counted, self.settings, mean=step.mean)
 
@@ -45,8 +45,8 @@ def noisy_nodes_loss(
     settings: NDeMSettings,
     *,
     mean: Mean = torch.mean,
-) -> NDeMLoss:
-    """Classical denoising (Eq. 12) over the atoms that the force loss counts.
+) -> AuxiliaryLoss:
+    """Classical denoising (Eq. 12) over the atoms in the force loss.
 
     Args:
         predicted: (N, 3) d(X~), dimensionless; zeros where there is no second view.
@@ -54,18 +54,18 @@ def noisy_nodes_loss(
         counted: (N,) bool, as in :func:`ndem_ocp.method.ndem_loss`: unperturbed atoms count,
             structures without a second view do not.
         settings: norm and scale of eps*.
-        mean: reduces the (n,) error per atom over all ranks.
+        mean: the mean of (n,) errors per atom over the atoms of all ranks.
 
     Raises:
         ValueError: if shapes differ.
     """
     keep = counted & noise.viewed
     error = noise_error(predicted, noise, settings)
-    return NDeMLoss(mean(error[keep]), error_diagnostics(predicted, noise, keep, settings))
+    return AuxiliaryLoss(mean(error[keep]), error_diagnostics(predicted, noise, keep, settings))
 
 
 def noise_error(predicted: Tensor, noise: Noise, settings: NDeMSettings) -> Tensor:
-    """(N,) || d - eps* || in the norm of the settings, in float32 at least."""
+    """(N,) || d - eps* || in the norm of the settings, in at least float32."""
     if predicted.shape != noise.eps.shape:
         raise ValueError(
             f"The predicted noise has shape {tuple(predicted.shape)}, eps {tuple(noise.eps.shape)}"

@@ -1,13 +1,14 @@
-"""What an objective is, and what all of them share: eps*, its scale, and the error of an atom.
+"""The interface of objectives, and what all of them share: eps*, its scale, and the error per atom.
 
-An objective is one class in one file: which settings are its own, how its noise is drawn, what it
-shows the model, its loss, and what it logs.
+An objective is one class in one file. It defines its own settings, how its noise is drawn, what the
+model sees, its loss, and what is logged.
 
     objective     the model sees                         the host's loss is on     auxiliary loss
     ndem          X and X + eps in one forward           X                         Eq. 17
-      instead     X + eps for some structures            all, labels of X + eps    none
+      instead     X + eps for some structures            all, with labels of       none
+                                                         X + eps
     noisy_nodes   X and X + eps in one forward           X                         Eq. 12
-    dens          X + eps, told F(X) where eps != 0      energy: all structures;   DeNS
+    dens          X + eps, and F(X) where eps != 0       energy: all structures;   DeNS
                                                          forces: uncorrupted atoms
 """
 
@@ -24,45 +25,46 @@ from ndem_ocp.method.noise import Noise, draw_noise
 from ndem_ocp.method.settings import NDeMSettings
 from ndem_ocp.method.views import with_second_view
 
-FORCES, ENERGY = "forces", "energy"  # outputs of the model, labels of the data
+FORCES, ENERGY = "forces", "energy"  # names of model outputs and of labels in the data
 Mean = Callable[[Tensor], Tensor]
 
 
-class NDeMLoss(NamedTuple):
-    """Value and log of the objective."""
+class AuxiliaryLoss(NamedTuple):
+    """The auxiliary loss of a step, whatever the objective, and what is logged with it."""
 
-    loss: Tensor  # () | L_NDeM, without its coefficient
-    log: dict[str, Tally]  # named sums for averaging over atoms, steps and ranks
+    loss: Tensor  # () | without its coefficient
+    log: dict[str, Tally]  # logged quantities, as sums that can be averaged exactly
 
 
 class Step(NamedTuple):
-    """What a loss needs besides the model's outputs: N atoms in B structures."""
+    """What a loss needs in addition to the model's outputs: N atoms in B structures."""
 
     batch: Any  # with the labels of X
     noise: Noise
-    label: Tensor | None  # (N, 3) normalised forces, None where the data has none
-    counted: Tensor  # (N,) bool, atoms that the force loss sees
-    force_rms: float  # rms_F of Eq. 10, energy unit / Angstrom; 1 without normalizer
-    curvature: Tensor | None  # () learned c
-    mean: Mean  # over the atoms of all ranks
+    label: Tensor | None  # (N, 3) normalised forces, None if the data has none
+    counted: Tensor  # (N,) bool, atoms that the force loss covers
+    force_rms: float  # rms_F of Eq. 10, energy unit per Angstrom; 1 without normalizer
+    curvature_factor: Tensor | None  # () learned factor c on eps*, dimensionless
+    mean: Mean  # mean of (n,) errors over the atoms of all ranks
     weight: float = 1.0  # lambda_NDeM of this step
     progress: float = 0.0  # fraction of training
-    # labels of an output as the host's loss compares them, from raw ones: (name, batch) -> tensor
+    # (output name, batch) -> its normalised labels, as in the host's loss
     normalised: Callable[[str, Any], Tensor] | None = None
-    squared: frozenset[str] = frozenset()  # outputs whose loss is a squared one
+    squared: frozenset[str] = frozenset()  # outputs whose loss is the square of a norm
 
 
 class Objective:
-    """One way to train with displaced structures; the defaults are those of two views.
+    """One way to train with displaced structures. The defaults are those for two views.
 
     Attributes:
-        name: in ``task.ndem.objective``.
-        own_settings: settings that mean something for this objective and for others that name them
-            too; everywhere else they must keep their default.
-        model: what the host has to make of the plain model: ``two_view`` (sees X and X + eps, with
-            an auxiliary head), ``told_forces`` (is told forces, with an auxiliary head), or
-            ``plain``.
-        head_sign: of the auxiliary head's output along eps: -1 for f(X) - eps*, +1 for the noise.
+        name: its value in ``task.ndem.objective``.
+        own_settings: settings for this objective, and for any other that lists them. For all other
+            objectives they must keep their default.
+        model: the kind of model that the host has to build: ``two_view`` (takes X and X + eps, has
+            an auxiliary head), ``encoded_forces`` (takes forces as an input, has an auxiliary
+            head), or ``plain``.
+        head_sign: sign of the auxiliary head's output along eps: -1 if it learns f(X) - eps*, +1 if
+            it learns the noise.
     """
 
     name = ""
@@ -80,18 +82,19 @@ class Objective:
 
     @property
     def needs_main_forces(self) -> bool:
-        """Whether it reads the main force head or the force labels."""
+        """Whether the objective uses the main force head or the force labels."""
         return False
 
     def probability(self, progress: float) -> float | None:
-        """With which each structure is displaced; None: an exact ``fraction`` of them is."""
+        """Probability that a structure is displaced; None: exactly ``fraction`` of them are."""
         return None
 
     def draw(self, batch: Any, generator: torch.Generator, progress: float) -> Noise:
         """The noise of a step.
 
         Args:
-            batch: N atoms in B structures: ``pos``, ``batch``, ``natoms``, and ``fixed`` or not.
+            batch: N atoms in B structures: ``pos``, ``batch``, ``natoms`` and, optionally,
+                ``fixed``.
             generator: CPU generator, see :func:`ndem_ocp.method.step_generator`.
             progress: fraction of training.
         """
@@ -99,29 +102,29 @@ class Objective:
         return draw_noise(batch.pos, batch.batch, graphs, fixed, self.settings, generator, progress)
 
     def view(self, batch: Any, noise: Noise) -> Any:
-        """What the model is shown; ``batch`` is not changed."""
+        """The batch that the model sees; ``batch`` itself is not changed."""
         return with_second_view(batch, noise.eps, noise.viewed)
 
     def labelled(self, batch: Any, noise: Noise) -> Any:
-        """The batch with the labels of what the model was shown; ``batch`` is not changed."""
+        """The batch that the model saw, with labels to match; ``batch`` itself is not changed."""
         return batch
 
     def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
-        """The main heads' outputs for the host's own losses."""
+        """The outputs of the main heads as they enter the host's own losses."""
         return out
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> AuxiliaryLoss:
         """The auxiliary loss and its log.
 
         Args:
             out: {output: (N, 3) or (B, k)} of the main heads, normalised.
             auxiliary: (N, 3) of the auxiliary head; None for ``model = "plain"``.
-            step: the rest.
+            step: everything else.
         """
         raise NotImplementedError
 
     def hidden(self, noise: Noise) -> Tensor | None:
-        """(N,) bool atoms whose main force does not predict the label; None: all of them do."""
+        """(N,) bool, atoms whose main force is no prediction for the label; None: no such atoms."""
         return None
 
 
@@ -130,8 +133,8 @@ def noise_target(noise: Noise, settings: NDeMSettings, force_rms: float) -> Tens
 
     Args:
         noise: eps and sigma in Angstrom.
-        settings: ``noise_scale`` or ``curvature``.
-        force_rms: rms_F of Eq. 10 in energy unit per Angstrom; used with ``curvature`` only.
+        settings: ``noise_scale``, or ``curvature`` (c of Eq. 16 in energy unit/Angstrom^2).
+        force_rms: rms_F of Eq. 10 in energy unit per Angstrom; only used with ``curvature``.
     """
     return noise.eps * target_scale(noise, settings, force_rms)
 
@@ -144,7 +147,7 @@ def target_scale(noise: Noise, settings: NDeMSettings, force_rms: float) -> Tens
 
 
 def typical_scale(settings: NDeMSettings, force_rms: float) -> float:
-    """eps*/eps in 1/Angstrom as a number; with ``noise_scale: sigma``, its value at sigma_max."""
+    """eps*/eps in 1/Angstrom as one number; with ``noise_scale: sigma``, its value at sigma_max."""
     if settings.curvature is not None:
         return settings.curvature / force_rms
     if isinstance(settings.noise_scale, str):

@@ -1,4 +1,4 @@
-"""The objectives by their names in ``task.ndem.objective``."""
+"""Objectives by their names, which are the values of ``task.ndem.objective``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OBJECTIVES: dict[str, Any] = {}  # name -> class
 
 
 def register(objective: Any) -> Any:
-    """Class decorator: make an :class:`~ndem_ocp.method.objective.Objective` known by its name."""
+    """Class decorator: register an :class:`~ndem_ocp.method.objective.Objective` by its name."""
     OBJECTIVES[objective.name] = objective
     return objective
 
@@ -19,6 +19,6 @@ def objective_of(settings: Any) -> Any:
 
 
 def objectives_with(setting: str) -> tuple[str, ...]:
-    """Names of the objectives that a setting means something for."""
+    """Names of the objectives that use a setting."""
     own = [name for name, each in OBJECTIVES.items() if setting in each.own_settings]
     return tuple(own or OBJECTIVES)

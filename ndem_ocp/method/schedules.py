@@ -1,4 +1,4 @@
-"""Settings that change over training: a number, or points with straight lines between them."""
+"""Settings that may change over training: a number, or points to interpolate linearly."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Schedule = float | tuple[tuple[float, float], ...]
 
 
 class SettingsError(UserError, ValueError):
-    """An unknown or impossible setting; the message lists what is valid."""
+    """An unknown or invalid setting; the message lists what is valid."""
 
 
 def at(schedule: Schedule, progress: float) -> float:
-    """The value of a schedule at a fraction of training: straight lines between its points."""
+    """The value of a schedule at a fraction of training, interpolated linearly."""
     if not isinstance(schedule, tuple):
         return schedule
     before = schedule[0]
@@ -32,14 +32,14 @@ def at(schedule: Schedule, progress: float) -> float:
 
 
 def values_of(schedule: Schedule | None) -> list[float]:
-    """All values that a schedule names; none for None."""
+    """All values in a schedule; empty for None."""
     if schedule is None:
         return []
     return [value for _, value in schedule] if isinstance(schedule, tuple) else [schedule]
 
 
 def schedule_of(name: str, given: Any) -> Schedule | None:
-    """The schedule in YAML's number, or in its mapping {fraction of training: value}.
+    """A schedule from what YAML has: a number, or a mapping {fraction of training: value}.
 
     Raises:
         SettingsError: naming ``task.ndem.<name>``.
@@ -53,8 +53,8 @@ def schedule_of(name: str, given: Any) -> Schedule | None:
     )
     if not points or not all(0 <= when <= 1 for when, _ in points):
         raise SettingsError(
-            f"task.ndem.{name} = {dict(given)!r}: a number, or fractions of training (0 to 1) and "
-            "values, such as {0: 0.3, 0.5: 0.6}."
+            f"task.ndem.{name} = {dict(given)!r}: give a number, or a mapping from "
+            "fractions of training (0 to 1) to values, such as {0: 0.3, 0.5: 0.6}."
         )
     return tuple(points)
 
@@ -70,7 +70,7 @@ def _number(name: str, given: Any) -> float:
 
 
 def as_mapping(schedule: Schedule | None) -> Any:
-    """The plain values that :func:`schedule_of` reads."""
+    """A schedule as plain values that :func:`schedule_of` reads."""
     if not isinstance(schedule, tuple):
         return schedule
     return {str(when): value for when, value in schedule}

@@ -1,16 +1,18 @@
 """Second views with labels: the force at X~ = X + eps without another DFT calculation.
 
-A potential T that is poor at forces can be good at how they change over a few hundredths of an
-Angstrom. With s and delta, its scale and its relative error on the data's own near frames,
+A potential T with poor forces can still predict well how forces change over a few hundredths of an
+Angstrom. With its scale s and its relative error delta, both measured on pairs of near frames of
+the data,
 
     F(X + eps) ~ F(X) + s [T(X + eps) - T(X)]                              error: delta |change|
     E(X + eps) ~ E(X) - F(X) . eps + s [T_E(X + eps) - T_E(X) + T(X) . eps]
 
-F and E are the labels. The first order of the energy is known from F(X); T gives the rest of it.
-``target: first_order`` is the energy without that rest, and no force (PIWSL, arXiv 2408.05215).
+where F(X) and E(X) are the labels of the data. F(X) gives the energy to first order, T the rest.
+``target: first_order`` leaves out that rest and has no force label (PIWSL, arXiv 2408.05215).
 
-In the place of a structure (``place: instead``), a view has these labels under the main heads'
-losses. Beside it, Eq. 17 keeps its form with -s [T(X + eps) - T(X)] / rms_F for eps*.
+With ``place: instead``, a view replaces its structure, and its labels enter the losses of the main
+heads. With ``place: beside``, Eq. 17 keeps its form, and -s [T(X + eps) - T(X)] / rms_F replaces
+eps*.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ from torch import Tensor
 
 from ndem_ocp.method.diagnostics import Tally
 from ndem_ocp.method.noise import Noise, ViewLabels
-from ndem_ocp.method.objective import ENERGY, FORCES, NDeMLoss, Objective, Step
+from ndem_ocp.method.objective import ENERGY, FORCES, AuxiliaryLoss, Objective, Step
 from ndem_ocp.method.schedules import at
 from ndem_ocp.method.settings import NDeMSettings
 from ndem_ocp.method.views import displaced
 
 
 class Instead(Objective):
-    """Second views in the place of some structures, with labels for the main heads.
+    """Second views that replace some structures and have labels for the main heads.
 
-    What ``objective: ndem`` is with ``place: instead``.
+    This is ``objective: ndem`` with ``place: instead``.
     """
 
     model = "plain"
@@ -44,8 +46,10 @@ class Instead(Objective):
         return at(self.settings.share, progress)
 
     def draw(self, batch: Any, generator: torch.Generator, progress: float) -> Noise:
-        """Views without a file of labels: ``first_order``."""
-        return with_no_change(super().draw(batch, generator, progress), batch.natoms.numel())
+        """The noise of ``first_order``; ``second_views`` are read from a file instead."""
+        return with_first_order_labels(
+            super().draw(batch, generator, progress), batch.natoms.numel()
+        )
 
     def view(self, batch: Any, noise: Noise) -> Any:
         return displaced(batch, noise.eps)
@@ -76,8 +80,8 @@ class Instead(Objective):
                 )
         return weighted
 
-    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> NDeMLoss:
-        """No loss of its own: the views are in the host's; only what they show is logged."""
+    def loss(self, out: dict[str, Tensor], auxiliary: Tensor | None, step: Step) -> AuxiliaryLoss:
+        """Zero, because the views are in the host's losses; only the log is of interest."""
         nothing = out[FORCES].new_zeros(())
         viewed, counted = step.noise.viewed, step.counted
         share = viewed.float().sum().item() / max(1, viewed.numel())
@@ -87,16 +91,16 @@ class Instead(Objective):
             predicted = step.force_rms * (out[FORCES].detach() - step.label)
             keep = counted & viewed
             log |= change_diagnostics(predicted, step.noise, keep, self.settings.energy_unit)
-        return NDeMLoss(nothing, log)
+        return AuxiliaryLoss(nothing, log)
 
     def hidden(self, noise: Noise) -> Tensor | None:
         return noise.viewed
 
 
-def with_no_change(noise: Noise, num_graphs: int) -> Noise:
-    """Noise whose views keep the label F(X) and take the energy's first order: ``first_order``.
+def with_first_order_labels(noise: Noise, num_graphs: int) -> Noise:
+    """The same noise with the labels of ``first_order``: F(X), and the energy to first order.
 
-    The force label has no weight there (:func:`view_weights`).
+    The force label has weight 0 in the loss (:func:`view_weights`).
     """
     zero = torch.zeros_like(noise.sigma)
     return noise._replace(
@@ -105,16 +109,16 @@ def with_no_change(noise: Noise, num_graphs: int) -> Noise:
 
 
 def view_forces(forces: Tensor, noise: Noise) -> Tensor:
-    """(N, 3) raw force labels of the structures as they are shown: F(X), or F(X + eps)."""
+    """(N, 3) force labels of the structures as the model sees them, not normalised."""
     assert noise.labels is not None
     return forces + noise.labels.force_change.to(forces.dtype)
 
 
 def view_energy(energy: Tensor, forces: Tensor, noise: Noise, graph_index: Tensor) -> Tensor:
-    """Raw energy labels of the structures as they are shown, in the shape of ``energy``.
+    """Energy labels of the structures as the model sees them, in the shape of ``energy``.
 
     Args:
-        energy: B values, E(X). forces: (N, 3) F(X). noise: with labels.
+        energy: B values, E(X), not normalised. forces: (N, 3) F(X). noise: with labels.
         graph_index: (N,) structure of each atom.
     """
     assert noise.labels is not None
@@ -134,12 +138,13 @@ def view_weights(
 ) -> tuple[Tensor, Tensor]:
     """Weights of atoms (N,) in the force loss and of structures (B,) in the energy loss.
 
-    1 for structures that are shown as they are; for views ``weight`` times
+    1 for structures that are not displaced; for displaced ones ``weight`` times
 
         w_i = trust^2 / (trust^2 + (delta |dF_i|)^2)
 
-    with ``trust``, the weight of a label with that error relative to an exact one when the model
-    itself is off by ``trust``. The energy's is the mean over the structure's atoms.
+    if ``trust`` is set: the weight, relative to an exact label, of a label with error
+    delta |dF_i| when the error of the model itself is ``trust``. The weight of an energy is the
+    mean over the structure's atoms.
 
     Args:
         noise: with labels. graph_index: (N,) structure of each atom. num_graphs: B.
@@ -165,13 +170,13 @@ def view_weights(
 def weighted_residual(predicted: Tensor, label: Tensor, weight: Tensor, squared: bool) -> Tensor:
     """A prediction whose loss against ``label`` is ``weight`` times the loss of ``predicted``.
 
-        label + w (predicted - label)          for losses that are norms
-        label + sqrt(w) (predicted - label)    for squared ones
+        label + w (predicted - label)          for losses that are a norm of the error
+        label + sqrt(w) (predicted - label)    for squared errors
 
-    So any loss of a host's is weighted without touching it.
+    In this way any loss of the host can be weighted without changing it.
 
     Args:
-        predicted, label: (n, k) normalised. weight: (n,). squared: the kind of loss.
+        predicted, label: (n, k) normalised. weight: (n,). squared: whether the loss is a square.
     """
     factor = weight.sqrt() if squared else weight
     wide = torch.promote_types(predicted.dtype, label.dtype)
@@ -183,17 +188,17 @@ def weighted_residual(predicted: Tensor, label: Tensor, weight: Tensor, squared:
 def change_diagnostics(
     predicted: Tensor, noise: Noise, keep: Tensor, energy_unit: str
 ) -> dict[str, Tally]:
-    """The model's change of forces from X to X + eps against the given one, over moved atoms.
+    """How well the model predicts the change of the forces from X to X + eps, over moved atoms.
 
     Args:
-        predicted: (N, 3) raw change of forces, of the model.
-        noise: with labels. keep: (N,) bool, atoms that count. energy_unit: for the names.
+        predicted: (N, 3) the model's change of forces, not normalised.
+        noise: with labels. keep: (N,) bool, atoms to include. energy_unit: for the names.
 
     Returns:
-        ``ndem_change_error_<unit>_per_A``: mean |predicted - given| of an atom's vector;
-        ``ndem_change_size_<unit>_per_A``: mean |given|, the error of predicting no change;
-        ``ndem_change_slope``: least-squares slope of predicted over given, 1 when right;
-        ``ndem_change_cosine``: mean cosine of the two; ``ndem_sigma_A``: sigma of the views.
+        ``ndem_change_error_<unit>_per_A``: mean |predicted - label| of an atom's vector;
+        ``ndem_change_size_<unit>_per_A``: mean |label|, which is the error of predicting no change;
+        ``ndem_change_slope``: least-squares slope of predictions over labels, ideally 1;
+        ``ndem_change_cosine``: mean cosine of the two; ``ndem_sigma_A``: mean sigma of the views.
     """
     assert noise.labels is not None
     given = noise.labels.force_change.to(predicted.dtype)

@@ -1,8 +1,8 @@
-"""Every choice that NDeM and its relatives leave open, as one validated, immutable record.
+"""All settings of NDeM and related objectives, as one validated, immutable record.
 
-The YAML key of each field is ``task.ndem.<field>``. A field's comment says what it does, in which
-equation or section of the paper it stands, and whether its default is the paper's. These comments
-are docs/settings_reference.md (``make docs-pages``): Markdown, and the first sentence is a summary.
+The YAML key of each field is ``task.ndem.<field>``. The comment on a field says what it does, where
+it is in the paper, and whether its default is the paper's. docs/settings_reference.md is generated
+from these comments (``make docs-pages``): they are Markdown, and the first sentence is a summary.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "head": ("separate", "shared"),
 }
 
-# What a value must be, in words: for messages and for docs/settings_reference.md.
+# Valid values in words, for error messages and for docs/settings_reference.md.
 RANGES: dict[str, str] = {
     "coefficient": ">= 0 (0 is the plain model)",
     "sigma_max": "> 0 (Angstrom)",
@@ -47,35 +47,37 @@ RANGES: dict[str, str] = {
     "energy_unit": "a unit's name, such as eV",
 }
 
-# What has no meaning where the change of the forces is known, or where views take a structure's
-# place on the main heads. (How noise is drawn may stay in a configuration made from NDeM's.)
+# Settings without a meaning where the change of the forces is known, and where views replace
+# structures. (Settings of how noise is drawn are allowed, so that a configuration of NDeM needs few
+# edits.)
 NOT_WITH_LABELS = ("noise_scale", "curvature", "learned_curvature")
 NOT_INSTEAD = ("fraction", "clean_forces", "head")
 ONLY_INSTEAD = ("share", "energies")
 
 
 def choices_of_all() -> dict[str, tuple[Any, ...]]:
-    """{setting: its valid values} for the settings that take one of a few."""
+    """{setting: its valid values} for the settings with a fixed list of values."""
     return {"objective": tuple(OBJECTIVES), **CHOICES}
 
 
 @dataclass(frozen=True)
 class NDeMSettings:
-    """Settings of the auxiliary task (lengths in Angstrom; "paper" marks a default it states)."""
+    """Settings of the auxiliary task (lengths in Angstrom; "paper" marks the paper's defaults)."""
 
     # What the auxiliary head learns. `ndem`: Eq. 17 (the paper). `noisy_nodes`: classical denoising
-    # on the same two views, Eq. 12. `dens`: Liao et al., TMLR 2024, with one view, in which some
-    # structures are corrupted and come with their forces as an input.
+    # on the same two views, Eq. 12. `dens`: Liao et al., TMLR 2024, with one view in which some
+    # structures are corrupted and their forces are encoded as an input.
     objective: str = "ndem"
     # How the forces are taken to change between the views. `isotropic`: by c eps (Eq. 16, the
-    # paper). `second_views`: as a potential says (docs/second_views.md). `first_order`: there is no
-    # force label, and the energy is E(X) - F . eps (PIWSL, arXiv 2408.05215).
+    # paper). `second_views`: as a potential predicts (docs/second_views.md). `first_order`: there
+    # is no force label, and the energy is E(X) - F . eps (PIWSL, arXiv 2408.05215).
     target: str = "isotropic"
-    # Where second views go. `beside`: X and X + eps in one step (the paper). `instead`: X + eps
-    # replaces X for some structures of the batch, on the main heads, at the cost of a plain step.
+    # How second views are used. `beside`: X and X + eps in one step (the paper). `instead`: X + eps
+    # replaces X for some structures and trains the main heads, at the cost of a plain step.
     # null: `beside` for `target: isotropic`, `instead` for the other targets.
     place: str | None = None
-    # Weight of the NDeM loss, lambda_NDeM of Eq. 18. 0 is the plain model, without auxiliary head.
+    # Weight of the NDeM loss, lambda_NDeM of Eq. 18. 0 trains the plain model, without auxiliary
+    # head.
     # Paper: 1 (Table 4). With `place: instead`, the weight of a displaced structure in the losses
     # of energy and forces.
     coefficient: float = 1.0
@@ -94,7 +96,7 @@ class NDeMSettings:
     # Smallest standard deviation of the noise. Not in the paper. With `target: second_views` as for
     # `sigma_max`.
     sigma_min: Schedule = 0.0
-    # Whether one sigma is drawn per batch (of each rank; paper, 4.3.2) or per structure (`graph`).
+    # Whether one sigma is drawn per batch (and rank; paper, 4.3.2) or per structure (`graph`).
     sigma_per: str = "batch"
     # How sigma is drawn between `sigma_min` and `sigma_max`. `log_uniform` needs `sigma_min` > 0;
     # `fixed` always takes `sigma_max`. Not in the paper, which only says "sampled from a range".
@@ -114,43 +116,44 @@ class NDeMSettings:
     # --- target eps*, Eq. 17 ---------------------------------------------------------------------
     # Scale of the target, eps\* / eps. `sigma_max`: 1/sigma_max, a constant, so that the finite
     # difference F(X) - F(X~) = c eps keeps one c. `sigma`: 1/(the sampled sigma); needs
-    # `sigma_min` > 0 or `sigma_distribution: fixed`. Or a number in 1/Å. The paper says
-    # "normalised" and no more.
+    # `sigma_min` > 0 or `sigma_distribution: fixed`. Or a number in 1/Å. The paper only says
+    # "normalised".
     noise_scale: float | str = "sigma_max"
-    # The same scale as a curvature, c of Eq. 16 in energy unit/Å^2. Then eps\* = (c / rms_F) eps is
-    # the normalised change of the forces. Excludes `noise_scale`. Not in the paper.
+    # The same scale, given as a curvature c of Eq. 16 in energy unit/Å^2. Then eps\* = (c / rms_F)
+    # eps is the normalised change of the forces. `ndem data check` measures a curvature to start
+    # from. Excludes `noise_scale`. Not in the paper.
     curvature: float | None = None
-    # Whether c of Eq. 16 is an explicit learned number c > 0. The residual is then
-    # (f(X) - f'(X~)) / c - eps\*. (With c eps\* instead, c = 0 would be a solution.) In the paper c
-    # is implicit in the auxiliary head.
+    # Whether a factor c > 0 on eps\* is learned explicitly. It multiplies the scale of eps\*, so it
+    # has no unit. The residual is then (f(X) - f'(X~)) / c - eps\*. (With c eps\* instead, c = 0
+    # would be a solution.) In the paper the curvature is learned implicitly by the auxiliary head.
     learned_curvature: bool = False
 
     # --- objective, Eq. 17 -----------------------------------------------------------------------
-    # Norm of an atom's residual. `squared_l2`: its square, Eq. 17 (the paper). `l2mae`: its L2
-    # norm, as in fairchem's force loss of that name.
+    # Norm of the residual of an atom. `squared_l2`: its squared L2 norm, Eq. 17 (the paper).
+    # `l2mae`: its L2 norm, as in fairchem's force loss of that name.
     norm: str = "squared_l2"
-    # What stands for f(X). `prediction`: the main head's, with its gradient (paper, 4.3.1).
-    # `detached`: the same without gradient. `label`: the force label. `zero`: for structures at
-    # equilibrium that have no force labels.
+    # What is used as f(X). `prediction`: the main head's output, with its gradient (paper, 4.3.1).
+    # `detached`: the same without gradient. `label`: the force label. `zero`: zero, for structures
+    # at equilibrium that have no force labels.
     clean_forces: str = "prediction"
     # Whether f' is a head of its own (`separate`, the paper) or the main force head (`shared`, the
     # ablation of section 5.4.4).
     head: str = "separate"
 
     # --- second views with labels: target second_views or first_order ----------------------------
-    # Probability with which a structure is shown displaced. With `place: instead` only. May be a
+    # Probability with which a structure is displaced. Only with `place: instead`. May be a
     # schedule.
     share: Schedule = 0.5
-    # Whether displaced structures have an energy label. With `place: instead` only.
+    # Whether displaced structures have an energy label. Only with `place: instead`.
     energies: bool = True
-    # Error of a view's force label, in energy unit/Å, at which the view counts half. Its weight is
-    # trust^2 / (trust^2 + (delta |dF|)^2), where delta is the potential's relative error on the
-    # data. Take about the error that the model is to reach. null: all views count alike. With
-    # `target: second_views` only.
+    # Error of a view's force label, in energy unit/Å, at which the view has half the weight. The
+    # weight is trust^2 / (trust^2 + (delta |dF|)^2), where delta is the potential's relative error
+    # on the data. A good value is about the force error that you expect of the model. null: all
+    # views have the same weight. Only with `target: second_views`.
     trust: Schedule | None = None
 
     # --- names -----------------------------------------------------------------------------------
-    # Name of the energy unit of the data. It only appears in the names of logged quantities.
+    # Name of the energy unit of the data, for the names of logged quantities only.
     energy_unit: str = "eV"
 
     @classmethod
@@ -160,8 +163,8 @@ class NDeMSettings:
         """Build settings from a YAML mapping.
 
         Args:
-            given: the mapping, without the keys that the host reads itself.
-            host_keys: names of those keys, so that messages can offer them.
+            given: the mapping, without the keys that only the host reads.
+            host_keys: names of those keys, so that error messages can suggest them.
 
         Raises:
             SettingsError: for an unknown key (with the closest valid one), a value of the wrong
@@ -213,8 +216,8 @@ class NDeMSettings:
             )
         if self.head == "shared" and self.learned_curvature:
             raise SettingsError(
-                "task.ndem.learned_curvature lives in the auxiliary head; head = 'shared' has "
-                "none: use head: separate."
+                "task.ndem.learned_curvature is a parameter of the auxiliary head, but with "
+                "head = 'shared' there is no such head: use head: separate."
             )
 
     def _check_applies(self) -> None:
@@ -223,28 +226,28 @@ class NDeMSettings:
             value = getattr(self, field.name)
             if value != field.default and self.objective not in objectives:
                 raise SettingsError(
-                    f"task.ndem.{field.name} = {value!r} means nothing for objective: "
-                    f"{self.objective} (it is for: {', '.join(objectives)}): remove it."
+                    f"task.ndem.{field.name} = {value!r} has no meaning with objective: "
+                    f"{self.objective} (only with: {', '.join(objectives)}): remove it."
                 )
 
     def _check_views(self) -> None:
-        """Refuse what means nothing for this target and this place."""
+        """Refuse settings that have no meaning with this target and this place."""
         if self.target == "first_order" and self.place == "beside":
             raise SettingsError(
-                "task.ndem.target = 'first_order' has labels of energies only, for the main heads: "
-                "leave task.ndem.place out (instead)."
+                "task.ndem.target = 'first_order' only gives energy labels, for the main heads, so "
+                "task.ndem.place must be instead, the default: remove it."
             )
         if self.target == "isotropic" and self.place == "instead":
             raise SettingsError(
-                "task.ndem.place = 'instead' trains the main heads on displaced structures, for "
-                "which c eps is no label: set task.ndem.target to second_views or first_order."
+                "task.ndem.place = 'instead' trains the main heads on displaced structures, "
+                "which need labels: set task.ndem.target to second_views or first_order."
             )
         schedules = [
             name for name in ("sigma_max", "sigma_min") if isinstance(getattr(self, name), tuple)
         ]
         if schedules and self.target != "second_views":
             raise SettingsError(
-                f"task.ndem.{schedules[0]}: a schedule is for target: second_views; give a number."
+                f"task.ndem.{schedules[0]}: a schedule needs target: second_views; give a number."
             )
         unused: tuple[str, ...] = () if self.instead else ONLY_INSTEAD
         unused += NOT_INSTEAD if self.instead else ()
@@ -253,7 +256,7 @@ class NDeMSettings:
         for field in fields(self):
             if field.name in unused and getattr(self, field.name) != field.default:
                 raise SettingsError(
-                    f"task.ndem.{field.name} = {getattr(self, field.name)!r} means nothing for "
+                    f"task.ndem.{field.name} = {getattr(self, field.name)!r} has no meaning with "
                     f"target: {self.target}, place: {'instead' if self.instead else 'beside'}: "
                     "remove it."
                 )
@@ -286,7 +289,7 @@ class NDeMSettings:
 
     @property
     def active(self) -> bool:
-        """Whether there is an auxiliary task; if not, training is the plain trainer's."""
+        """Whether there is an auxiliary task; otherwise training is that of the plain trainer."""
         return self.coefficient > 0
 
     @property
@@ -296,18 +299,18 @@ class NDeMSettings:
 
     @property
     def instead(self) -> bool:
-        """Whether second views take the place of structures, with labels for the main heads."""
+        """Whether second views replace structures and train the main heads."""
         return self.place == "instead" or (self.place is None and self.target != "isotropic")
 
     @property
     def needs_main_forces(self) -> bool:
-        """Whether the objective reads the main force head or the force labels."""
+        """Whether the objective uses the main force head or the force labels."""
         return bool(objective_of(self).needs_main_forces)
 
     def coefficient_at(self, step: int, total_steps: int) -> float:
         """The coefficient of training step ``step`` = 1 ... ``total_steps``; 0 before ``start``.
 
-        A function of these two numbers alone, so that a resumed run continues its schedule.
+        It depends on these two numbers alone, so that a resumed run continues its schedule.
         """
         plain_steps = math.ceil(self.start * total_steps - 1e-9)
         if plain_steps > 0 and step <= plain_steps:
@@ -334,7 +337,7 @@ _SCHEDULES = tuple(
 
 
 def _coerce(name: str, value: Any) -> Any:
-    """Turn YAML's numbers into floats; refuse anything but a finite number where one is needed."""
+    """Convert YAML's numbers to floats; refuse other values where a finite number is needed."""
     if name in _SCHEDULES:
         return schedule_of(name, value)
     if name in _FLAGS:
@@ -355,26 +358,26 @@ def _coerce(name: str, value: Any) -> Any:
 
 
 def check_second_views(settings: NDeMSettings, path: Any, auxiliary_head: Any) -> None:
-    """A file with the target that reads it and no other, and no auxiliary head that nothing trains.
+    """Check that a file of second views is given exactly if needed, and no unused auxiliary head.
 
     Args:
-        path, auxiliary_head: ``second_views`` and ``auxiliary_head``, the keys of a host.
+        path, auxiliary_head: the keys ``second_views`` and ``auxiliary_head``, which a host reads.
 
     Raises:
         SettingsError: naming the key and what to do.
     """
     if settings.target == "second_views" and not isinstance(path, str):
         raise SettingsError(
-            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file of "
-            "`ndem data second-views`."
+            "task.ndem.target = 'second_views' needs task.ndem.second_views: FILE, a file "
+            "made by `ndem data second-views`."
         )
     if settings.target != "second_views" and path is not None:
         raise SettingsError(
-            f"task.ndem.second_views = {path!r} is read with task.ndem.target: second_views only: "
-            "set it, or remove the file."
+            f"task.ndem.second_views = {path!r} is only read with task.ndem.target: "
+            "second_views: set that, or remove task.ndem.second_views."
         )
     if settings.instead and auxiliary_head is not None:
         raise SettingsError(
-            "task.ndem.auxiliary_head means nothing with place: instead, which trains the main "
+            "task.ndem.auxiliary_head has no meaning with place: instead, which trains the main "
             "heads: remove it."
         )

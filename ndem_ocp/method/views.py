@@ -1,7 +1,7 @@
-"""How a batch asks a model for a second view: attributes in addition to the data's own.
+"""Extra attributes of a batch, by which it asks the model for a second view.
 
-A batch is anything that holds tensors as attributes and by name, as torch_geometric's does. It is
-copied, not changed.
+A batch is any object whose tensors are attributes and items, such as torch_geometric's. Batches are
+copied and never changed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 EPS = "ndem_eps"  # (N, 3) | displacement of each atom, Angstrom
 VIEWED = "ndem_viewed"  # (N,) bool | atoms of the structures that get a second view
-TOLD_FORCES = "ndem_told_forces"  # (N, 3) | F(X) in the data's unit, 0 on atoms not corrupted
-# Marks a batch for which the auxiliary head works: one made of two views, or one that tells forces.
+ENCODED_FORCES = "ndem_encoded_forces"  # (N, 3) | F(X) in the data's unit, 0 on uncorrupted atoms
+# Marks a batch that the auxiliary head is for: it has two views, or encoded forces.
 JOINT = "ndem_joint"
 
 
@@ -33,15 +33,15 @@ def displaced(batch: Any, eps: Tensor) -> Any:
     return moved
 
 
-def as_corrupted(batch: Any, eps: Tensor, told: Tensor) -> Any:
-    """A shallow copy of ``batch`` at X + eps that tells forces; ``batch`` itself is not changed.
+def as_corrupted(batch: Any, eps: Tensor, forces: Tensor) -> Any:
+    """A shallow copy of ``batch`` at X + eps with forces to encode; ``batch`` is not changed.
 
     Args:
         batch: the batch at X.
-        eps: (N, 3) displacements in Angstrom, 0 on atoms not corrupted.
-        told: (N, 3) forces in the data's unit, 0 on atoms not corrupted.
+        eps: (N, 3) displacements in Angstrom, 0 on uncorrupted atoms.
+        forces: (N, 3) F(X) in the data's unit, 0 on uncorrupted atoms.
     """
     corrupted = displaced(batch, eps)
-    corrupted[TOLD_FORCES] = told
-    corrupted[JOINT] = True  # wakes the auxiliary head
+    corrupted[ENCODED_FORCES] = forces
+    corrupted[JOINT] = True  # so that the auxiliary head runs
     return corrupted

@@ -1,4 +1,4 @@
-"""Models: the two-view wrapper of fairchem's hydra models, backbones and auxiliary force heads."""
+"""Models: the two-view wrapper for fairchem's hydra models, backbones and auxiliary force heads."""
 
 from ndem_ocp.models.build import ModelConfigError, default_auxiliary_head, two_view_config
 from ndem_ocp.models.edge_vector import DimeNetVectorHead, EdgeVectorHead, GemNetVectorHead
@@ -20,11 +20,11 @@ from ndem_ocp.models.torchmd_heads import (
     TorchMDSpatialExtentHead,
     TorchMDVectorHead,
 )
-from ndem_ocp.models.two_view import NOISY_FORCES, AuxiliaryHead, TwoViewHydra
+from ndem_ocp.models.two_view import AUXILIARY_OUTPUT, AuxiliaryHead, TwoViewHydra
 from ndem_ocp.models.views import join_views, split_output, with_second_view
 
 __all__ = [
-    "NOISY_FORCES",
+    "AUXILIARY_OUTPUT",
     "AuxiliaryHead",
     "DimeNetVectorHead",
     "EdgeVectorHead",

@@ -10,8 +10,8 @@ from fairchem.core.common.registry import registry
 
 from fairchem_kit.errors import UserError
 from ndem_ocp.method import NDeMSettings
+from ndem_ocp.models.equiformer_names import BACKBONE, to_ours
 from ndem_ocp.models.two_view import SHARED
-from ndem_ocp.models.variant import BACKBONE, to_ours
 
 # Written into configurations and checkpoints: the dotted name resolves in every process and in
 # stock fairchem, where a short name would need this package to be imported first. The model in
@@ -19,8 +19,9 @@ from ndem_ocp.models.variant import BACKBONE, to_ours
 TWO_VIEW_MODEL = "ndem_ocp.TwoViewHydra"
 TWO_VIEW_NAMES = (TWO_VIEW_MODEL, "ndem_hydra", "ndem_ocp.models.TwoViewHydra")
 GENERIC_HEAD = "ndem_edge_vector_head"
-# Auxiliary head of backbones that are not ours to write in. A class of one's own says it itself,
-# in its attribute ``ndem_auxiliary_head``: a head's name, or {"module": name, ...arguments}.
+# Default auxiliary heads of fairchem's backbones and ours. The class of any other backbone can name
+# its own in the attribute ``ndem_auxiliary_head``: a head's name, or {"module": name,
+# ...arguments}.
 AUXILIARY_HEADS: dict[str, str] = {
     "equiformer_v2_backbone": "ndem_ocp.EquiformerV2AuxiliaryHead",
     BACKBONE: "ndem_ocp.EquiformerV2AuxiliaryHead",
@@ -33,7 +34,7 @@ AUXILIARY_HEADS: dict[str, str] = {
     "torchmd_et_backbone": "ndem_torchmd_vector_head",
     "torchmd_tensornet_backbone": "ndem_torchmd_vector_head",
 }
-# fairchem's single-class models: the file of configs/backbones that has the same network.
+# fairchem's single-class models: the file in configs/backbones with the same network.
 SINGLE_CLASS = {
     "dimenetplusplus": "dimenet_plus_plus.yml",
     "equiformer_v2": "equiformer_v2.yml",
@@ -48,13 +49,13 @@ IMPOSSIBLE = {
     "gp_gemnet_t": "fairchem 1.10's gp_gemnet_t does not run, with NDeM or without: it reads "
     "GraphData.distance_vec, which that version renamed to edge_distance_vec. GemNet-T without "
     "graph parallelism is configs/backbones/gemnet_t.yml.",
-    "escn_export": "escn_export is eSCN for torch.export, and has no heads to put an auxiliary "
-    "one beside. Train configs/backbones/escn.yml.",
+    "escn_export": "escn_export is eSCN for torch.export and has no separate heads, so there is "
+    "nowhere to add an auxiliary head. Train configs/backbones/escn.yml.",
 }
 
 
 class ModelConfigError(UserError, ValueError):
-    """A model configuration that NDeM cannot be put on; the message says what to do."""
+    """A model configuration to which NDeM cannot be added; the message says what to do."""
 
 
 def two_view_config(
@@ -67,9 +68,9 @@ def two_view_config(
 
     Args:
         model: fairchem's ``model`` section, ``name: hydra`` with ``backbone`` and ``heads``.
-        settings: decide between a separate and the shared head, and a learned curvature.
-        auxiliary_head: {"module": ..., ...} in place of the default for the backbone; without
-            "module", arguments of that default.
+        settings: ``head`` and ``learned_curvature`` are used.
+        auxiliary_head: {"module": ..., ...}, or without "module" arguments of the backbone's
+            default head; None: the default head.
         force_head: name of the main force output.
 
     Raises:
@@ -98,10 +99,10 @@ def two_view_config(
 
 
 def default_auxiliary_head(model: dict[str, Any], force_head: str = "forces") -> dict[str, Any]:
-    """{"module": ..., ...} of f' for a hydra model that asks for none.
+    """{"module": ..., ...} of the auxiliary head f' if the configuration does not name one.
 
-    In this order: what is known for its backbone, what the backbone's class says of itself in
-    ``ndem_auxiliary_head``, a second copy of its force head, the generic edge-vector head.
+    The first that exists of: the default for the backbone, the ``ndem_auxiliary_head`` of the
+    backbone's class, another copy of the model's force head, the generic edge-vector head.
     """
     backbone = (model.get("backbone") or {}).get("model")
     found = AUXILIARY_HEADS.get(backbone)
@@ -113,28 +114,28 @@ def default_auxiliary_head(model: dict[str, Any], force_head: str = "forces") ->
 
 
 def _check_forces(config: dict[str, Any], settings: NDeMSettings, force_head: str) -> None:
-    """f(X) of Eq. 17 must come from somewhere, unless it is zero by definition."""
+    """Refuse a model without f(X) of Eq. 17, unless f(X) is not needed."""
     heads = config.get("heads") or {}
-    # With pass_through_head_outputs outputs have names of their own, and any head may make them.
+    # With pass_through_head_outputs any head may return an output of this name.
     if force_head in heads or config.get("pass_through_head_outputs"):
         return
     if not settings.needs_main_forces and settings.head != SHARED:
         return
     raise ModelConfigError(
         f"model.heads has no {force_head!r} (it has: {', '.join(heads) or 'none'}). NDeM needs the "
-        "main force head under that name. If one head gives energy and forces, set "
-        "model.pass_through_head_outputs: True. Without any forces (equilibrium structures), set "
+        "main force head under that name. If one head returns both energy and forces, set "
+        "model.pass_through_head_outputs: True. Without forces (equilibrium structures), set "
         "task.ndem.clean_forces: zero, with a separate auxiliary head."
     )
 
 
 def _caution(backbone: dict[str, Any]) -> None:
-    """Warn of what works for some structures and silently fails for others."""
+    """Warn about settings that fail for some structures without an error."""
     quadruplets = backbone.get("model") == "gemnet_oc_backbone" and backbone.get("quad_interaction")
     if quadruplets and not backbone.get("direct_forces"):
         logging.warning(
-            "GemNet-OC with quadruplets: forces that are gradients of the energy are NaN where "
-            "atoms stand in a line, as in a perfect crystal. Set model.backbone.quad_interaction: "
+            "GemNet-OC with quadruplets: forces that are gradients of the energy are NaN if "
+            "atoms are collinear, as in a perfect crystal. Set model.backbone.quad_interaction: "
             "False, or use direct forces."
         )
 
@@ -143,7 +144,7 @@ def _not_hydra(name: str | None) -> str:
     if name in IMPOSSIBLE:
         return IMPOSSIBLE[name]
     same = (
-        f"configs/backbones/{SINGLE_CLASS[name]} is this network in that form."
+        f"configs/backbones/{SINGLE_CLASS[name]} is the same network in that form."
         if name in SINGLE_CLASS
         else "For a model of your own, docs/backbones.md has an adapter of forty lines."
     )

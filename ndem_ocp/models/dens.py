@@ -1,8 +1,8 @@
-"""DeNS (Liao et al., TMLR 2024): a model that can be told forces, and a batch that tells them.
+"""DeNS (Liao et al., TMLR 2024): models that take forces as an input and encode them.
 
-In training some structures are corrupted and the model is told the forces of the original on the
-corrupted atoms. The force enters the backbone's node embedding; everything else is the plain
-model, and so is the whole model for a batch that tells nothing.
+In training some structures are corrupted, and the forces of the original structure on the corrupted
+atoms are encoded into the backbone's node embedding. Everything else is the plain model; for a
+batch without forces to encode, so is the whole model.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from ndem_ocp.method import NDeMSettings
-from ndem_ocp.method.views import TOLD_FORCES
+from ndem_ocp.method.views import ENCODED_FORCES
 from ndem_ocp.models import equiformer
 from ndem_ocp.models.build import TWO_VIEW_NAMES, ModelConfigError, two_view_config
+from ndem_ocp.models.equiformer_names import BACKBONE
 from ndem_ocp.models.two_view import TwoViewHydra
-from ndem_ocp.models.variant import BACKBONE
 
-FORCE_EMBEDDING = "force_embedding"  # attribute of a backbone that can be told forces
+FORCE_EMBEDDING = "force_embedding"  # attribute of a backbone that encodes forces
 
 DENS_MODEL = "ndem_ocp.models.dens.DeNSHydra"
 DENS_NAMES = (DENS_MODEL, "ndem_dens_hydra")
@@ -38,12 +38,12 @@ DENS_BACKBONES = {
 
 
 class ForceEmbedding(nn.Module):
-    """Per-atom forces as node features of degrees 0 ... lmax.
+    """Encodes the force on each atom as node features of degrees 0 ... lmax.
 
         x_lm = w_l |F| / sqrt(3) * Y_lm(F / |F|)
 
-    with Y normalised to 2l + 1 components of mean square one, so that degree 1 is w_1 F. One
-    weight per degree and channel, no bias: a force of zero gives exactly zero.
+    where the 2l + 1 components of Y_l have a mean square of one, so that degree 1 is w_1 F. There
+    is one weight per degree and channel and no bias, so that a zero force gives exactly zero.
 
     Args:
         lmax: largest degree.
@@ -54,7 +54,9 @@ class ForceEmbedding(nn.Module):
     def __init__(self, lmax: int, channels: int, weight_init: str) -> None:
         super().__init__()
         self.lmax = lmax
-        weight = torch.empty(lmax + 1, channels, 1)  # the shape of fairchem's layer of this name
+        weight = torch.empty(
+            lmax + 1, channels, 1
+        )  # the shape in fairchem's layer of the same name
         draw = nn.init.normal_ if weight_init == "normal" else (lambda w: nn.init.uniform_(w, -1))
         self.weight = nn.Parameter(draw(weight))
 
@@ -70,40 +72,42 @@ class ForceEmbedding(nn.Module):
         return (harmonics * size)[:, :, None] * per_component
 
 
-class _Told:
-    """An EquiformerV2 backbone with an embedding for told forces.
+class _EncodesForces:
+    """An EquiformerV2 backbone with an embedding of forces.
 
-    Parameter names are the plain backbone's, plus ``force_embedding.weight``. A batch without
-    told forces is treated as by the plain backbone, to the bit.
+    Parameter names are those of the plain backbone, plus ``force_embedding.weight``. For a batch
+    without forces to encode, outputs are those of the plain backbone, to the bit.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         if len(self.lmax_list) != 1:
-            raise ValueError(f"Told forces need one resolution: lmax_list = {self.lmax_list}.")
-        # The other weights and everything drawn after them stay those of the plain backbone.
+            raise ValueError(
+                f"DeNS needs a single resolution, one number in lmax_list: {self.lmax_list}."
+            )
+        # All other weights, and random numbers drawn later, stay those of the plain backbone.
         with torch.random.fork_rng():
             embedding = ForceEmbedding(self.lmax_list[0], self.sphere_channels, self.weight_init)
         setattr(self, FORCE_EMBEDDING, embedding)
 
-    def told(self, data: Batch) -> Tensor:
-        """(N, K, C) embedding of the told forces."""
-        return getattr(self, FORCE_EMBEDDING)(data[TOLD_FORCES])
+    def encoded(self, data: Batch) -> Tensor:
+        """(N, K, C) embedding of the forces in the batch."""
+        return getattr(self, FORCE_EMBEDDING)(data[ENCODED_FORCES])
 
 
 @registry.register_model("ndem_equiformer_v2_dens_backbone")
-class DeNSEquiformerV2Backbone(_Told, EquiformerV2Backbone):
-    """fairchem's EquiformerV2 backbone, which adds told forces to its first node embedding."""
+class DeNSEquiformerV2Backbone(_EncodesForces, EquiformerV2Backbone):
+    """fairchem's EquiformerV2 backbone, with forces encoded into its first node embedding."""
 
     def forward(self, data: Batch) -> dict[str, Any]:
-        if TOLD_FORCES not in data:
+        if ENCODED_FORCES not in data:
             return super().forward(data)
-        told = self.told(data)
+        forces = self.encoded(data)
 
-        # The first node embedding is a sum of two, species and edge degree; neither runs under
-        # activation checkpointing. The told forces join the second.
+        # The first node embedding is the sum of a species and an edge-degree embedding, which both
+        # run without activation checkpointing. The encoded forces are added to the second one.
         def add(_module: nn.Module, _inputs: tuple[Any, ...], output: SO3_Embedding) -> None:
-            output.embedding = output.embedding + told.to(output.embedding.dtype)
+            output.embedding = output.embedding + forces.to(output.embedding.dtype)
 
         handle = self.edge_degree_embedding.register_forward_hook(add)
         try:
@@ -113,24 +117,24 @@ class DeNSEquiformerV2Backbone(_Told, EquiformerV2Backbone):
 
 
 @registry.register_model("ndem_own_equiformer_v2_dens_backbone")
-class DeNSOwnEquiformerV2Backbone(_Told, equiformer.EquiformerV2Backbone):
-    """Our EquiformerV2 backbone, which adds told forces to its first node embedding."""
+class DeNSOwnEquiformerV2Backbone(_EncodesForces, equiformer.EquiformerV2Backbone):
+    """Our EquiformerV2 backbone, with forces encoded into its first node embedding."""
 
     def first_embedding(self, data: Batch, species: Tensor, edges: equiformer.Edges) -> Tensor:
         x = super().first_embedding(data, species, edges)
-        return x + self.told(data).to(x.dtype) if TOLD_FORCES in data else x
+        return x + self.encoded(data).to(x.dtype) if ENCODED_FORCES in data else x
 
 
 @registry.register_model("ndem_dens_hydra")
 class DeNSHydra(TwoViewHydra):
-    """A hydra model whose auxiliary head works on batches that tell forces, and on no others.
+    """A hydra model whose auxiliary head only runs on batches with forces to encode.
 
-    Arguments are those of :class:`TwoViewHydra`. All heads see the one batch; every output is for
-    its own positions.
+    Arguments are those of :class:`TwoViewHydra`. All heads see the same batch, and every output is
+    for the positions in this batch.
     """
 
     def forward(self, data: Batch) -> dict[str, Any]:
-        if TOLD_FORCES in data:
+        if ENCODED_FORCES in data:
             return HydraModel.forward(self, data)
         return super().forward(data)
 
@@ -147,24 +151,23 @@ def dens_config(
 
     Raises:
         ModelConfigError: if the model is not a hydra model, has no main force head, was built for
-            another objective, or has a backbone that cannot be told forces.
+            another objective, or has a backbone that cannot encode forces.
     """
     name = model.get("name")
     if name in DENS_NAMES:  # from a checkpoint: already built for DeNS
         return copy.deepcopy(model)
     if name in TWO_VIEW_NAMES:
         raise ModelConfigError(
-            "This model was built for objective: ndem or noisy_nodes and cannot be told forces. "
-            "Use its objective, or start from the plain model section (name: hydra)."
+            "This model was built for objective: ndem or noisy_nodes and cannot encode forces. "
+            "Use that objective, or start from the plain model section (name: hydra)."
         )
     config = two_view_config(model, settings, auxiliary_head)
     backbone = (config.get("backbone") or {}).get("model")
     if backbone not in DENS_BACKBONES:
         raise ModelConfigError(
-            f"objective: dens tells the model the forces of a structure, and the backbone "
-            f"{backbone!r} cannot be told: it needs a class that adds an encoding of a vector per "
-            f"atom to its node embedding. Those that have one: {', '.join(DENS_BACKBONES)}. "
-            "objective: ndem and noisy_nodes run on this backbone."
+            "objective: dens encodes the forces of a structure as an input of the model, and the "
+            f"backbone {backbone!r} cannot do this. It works with "
+            f"{', '.join(DENS_BACKBONES)}. On this backbone use objective: ndem or noisy_nodes."
         )
     config["name"] = DENS_MODEL
     config["backbone"]["model"] = DENS_BACKBONES[backbone]

@@ -11,13 +11,16 @@ from fairchem.core.models.gemnet.layers.radial_basis import PolynomialEnvelope
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-WIDTHS = ("hidden_channels", "sphere_channels")  # where backbones keep the width of an embedding
+WIDTHS = (
+    "hidden_channels",
+    "sphere_channels",
+)  # attributes of backbones with the width of their embedding
 
 
 class Edges(NamedTuple):
-    """Directed edges j -> i and what is known about each."""
+    """Directed edges j -> i with their vectors and features."""
 
-    target: Tensor  # (E,) index of the atom i that receives
+    target: Tensor  # (E,) index of the receiving atom i
     vector: Tensor  # (E, 3) | from i to j, Angstrom
     length: Tensor  # (E,) | Angstrom
     features: Tensor  # (E, hidden_channels) invariant
@@ -27,22 +30,23 @@ class Edges(NamedTuple):
 class EdgeVectorHead(nn.Module, GraphModelMixin, HeadInterface):
     """f_i = sum_j w(h_i, h_j, d_ij) r_ij / d_ij: a vector per atom from invariant features.
 
-    Equivariant to rounding, for any invariant w. The sum runs over a radius graph of the head's
-    own, found with fairchem's search; w goes to zero smoothly at the cutoff, and the sum is
-    divided by the root of the number of neighbours so that it starts at order 1 or below.
+    Equivariant up to rounding, for any invariant w. The sum runs over the head's own radius graph
+    (found with fairchem's search). w goes smoothly to zero at the cutoff, and the sum is divided by
+    the square root of the number of neighbours, so that its initial size is at most of order 1.
 
     Args:
-        backbone: its cutoff, max_neighbors, use_pbc and width are the defaults here.
-        channels: width C of the node features; asked for where the backbone does not tell it.
-        features: name in the backbone's output of the node features: (N, C), or (N, L, C) with
-            the scalars first, or a list of such tensors, which are joined.
+        backbone: its cutoff, max_neighbors, use_pbc and width are the defaults of the head.
+        channels: width C of the node features; required if the backbone has no such attribute.
+        features: name of the node features in the backbone's output: (N, C), or (N, L, C) with
+            the scalars first, or a list of such tensors, which are concatenated.
         hidden_channels: width of w.
-        num_radial: Gaussians that describe d_ij.
+        num_radial: number of Gaussians in the basis for d_ij.
         cutoff: Angstrom.
-        max_neighbors: most edges per atom, the nearest ones.
+        max_neighbors: largest number of edges per atom; the nearest are kept.
 
     Raises:
-        ValueError: if the width, the cutoff or max_neighbors is neither given nor the backbone's.
+        ValueError: if the width, the cutoff or max_neighbors is neither given nor an attribute of
+            the backbone.
     """
 
     otf_graph = True
@@ -99,7 +103,7 @@ class EdgeVectorHead(nn.Module, GraphModelMixin, HeadInterface):
         return {self.output_name: total / (1 + neighbours).sqrt()[:, None]}
 
     def edges(self, data: Batch, emb: dict[str, Tensor]) -> Edges:
-        """Edges of the head's own radius graph; features from both of their atoms."""
+        """Edges of the head's own radius graph, with features from both atoms of each edge."""
         nodes = self.norm(self._nodes(emb))
         graph = self.generate_graph(data)
         j, i = graph.edge_index
@@ -111,7 +115,7 @@ class EdgeVectorHead(nn.Module, GraphModelMixin, HeadInterface):
         if self.features not in emb:
             raise ValueError(
                 f"The backbone's output has no {self.features!r} (it has: {', '.join(emb)}): set "
-                "features: of ndem_edge_vector_head to the name of its node features."
+                "features of ndem_edge_vector_head to the name of its node features."
             )
         value = emb[self.features]
         parts = value if isinstance(value, (list, tuple)) else [value]
@@ -120,17 +124,18 @@ class EdgeVectorHead(nn.Module, GraphModelMixin, HeadInterface):
         return torch.cat(parts, dim=-1).to(self.norm.weight.dtype)
 
     def _basis(self, length: Tensor) -> Tensor:
-        """(E, num_radial) Gaussians as wide as they are apart, from 0 to the cutoff."""
+        """(E, num_radial) Gaussians from 0 to the cutoff, as wide as their spacing."""
         away = (length[:, None] / self.cutoff - self.centres) * (self.centres.numel() - 1)
         return torch.exp(-0.5 * away.square())
 
 
 @registry.register_model("ndem_gemnet_vector_head")
 class GemNetVectorHead(EdgeVectorHead):
-    """The edge-vector head on GemNet-T's or GemNet-OC's atom features, for both kinds of forces.
+    """The edge-vector head on the atom features of GemNet-T or GemNet-OC.
 
-    GemNet-T's own force head has no weights (its backbone computes the scalars), and neither has
-    a force output when forces are gradients.
+    It works with direct forces and with forces that are gradients. GemNet-T's own force head cannot
+    be used: it has no weights (the backbone computes its scalars). Neither has a force output that
+    is a gradient.
     """
 
     def __init__(self, backbone: nn.Module, **options: int | float | str | None) -> None:
@@ -146,7 +151,7 @@ class GemNetVectorHead(EdgeVectorHead):
 
 @registry.register_model("ndem_dimenet_vector_head")
 class DimeNetVectorHead(EdgeVectorHead):
-    """The edge-vector head on DimeNet++'s own edges, whose embeddings hold the angles."""
+    """The edge-vector head on DimeNet++'s own edges, whose embeddings contain the angles."""
 
     def __init__(self, backbone: nn.Module, **options: int | float | str | None) -> None:
         super().__init__(backbone, **{"channels": backbone.emb.lin.out_features, **options})
@@ -155,7 +160,7 @@ class DimeNetVectorHead(EdgeVectorHead):
         self.edge = nn.Linear(channels, hidden_channels, bias=False)
 
     def edges(self, data: Batch, emb: dict[str, Tensor]) -> Edges:
-        j, i = data.edge_index  # the backbone leaves its graph on the batch
+        j, i = data.edge_index  # the backbone stores its graph in the batch
         cells = data.cell[data.batch[i]]
         shift = torch.einsum("ek,ekx->ex", data.cell_offsets.to(cells.dtype), cells)
         vector = data.pos[j] - data.pos[i] + shift
@@ -166,13 +171,13 @@ class DimeNetVectorHead(EdgeVectorHead):
 def _given(
     name: str, value: float | None, backbone: nn.Module, names: tuple[str, ...] | None = None
 ) -> int | float:
-    """A setting of the head, or else the backbone's attribute of one of ``names``."""
+    """A setting of the head; if it is not given, an attribute of the backbone."""
     for candidate in names or (name,):
         if value is None:
             value = getattr(backbone, candidate, None)
     if value is None:
         raise ValueError(
-            f"ndem_edge_vector_head cannot read {name} off {type(backbone).__name__}: give it, as "
+            f"{type(backbone).__name__} has no {name} for ndem_edge_vector_head: set it, as in "
             f"task.ndem.auxiliary_head: {{module: ndem_edge_vector_head, {name}: ...}}."
         )
     return value

@@ -11,7 +11,7 @@ from ndem_ocp.models.equiformer import EquiformerV2ForceHead
 
 
 class _Narrowed:
-    """A backbone seen with other channel counts; everything else is the backbone's own."""
+    """A proxy of a backbone with other channel counts; all other attributes are the backbone's."""
 
     def __init__(self, backbone: nn.Module, **counts: int) -> None:
         self._backbone = backbone
@@ -27,8 +27,9 @@ class _Narrowed:
 class EquiformerV2AuxiliaryHead(EquiformerV2ForceHead):
     """fairchem's EquiformerV2 force head at a fraction of its attention width.
 
-    At half width the 153M configuration (20 layers, L = 6, M = 3) grows by 3.89M parameters to
-    157.5M, the 157M of the paper's Table 3; a full copy of the head gives 160.5M (DeNS).
+    At half width it adds 3.89M parameters to the 153M configuration (20 layers, L = 6, M = 3),
+    which gives 157.5M, the 157M of the paper's Table 3. A full copy of the head gives 160.5M, as in
+    DeNS.
 
     Args:
         backbone: EquiformerV2 backbone.

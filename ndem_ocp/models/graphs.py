@@ -1,4 +1,4 @@
-"""What a backbone's ``generate_graph`` returns: fairchem's GraphData, a dict, a tuple, a list."""
+"""Reading the graph that a backbone's ``generate_graph`` returns, whatever its type."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from torch import Tensor
 
 
 def edge_index_of(graph: Any) -> Tensor:
-    """(2, E) source and target of each edge, by name or, in a tuple or list, by its values.
+    """(2, E) source and target of each edge, from fairchem's GraphData, a dict, a tuple or a list.
+
+    In a tuple or list without names, it is the first tensor of integers with this shape.
 
     Raises:
         ValueError: if there is none.
     """
     if isinstance(graph, dict):
         found = graph.get("edge_index")
-    elif hasattr(graph, "edge_index"):  # a named tuple too
+    elif hasattr(graph, "edge_index"):  # or a named tuple
         found = graph.edge_index
     else:
         parts = graph if isinstance(graph, (tuple, list)) else ()

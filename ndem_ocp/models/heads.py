@@ -1,4 +1,4 @@
-"""Heads that any backbone can use: an output of its own, and forces as the energy's gradient."""
+"""Heads for any backbone: an output that it computes itself, forces as the energy's gradient."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch_geometric.data import Batch
 
 @registry.register_model("ndem_output_head")
 class OutputHead(nn.Module, HeadInterface):
-    """Hands on what the backbone itself has computed.
+    """Returns an output that the backbone itself has computed.
 
-    For single-class models: their adapter is the backbone, and returns their energy and forces
-    together with the features that the auxiliary head needs.
+    For single-class models: an adapter makes such a model a backbone, which returns energy and
+    forces together with the features that the auxiliary head needs.
 
     Args:
         backbone: not used.
@@ -40,14 +40,14 @@ class OutputHead(nn.Module, HeadInterface):
 
 @registry.register_model("ndem_energy_gradient_head")
 class EnergyGradientHead(nn.Module, HeadInterface):
-    """Energy of another head, and forces as minus its gradient; needs pass_through_head_outputs.
+    """Energy from another head, forces as minus its gradient; needs pass_through_head_outputs.
 
     Args:
-        backbone: one that makes positions differentiable (regress_forces without direct_forces).
+        backbone: with regress_forces and without direct_forces, so that positions have gradients.
         energy: {"module": ..., ...} of the energy head.
-        force_scale: std_E / rms_F of the normalizers. The head's energy is normalised, E* = (E -
-            mean) / std_E, and so must its forces be, f* = F / rms_F = -(std_E / rms_F) dE*/dx.
-            The NDeM trainer fills it in from the normalizers of the configuration.
+        force_scale: std_E / rms_F of the normalizers. As the energy is normalised, E* = (E - mean)
+            / std_E, the forces must be normalised too: f* = F / rms_F = -(std_E / rms_F) dE*/dx.
+            The NDeM trainer sets it from the normalizers of the configuration.
 
     Raises:
         ValueError: in the forward, if the backbone's output does not depend on the positions.
@@ -69,9 +69,9 @@ class EnergyGradientHead(nn.Module, HeadInterface):
             energy = self.energy(data, emb)["energy"]
             if not (data.pos.requires_grad and energy.requires_grad):
                 raise ValueError(
-                    f"{self.backbone_name} does not let its energy be differentiated with respect "
-                    "to the positions: set its regress_forces: True and direct_forces: False, "
-                    "where it has them, or use a direct force head."
+                    f"The energy of {self.backbone_name} has no gradient with respect to the "
+                    "positions: set regress_forces: True and direct_forces: False, where the "
+                    "backbone has these keys, or use a direct force head."
                 )
             (gradient,) = torch.autograd.grad(
                 energy.sum(), data.pos, create_graph=second_derivatives
@@ -83,8 +83,8 @@ class EnergyGradientHead(nn.Module, HeadInterface):
 def calls_of(module: nn.Module) -> Iterator[list[tuple[tuple[Any, ...], Any]]]:
     """Record the calls of a module: a list of (positional arguments, result).
 
-    For adapters of models that keep their features to themselves: run the model's own forward
-    inside, and read off what went through one of its layers.
+    For adapters of models that do not return their features: run the model's own forward inside
+    this context, then read the input or output of one of its layers.
     """
     calls: list[tuple[tuple[Any, ...], Any]] = []
     handle = module.register_forward_hook(lambda _, given, result: calls.append((given, result)))

@@ -11,10 +11,10 @@ from torch_geometric.data import Batch
 
 @registry.register_model("ndem_painn_vector_head")
 class PaiNNVectorHead(nn.Module, HeadInterface):
-    """PaiNN's gated equivariant output on its vector features, whatever the main forces are.
+    """PaiNN's gated equivariant output on its vector features: always direct forces.
 
-    fairchem's own painn_force_head becomes a gradient head when the backbone's direct_forces is
-    False, and the gradient is that of the features' sum, not of the energy.
+    With ``direct_forces: False`` fairchem's painn_force_head turns into a gradient head, and it
+    differentiates the sum of the features and not the energy.
 
     Args:
         backbone: PaiNN backbone.

@@ -13,11 +13,11 @@ from ndem_ocp.models.heads import calls_of
 
 @registry.register_model("ndem_schnet_backbone")
 class SchNetBackbone(SchNetWrap, BackboneInterface):
-    """fairchem's SchNet, which returns its features as well as energy and forces.
+    """fairchem's SchNet, returning features in addition to energy and forces.
 
     Heads: ``{module: ndem_output_head, output_name: energy}`` and the same for ``forces``, which
-    are the energy's gradient. With ``regress_forces: False`` there are none, and
-    ``ndem_edge_vector_head`` gives direct ones. Arguments are fairchem's.
+    are the gradient of the energy. With ``regress_forces: False`` it has no forces; direct ones
+    come from ``ndem_edge_vector_head``. Arguments are fairchem's.
     """
 
     ndem_auxiliary_head = "ndem_edge_vector_head"

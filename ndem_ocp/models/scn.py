@@ -17,11 +17,11 @@ from ndem_ocp.models.heads import calls_of
 
 @registry.register_model("ndem_scn_backbone")
 class SCNBackbone(SphericalChannelNetwork, BackboneInterface):
-    """fairchem's SCN, which returns its spherical features as well as energy and forces.
+    """fairchem's SCN, returning spherical features in addition to energy and forces.
 
     Heads: ``{module: ndem_output_head, output_name: energy}`` and the same for ``forces``, which
-    are direct. Arguments are fairchem's. SCN is equivariant only approximately: each forward turns
-    every edge into a frame with a random angle, and the grid it computes on has few points.
+    are direct. Arguments are fairchem's. SCN is only approximately equivariant: each forward
+    rotates every edge into a frame with a random angle, and its grid has few points.
     """
 
     ndem_auxiliary_head = "ndem_scn_vector_head"
@@ -31,7 +31,7 @@ class SCNBackbone(SphericalChannelNetwork, BackboneInterface):
         with calls_of(self.edge_blocks[-1]) as calls:
             output = super().forward(data)
         (before, *_), change = calls[0]
-        # All blocks but the first add to what they were given.
+        # All blocks except the first have a residual connection.
         features = change if len(self.edge_blocks) == 1 else before + change
         return {"node_embedding": features, **output}
 
@@ -40,7 +40,7 @@ class SCNBackbone(SphericalChannelNetwork, BackboneInterface):
 class SCNVectorHead(nn.Module, HeadInterface):
     """eSCN's force block on SCN's features: a function on the sphere, averaged over directions.
 
-    SCN's own force output is of the same form; it is part of its forward and no head.
+    SCN's own force output has the same form, but it is part of the forward and not a head.
 
     Args:
         backbone: an :class:`SCNBackbone`.

@@ -1,9 +1,9 @@
 """TorchMD-NET backbones under fairchem: the equivariant transformer (ET) and TensorNet.
 
-The networks are torchmd-net's own, untouched; only their neighbour search is replaced by
-fairchem's, so that periodic cells of any shape work and nothing is compiled. Parameters keep
-torchmd-net's names under ``backbone.representation_model`` and ``output_heads.*.output_model``,
-so that its checkpoints, and those of methods built on it, can be mapped by name.
+The networks are torchmd-net's own. Only their neighbour search is replaced by fairchem's, so that
+periodic cells of any shape work and nothing has to be compiled. Parameters keep torchmd-net's names
+under ``backbone.representation_model`` and ``output_heads.*.output_model``, so that checkpoints of
+torchmd-net, and of methods built on it, can be mapped by name.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ndem_ocp.models.heads import calls_of
 
 
 class _Edges(NamedTuple):
-    """A neighbour list as torchmd-net's models take it, self-loops included."""
+    """A neighbour list as torchmd-net's models expect it, including self-loops."""
 
-    index: Tensor  # (2, E) | index[1] is the atom that receives
+    index: Tensor  # (2, E) | index[1] is the receiving atom
     length: Tensor  # (E,) | Angstrom, 0 on self-loops
     vector: Tensor  # (E, 3) | pos[index[0]] - pos[index[1]] with the image's shift, Angstrom
 
 
 class _GivenEdges(nn.Module):
-    """In place of torchmd-net's neighbour search: returns the edges that the caller hands in.
+    """Replaces torchmd-net's neighbour search: returns the edges that the caller passes in.
 
-    They travel in the argument ``box``, which the networks pass on unread; so no forward leaves
-    anything behind on the module.
+    The edges are passed as the argument ``box``, which the networks hand through without reading
+    it. So a forward stores nothing on the module.
     """
 
     def forward(self, pos: Tensor, batch: Tensor, box: _Edges) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,27 +53,28 @@ def require_torchmd(module: str) -> Any:
     except ImportError as error:
         raise ImportError(
             "The TorchMD-NET backbones need torchmd-net 3.1 and torch 2.7 or newer: "
-            f"pip install 'ndem-ocp[molecules]' (or make env). The cause: {error}"
+            f"pip install 'ndem-ocp[molecules]' (or make env). Import error: {error}"
         ) from error
 
 
 class _TorchMDBackbone(nn.Module, GraphModelMixin, BackboneInterface):
-    """What both networks share: the graph, positions that can be differentiated, the batch.
+    """What both networks share: graph, differentiable positions, batch.
 
     Args:
         network: torchmd-net's class.
         hidden_channels, num_layers, num_rbf, activation: as torchmd-net has them.
         cutoff, cutoff_lower: in Angstrom.
-        use_pbc: search neighbours across cell boundaries. Structures without periodicity may be
-            among them.
-        max_neighbors: most edges kept per atom (the nearest ones). Forces that are gradients of
-            the energy need all of them: choose it larger than any atom's number of neighbours.
-        regress_forces: let heads differentiate with respect to the positions.
+        use_pbc: search neighbours across cell boundaries. A batch may also contain structures
+            without periodicity.
+        max_neighbors: largest number of edges per atom; the nearest are kept. If forces are
+            gradients of the energy, no edge may be dropped: choose a number larger than any atom's
+            number of neighbours within the cutoff.
+        regress_forces: allow heads to differentiate with respect to the positions.
         **given: the network's other arguments.
     """
 
     ndem_auxiliary_head = "ndem_torchmd_vector_head"
-    # torchmd-net's output models of this name read vectors as well, the others scalars alone.
+    # prefix of torchmd-net's output models that also read vectors; the others only read scalars
     output_prefix = "Equivariant"
     # A batch's own edges describe X and not X + eps, so graphs are always built on the fly.
     otf_graph = True
@@ -145,7 +146,7 @@ class TorchMDETBackbone(_TorchMDBackbone):
         hidden_channels, num_layers, cutoff, trainable_rbf, and num_heads, num_rbf, rbf_type,
             activation, attn_activation, neighbor_embedding, distance_influence, max_z,
             vector_cutoff: of ``torchmdnet.models.torchmd_et.TorchMD_ET``. vector_cutoff makes the
-            energy smooth where an atom leaves the cutoff; the published models have it off.
+            energy smooth where an atom leaves the cutoff; in published models it is off.
         cutoff_lower, use_pbc, max_neighbors, regress_forces: see the base class.
     """
 
@@ -171,8 +172,8 @@ class TorchMDETBackbone(_TorchMDBackbone):
 class TorchMDTensorNetBackbone(_TorchMDBackbone):
     """TensorNet (Simeon and De Fabritiis, NeurIPS 2023).
 
-    Its features are 3 x 3 tensors per channel; their antisymmetric parts are the polar vectors
-    that a direct force head works on. As in torchmd-net, scalar outputs are made of scalars alone.
+    Its features are 3 x 3 tensors per channel. Their antisymmetric parts are polar vectors, which
+    direct force heads use. As in torchmd-net, scalar outputs depend on scalar features only.
 
     Args:
         hidden_channels, num_layers, cutoff, and num_rbf, rbf_type, trainable_rbf, activation,
@@ -198,15 +199,16 @@ class TorchMDTensorNetBackbone(_TorchMDBackbone):
             static_shapes=False,
             **given,
         )
-        # The last layer's tensors, which the network itself reduces to scalars.
+        # the tensors of the last layer; the network itself only returns scalars made from them
         self._vector_of = module.skewtensor_to_vector
 
     def forward(self, data: Batch) -> dict[str, Tensor]:
         with calls_of(self.representation_model.layers[-1]) as calls:
             embedding = super().forward(data)
         ((_, tensors),) = calls
-        # The network reads its tensors, some 1e-5 large, through a layer norm. The vectors are
-        # divided by the whole tensor's size, which is not zero where symmetry makes them zero.
+        # The tensors are of size 1e-5; the network applies a layer norm to them. Vectors are
+        # divided by the norm of the whole tensor, which is not zero where symmetry makes the
+        # vectors zero.
         size = tensors.square().sum(dim=(1, 2), keepdim=True).mean(dim=-1, keepdim=True)
         vectors = self._vector_of(tensors) * torch.rsqrt(size.squeeze(1) + 1e-16)
         return {**embedding, "vector_embedding": vectors}

@@ -14,11 +14,11 @@ from ndem_ocp.models.torchmd import require_torchmd
 
 
 class _OutputModelHead(nn.Module, HeadInterface):
-    """One of torchmd-net's output models.
+    """An output model of torchmd-net as a head.
 
     Args:
         backbone: a TorchMD-NET backbone.
-        kind: class in ``torchmdnet.models.output_modules``.
+        kind: name of the class in ``torchmdnet.models.output_modules``.
         output: name of the output.
         reduce: "sum" or "mean" over a structure's atoms.
     """

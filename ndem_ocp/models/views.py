@@ -1,8 +1,8 @@
-"""Two views of a batch in one: the clean structures followed by their perturbed copies.
+"""A joint batch of two views: the clean structures, followed by their perturbed copies.
 
-One forward over both instead of two: EquiformerV2 keeps per-forward state on its modules (two
-forwards with activation checkpointing give wrong gradients), and DDP wants one forward per
-backward.
+It allows one forward over both views instead of two. fairchem's EquiformerV2 stores state of a
+forward on its modules, so that two forwards with activation checkpointing give wrong gradients; and
+DDP allows one forward per backward.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ndem_ocp.method.views import EPS, JOINT, VIEWED, with_second_view
 
 __all__ = ["EPS", "JOINT", "VIEWED", "Views", "join_views", "split_output", "with_second_view"]
 
-FIRST_ATOMS = "ndem_first_atoms"  # number of atoms of the first of two views
+FIRST_ATOMS = "ndem_first_atoms"  # number of atoms in the first of two views
 
 
 class Views(NamedTuple):
-    """A joint batch and where its parts lie."""
+    """A joint batch, and how it is divided."""
 
-    joint: Batch  # B clean structures, then the perturbed ones
-    num_atoms: int  # N, atoms of the clean part
-    num_graphs: int  # B, structures of the clean part
-    second_atoms: Tensor  # (M,) index into the N clean atoms of each atom of the second view
+    joint: Batch  # B clean structures, followed by the perturbed ones
+    num_atoms: int  # N, number of clean atoms
+    num_graphs: int  # B, number of clean structures
+    second_atoms: Tensor  # (M,) for each atom of the second view, its index among the N clean atoms
 
 
 def join_views(marked: Batch) -> Views:
-    """Append X~ = X + eps of the viewed structures to the structures of a marked batch.
+    """Append the second views X~ = X + eps to the structures of a marked batch.
 
-    Per-atom and per-structure attributes are repeated for the second view; attributes per edge
-    are left out, because edges found for X do not describe X~ (models build graphs on the fly).
+    Attributes per atom and per structure are repeated for the second view. Attributes per edge are
+    dropped, because the edges of X are not those of X~ (models build graphs on the fly).
 
     Args:
         marked: batch of B structures from :func:`with_second_view`.
@@ -74,7 +74,7 @@ def join_views(marked: Batch) -> Views:
 
 
 def _describe_slices(joint: Batch, levels: dict[str, str]) -> None:
-    """Give the joint batch what torch_geometric needs to take it apart again."""
+    """Set the attributes by which torch_geometric can split the batch into structures again."""
     graphs = joint.natoms.numel()
     slices = {"atom": joint.ptr.cpu(), "graph": torch.arange(graphs + 1)}
     joint._num_graphs = graphs
@@ -83,7 +83,7 @@ def _describe_slices(joint: Batch, levels: dict[str, str]) -> None:
 
 
 def split_output(value: Tensor, views: Views) -> tuple[Tensor, Tensor]:
-    """Part a model output over a joint batch into (clean, second view).
+    """Split a model output over a joint batch into (clean, second view).
 
     Raises:
         ValueError: if the output is neither per atom nor per structure.

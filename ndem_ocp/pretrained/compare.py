@@ -1,4 +1,4 @@
-"""Comparing settings and normalizers of a fairchem checkpoint with those of a new run."""
+"""Compare settings and normalizers of a fairchem checkpoint with those of a new run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from fairchem.core.common.registry import registry
 from torch import nn
 
 from fairchem_kit.checkpoints.config import OLD_TARGETS
-from ndem_ocp.models.variant import UPSTREAM
+from ndem_ocp.models.equiformer_names import UPSTREAM
 
-CLOSE = 0.03  # relative difference of normalizers that is ignored
-# Settings of a backbone that do not change the meaning of weights, and those that change it
+CLOSE = 0.03  # relative difference of normalizers below which they count as equal
+# Settings of a backbone that do not affect the meaning of weights, and settings that affect it only
 # slightly.
 _HARMLESS = re.compile(r"drop|otf_graph|weight_init|regress_|direct_forces|checkpointing|^model$")
 _MINOR = re.compile(r"max_neighbors|avg_|use_pbc|num_elements|^enforce_")
 
 
 def settings_differences(theirs: Any, ours: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Differences between the backbones of two configurations: those to refuse, and those to
-    report.
+    """Differences between two backbones' settings: those to refuse, and those to only report.
 
     Args:
-        theirs: the configuration in the checkpoint, of any version. ours: the run's.
+        theirs: the checkpoint's configuration, of any fairchem version. ours: that of the run.
     """
     there, here = _backbone(theirs), _backbone(ours)
     if not there or not here:
@@ -50,7 +49,7 @@ def normalizer_differences(
     """A sentence for every normalizer of the run that differs from the checkpoint's.
 
     Args:
-        given: states of the checkpoint's normalizers, by output. normalizers: of the run.
+        given: states of the checkpoint's normalizers, by output. normalizers: those of the run.
     """
     theirs = normalizer_numbers(given)
     found = []
@@ -70,13 +69,15 @@ def normalizer_differences(
 
 
 def normalizer_numbers(given: Mapping[str, Any]) -> dict[str, tuple[float, float] | None]:
-    """{output: (mean, stdev), or None if these are not two numbers} of a checkpoint's normalizers,
-    under the current names of the outputs."""
+    """{output: (mean, stdev)} of a checkpoint's normalizers, under current names of outputs.
+
+    None instead of a pair if these are not two numbers.
+    """
     return {OLD_TARGETS.get(name, name): _numbers(value) for name, value in given.items()}
 
 
 def _backbone(config: Any) -> dict[str, Any]:
-    """The settings of the backbone in a configuration of any version."""
+    """The backbone's settings in a configuration of any fairchem version."""
     model = config.get("model") if isinstance(config, Mapping) else None
     if isinstance(model, str):  # before fairchem 1.0
         model = config.get("model_attributes")
@@ -87,7 +88,7 @@ def _backbone(config: Any) -> dict[str, Any]:
 
 
 def _same_class(one: str, other: str) -> bool:
-    one, other = (UPSTREAM.get(name, name) for name in (one, other))  # two names of one network
+    one, other = (UPSTREAM.get(name, name) for name in (one, other))  # same network
     try:
         return registry.get_model_class(one) is registry.get_model_class(other)
     except RuntimeError:
@@ -95,7 +96,7 @@ def _same_class(one: str, other: str) -> bool:
 
 
 def _numbers(state: Any) -> tuple[float, float] | None:
-    """(mean, stdev) of a normalizer's state, also under old names."""
+    """(mean, stdev) from a normalizer's state, also under older names."""
     if not isinstance(state, Mapping):
         return None
     mean, stdev = state.get("mean"), state.get("rmsd", state.get("std"))

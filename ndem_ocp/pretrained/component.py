@@ -1,4 +1,4 @@
-"""``task.init_from`` in a trainer: weights, and normalizers, of a checkpoint as a start."""
+"""The trainer's component for ``task.init_from``: start from weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ndem_ocp.pretrained.normalizers import take_normalizers
 
 
 class InitFrom(Component):
-    """Starts a new run from the weights that ``task.init_from`` names."""
+    """Starts a new run from the weights (and normalizers) in ``task.init_from``."""
 
     task_keys = ("init_from",)
 
@@ -22,7 +22,7 @@ class InitFrom(Component):
 
     def before_training(self) -> None:
         trainer = self.trainer
-        if trainer.step > 0:  # a run that is resumed has its weights already
+        if trainer.step > 0:  # a resumed run has its weights already
             return
         init_from(
             trainer._unwrapped_model,

@@ -1,8 +1,8 @@
-"""Starting from weights saved by fairchem or this package, for any backbone.
+"""Start from weights saved by fairchem or this package, with any backbone.
 
-Names are equal, apart from the prefixes of DDP; an older single-class model (``equiformer_v2``) has
-the names of its backbone and heads without ``backbone.`` and ``output_heads.NAME.``. A head is
-loaded as a whole or not at all.
+Weights are matched by name, without the prefixes of DDP. In older single-class models
+(``equiformer_v2``) the names of backbone and heads lack ``backbone.`` and ``output_heads.NAME.``. A
+head is loaded completely or not at all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fairchem.core.common import distutils
 from torch import Tensor, nn
 
 from fairchem_kit.checkpoints.ema import averaged
-from ndem_ocp.models.two_view import NOISY_FORCES
+from ndem_ocp.models.two_view import AUXILIARY_OUTPUT
 from ndem_ocp.pretrained.compare import normalizer_differences, settings_differences
 from ndem_ocp.pretrained.file import PretrainedError
 from ndem_ocp.pretrained.report import LoadReport
@@ -32,14 +32,14 @@ _PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 
 @dataclass(frozen=True)
 class Run:
-    """Configuration and normalizers of a new run, for comparison; both are optional."""
+    """Configuration and normalizers of a new run, for comparison. Both are optional."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     normalizers: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 def is_fairchem(content: Any) -> bool:
-    """Whether a file's content is a checkpoint of a fairchem trainer."""
+    """Whether the content of a file is a checkpoint of a fairchem trainer."""
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         return False
     ours = any(
@@ -62,17 +62,18 @@ def load_fairchem(
     strict: bool = True,
     run: Run | None = None,
 ) -> LoadReport:
-    """Load a checkpoint of fairchem into a new model, or leave the model unchanged.
+    """Load a fairchem checkpoint into a new model; the model is unchanged if this is refused.
 
     Args:
         model: the model of the new run, not wrapped in DDP.
-        path: the file. content: of the file.
-        heads: "auto": every head that the file has in the same shape; "none"; or one head's name.
-        noise_head: refuse a file without the model's auxiliary head.
+        path: the file. content: its content.
+        heads: "auto" (every head that is in the file with the same shapes), "none", or the name of
+            one head.
+        noise_head: whether to refuse a file without the model's auxiliary head.
         weights: "ema", "raw", or "auto": the moving average if there is one.
-        strict: refuse a backbone that differs from the file's, and a head with the same name but
-            another shape. False loads what fits and reports the rest.
-        run: configuration and normalizers of the new run, to compare with the file's.
+        strict: whether to refuse a backbone that differs from the one in the file, or a head with
+            the same name but other shapes. False loads what fits and reports the rest.
+        run: configuration and normalizers of the new run, to compare with those in the file.
 
     Raises:
         PretrainedError: if the load is refused; the model is unchanged.
@@ -98,7 +99,7 @@ def load_fairchem(
 
 
 class _Plan:
-    """Which weight goes where; nothing is written before :meth:`carry_out`."""
+    """A mapping of weights; nothing is loaded before :meth:`carry_out`."""
 
     def __init__(self, model: nn.Module, path: Path, content: Mapping[str, Any], run: Run) -> None:
         self.model, self.content, self.run = model, content, run
@@ -125,7 +126,7 @@ class _Plan:
         self.asked = heads not in (AUTO, NONE)
 
     def map_weights(self) -> None:
-        """Match equal names and shapes; heads as a whole."""
+        """Match weights by name and shape; heads completely or not at all."""
         fresh = {head: self._unfit(head) for head in self.heads}
         for name, value in self.target.items():
             head = _head_of(name)
@@ -137,7 +138,7 @@ class _Plan:
                 self._map(name, value)
 
     def _unfit(self, head: str) -> str:
-        """Why a head of the model starts from random weights; empty if all of it is in the file."""
+        """Why a head starts from random weights; empty if all its weights are in the file."""
         names = [name for name in self.target if _head_of(name) == head]
         theirs = {name: self._name_in_file(name) for name in names}
         if not any(theirs.values()):
@@ -146,10 +147,10 @@ class _Plan:
         for name in names:
             if theirs[name] is None:
                 if name in trained:
-                    return f"head {head} is a different one in the checkpoint"
+                    return f"head {head} is a different head in the checkpoint"
             elif self.source[theirs[name]].shape != self.target[name].shape:
                 self._note_shapes(theirs[name], name)
-                return f"head {head} has other shapes in the checkpoint"
+                return f"head {head} has different shapes in the checkpoint"
         return ""
 
     def _name_in_file(self, name: str) -> str | None:
@@ -205,8 +206,8 @@ class _Plan:
                 reason for name, reason in report.missing.items() if _head_of(name) == head
             } - {"not in the checkpoint"}
             for reason in sorted(reasons):
-                wanted = self.asked or (noise_head and head == NOISY_FORCES)
-                if head == NOISY_FORCES and not wanted:
+                wanted = self.asked or (noise_head and head == AUXILIARY_OUTPUT)
+                if head == AUXILIARY_OUTPUT and not wanted:
                     report.notes.append(f"The auxiliary head starts from random weights: {reason}.")
                 elif wanted or "is not in" not in reason:
                     report.problems.append(
@@ -217,14 +218,14 @@ class _Plan:
                     report.notes.append(
                         f"{reason[0].upper()}{reason[1:]}: it starts from random weights."
                     )
-        if noise_head and NOISY_FORCES not in self.heads:
+        if noise_head and AUXILIARY_OUTPUT not in self.heads:
             report.problems.append(
-                f"noise_head: the model has no auxiliary head ({NOISY_FORCES}), or heads leaves it "
-                "out; it needs coefficient > 0 and head: separate."
+                f"noise_head: the model has no auxiliary head ({AUXILIARY_OUTPUT}), or "
+                "task.init_from.heads excludes it. It needs coefficient > 0 and head: separate."
             )
 
     def take(self, weights: str) -> None:
-        """Use the weights of the moving average, or those of the last step."""
+        """Choose the weights of the moving average or those of the last step."""
         report, content = self.report, self.content
         source = dict(self.source)
         ema = content.get("ema")
@@ -239,8 +240,8 @@ class _Plan:
             kind = "raw"
             if weights == "ema":
                 report.impossible.append(
-                    "weights: ema, but the file has no moving average (a best checkpoint of "
-                    "fairchem has it instead of the raw weights). Use weights: auto."
+                    "weights: ema, but the file has no separate moving average (in a best "
+                    "checkpoint of fairchem it replaces the raw weights). Use weights: auto."
                 )
             elif weights == AUTO:
                 kind = "the only ones in the file (in a best checkpoint of fairchem, the average)"
@@ -262,8 +263,10 @@ class _Plan:
             self.values[name] = source[theirs]
 
     def compare_settings(self) -> None:
-        """Compare the backbone's section with that in the file: equal shapes can differ in
-        meaning."""
+        """Compare the backbone's settings with those in the file.
+
+        Weights of equal shapes can have different meanings.
+        """
         problems, notes = settings_differences(self.content.get("config"), self.run.config)
         self.report.problems += problems
         self.report.notes += notes

@@ -1,6 +1,6 @@
 """Weights and hyper-parameters in a checkpoint of another package.
 
-Files are read by :mod:`fairchem_kit.checkpoints.reading`, which does not run code in them.
+Files are read by :mod:`fairchem_kit.checkpoints.reading`, which never runs code in them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PretrainedError(UserError, ValueError):
 
 @dataclass
 class SourceCheckpoint:
-    """The weights, without wrappers' prefixes, and hyper-parameters of a checkpoint file."""
+    """Weights (without prefixes of wrappers) and hyper-parameters of a checkpoint file."""
 
     path: Path
     weights: dict[str, Tensor]
@@ -55,7 +55,7 @@ def read_content(path: Path, unsafe: bool = False) -> Any:
 
     Args:
         path: the file.
-        unsafe: use the unrestricted pickle reader, which runs code in the file.
+        unsafe: use the unrestricted pickle reader, which can run code in the file.
 
     Raises:
         PretrainedError: if the file is truncated, not a checkpoint, or needs ``unsafe``.
@@ -64,9 +64,7 @@ def read_content(path: Path, unsafe: bool = False) -> Any:
         return read(path, unsafe=unsafe)
     except UnsafeError as error:
         raise PretrainedError(str(UnsafeError(path, error.what, _OPT_IN))) from error
-    except (
-        Exception
-    ) as error:  # torch raises many kinds of errors for files that are truncated or not from torch
+    except Exception as error:  # torch raises many kinds of errors for truncated and foreign files
         raise PretrainedError(_broken(path, error)) from error
 
 
@@ -85,7 +83,7 @@ def read_checkpoint(path: str | Path, unsafe: bool = False) -> SourceCheckpoint:
 
 
 def source_of(content: Any, path: Path) -> SourceCheckpoint:
-    """Weights and hyper-parameters in the content of a Lightning checkpoint or a state dict.
+    """Weights and hyper-parameters from the content of a Lightning checkpoint or a state dict.
 
     Raises:
         PretrainedError: if there are no named weights.
@@ -123,7 +121,7 @@ def _without_wrappers(weights: dict[str, Tensor], path: Path) -> dict[str, Tenso
 
 
 def _plain(hyper: Any) -> dict[str, Any]:
-    """Hyper-parameters from a mapping, an argparse.Namespace or a placeholder for omegaconf's."""
+    """Hyper-parameters from a mapping, an argparse.Namespace or a placeholder for omegaconf."""
     if hyper is None:
         return {}
     values = hyper if isinstance(hyper, Mapping) else getattr(hyper, "__dict__", {})

@@ -1,4 +1,4 @@
-"""Loading heads from a pre-trained checkpoint: the energy head, and the scaled noise head."""
+"""Load heads from a pre-trained checkpoint: the energy head, and the noise head, rescaled."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 
 from torch import Tensor, nn
 
-from ndem_ocp.models.two_view import NOISY_FORCES
+from ndem_ocp.models.two_view import AUXILIARY_OUTPUT
 from ndem_ocp.pretrained.file import SourceCheckpoint
-from ndem_ocp.pretrained.layout import WHITENING, renamed
+from ndem_ocp.pretrained.torchmd_names import WHITENING, renamed
 
 NOISE_HEAD = "output_model_noise."
-# The only weight in which the vector of EquivariantVectorOutput is linear, without a bias.
+# The output of EquivariantVectorOutput is linear in this weight only, without a bias.
 LAST_PROJECTION = "output_network.1.vec2_proj.weight"
-_SAME_SUM = {"add": "sum"}  # torchmd-net renamed it
+_SAME_SUM = {"add": "sum"}  # renamed in torchmd-net
 
 
 def output_module(model: nn.Module, head: str) -> tuple[str, nn.Module] | None:
-    """(name, module) of the torchmd-net output module inside a head; None if it has none."""
+    """(name, module) of the torchmd-net output module in a head; None if there is none."""
     if head not in model.output_heads:
         return None
     found = [
@@ -30,12 +30,12 @@ def output_module(model: nn.Module, head: str) -> tuple[str, nn.Module] | None:
 
 
 def head_weights(module: nn.Module, name: str) -> list[str]:
-    """Names in the model of an output module's weights, without its table of atomic masses."""
+    """Names of the weights of an output module in the model, except its table of masses."""
     return [f"{name}.{key}" for key in module.state_dict() if key != "atomic_mass"]
 
 
 def energy_problems(source: SourceCheckpoint, head: str, module: nn.Module) -> list[str]:
-    """Why the source's output head cannot be used for this head, although its shapes may agree."""
+    """Why the source's output head cannot be loaded into this head, even if all shapes agree."""
     hyper, problems = source.hyper_parameters, []
     theirs, ours = hyper.get("output_model"), type(module).__name__
     if theirs is not None and ours not in (theirs, f"Equivariant{theirs}"):
@@ -59,8 +59,8 @@ def energy_problems(source: SourceCheckpoint, head: str, module: nn.Module) -> l
         )
     if any(name.startswith("prior_model.") for name in source.weights):
         problems.append(
-            "The checkpoint's output head was trained on what its prior (such as atomic reference "
-            "energies) does not explain; this model has no prior."
+            "The checkpoint's output head was trained on labels minus a prior (such as atomic "
+            "reference energies), but this model has no prior."
         )
     return problems
 
@@ -82,7 +82,7 @@ def energy_note(source: SourceCheckpoint) -> str | None:
 def noise_head_names(source: SourceCheckpoint) -> dict[str, str]:
     """Name within EquivariantVectorOutput -> name in the checkpoint, of the coordinate-noise head.
 
-    SliDe's pre-training has a list of heads; the equivariant one is for coordinates.
+    SliDe's pre-training has several noise heads; the equivariant one is for coordinates.
     """
     names = [name for name in source.weights if name.startswith(NOISE_HEAD)]
     marker = re.compile(rf"^{re.escape(NOISE_HEAD)}(\d+\.)?output_network\.0\.vec1_proj\.weight$")
@@ -94,7 +94,7 @@ def noise_head_names(source: SourceCheckpoint) -> dict[str, str]:
 
 
 def noise_std(source: SourceCheckpoint) -> float | None:
-    """Standard deviation in Angstrom by which pre-training divided the noise; None if not saved."""
+    """Standard deviation (Angstrom) by which pre-training divided the noise; None if not saved."""
     sums = [
         source.weights.get(f"pos_normalizer.{name}")
         for name in ("acc_sum", "acc_squared_sum", "acc_count")
@@ -104,7 +104,7 @@ def noise_std(source: SourceCheckpoint) -> float | None:
     total, squared, count = (value.double() for value in sums)
     if count.item() < 1:
         return None
-    # An equivariant head has the same scale for the three axes.
+    # the same for all three axes, as the head is equivariant
     variance = (squared / count - (total / count).square()).mean().item()
     return math.sqrt(variance) if math.isfinite(variance) and variance > 0 else None
 
@@ -112,17 +112,17 @@ def noise_std(source: SourceCheckpoint) -> float | None:
 def noise_problems(
     source: SourceCheckpoint, module: nn.Module | None, noise_gain: float | None
 ) -> list[str]:
-    """Why the pre-training's noise head cannot be used as the auxiliary head."""
+    """Why the pre-trained noise head cannot be used as the auxiliary head."""
     if module is None:
         return [
-            f"noise_head: the model has no auxiliary head ({NOISY_FORCES}) with an output module "
-            "of torchmd-net; it needs coefficient > 0 and head: separate."
+            f"noise_head: the model has no auxiliary head ({AUXILIARY_OUTPUT}) with an output "
+            "module of torchmd-net. It needs coefficient > 0 and head: separate."
         ]
     problems = []
     if type(module).__name__ != "EquivariantVectorOutput":
         problems.append(
-            f"noise_head: the auxiliary head is a {type(module).__name__}, the checkpoint's noise "
-            "head an EquivariantVectorOutput."
+            f"noise_head: the auxiliary head is a {type(module).__name__}, but the checkpoint's "
+            "noise head is an EquivariantVectorOutput."
         )
     if not noise_head_names(source):
         problems.append("noise_head: the checkpoint has no noise head for coordinates.")
@@ -139,16 +139,17 @@ def noise_problems(
         )
     if noise_gain is None:
         problems.append(
-            "noise_head: noise_gain is missing, the auxiliary head's output per Angstrom of noise "
-            "(for NDeM -1/sigma_max)."
+            "noise_head: noise_gain is missing. It is the auxiliary head's output per Angstrom of "
+            "noise (for NDeM -1/sigma_max)."
         )
     return problems
 
 
 def scaled(weight: Tensor, source: SourceCheckpoint, noise_gain: float | None) -> Tensor:
-    """The noise head's last projection for an output of noise_gain * noise; else unchanged.
+    """The noise head's last projection, rescaled so that the output is noise_gain * noise.
 
-    It was pre-trained to predict + noise / std with noise = (noisy - clean positions).
+    It was pre-trained to predict + noise / std, where noise = (noisy - clean positions). Without a
+    known std or noise_gain it is returned unchanged.
     """
     std = noise_std(source)
     return weight if std is None or noise_gain is None else weight * (std * noise_gain)

@@ -1,9 +1,9 @@
-"""Starting from the weights of a checkpoint of fairchem, Frad, SliDe, DP or TorchMD-NET.
+"""Start from the weights of a checkpoint of fairchem, Frad, SliDe, DP-TorchMD-NET or TorchMD-NET.
 
-Weights of the latter four are mapped by name onto a TorchMD-NET backbone (section 5.4.3, Table 6);
-those of fairchem and of this package can be loaded into any backbone (fairchem.py). Weights with
-another meaning in this model are refused. Every load prints what was loaded where.
-docs/pretrained.md has the details.
+Checkpoints of fairchem and of this package can be loaded into any backbone (fairchem.py); weights
+of the other four are mapped by name onto a TorchMD-NET backbone (section 5.4.3, Table 6). Weights
+that have another meaning in this model are refused. A report lists what was loaded where. Details
+are in docs/pretrained.md.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fairchem.core.common import distutils
 from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
 from torch import nn
 
-from ndem_ocp.pretrained import fairchem, layout
+from ndem_ocp.pretrained import fairchem, torchmd_names
 from ndem_ocp.pretrained.fairchem import AUTO, Run
 from ndem_ocp.pretrained.file import PretrainedError, existing, read_content, source_of
 from ndem_ocp.pretrained.plan import NONE, Plan
 from ndem_ocp.pretrained.report import LoadReport
 
-RUN, CHECKPOINT = "run", "checkpoint"  # whose normalizers are used: normalizers.py
+RUN, CHECKPOINT = "run", "checkpoint"  # whose normalizers to use (normalizers.py)
 SECTION: dict[str, Any] = {
     "checkpoint": None,
     "kind": AUTO,
@@ -52,9 +52,9 @@ def init_from(
         model: a hydra model, not wrapped in DDP.
         section: a path, or a mapping with the keys of ``SECTION``; None does nothing.
         noise_gain: see :func:`load_pretrained`; only needed with ``noise_head: True``.
-        ema: fairchem's moving average of this model, which starts from the loaded weights.
-        config: the run's configuration, and
-        normalizers: its normalizers by output: compared with those in a checkpoint of fairchem.
+        ema: fairchem's moving average of this model; it is restarted from the loaded weights.
+        config: the run's configuration, to compare with that in a fairchem checkpoint.
+        normalizers: the run's normalizers by output, to compare likewise.
 
     Raises:
         PretrainedError: for an unknown key or impossible value, or from load_pretrained.
@@ -63,7 +63,7 @@ def init_from(
         return None
     settings = init_settings(section)
     path = settings.pop("checkpoint")
-    del settings["normalizers"]  # used when the run was set up
+    del settings["normalizers"]  # already used when the run was set up
     run = Run(config or {}, normalizers or {})
     report = load_pretrained(model, path, noise_gain=noise_gain, run=run, **settings)
     if ema is not None:
@@ -97,24 +97,24 @@ def load_pretrained(
     unsafe: bool = False,
     run: Run | None = None,
 ) -> LoadReport:
-    """Load a pre-trained checkpoint into a hydra model, or leave the model unchanged.
+    """Load a pre-trained checkpoint into a hydra model.
 
     Args:
-        model: a hydra model; with a TorchMD-NET backbone for all kinds but "fairchem".
+        model: a hydra model, with a TorchMD-NET backbone unless kind is "fairchem".
         path: a checkpoint of fairchem, of Lightning, or a bare state dict.
         kind: "fairchem", "dp", "frad", "slide", "torchmd", or "auto": found from the file.
-        heads: "none", the head of the model that gets the checkpoint's output head, or "auto":
-            all that fit from a checkpoint of fairchem, none from any other.
-        weights: of a checkpoint of fairchem: "ema", "raw", or "auto", the average if it has one.
-        noise_head: load the pre-training's noise head into the auxiliary head. It was trained to
-            predict + noise / std; its last projection is multiplied by std * noise_gain.
-        noise_gain: what the auxiliary head must return per Angstrom of noise. In NDeM
-            f' = f(X) - eps*, so it is - eps*/eps = -1/sigma_max by default; in plain denoising
-            it is + eps*/eps.
-        strict: refuse weights with another meaning in this model. False loads everything with the
-            same name and shape and reports the rest.
-        unsafe: read the file with the unrestricted pickle reader, which runs code in it.
-        run: configuration and normalizers of the new run, to compare with a checkpoint of fairchem.
+        heads: "none", or the name of the model's head into which the checkpoint's output head is
+            loaded, or "auto": all matching heads of a fairchem checkpoint, none of any other.
+        weights: which weights of a fairchem checkpoint: "ema", "raw", or "auto" (the moving average
+            if there is one).
+        noise_head: whether to load the pre-trained noise head into the auxiliary head. It was
+            trained to predict + noise / std; its last projection is multiplied by std * noise_gain.
+        noise_gain: output of the auxiliary head per Angstrom of noise. In NDeM f' = f(X) - eps*, so
+            it is - eps*/eps = -1/sigma_max by default; in classical denoising it is + eps*/eps.
+        strict: whether to refuse weights that have another meaning in this model. False loads
+            everything with the same name and shape and reports the rest.
+        unsafe: read the file with the unrestricted pickle reader, which can run code in it.
+        run: configuration and normalizers of the new run, to compare with a fairchem checkpoint.
 
     Raises:
         PretrainedError: if the file cannot be read or the load is refused; the model is unchanged.
@@ -157,17 +157,17 @@ def load_pretrained(
 
 def _network_of(model: nn.Module) -> nn.Module:
     network = getattr(getattr(model, "backbone", None), "representation_model", None)
-    if network is None or layout.network_of(network) is None:
+    if network is None or torchmd_names.network_of(network) is None:
         raise PretrainedError(
             "task.init_from needs a TorchMD-NET backbone (torchmd_et_backbone or "
-            "torchmd_tensornet_backbone) for all checkpoints except fairchem's; this model's is "
+            "torchmd_tensornet_backbone) for all checkpoints except fairchem's. This backbone is "
             f"{type(getattr(model, 'backbone', model)).__name__}."
         )
     return network
 
 
 def init_settings(section: Mapping[str, Any] | str) -> dict[str, Any]:
-    """``task.init_from`` with its defaults.
+    """``task.init_from`` completed with defaults.
 
     Raises:
         PretrainedError: naming the key, and the closest valid one.
@@ -189,10 +189,10 @@ def init_settings(section: Mapping[str, Any] | str) -> dict[str, Any]:
     for key, default in SECTION.items():
         kind = bool if isinstance(default, bool) else (str, Path)
         if not isinstance(settings[key], kind) or settings[key] == "":
-            wanted = "True or False" if kind is bool else "a text"
+            wanted = "True or False" if kind is bool else "a string"
             raise PretrainedError(f"task.init_from.{key} = {settings[key]!r}: must be {wanted}.")
     for key, valid in (
-        ("kind", (*layout.KINDS, fairchem.KIND)),
+        ("kind", (*torchmd_names.KINDS, fairchem.KIND)),
         ("weights", fairchem.WEIGHTS),
         ("normalizers", (RUN, CHECKPOINT)),
     ):

@@ -1,4 +1,4 @@
-"""``task.init_from.normalizers: checkpoint``: train in the units of the loaded heads."""
+"""``task.init_from.normalizers: checkpoint``: train in the normalised units of loaded heads."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def take_normalizers(config: dict[str, Any]) -> None:
     """Write a checkpoint's normalizers into the run's configuration, in place.
 
     Does nothing unless ``task.init_from.normalizers`` is ``checkpoint``. The numbers are then used
-    as if they were set in ``dataset.train.transforms.normalizer``: for gradient heads, for NDeM's
-    scale, and in the run's own checkpoints.
+    everywhere as if they had been set in ``dataset.train.transforms.normalizer``: in gradient
+    heads, in the scale of NDeM's target, and in the run's own checkpoints.
 
     Raises:
         PretrainedError: if the file has no normalizer for an output of the run, or has element
@@ -37,8 +37,8 @@ def take_normalizers(config: dict[str, Any]) -> None:
     content = read_content(path, settings["unsafe"])
     if not fairchem.is_fairchem(content):
         raise PretrainedError(
-            f"task.init_from.normalizers: checkpoint is for checkpoints of fairchem, but {path} is "
-            f"not one. Set its numbers in {KEY}, in the unit of the data."
+            f"task.init_from.normalizers: checkpoint needs a checkpoint of fairchem, but {path} is "
+            f"not one. Set normalizers in {KEY}, in the units of the data."
         )
     transforms = config.setdefault("dataset", {}).setdefault("transforms", {})
     _need_references(content, transforms, path)

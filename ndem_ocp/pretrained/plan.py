@@ -1,4 +1,4 @@
-"""Deciding which weights of a checkpoint are loaded where in a model, and which are refused."""
+"""Decide which weights of a checkpoint are loaded where in a model, and which are refused."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ndem_ocp.models.two_view import NOISY_FORCES
+from ndem_ocp.models.two_view import AUXILIARY_OUTPUT
 from ndem_ocp.pretrained import heads as heads_of
-from ndem_ocp.pretrained import layout
+from ndem_ocp.pretrained import torchmd_names
 from ndem_ocp.pretrained.file import PretrainedError, SourceCheckpoint
 from ndem_ocp.pretrained.report import LoadReport
 
@@ -18,13 +18,13 @@ _OURS = "backbone.representation_model."
 
 
 class Plan:
-    """Which weight goes where; nothing is written before :meth:`carry_out`."""
+    """A mapping of weights; nothing is loaded before :meth:`carry_out`."""
 
     def __init__(self, model: nn.Module, network: nn.Module, source: SourceCheckpoint) -> None:
         self.model, self.network, self.source = model, network, source
         self.target = model.state_dict()
         self.values: dict[str, Tensor] = {}
-        self.kinds = layout.possible_kinds(list(source.weights), source.hyper_parameters)
+        self.kinds = torchmd_names.possible_kinds(list(source.weights), source.hyper_parameters)
         self.report = LoadReport(source.path, self.kinds[0])
 
     def check_source(self, kind: str) -> None:
@@ -40,8 +40,8 @@ class Plan:
                 report.impossible.append(
                     f"kind: {kind}, but the file looks like {' or '.join(self.kinds)}."
                 )
-        ours, theirs = layout.network_of(self.network), hyper.get("model")
-        if theirs is not None and theirs != ours and layout.SLIDE not in self.kinds:
+        ours, theirs = torchmd_names.network_of(self.network), hyper.get("model")
+        if theirs is not None and theirs != ours and torchmd_names.SLIDE not in self.kinds:
             report.impossible.append(f"The checkpoint's network is {theirs}, the model's {ours}.")
             return
         if ours == "tensornet" and "check_errors" in hyper:
@@ -49,7 +49,7 @@ class Plan:
                 "The checkpoint is from a torchmd-net whose TensorNet orders its features "
                 "differently: load it with torchmd-net's load_model and save it again."
             )
-        report.hyper_parameters = layout.compare(hyper, self.network)
+        report.hyper_parameters = torchmd_names.compare(hyper, self.network)
         for item in report.hyper_parameters:
             if item.differs:
                 report.problems.append(
@@ -60,14 +60,14 @@ class Plan:
 
     def _other_architecture(self) -> list[str]:
         names, problems = list(self.source.weights), []
-        if layout.SLIDE in self.kinds:
+        if torchmd_names.SLIDE in self.kinds:
             problems.append(
-                "SliDe's network (f2d) feeds its attention layers with edge features that it "
-                "updates from bond lengths, angles and torsions. TorchMD-NET has no such part: "
-                "its dk_proj and dv_proj would stay untrained, and the other weights were trained "
-                "for other inputs. This is a partial start, not SliDe."
+                "The attention layers of SliDe's network (f2d) use edge features that are updated "
+                "from bond lengths, angles and torsions. TorchMD-NET has no such features: its "
+                "dk_proj and dv_proj would stay untrained, and the other weights were trained "
+                "with other inputs. This would be a partial start, not SliDe."
             )
-        elif any(layout.LAYER_NORMS.match(name) for name in names):
+        elif any(torchmd_names.LAYER_NORMS.match(name) for name in names):
             problems.append(
                 "This is Frad's network for QM9 (md17: false): it normalizes scalars and whitens "
                 "vectors inside every layer, which TorchMD-NET does not. Frad's MD17 form "
@@ -76,8 +76,8 @@ class Plan:
         unknown = [
             name
             for name in names
-            if name.startswith(layout.REPRESENTATION)
-            and layout.reason_of(name) is None
+            if name.startswith(torchmd_names.REPRESENTATION)
+            and torchmd_names.reason_of(name) is None
             and _ours(name) not in self.target
         ]
         if unknown:
@@ -86,7 +86,7 @@ class Plan:
                 f"The checkpoint's network has weights that this model does not have: "
                 f"{', '.join(unknown[:3])}{more}."
             )
-        if f"{layout.WHITENING}weight" in names:
+        if f"{torchmd_names.WHITENING}weight" in names:
             self.report.notes.append(
                 "The source's heads used whitened vectors of the last layer (out_norm_vec); heads "
                 "here use them unchanged. Layers and scalars are not affected."
@@ -98,8 +98,8 @@ class Plan:
         for name in self.target:
             if not name.startswith(_OURS):
                 continue
-            theirs = layout.REPRESENTATION + name.removeprefix(_OURS)
-            if layout.SLIDE in self.kinds and layout.F2D_CHANGED.match(theirs):
+            theirs = torchmd_names.REPRESENTATION + name.removeprefix(_OURS)
+            if torchmd_names.SLIDE in self.kinds and torchmd_names.F2D_CHANGED.match(theirs):
                 report.missing[name] = "takes SliDe's edge features in the checkpoint"
                 report.ignored[theirs] = "takes SliDe's edge features, not the radial basis"
             else:
@@ -118,7 +118,7 @@ class Plan:
         self._check_radial_basis()
 
     def _check_radial_basis(self) -> None:
-        """Check the cutoff and form of fixed radial functions from their values."""
+        """Compare fixed radial functions by their values, which depend on cutoff and rbf_type."""
         trainable = self.source.hyper_parameters.get("trainable_rbf")
         known = any(item.differs for item in self.report.hyper_parameters)
         if trainable or known or self.network.distance_expansion.trainable:
@@ -135,13 +135,13 @@ class Plan:
     def map_output_head(self, head: str) -> None:
         found = heads_of.output_module(self.model, head)
         if found is None:
-            known = [name for name in self.model.output_heads if name != NOISY_FORCES]
+            known = [name for name in self.model.output_heads if name != AUXILIARY_OUTPUT]
             raise PretrainedError(
                 f"task.init_from.heads: {head!r} is not a head of the model with an output module "
                 f"of torchmd-net (heads: {', '.join(known) or NONE})."
             )
         prefix, module = found
-        theirs = {layout.renamed(name): name for name in self.source.weights}
+        theirs = {torchmd_names.renamed(name): name for name in self.source.weights}
         for name in heads_of.head_weights(module, prefix):
             plain = f"output_model.{name.removeprefix(f'{prefix}.')}"
             self._map(theirs.get(plain, plain), name)
@@ -151,7 +151,7 @@ class Plan:
         self.report.notes += [note] if note else []
 
     def map_noise_head(self, noise_gain: float | None) -> None:
-        prefix, module = heads_of.output_module(self.model, NOISY_FORCES) or ("", None)
+        prefix, module = heads_of.output_module(self.model, AUXILIARY_OUTPUT) or ("", None)
         self.report.problems += heads_of.noise_problems(self.source, module, noise_gain)
         if module is None:
             return
@@ -168,8 +168,8 @@ class Plan:
         std = heads_of.noise_std(self.source)
         if std is not None and noise_gain is not None:
             self.report.notes.append(
-                f"The noise head predicted + noise / {std:.4g} A; as auxiliary head it predicts "
-                f"{noise_gain:+.4g} / A * noise."
+                f"The noise head predicted + noise / {std:.4g} A; rescaled as auxiliary head it "
+                f"predicts {noise_gain:+.4g} / A * noise."
             )
 
     def _require(self, what: str, prefix: str) -> None:
@@ -199,7 +199,7 @@ class Plan:
         used = set(self.report.loaded.values()) | set(self.report.ignored)
         for name in self.source.weights:
             if name not in used:
-                self.report.ignored[name] = layout.reason_of(name) or "not known here"
+                self.report.ignored[name] = torchmd_names.reason_of(name) or "unknown"
 
     def carry_out(self) -> None:
         with torch.no_grad():
@@ -208,4 +208,4 @@ class Plan:
 
 
 def _ours(theirs: str) -> str:
-    return _OURS + theirs.removeprefix(layout.REPRESENTATION)
+    return _OURS + theirs.removeprefix(torchmd_names.REPRESENTATION)

@@ -1,4 +1,4 @@
-"""The printed report on loading a pre-trained checkpoint."""
+"""The report that is printed when a pre-trained checkpoint is loaded."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ndem_ocp.pretrained.layout import Compared, matching_yaml
+from ndem_ocp.pretrained.torchmd_names import Compared, matching_yaml
 
-SHOWN = 3  # more names are abbreviated to their common beginning and number
+SHOWN = 3  # longer lists of names are shortened to common beginnings and counts
 
 
 @dataclass
 class LoadReport:
-    """The mapping of a checkpoint's weights onto a model; ``str()`` is a printout.
+    """How a checkpoint's weights were mapped onto a model; ``str()`` gives a printable report.
 
     Attributes:
         path: the checkpoint.
         kind: "fairchem", "dp", "frad", "slide" or "torchmd".
         loaded: name in the model -> name in the checkpoint.
-        missing: weight of the model that was not loaded -> why. ignored: weight of the checkpoint
-            that is not used -> why.
-        shapes: different shapes: (name in the checkpoint, shape, name in the model, shape).
-        hyper_parameters: those on which the weights depend, side by side.
-        notes: remarks, and settings to change elsewhere.
-        problems: why ``strict`` refuses.
-        impossible: why any loading is refused.
+        missing: weight of the model that was not loaded -> reason.
+        ignored: weight of the checkpoint that was not used -> reason.
+        shapes: differing shapes: (name in the checkpoint, shape, name in the model, shape).
+        hyper_parameters: those that change the meaning of weights, of checkpoint and model.
+        notes: remarks, and settings that should be changed elsewhere.
+        problems: reasons to refuse with ``strict``.
+        impossible: reasons to refuse in any case.
     """
 
     path: Path
@@ -50,9 +50,9 @@ class LoadReport:
             groups.setdefault(_module_of(name), []).append(name)
         lines = [f"Pre-trained weights from {self.path} (kind: {self.kind})"]
         lines += [f"  mapped into {group}: {len(names)}" for group, names in groups.items()]
-        lines += _section("left as they were", _by_reason(self.missing))
+        lines += _section("not loaded", _by_reason(self.missing))
         lines += _section(
-            "shapes that differ (checkpoint, model)",
+            "different shapes (checkpoint, model)",
             [
                 f"{theirs} {list(shape)}, {ours} {list(other)}"
                 for theirs, shape, ours, other in self.shapes
@@ -63,7 +63,7 @@ class LoadReport:
         return lines + _section("notes", self.notes)
 
     def refusal(self, strict: bool) -> str | None:
-        """Why nothing was loaded and what to do, or None."""
+        """Why nothing was loaded and what to do; None if nothing was refused."""
         reasons = self.impossible + (self.problems if strict else [])
         if not reasons:
             return None
@@ -79,7 +79,7 @@ class LoadReport:
 
     def _compared(self) -> list[str]:
         if self.hyper_parameters and all(item.source is None for item in self.hyper_parameters):
-            return ["the checkpoint has none: only shapes could be compared"]
+            return ["none in the checkpoint, so only shapes could be compared"]
         same = [
             f"{item.setting.source} {item.source}" for item in self.hyper_parameters if item.same
         ]

@@ -12,7 +12,7 @@ from fairchem.core.common.utils import setup_imports
 from torch import Tensor
 
 import ndem_ocp
-from ndem_ocp.models import NOISY_FORCES, TwoViewHydra
+from ndem_ocp.models import AUXILIARY_OUTPUT, TwoViewHydra
 from ndem_ocp.testing import views
 from ndem_ocp.testing.precision import default_dtype
 from ndem_ocp.testing.runs import (
@@ -119,7 +119,7 @@ class BackboneContract:
         back = views.undo(moved, motion)
         errors = {
             name: ((still[name] - back[name]).abs().max() / still[name].abs().max()).item()
-            for name in ("energy", "forces", NOISY_FORCES)
+            for name in ("energy", "forces", AUXILIARY_OUTPUT)
         }
         for name, error in errors.items():
             record(f"{name}_error", error)
@@ -170,14 +170,14 @@ class BackboneContract:
         """Of the auxiliary loss alone; and with it no parameter is left out of the total."""
         model = views.build(self.model).train()
         views.wake(model, self.gain)
-        auxiliary = model.output_heads[NOISY_FORCES]
+        auxiliary = model.output_heads[AUXILIARY_OUTPUT]
         out = views.outputs(model(views.noised(structures, views.draw(structures))))
         record_property("model_parameters", _size(model))
         record_property("auxiliary_parameters", _size(auxiliary))
         record_property("auxiliary_head", type(auxiliary.head).__name__)
 
         out["forces"].retain_grad()
-        (out["forces"] - out[NOISY_FORCES]).square().sum().backward(retain_graph=True)
+        (out["forces"] - out[AUXILIARY_OUTPUT]).square().sum().backward(retain_graph=True)
         assert out["forces"].grad.abs().sum() > 0, "no gradient at the main forces"
         assert _reached(model.backbone), "no gradient in the backbone"
         assert _reached(auxiliary), "no gradient in the auxiliary head"
@@ -221,7 +221,7 @@ class BackboneContract:
         def fail(*_: Any) -> None:
             raise AssertionError("the auxiliary head ran")
 
-        model.output_heads[NOISY_FORCES].head.register_forward_pre_hook(fail)
+        model.output_heads[AUXILIARY_OUTPUT].head.register_forward_pre_hook(fail)
         results, states = [], []
         for evaluated in (model, plain):
             torch.manual_seed(3)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from ndem_ocp.method import NDeMSettings, Noise, draw_noise, step_generator
-from ndem_ocp.models import NOISY_FORCES, two_view_config, with_second_view
+from ndem_ocp.models import AUXILIARY_OUTPUT, two_view_config, with_second_view
 from ndem_ocp.testing.precision import default_dtype, use_float64_graphs
 
 
@@ -117,7 +117,7 @@ def undo(out: dict[str, Tensor], motion: Motion) -> dict[str, Tensor]:
         start += order.numel()
     atoms = torch.cat(atoms)
     back = dict(out)
-    for name in ("forces", NOISY_FORCES):
+    for name in ("forces", AUXILIARY_OUTPUT):
         back[name] = out[name][atoms] @ motion.turn.to(out[name].dtype).T
     return back
 

@@ -1,4 +1,4 @@
-"""NDeM under fairchem 1.10: its trainer, the component behind ``task.ndem``, and its checks."""
+"""NDeM in fairchem 1.10: the trainer, its component for ``task.ndem``, and checks of settings."""
 
 from fairchem_kit.lazy import lazy_names
 

@@ -1,11 +1,12 @@
-"""What NDeM adds to a training step, in full.
+"""Everything that NDeM adds to a training step.
 
-1. draw eps for (seed, rank, step) and mark the batch with it              ``before_forward``
-2. one forward over X and X + eps; the main heads' outputs on X as usual
+1. draw eps for (seed, rank, step) and attach it to the batch               ``before_forward``
+2. one forward over X and X + eps; the main heads return outputs on X as usual
 3. loss = fairchem's losses + coefficient * L_NDeM (Eq. 18)                 ``after_loss``
-4. its diagnostics join fairchem's metrics                                  ``after_metrics``
+4. add the diagnostics to fairchem's metrics                                ``after_metrics``
 
-What an objective shows the model and how its loss is made is one class in ``ndem_ocp.method``.
+What the model sees and how the loss is computed is defined by an objective, one class in
+``ndem_ocp.method``.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from fairchem.core.modules.loss import MSELoss
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.checks.messages import ConfigError
 from fairchem_kit.training.component import Call, Component
 from fairchem_kit.training.config import trains
-from fairchem_kit.training.distributed import rewrap
+from fairchem_kit.training.distributed import mean_over_ranks, rewrap
 from fairchem_kit.training.losses import SquaredL2Loss
-from fairchem_kit.training.no_free_atoms import mean_over_ranks
 from ndem_ocp.method import Noise, Step, Tally, objective_of, step_generator, typical_scale
-from ndem_ocp.models import NOISY_FORCES
+from ndem_ocp.models import AUXILIARY_OUTPUT
 from ndem_ocp.models.objectives import auxiliary_modules, model_config
 from ndem_ocp.second_views.source import ViewSource
 from ndem_ocp.trainer import share_of_time
@@ -43,14 +43,14 @@ from ndem_ocp.trainer.step import hide_atoms, step_of
 
 
 class AuxiliaryTask(Component):
-    """``task.ndem``: the second view, its loss, and what is logged of it.
+    """The component for ``task.ndem``: the second view, its loss, and its diagnostics.
 
     Attributes:
-        settings: of ``task.ndem``.
-        objective: the one that they ask for.
-        noise: of this step; None in plain steps, and outside training.
-        coefficient: lambda_NDeM of this step.
-        log: {metric: its two sums over all ranks} of this step.
+        settings: those in ``task.ndem``.
+        objective: the objective that the settings choose.
+        noise: the noise of this step; None in plain steps and outside training.
+        coefficient: lambda_NDeM in this step.
+        log: {metric: its two sums over all ranks} for this step.
     """
 
     name = "ndem"
@@ -66,7 +66,7 @@ class AuxiliaryTask(Component):
         self.noise: Noise | None = None
         self.coefficient = 0.0
         self.log: dict[str, Tally] = {}
-        self._waiting: list[torch.nn.Parameter] = []  # auxiliary ones that DDP does not know yet
+        self._not_in_ddp: list[torch.nn.Parameter] = []  # auxiliary parameters, until NDeM starts
         self._mean_over_ranks = mean_over_ranks()
 
     def problems(self) -> Iterator[str]:
@@ -87,25 +87,25 @@ class AuxiliaryTask(Component):
         if not self.settings.active or self.settings.start == 0:
             return
         prefixes = tuple(f"{name}." for name in auxiliary_modules(self.objective))
-        self._waiting = [
+        self._not_in_ddp = [
             parameter
             for name, parameter in self.trainer._unwrapped_model.named_parameters()
             if name.startswith(prefixes) and parameter.requires_grad
         ]
-        if self._waiting:
-            self.trainer.model = rewrap(self.trainer.model, leave_out=self._waiting)
+        if self._not_in_ddp:
+            self.trainer.model = rewrap(self.trainer.model, leave_out=self._not_in_ddp)
 
     def explain(self, error: Exception, path: str) -> Exception | None:
-        if NOISY_FORCES not in str(error) and "parameter group" not in str(error):
+        if AUXILIARY_OUTPUT not in str(error) and "parameter group" not in str(error):
             return None
         return ConfigError(
-            f"{path} and this configuration differ in the auxiliary head: one of them is plain, or "
-            "has another head. Use the task.ndem that the checkpoint was trained with; in "
-            "validation and prediction its head costs nothing."
+            f"{path} and this configuration differ in the auxiliary head: one of them has none, or "
+            "they have different ones. Use the task.ndem that the checkpoint was trained with; in "
+            "validation and prediction the head costs nothing."
         )
 
     def noise_gain(self) -> float:
-        """The auxiliary head's output along eps, per Angstrom."""
+        """Output of the auxiliary head along eps, per Angstrom of noise."""
         return self.objective.head_sign * typical_scale(self.settings, self._force_rms())
 
     # ------------------------------------------------------------------ the forward
@@ -116,20 +116,20 @@ class AuxiliaryTask(Component):
         self.coefficient = self._coefficient_now() if trainer.model.training else 0.0
         if self.coefficient == 0:
             return
-        if self._waiting:
-            trainer.model, self._waiting = rewrap(trainer.model), []
+        if self._not_in_ddp:
+            trainer.model, self._not_in_ddp = rewrap(trainer.model), []
             call.trainer.model = trainer.model
-        noise = self.draw(call.batch)  # from the batch on the CPU
+        noise = self.draw(call.batch)  # while the batch is still on the CPU
         batch = call.batch.to(trainer.device)
         self.noise = noise.to(trainer.device)
         call.batch = self.objective.view(batch, self.noise)
         if self.objective.model != "plain":
             share_of_time.measure(trainer, batch, call.batch)
-            target = {"level": "atom", "property": NOISY_FORCES}
-            call.trainer.output_targets = {**trainer.output_targets, NOISY_FORCES: target}
+            target = {"level": "atom", "property": AUXILIARY_OUTPUT}
+            call.trainer.output_targets = {**trainer.output_targets, AUXILIARY_OUTPUT: target}
 
     def draw(self, batch: Batch) -> Noise:
-        """The noise of this step, from (seed, rank, step) alone."""
+        """The noise of this step, which only depends on (seed, rank, step)."""
         seed = self.config["cmd"]["seed"] or 0
         generator = step_generator(seed, distutils.get_rank(), self.trainer.step)
         if self.views is not None:
@@ -137,7 +137,7 @@ class AuxiliaryTask(Component):
         return self.objective.draw(batch, generator, self._progress())
 
     def _coefficient_now(self) -> float:
-        """lambda_NDeM of this step: a function of the step and of the length of training."""
+        """lambda_NDeM in this step, which depends on the step and the length of training."""
         if not self.settings.active:
             return 0.0
         return self.settings.coefficient_at(self.trainer.step, self._total_steps())
@@ -152,7 +152,7 @@ class AuxiliaryTask(Component):
 
     def before_loss(self, call: Call) -> None:
         out = call.out
-        self._auxiliary = out.pop(NOISY_FORCES, None)  # fairchem's metrics do not know it
+        self._auxiliary = out.pop(AUXILIARY_OUTPUT, None)  # fairchem would not know it
         self.log = {}
         if self.settings.ramp > 0 and self.trainer.model.training:
             self.log["ndem_coefficient"] = Tally(self.coefficient, 1)
@@ -174,7 +174,7 @@ class AuxiliaryTask(Component):
             self.log["ndem_loss"] = Tally(value, 1)
             self.log["ndem_share_of_loss"] = Tally(weighted, whole)
         self.log = sum_over_ranks(self.log | ndem.log, self.trainer.device)
-        self._step = self._out = self._auxiliary = None  # they hold the graph of the step
+        self._step = self._out = self._auxiliary = None  # frees the autograd graph of the step
         return total
 
     def _step_of(self, batch: Batch) -> Step:
@@ -184,7 +184,7 @@ class AuxiliaryTask(Component):
             self.trainer.output_targets.get(FORCES),
             self.trainer.normalizers.get(FORCES),
             force_rms=self._force_rms(),
-            curvature=getattr(self.trainer._unwrapped_model, "curvature", None),
+            curvature_factor=getattr(self.trainer._unwrapped_model, "curvature_factor", None),
             mean=self._mean_over_ranks,
             weight=self.coefficient,
             progress=self._progress(),
@@ -193,7 +193,7 @@ class AuxiliaryTask(Component):
         )
 
     def _normalised_label(self, name: str, batch: Batch) -> Tensor:
-        """The label of an output as fairchem's loss compares it: referenced and normalised."""
+        """The label of an output as in fairchem's loss: minus references, normalised."""
         trainer, label = self.trainer, batch[name]
         if trainer.output_targets[name]["level"] != "atom":
             label = label.view(batch.natoms.numel(), -1)
@@ -202,7 +202,7 @@ class AuxiliaryTask(Component):
         return trainer.normalizers[name].norm(label) if name in trainer.normalizers else label
 
     def _squared_losses(self) -> frozenset[str]:
-        """Outputs whose loss is the square of a residual and not its norm."""
+        """Outputs whose loss is the square of the residual and not its norm."""
         return frozenset(
             name
             for name, loss in self.trainer.loss_functions
@@ -210,7 +210,7 @@ class AuxiliaryTask(Component):
         )
 
     def _force_rms(self) -> float:
-        """rms_F of Eq. 10 in energy unit per Angstrom, read once: it is a constant of the run."""
+        """rms_F of Eq. 10 in energy unit per Angstrom; constant during a run, so read only once."""
         normalizer = self.trainer.normalizers.get(FORCES)
         if normalizer is None:
             return 1.0
@@ -221,7 +221,7 @@ class AuxiliaryTask(Component):
     # ------------------------------------------------------------------ metrics
 
     def before_metrics(self, call: Call) -> None:
-        """fairchem's metrics are over the atoms whose main force predicts the label."""
+        """Restrict fairchem's force metrics to atoms whose main force predicts the label."""
         if self.noise is None:
             return
         call.batch = self.objective.labelled(call.batch, self.noise)
@@ -241,7 +241,7 @@ class AuxiliaryTask(Component):
 
 
 def sum_over_ranks(log: dict[str, Tally], device: torch.device) -> dict[str, Tally]:
-    """The same means over the atoms of all ranks, by one exchange. All ranks need the same keys."""
+    """Sum over all ranks, in one communication. The keys must be the same on all ranks."""
     if distutils.get_world_size() == 1 or not log:
         return log
     sums = torch.tensor(list(log.values()), dtype=torch.float64, device=device)

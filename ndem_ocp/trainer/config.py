@@ -8,28 +8,28 @@ from typing import Any, NamedTuple
 
 from fairchem.core.common import gp_utils
 
+from fairchem_kit.training.checks.messages import ConfigError, raise_if_any
 from fairchem_kit.training.checks.model import constructor_problems
-from fairchem_kit.training.checks.names import ConfigError, raise_if_any
 from ndem_ocp.method import NDeMSettings, SettingsError
 from ndem_ocp.method.settings import check_second_views
 
 FORCES = "forces"
 ENERGY = "energy"
-# The keys of task.ndem that are not settings of the method, as docs/settings_reference.md has them.
+# Keys of task.ndem that are not settings of the method; texts for docs/settings_reference.md.
 HOST_KEYS = {
     "auxiliary_head": "Arguments of the auxiliary head, such as `{width: 1.0}`, or another head: "
     "`{module: NAME, ...}`. For EquiformerV2 it is fairchem's force head with half the attention "
-    "width (`width: 0.5`), which gives the paper's 157M parameters. docs/backbones.md has those of "
-    "other backbones. Not with `place: instead`, which trains the main heads.",
-    "second_views": "A file of `ndem data second-views`: displaced structures with labels "
-    "(docs/second_views.md). Needed with `target: second_views`, and read with no other target.",
+    "width (`width: 0.5`), which gives the paper's 157M parameters. docs/backbones.md lists the "
+    "heads for other backbones. Not with `place: instead`, which trains the main heads.",
+    "second_views": "A file made by `ndem data second-views`: displaced structures with labels "
+    "(docs/second_views.md). Needed with `target: second_views` and only allowed with it.",
 }
-AUXILIARY_HEAD, SECOND_VIEWS = HOST_KEYS  # a module of fairchem's; a file
-SECOND_VIEWS_OF = "second_views_of"  # what the file was made of, noted by the trainer
+AUXILIARY_HEAD, SECOND_VIEWS = HOST_KEYS  # keys of a section and of a path
+SECOND_VIEWS_OF = "second_views_of"  # provenance of this file, which the trainer adds
 
 
 class TaskSection(NamedTuple):
-    """``task.ndem``, read."""
+    """The content of ``task.ndem``."""
 
     settings: NDeMSettings
     auxiliary_head: dict[str, Any] | None
@@ -37,9 +37,9 @@ class TaskSection(NamedTuple):
 
 
 def read_task(config: dict[str, Any]) -> TaskSection:
-    """``task.ndem``: settings of the method, auxiliary head, file of second views.
+    """Read ``task.ndem``: settings of the method, auxiliary head, file of second views.
 
-    The section is rewritten with all defaults, so that logs and checkpoints show what was used.
+    All defaults are written into the section, so that logs and checkpoints show what was used.
     """
     task = config["task"] = config.get("task") or {}
     section = task.get("ndem")
@@ -50,7 +50,7 @@ def read_task(config: dict[str, Any]) -> TaskSection:
     section = dict(section or {})
     auxiliary_head = section.pop(AUXILIARY_HEAD, None)
     second_views = section.pop(SECOND_VIEWS, None)
-    section.pop(SECOND_VIEWS_OF, None)  # of a checkpoint's configuration
+    section.pop(SECOND_VIEWS_OF, None)  # present in the configuration of a checkpoint
     if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
     settings = NDeMSettings.from_mapping(section, host_keys=tuple(HOST_KEYS))
@@ -65,25 +65,25 @@ def read_task(config: dict[str, Any]) -> TaskSection:
 
 
 def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:
-    """Stop a run in its first second on what NDeM cannot run with.
+    """Refuse configurations that NDeM cannot run with, in the first second of a run.
 
     Raises:
         ConfigError: naming the key and what to do.
     """
     if not settings.active:
-        logging.info("task.ndem.coefficient is 0: training as the plain trainer does.")
+        logging.info("task.ndem.coefficient is 0: this is plain training, without NDeM.")
         return
-    if isinstance(config.get("outputs") or {}, Mapping):  # check_data names any other
+    if isinstance(config.get("outputs") or {}, Mapping):  # check_data reports anything else
         _check_forces(config.get("outputs") or {}, settings)
     if config.get("gp_gpus") or gp_utils.initialized():
         raise ConfigError(
-            "NDeM does not run with graph parallelism (--gp-gpus): the noise would differ between "
-            "the ranks that share a structure. Leave --gp-gpus out."
+            "NDeM does not run with graph parallelism: the ranks that share a structure would have "
+            "different noise. Remove --gp-gpus."
         )
 
 
 def _check_forces(outputs: dict[str, Any], settings: NDeMSettings) -> None:
-    """The output ``forces``: what it must say, and who can do without it."""
+    """Check the section of the output ``forces``, unless the objective needs no forces."""
     forces = outputs.get(FORCES)
     if forces is None and not settings.needs_main_forces:
         return
@@ -99,10 +99,10 @@ def _check_forces(outputs: dict[str, Any], settings: NDeMSettings) -> None:
 
 
 def check_auxiliary_head(model: dict[str, Any]) -> None:
-    """Name an argument that the auxiliary head does not have before Python does.
+    """Refuse arguments that the auxiliary head does not have, with a readable message.
 
     Args:
-        model: the model section with its ``auxiliary_head`` and module filled in.
+        model: the model section, including ``auxiliary_head`` with its module.
 
     Raises:
         ConfigError: naming the key and the valid ones.
@@ -115,15 +115,15 @@ def check_auxiliary_head(model: dict[str, Any]) -> None:
 
 
 def curvature_problems(config: Mapping[str, Any], settings: NDeMSettings) -> Iterator[str]:
-    """A normalizer that a setting needs."""
+    """The setting ``curvature`` without the normalizer of the forces that it needs."""
     if settings.curvature is None or FORCES in (config.get("outputs") or {}):
         return
     transforms = _mapping(_mapping(config.get("dataset")).get("transforms"))
     if FORCES not in _mapping(transforms.get("normalizer")):
         yield (
-            "task.ndem.curvature is divided by rms_F, and there is neither an output 'forces' "
-            "nor a normalizer for it: give dataset.train.transforms.normalizer.forces, or use "
-            "task.ndem.noise_scale."
+            "task.ndem.curvature is divided by rms_F, but there is neither an output 'forces' nor "
+            "a normalizer of forces: set dataset.train.transforms.normalizer.forces, or use "
+            "task.ndem.noise_scale instead."
         )
 
 

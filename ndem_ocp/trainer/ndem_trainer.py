@@ -1,6 +1,6 @@
-"""The NDeM trainer: the resumable trainer of ``fairchem_kit.training`` with the auxiliary task.
+"""The NDeM trainer: the resumable trainer of ``fairchem_kit.training`` plus the auxiliary task.
 
-All that NDeM adds to a training step is in auxiliary_task.py.
+Everything that NDeM adds to a training step is in auxiliary_task.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ndem_ocp.pretrained.component import InitFrom
 from ndem_ocp.trainer.auxiliary_task import AuxiliaryTask
 
 
-class Start(InitFrom):
-    """``task.init_from``, which may bring a denoising head for the auxiliary one."""
+class InitFromWithNoiseHead(InitFrom):
+    """``task.init_from``, which can also load a pre-trained noise head into the auxiliary head."""
 
     def noise_gain(self) -> float:
         return self.trainer.ndem.noise_gain()
@@ -25,12 +25,12 @@ class Start(InitFrom):
 class NDeMTrainer(Trainer):
     """Trains an energy + force model with NDeM; ``task.ndem`` holds the settings.
 
-    ``task.ndem.coefficient: 0`` is fairchem's plain trainer, bit for bit, and so are all steps
-    before ``task.ndem.start``. In validation, prediction and relaxation the model is the plain
-    model at the plain model's cost.
+    With ``task.ndem.coefficient: 0``, and in all steps before ``task.ndem.start``, it trains
+    exactly as fairchem's plain trainer, bit for bit. In validation, prediction and relaxation the
+    model is the plain model, at the same cost.
     """
 
-    kinds = (Keys, Start, Normalizers, AuxiliaryTask, *TRAINING)
+    kinds = (Keys, InitFromWithNoiseHead, Normalizers, AuxiliaryTask, *TRAINING)
     full_name = "ndem_ocp.NDeMTrainer"
 
     ndem: AuxiliaryTask

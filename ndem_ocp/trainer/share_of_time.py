@@ -1,4 +1,4 @@
-"""The second view's share of the time of a step, which is logged as ``ndem_share_of_time``."""
+"""The share of a step's time that the second view takes, logged as ``ndem_share_of_time``."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ _REPEATS = 2
 
 
 def measure(trainer: Trainer, plain: Batch, both: Batch) -> None:
-    """Time both kinds of pass, in the first printed step of this start; no trace is left."""
+    """Measure once, in the first logged step after a start. Training is not affected."""
     costs = trainer.costs
     if NAME in costs.constants or not costs.is_printed():
         return
     with costs.clock.stopped(), generators_kept(trainer.device):
-        trainer.optimizer.zero_grad()  # fairchem does it next; their room is needed here
+        trainer.optimizer.zero_grad()  # fairchem does it next anyway, and it frees memory
         try:
             share = second_view_share(
                 trainer._unwrapped_model, plain, both, amp=trainer.scaler is not None
             )
         except torch.cuda.OutOfMemoryError:
-            logging.info("No memory to measure the second view's share of the time.")
-            share = float("nan")  # no logger shows it, and once is enough
+            logging.info(f"Too little memory to measure {NAME}.")
+            share = float("nan")  # loggers skip NaN; do not try again
     costs.constants[NAME] = share
 
 
 def second_view_share(model: nn.Module, plain: Batch, both: Batch, amp: bool = False) -> float:
     """1 - (time of a plain pass) / (time of a pass over both views), forward and backward.
 
-    Each is done twice on one batch, and the faster one counts: some four passes more in a whole
-    run. The loss is a stand-in, the sum of all squared outputs, whose backward takes the same way.
-    Weights, gradients and buffers are left as they are; random numbers are drawn.
+    Each pass is done twice on one batch, and the faster one counts. This costs about four passes in
+    a whole run. The loss is the sum of all squared outputs, whose backward is the same as that of
+    the real loss. Weights, gradients and buffers are unchanged afterwards; random numbers are
+    drawn.
 
     Args:
         model: without DDP, in training mode.
         plain: the clean batch, on the model's device.
-        both: the same batch as the objective shows it.
+        both: the same batch with its second view.
     """
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     try:
@@ -59,9 +60,9 @@ def second_view_share(model: nn.Module, plain: Batch, both: Batch, amp: bool = F
 
 
 def _pass(model: nn.Module, batch: Batch, amp: bool) -> float:
-    """Seconds of one forward and backward."""
+    """Time of one forward and backward, in seconds."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    batch = batch.clone()  # some models mark the positions
+    batch = batch.clone()  # some models set requires_grad on positions
     cuda = batch.pos.device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(batch.pos.device)

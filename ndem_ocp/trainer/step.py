@@ -1,4 +1,4 @@
-"""A batch of fairchem's as the objectives see it, and as its metrics do."""
+"""From a fairchem batch to what objectives and fairchem's metrics need."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def step_of(
 
     Args:
         batch: on its device; ``forces`` and ``fixed`` may be absent.
-        noise: of this step.
-        target: ``outputs.forces`` of the configuration, None without it (no force labels).
-        normalizer: of the forces, or None.
-        **rest: the other fields of ``Step``.
+        noise: the noise of this step.
+        target: ``outputs.forces`` in the configuration; None if there are no force labels.
+        normalizer: that of the forces, or None.
+        **rest: all other fields of ``Step``.
     """
     label = None if target is None else batch.get(FORCES)
     if label is not None and normalizer is not None:
@@ -41,7 +41,7 @@ def step_of(
 
 
 def hide_atoms(batch: Batch, hidden: Tensor, free_only: bool) -> Batch:
-    """A shallow copy of ``batch`` in which fairchem's metrics over free atoms skip ``hidden``."""
+    """A shallow copy of ``batch``; fairchem's metrics over free atoms leave out ``hidden``."""
     fixed = hidden | (batch.fixed != 0) if free_only else hidden
     seen = copy.copy(batch)
     seen.fixed = fixed.to(batch.fixed.dtype)

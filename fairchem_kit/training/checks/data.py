@@ -19,7 +19,7 @@ from fairchem_kit.history.validation_sets import KEY as VALIDATION_SPLITS
 from fairchem_kit.history.validation_sets import extra_validation_splits
 from fairchem_kit.npz import check_npz
 from fairchem_kit.training.checks.labels import SWITCH, label_problems, switched_off
-from fairchem_kit.training.checks.names import ConfigError, shown, warn
+from fairchem_kit.training.checks.messages import ConfigError, shown, warn
 from fairchem_kit.training.checks.sections import SPLITS
 
 RECORDS = 64  # read from the training split

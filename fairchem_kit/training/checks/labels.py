@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from fairchem_kit.data.accumulator import Accumulator
 from fairchem_kit.data.fields import QM9_UNITS
-from fairchem_kit.training.checks.names import hint, shown, warn
+from fairchem_kit.training.checks.messages import hint, shown, warn
 
 ENERGY, FORCES = "energy", "forces"
 KEY = "dataset.train.transforms.normalizer"

@@ -10,8 +10,8 @@ from typing import Any
 from fairchem.core.common.registry import registry
 from fairchem.core.modules import evaluator
 
-from fairchem_kit.training.checks import tables
-from fairchem_kit.training.checks.names import hint, shown, unknown_keys
+from fairchem_kit.training.checks import known_keys
+from fairchem_kit.training.checks.messages import hint, shown, unknown_keys
 from fairchem_kit.training.checks.sections import output_names
 
 _NO_METRICS = ("metrics_dict", "min_diff", "wraps")  # functions of the evaluator's module
@@ -40,7 +40,7 @@ def loss_problems(config: Mapping[str, Any]) -> Iterator[str]:
             where = f"loss_functions.{target}"
             if target not in outputs:
                 yield f"{where}: there is no output {target!r}. {hint(target, outputs)}"
-            yield from unknown_keys(loss, tables.LOSS, where)
+            yield from unknown_keys(loss, known_keys.LOSS, where)
             if isinstance(loss, Mapping):
                 yield from _loss_value_problems(loss, where)
 
@@ -63,7 +63,7 @@ def _loss_value_problems(loss: Mapping[str, Any], where: str) -> Iterator[str]:
 def metric_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """``evaluation_metrics``: names of outputs and of metrics."""
     section, outputs = config.get("evaluation_metrics"), output_names(config.get("outputs"))
-    yield from unknown_keys(section, tables.EVALUATION, "evaluation_metrics")
+    yield from unknown_keys(section, known_keys.EVALUATION, "evaluation_metrics")
     metrics = section.get("metrics") if isinstance(section, Mapping) else None
     if metrics is None:
         return
@@ -82,7 +82,7 @@ def metric_problems(config: Mapping[str, Any]) -> Iterator[str]:
             if name not in known:
                 yield f"{where}: there is no metric {name!r}. {hint(name, known)}"
                 continue
-            needs = tables.METRIC_NEEDS.get(name)
+            needs = known_keys.METRIC_NEEDS.get(name)
             if target == "misc" and needs is None:
                 yield f"{where}: {name} is a metric of one output; put it under that output."
             lacking = [need for need in needs or () if need not in outputs]

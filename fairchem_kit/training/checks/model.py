@@ -8,7 +8,7 @@ from typing import Any
 
 from fairchem.core.common.registry import registry
 
-from fairchem_kit.training.checks.names import hint, is_close, shown, unknown_keys, warn
+from fairchem_kit.training.checks.messages import hint, is_close, shown, unknown_keys, warn
 
 
 def model_problems(model: Any) -> Iterator[str]:

@@ -11,8 +11,8 @@ from fairchem.core.common.registry import registry
 from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
 from fairchem.core.modules import transforms as transform_functions
 
-from fairchem_kit.training.checks import tables
-from fairchem_kit.training.checks.names import hint, is_close, shown, unknown_keys, warn
+from fairchem_kit.training.checks import known_keys
+from fairchem_kit.training.checks.messages import hint, is_close, shown, unknown_keys, warn
 
 # A trainer's section of each name under ``dataset``.
 SPLITS = {
@@ -33,8 +33,8 @@ def task_problems(
         more_keys: keys that are not fairchem's.
         old_layout: whether fairchem converted the configuration, and so read the old keys.
     """
-    valid = (*tables.TASK, *more_keys)
-    yield from unknown_keys(task, *_with_old(valid, "task", tables.OLD_TASK, old_layout))
+    valid = (*known_keys.TASK, *more_keys)
+    yield from unknown_keys(task, *_with_old(valid, "task", known_keys.OLD_TASK, old_layout))
     relax = task.get("relax_opt") if isinstance(task, Mapping) else None
     if relax is not None:
         valid = [name for name in _parameters(LBFGS) if name != "optimizable_batch"]
@@ -48,8 +48,8 @@ def optim_problems(optim: Any, old_layout: bool = False) -> Iterator[str]:
         yield f"optim must be a mapping of keys to values, not {shown(optim)}."
         return
     scheduler, params = optim.get("scheduler"), optim.get("scheduler_params")
-    valid, harmless = [*tables.OPTIM], dict(tables.OLD_OPTIM)
-    step_keys = [*tables.STEP_SCHEDULE, *_torch_names(torch.optim.lr_scheduler, scheduler)]
+    valid, harmless = [*known_keys.OPTIM], dict(known_keys.OLD_OPTIM)
+    step_keys = [*known_keys.STEP_SCHEDULE, *_torch_names(torch.optim.lr_scheduler, scheduler)]
     if params is None:
         valid += step_keys
     else:
@@ -86,10 +86,10 @@ def _scheduler_problems(scheduler: Any, params: Any) -> Iterator[str]:
                 "leave optim.scheduler out."
             )
         return
-    valid = [*known, *tables.WRITTEN_BY_THE_TRAINER]
+    valid = [*known, *known_keys.WRITTEN_BY_THE_TRAINER]
     if scheduler == "LambdaLR":
-        keys = {key for kind in tables.EPOCH_SCHEDULE.values() for key in kind}
-        valid = [*tables.WRITTEN_BY_THE_TRAINER, *sorted(keys), "last_epoch", "verbose"]
+        keys = {key for kind in known_keys.EPOCH_SCHEDULE.values() for key in kind}
+        valid = [*known_keys.WRITTEN_BY_THE_TRAINER, *sorted(keys), "last_epoch", "verbose"]
     yield from unknown_keys(params, valid, "optim.scheduler_params")
 
 
@@ -112,11 +112,11 @@ def dataset_problems(config: Mapping[str, Any], old_layout: bool = False) -> Ite
             names = registry.mapping["dataset_name_mapping"]
             yield f"{where}.format = {shown(reader)} is not a reader. {hint(reader, names)}"
         if valid is None:  # a reader that does not say what it reads
-            _warn_about_close(section, [*tables.DATASET], where)
+            _warn_about_close(section, [*known_keys.DATASET], where)
         else:
-            keys = _with_old(valid, where, tables.OLD_DATASET, old_layout)
+            keys = _with_old(valid, where, known_keys.OLD_DATASET, old_layout)
             yield from unknown_keys(section, *keys)
-            for name in tables.DATASET:
+            for name in known_keys.DATASET:
                 if name.endswith("_split_settings"):
                     yield from unknown_keys(section.get(name), valid, f"{where}.{name}")
         if section.get("normalize_labels") and not _normalizer(section):
@@ -138,8 +138,8 @@ def reader_keys(reader: type) -> list[str] | None:
     names = [base.__name__ for base in reader.__mro__]
     if own is None and not reader.__module__.startswith("fairchem."):
         return None
-    bases = [key for name in names for key in tables.READERS.get(name, ())]
-    return [*tables.DATASET, *bases, *(own or ())]
+    bases = [key for name in names for key in known_keys.READERS.get(name, ())]
+    return [*known_keys.DATASET, *bases, *(own or ())]
 
 
 def _normalizer(section: Mapping[str, Any]) -> Any:
@@ -155,8 +155,8 @@ def _transform_problems(transforms: Any, where: str, outputs: list[str]) -> Iter
     if not isinstance(transforms, Mapping):
         return
     for name, keys, fit in (
-        ("normalizer", tables.NORMALIZER, tables.FIT_NORMALIZER),
-        ("element_references", tables.REFERENCES, tables.FIT_REFERENCES),
+        ("normalizer", known_keys.NORMALIZER, known_keys.FIT_NORMALIZER),
+        ("element_references", known_keys.REFERENCES, known_keys.FIT_REFERENCES),
     ):
         section = transforms.get(name)
         if isinstance(section, str) and name == "normalizer":
@@ -203,12 +203,12 @@ def output_problems(config: Mapping[str, Any]) -> Iterator[str]:
     by_head = isinstance(heads, Mapping) and not model.get("pass_through_head_outputs")
     for name, output in outputs.items():
         where = f"outputs.{name}"
-        yield from unknown_keys(output, tables.OUTPUT, where, tables.OLD_OUTPUT)
+        yield from unknown_keys(output, known_keys.OUTPUT, where, known_keys.OLD_OUTPUT)
         if not isinstance(output, Mapping):
             continue
         for part, settings in (output.get("decomposition") or {}).items():
             yield from unknown_keys(
-                settings, tables.OUTPUT, f"{where}.decomposition.{part}", tables.OLD_OUTPUT
+                settings, known_keys.OUTPUT, f"{where}.decomposition.{part}", known_keys.OLD_OUTPUT
             )
         if output.get("level") not in ("system", "atom"):
             yield (
@@ -257,7 +257,7 @@ def logger_problems(logger: Any) -> Iterator[str]:
             yield f"logger.{key} = {shown(name)} is not a logger. {hint(name, names)}"
     ours = ("fairchem.", "fairchem_kit.", "ndem_ocp.")
     if all(cls is None or cls.__module__.startswith(ours) for cls in classes):
-        yield from unknown_keys(section, [*tables.LOGGER, *tables.HISTORY_LOGGER], "logger")
+        yield from unknown_keys(section, [*known_keys.LOGGER, *known_keys.HISTORY_LOGGER], "logger")
 
 
 def _with_old(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fairchem_kit.history.validation_sets import KEY, log_name
-from fairchem_kit.training.checks.names import shown
+from fairchem_kit.training.checks.messages import shown
 
 _TAKEN = ("val", "val_mean")  # names of the main split and of the mean
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
-from fairchem_kit.training.checks.names import hint, shown
+from fairchem_kit.training.checks.messages import hint, shown
 
 _SCIENTIFIC = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 _ON_ERROR = ("raise", "warn_and_balance", "warn_and_no_balance")

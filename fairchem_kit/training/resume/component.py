@@ -13,7 +13,7 @@ from fairchem.core.common import distutils
 from fairchem_kit.checkpoints import CheckpointError, CheckpointStore, UnsafeError, read_checkpoint
 from fairchem_kit.training.component import Call, Component
 from fairchem_kit.training.resume.content import (
-    At,
+    FinishedStep,
     best_state,
     model_state,
     seed_of,
@@ -56,11 +56,11 @@ class Resume(Component):
     def save(self, metrics: dict[str, Any] | None) -> str | None:
         """See :meth:`fairchem_kit.training.trainer.Trainer.save`."""
         if not self.trainer.in_training:
-            return self.write(At.now(self.trainer), metrics)
+            return self.write(FinishedStep.now(self.trainer), metrics)
         if not self._checkpoint_is_due():
             request_stop("a checkpoint was asked for within a step")
             return None
-        return self.write(At.now(self.trainer), metrics, self._tail_of_step())
+        return self.write(FinishedStep.now(self.trainer), metrics, self._tail_of_step())
 
     def save_best(self, metrics: dict[str, Any] | None) -> str | None:
         """Write the checkpoint of the best validation, on rank 0."""
@@ -81,7 +81,7 @@ class Resume(Component):
         trainer = self.trainer
         every = self.config["optim"].get("checkpoint_every", self._eval_every())
         every = len(trainer.train_loader) if every == -1 else every
-        return trainer.ending.ended == At.now(trainer) and trainer.step % every == 0
+        return trainer.ending.ended == FinishedStep.now(trainer) and trainer.step % every == 0
 
     def _eval_every(self) -> int:
         return self.config["optim"].get("eval_every", len(self.trainer.train_loader))
@@ -94,7 +94,7 @@ class Resume(Component):
 
     def write(
         self,
-        at: At,
+        at: FinishedStep,
         metrics: dict[str, Any] | None = None,
         tail: dict[str, Any] | None = None,
     ) -> str | None:
@@ -120,12 +120,12 @@ class Resume(Component):
 
     def load(
         self,
-        host: Callable[..., None],
+        fairchem_load: Callable[..., None],
         path: str,
         checkpoint: dict[str, Any] | None,
         inference_only: bool,
     ) -> None:
-        """As ``Trainer.load_checkpoint``; ``host`` is its host's."""
+        """As ``Trainer.load_checkpoint``; ``fairchem_load`` is its fairchem_load's."""
         trainer = self.trainer
         if checkpoint is None:
             path, checkpoint = self._read(path)
@@ -139,11 +139,11 @@ class Resume(Component):
             names = trained_names(trainer._unwrapped_model)
             strict = self.config["task"].get("strict_load", True)
             state["ema"] = ema_by_name(state["ema"], names, trainer.ema.shadow_params, strict)
-        host(path, state, inference_only)
+        fairchem_load(path, state, inference_only)
         if groups is not None:
             schedule = getattr(trainer.scheduler, "scheduler", None)  # "Null" has none
             keep_configured(trainer.optimizer, groups, schedule)
-            self._go_on(Path(path), checkpoint)
+            self._restore_run(Path(path), checkpoint)
 
     def _read(self, path: str) -> tuple[str, dict[str, Any]]:
         device = torch.device("cpu") if self.trainer.cpu else self.trainer.device
@@ -163,7 +163,7 @@ class Resume(Component):
             )
         return str(found[0]), found[1]
 
-    def _go_on(self, path: Path, checkpoint: dict[str, Any]) -> None:
+    def _restore_run(self, path: Path, checkpoint: dict[str, Any]) -> None:
         """Restore what fairchem leaves out: step, schedule, generators, the step's tail."""
         self._loaded = path
         trainer = self.trainer
@@ -175,7 +175,7 @@ class Resume(Component):
         if saved is None:
             notes.append("it has no state of the random number generators")
         else:
-            notes = saved.differences(here) + notes + self._go_to(saved, here)
+            notes = saved.differences(here) + notes + self._set_step(saved, here)
         self._tail = checkpoint.get("tail")
         for component in trainer.components:
             component.restore(checkpoint)
@@ -189,7 +189,7 @@ class Resume(Component):
             exactly = f"not exactly: {'; '.join(notes)}." if notes else "exactly."
             logging.info(f"Continuing from step {trainer.step} of {path}, {exactly}")
 
-    def _go_to(self, saved: Position, here: Position) -> list[str]:
+    def _set_step(self, saved: Position, here: Position) -> list[str]:
         """Set the trainer's step to a saved one, counted as this run counts; what differs."""
         trainer, notes = self.trainer, []
         trainer.step, twice = saved.step_in(here)
@@ -249,7 +249,7 @@ class Resume(Component):
         if hasattr(trainer.logger, "resumed"):
             trainer.logger.resumed(trainer.step, evaluates=bool(tail and tail["evaluate"]))
         if tail is not None:
-            trainer.ending.ended = At.now(trainer)
+            trainer.ending.ended = FinishedStep.now(trainer)
             plateau = trainer.scheduler.scheduler_type == "ReduceLROnPlateau"
             metrics = self._evaluate(disable_eval_tqdm) if tail["evaluate"] else None
             if not plateau:

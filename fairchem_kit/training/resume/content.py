@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 FORMAT = 1  # of what this package adds to fairchem's checkpoint
 
 
-class At(NamedTuple):
+class FinishedStep(NamedTuple):
     """A finished step; between steps fairchem's loop has already advanced its counters."""
 
     step: int
     epoch: float
 
     @classmethod
-    def now(cls, trainer: Trainer) -> At:
+    def now(cls, trainer: Trainer) -> FinishedStep:
         return cls(trainer.step, trainer.epoch)
 
 
-def model_state(trainer: Trainer, at: At, metrics: dict[str, Any] | None) -> dict[str, Any]:
+def model_state(
+    trainer: Trainer, at: FinishedStep, metrics: dict[str, Any] | None
+) -> dict[str, Any]:
     """What evaluation needs, of the weights that the model has now."""
     normalizers, references = trainer.normalizers, trainer.elementrefs
     return {
@@ -39,7 +41,7 @@ def model_state(trainer: Trainer, at: At, metrics: dict[str, Any] | None) -> dic
     }
 
 
-def training_state(trainer: Trainer, at: At) -> dict[str, Any]:
+def training_state(trainer: Trainer, at: FinishedStep) -> dict[str, Any]:
     """What the next step depends on and this rank knows by itself."""
     schedule = trainer.scheduler
     state = {
@@ -71,7 +73,7 @@ def best_state(trainer: Trainer, metrics: dict[str, Any] | None) -> dict[str, An
 
     With an average, its values have to be the model's while the state is used.
     """
-    state = model_state(trainer, At.now(trainer), metrics)
+    state = model_state(trainer, FinishedStep.now(trainer), metrics)
     if trainer.ema is None:
         return state
     # As "ema" the same tensors take no more room.

@@ -10,7 +10,7 @@ from fairchem.core.common import distutils
 from torch import Tensor
 
 from fairchem_kit.training.component import Call, Component
-from fairchem_kit.training.resume.content import At
+from fairchem_kit.training.resume.content import FinishedStep
 from fairchem_kit.training.resume.rng import rng_state, set_rng_state
 from fairchem_kit.training.resume.stopping import Stopped, stop_requested
 
@@ -29,7 +29,7 @@ class Ending(Component):
     name = "ending"
 
     def read(self) -> None:
-        self.ended: At | None = None
+        self.ended: FinishedStep | None = None
         self._stop: str | None = None
         self._before_validation: dict[str, Any] | None = None  # generators, while one is running
 
@@ -43,7 +43,7 @@ class Ending(Component):
 
     def voted(self, ranks: int) -> bool:
         self._stop = (stop_requested() or "asked for on another rank") if ranks else None
-        self.ended = At.now(self.trainer)
+        self.ended = FinishedStep.now(self.trainer)
         return True
 
     def between_steps(self, last: bool) -> None:
@@ -66,7 +66,7 @@ class Ending(Component):
         if self.trainer.in_training:
             self._before_validation = rng_state(self.trainer.device)
 
-    def validation_left(self) -> None:
+    def validation_ended(self) -> None:
         self._before_validation = None
 
     def before_forward(self, call: Call) -> None:
@@ -83,7 +83,7 @@ class Ending(Component):
         set_rng_state(self._before_validation, self.trainer.device)
         self._leave(self.ended, {"evaluate": True})
 
-    def _leave(self, at: At, tail: dict[str, Any] | None = None) -> None:
+    def _leave(self, at: FinishedStep, tail: dict[str, Any] | None = None) -> None:
         trainer, reason = self.trainer, self._stop or "stop"
         trainer.step, trainer.epoch = at
         if not trainer.is_debug:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.checks.messages import ConfigError
 
 # What a schedule of torch learns as it goes; everything else in its state is its configuration.
 _MOVING = (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fairchem_kit.checkpoints.file import plain
-from fairchem_kit.training.checks.names import ConfigError
+from fairchem_kit.training.checks.messages import ConfigError
 
 AUTO, NAMED = "auto", "named"
 _COMPARED = ("model", "optim", "task", "outputs", "loss_functions", "dataset", "amp")

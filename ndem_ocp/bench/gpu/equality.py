@@ -51,7 +51,7 @@ def run(check: Check, out: Results) -> None:
 
 def forms(check: Check, batch: Any, dtype: torch.dtype, form: dict[str, Any]) -> dict[str, float]:
     """fairchem's weights in ours; fairchem's own checkpointing is left out, it goes wrong."""
-    from ndem_ocp.models.variant import to_ours
+    from ndem_ocp.models.equiformer_names import to_ours
 
     upstream = build(config({**SMALL, **form, "activation_checkpoint": False}), check)
     ours = build(to_ours(config({**SMALL, **form})), check)
@@ -63,7 +63,7 @@ def forms(check: Check, batch: Any, dtype: torch.dtype, form: dict[str, Any]) ->
 def two_views(check: Check, batch: Any) -> dict[str, float]:
     from ndem_ocp.method import NDeMSettings
     from ndem_ocp.models import two_view_config, with_second_view
-    from ndem_ocp.models.variant import to_ours
+    from ndem_ocp.models.equiformer_names import to_ours
 
     plain = config({**SMALL, **FORMS["L4 M2"]})
     here = moved(batch, check, torch.float64)
@@ -78,7 +78,7 @@ def two_views(check: Check, batch: Any) -> dict[str, float]:
 
 def precisions(check: Check, out: Results, batch: Any) -> None:
     """Two layers as wide as 31M: each precision, ours and fairchem's, to float64."""
-    from ndem_ocp.models.variant import to_ours
+    from ndem_ocp.models.equiformer_names import to_ours
     from ndem_ocp.testing.precision import default_dtype
 
     width = TINY if check.tiny else {"num_layers": 2, "alpha_drop": 0.0, "drop_path_rate": 0.0}
@@ -160,7 +160,7 @@ def training_steps(check: Check) -> dict[str, list[float]]:
 def config(backbone: dict[str, Any]) -> dict[str, Any]:
     """fairchem's 31M with these keys of its backbone changed."""
     from ndem_ocp.bench.configs import read_config
-    from ndem_ocp.models.variant import to_upstream
+    from ndem_ocp.models.equiformer_names import to_upstream
 
     model = to_upstream(copy.deepcopy(read_config("31M")["model"]))
     model["backbone"].update({"grid_resolution": 8} if "lmax_list" in backbone else {}, **backbone)

@@ -1,4 +1,7 @@
-"""EquiformerV2 with upstream's parameters and outputs at a fraction of its time and memory."""
+"""EquiformerV2 with fairchem's parameters and outputs, in a fraction of the time and memory.
+
+In this package "upstream" is fairchem's implementation.
+"""
 
 from ndem_ocp.models.equiformer.backbone import EDGES, EquiformerV2Backbone
 from ndem_ocp.models.equiformer.edges import Edges

@@ -1,7 +1,7 @@
-"""Graph attention and edge-degree embedding of EquiformerV2, on upstream's parameters.
+"""Graph attention and edge-degree embedding of EquiformerV2, with upstream's parameters.
 
-Each function takes one of fairchem's modules for its parameters and computes what the module's own
-forward computes.
+Each function takes one of fairchem's modules, for its parameters, and computes the same as the
+module's own forward.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fairchem.core.models.equiformer_v2.transformer_block import SO2EquivariantG
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, silu
 
+from ndem_ocp.models.equiformer.autograd import compute_dtype
 from ndem_ocp.models.equiformer.constants import constant, index
 from ndem_ocp.models.equiformer.convolution import (
     Radial,
@@ -25,7 +26,6 @@ from ndem_ocp.models.equiformer.convolution import (
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.grid import s2_activation
 from ndem_ocp.models.equiformer.layout import Layout, layout
-from ndem_ocp.models.equiformer.pieces import compute_dtype
 
 
 def graph_attention(
@@ -40,10 +40,10 @@ def graph_attention(
         module: holds the parameters.
         x: (N, K, C)
         edges: of the N atoms.
-        degrees: the degrees of the result, (first, last + 1); all by default.
+        degrees: the degrees to compute, (first, last + 1); all by default.
 
     Returns:
-        (N, K', output channels), K' coefficients of these degrees.
+        (N, K', output channels), where K' is the number of coefficients of these degrees.
     """
     dtype = compute_dtype(x)
     whole = edges.layout
@@ -51,7 +51,7 @@ def graph_attention(
     y, extra = _first_convolution(module, x, edges, dtype)
     split = module.num_heads * module.attn_alpha_channels
     attention = _attention_weights(module, extra[:, :split], edges, len(x))
-    inputs = layout(whole.lmax, max(kept.orders))  # orders that the second convolution reads
+    inputs = layout(whole.lmax, max(kept.orders))  # orders that the second convolution needs
     y = _activate(module, y, extra[:, split:], edges, inputs)
     out = _second_convolution(module, y, attention.to(dtype), edges, inputs, kept, len(x))
     weight = module.proj.weight[module.proj.expand_index[kept.node_rows]]
@@ -64,7 +64,7 @@ def graph_attention(
 def _first_convolution(
     module: SO2EquivariantGraphAttention, x: Tensor, edges: Edges, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """(E, R, H) coefficients and (E, X) invariants: attention features, then gates."""
+    """(E, R, H) coefficients, and (E, X) invariants: attention features followed by gates."""
     convolution: SO2_Convolution = module.so2_conv_1
     lay = edges.layout
     function = module.rad_func if module.use_m_share_rad else convolution.rad_func
@@ -95,7 +95,7 @@ def _first_convolution(
 def _attention_weights(
     module: SO2EquivariantGraphAttention, features: Tensor, edges: Edges, num_nodes: int
 ) -> Tensor:
-    """(E, heads), summing to one over the edges of a target."""
+    """(E, heads); the weights of all edges to a target sum to one."""
     features = module.alpha_norm(features.reshape(-1, module.num_heads, module.attn_alpha_channels))
     # upstream's smooth leaky ReLU, a x + (1 - a) silu(x)
     features = features.lerp(silu(features), 1 - module.alpha_act.alpha)
@@ -109,8 +109,11 @@ def _attention_weights(
 def _activate(
     module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, edges: Edges, inputs: Layout
 ) -> Tensor:
-    """The pointwise function between the convolutions, (E, R, H) -> (E, R', H)."""
-    whole, rows = edges.layout, len(inputs.rows)  # orders come one after the other
+    """The nonlinearity between the two convolutions, (E, R, H) -> (E, R', H)."""
+    whole, rows = (
+        edges.layout,
+        len(inputs.rows),
+    )  # rows are sorted by order, so a prefix has all lower orders
     if module.use_gate_act:
         return _gated(y, gate, edges)[:, :rows]
     gated = module.use_sep_s2_act
@@ -120,7 +123,7 @@ def _activate(
 
 
 def _gated(y: Tensor, gate: Tensor, edges: Edges) -> Tensor:
-    """silu on degree 0, sigmoid gates, one for each degree and channel, on the others."""
+    """SiLU on degree 0; on all other degrees a sigmoid gate per degree and channel."""
     lay = edges.layout
     degree = index([degree - 1 for degree, _ in lay.rows[1:]], y)
     gates = torch.sigmoid(gate).view(len(y), lay.lmax, -1)
@@ -130,9 +133,11 @@ def _gated(y: Tensor, gate: Tensor, edges: Edges) -> Tensor:
 def grid_matrices(
     grid: nn.Module, lay: Layout | None, dtype: torch.dtype, gated: bool, edges: Edges | None
 ) -> tuple[Tensor, Tensor]:
-    """To the grid, (P, R), and back, (R, P); rows as in the layout, by degree without one.
+    """Matrices to the grid, (P, R), and back, (R, P).
 
-    They are the same in all layers, and kept in ``edges``. ``gated``: degree 0 does not come back.
+    Coefficients are ordered as in the layout; without a layout, by degree. The matrices are the
+    same in all layers and are kept in ``edges``. With ``gated`` the row of degree 0 on the way back
+    is zero.
     """
 
     def make() -> tuple[Tensor, Tensor]:
@@ -141,7 +146,7 @@ def grid_matrices(
             rows = index(lay.by_degree, to_grid)
             to_grid, from_grid = to_grid[:, rows], from_grid[:, rows]
         back = torch.empty(from_grid.shape[::-1], dtype=dtype, device=from_grid.device)
-        back.copy_(from_grid.t())  # not the module's own, of which a row is set
+        back.copy_(from_grid.t())  # a copy, because a row of it is overwritten
         if gated:
             back[0] = 0
         return to_grid.to(dtype).contiguous(), back
@@ -153,7 +158,7 @@ def _second_convolution(
     module: SO2EquivariantGraphAttention, y: Tensor, attention: Tensor, edges: Edges,
     inputs: Layout, kept: Layout, num_nodes: int,
 ) -> Tensor:  # fmt: skip
-    """(N, K', V): the second convolution, weighed, turned back and summed over the edges."""
+    """(N, K', V): second convolution, weighted by attention, rotated back, summed over edges."""
     convolution: SO2_Convolution = module.so2_conv_2
     channels, hidden = convolution.m_output_channels, y.shape[2]
     weights = [convolution.fc_m0.weight, *(part.fc.weight for part in convolution.so2_m_conv)]
@@ -161,7 +166,7 @@ def _second_convolution(
     factor = rescale(kept, y).repeat_interleave(channels)
     for order, block in zip(kept.orders, kept.blocks):
         weight, degrees = weights[order].to(y.dtype), kept.of_order(order)
-        # of the degrees order ... L that the weights are for
+        # rows of these degrees; the weights have all degrees order ... L
         out = slice((degrees[0] - order) * channels, (degrees[-1] + 1 - order) * channels)
         if order == 0:
             matrix, bias = weight[out].t(), convolution.fc_m0.bias[out].to(y.dtype)
@@ -179,17 +184,17 @@ def _second_convolution(
 
 
 def rescale(lay: Layout, like: Tensor) -> Tensor:
-    """(R,) factor of each row on the way back to the nodes, of the type of ``like``."""
+    """(R,) :attr:`Layout.rescale` in the dtype and on the device of ``like``."""
     return constant(tuple(lay.rescale), like.dtype, like.device)
 
 
 def radial_hidden(
     function: RadialFunction, edges: Edges, owner: nn.Module
 ) -> tuple[Tensor, nn.Linear]:
-    """A radial function up to its last layer: (E, h), and that layer.
+    """Output of a radial function before its last layer, (E, h), and this last layer.
 
-    Where the first layer also reads the species of both ends, its part for them is a table with a
-    row for each species, in place of a product for each edge.
+    If the first layer also reads the species of both atoms, this part of it is tabulated: one row
+    per species instead of one product per edge.
     """
     first, *rest, last = function.net
     if owner.use_atom_edge_embedding:
@@ -207,7 +212,7 @@ def radial_hidden(
 
 
 def edge_degree(module: EdgeDegreeEmbedding, edges: Edges, num_nodes: int) -> Tensor:
-    """The first node embedding's part from the edges, (N, K, C)."""
+    """The edge-degree embedding, which is part of the first node embedding, (N, K, C)."""
     hidden, last = radial_hidden(module.rad_func, edges, module)
     dtype = compute_dtype(hidden)
     lay = edges.layout

@@ -1,4 +1,4 @@
-"""EquiformerV2's backbone, faster: upstream's parameters, upstream's function."""
+"""A faster backbone of EquiformerV2, with upstream's parameters and outputs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ndem_ocp.models.equiformer.layout import layout
 from ndem_ocp.models.neighbors import NearestNeighbors
 from ndem_ocp.models.views import FIRST_ATOMS
 
-EDGES = "ndem_edges"  # key of the Edges among a backbone's outputs
+EDGES = "ndem_edges"  # key of the Edges in the output of the backbone
 
 
 class _NoRotation(SO3_Rotation):
-    """Frames are an argument here; a module that looks for them in the backbone is upstream's."""
+    """Raises an error for upstream's heads, which expect the rotations stored in the backbone."""
 
     def rotate(self, *_: Any) -> Tensor:
         raise ValueError(
@@ -44,21 +44,23 @@ class _NoRotation(SO3_Rotation):
 class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
     """fairchem's EquiformerV2 backbone: its arguments, parameter names, shapes and outputs.
 
-    A checkpoint of either loads into the other, and with the same seed both give the same outputs
-    and gradients to rounding. The edges are upstream's to the bit, found faster (models/neighbors).
-    The forward is ours (this package): nothing is reordered, rotations and S2 grids are made piece
-    by piece and not kept, and linear maps that commute with the grid are taken out of it.
+    A checkpoint of either can be loaded into the other, and with the same seed both give the same
+    outputs and gradients, up to rounding. The edges are upstream's to the bit, but found faster
+    (models/neighbors). The forward is our own: coefficients are never reordered, rotations and S2
+    grids are computed in chunks and not stored, and linear maps that commute with the transform to
+    the grid are applied to the coefficients.
 
     Raises:
-        ValueError: for several resolutions (lists of more than one lmax), or graph parallelism.
+        ValueError: for several resolutions (more than one number in lmax_list), and for graph
+            parallelism.
     """
 
-    @wraps(UpstreamBackbone.__init__)  # its signature: what a configuration may say
+    @wraps(UpstreamBackbone.__init__)  # keeps its signature, from which valid keys are read
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         if len(self.lmax_list) != 1:
             raise ValueError(
-                f"lmax_list = {self.lmax_list}: this EquiformerV2 has one resolution. Upstream's "
+                f"lmax_list = {self.lmax_list}: this EquiformerV2 takes one resolution. fairchem's "
                 "(model: equiformer_v2_backbone) takes several."
             )
         self.layout = layout(self.lmax_list[0], self.mmax_list[0])
@@ -69,22 +71,22 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
         """{node_embedding: SO3_Embedding (N, K, C), graph: GraphData, ndem_edges: Edges}."""
         if gp_utils.initialized():
             raise ValueError(
-                "This EquiformerV2 does not run graph-parallel; upstream's (model: "
+                "This EquiformerV2 does not run graph-parallel; fairchem's (model: "
                 "equiformer_v2_backbone) does."
             )
         species = data.atomic_numbers.long()
         if species.max() >= self.max_num_elements:
             raise ValueError(
-                f"Atomic number {int(species.max())} in a batch, and the model has "
+                f"A batch has atomic number {int(species.max())}, but the model has "
                 f"max_num_elements: {self.max_num_elements}."
             )
-        # fairchem computes image offsets and distances in autocast's type, 0.02 A off in float16
+        # with autocast to float16, fairchem's image offsets and distances would be 0.02 A off
         with torch.autocast(data.pos.device.type, enabled=False):
             graph = self.generate_graph(
                 data, enforce_max_neighbors_strictly=self.enforce_max_neighbors_strictly
             )
         edges = self._edges(graph, species)
-        if FIRST_ATOMS in data:  # heads will ask where the second view begins
+        if FIRST_ATOMS in data:  # heads need to know where the second view begins
             edges.first_edge(data[FIRST_ATOMS])
         x = self.first_embedding(data, species, edges)
         for block in self.blocks:
@@ -109,18 +111,18 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
         )  # fmt: skip
 
     def first_embedding(self, data: Batch, species: Tensor, edges: Edges) -> Tensor:
-        """Species and edges, before the first layer, (N, K, C)."""
+        """Node embedding before the first layer, from species and edge degrees, (N, K, C)."""
         x = edge_degree(self.edge_degree_embedding, edges, len(species))
         scalars = self.sphere_embedding(species)
         return torch.cat([x[:, :1] + scalars[:, None], x[:, 1:]], dim=1)
 
     def of_atoms(self, emb: dict[str, Any], atoms: slice) -> dict[str, Any]:
-        """The outputs for a run of atoms that has edges with no others, without the graph."""
+        """The outputs for a range of atoms without edges to other atoms; the graph is left out."""
         embedding = self._embedding(emb["node_embedding"].embedding[atoms])
         return {"node_embedding": embedding, EDGES: emb[EDGES].between(atoms)}
 
     def _embedding(self, x: Tensor) -> SO3_Embedding:
-        """Upstream's container, for heads of others."""
+        """The node embedding in upstream's container, for heads that are not ours."""
         found = SO3_Embedding(0, self.lmax_list.copy(), self.sphere_channels, x.device, x.dtype)
         found.set_embedding(x)
         return found

@@ -1,4 +1,4 @@
-"""Feed-forward network and block of EquiformerV2, on upstream's parameters."""
+"""Feed-forward network and transformer block of EquiformerV2, with upstream's parameters."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from ndem_ocp.models.equiformer.attention import graph_attention, grid_matrices
+from ndem_ocp.models.equiformer.autograd import compute_dtype
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.grid import grid_mlp
-from ndem_ocp.models.equiformer.pieces import compute_dtype
 
 
 def feed_forward(module: FeedForwardNetwork, x: Tensor, edges: Edges | None) -> Tensor:
-    """The network after the attention, (N, K, C) -> (N, K, O); ``edges`` keep its constants."""
+    """The network after the attention, (N, K, C) -> (N, K, O); ``edges`` caches its constants."""
     dtype, lmax = compute_dtype(x), module.max_lmax
     x = x.to(dtype)
     first, second = module.so3_linear_1, module.so3_linear_2
@@ -26,7 +26,7 @@ def feed_forward(module: FeedForwardNetwork, x: Tensor, edges: Edges | None) -> 
         w_in, bias = outer_in @ w_in, outer_in @ bias
         gate = scalar_gate(module, x)
         inner = w_out @ outer_out
-        # degree 0 is the gate's, which does not pass through the grid
+        # degree 0 comes from the gate, without passing through the grid
         w_out = inner if gate is None else torch.cat([w_out[:1], inner[1:]])
         middle = middle.t().to(dtype)
     elif module.use_gate_act:
@@ -49,7 +49,7 @@ def feed_forward(module: FeedForwardNetwork, x: Tensor, edges: Edges | None) -> 
 
 
 def scalar_gate(module: FeedForwardNetwork, x: Tensor) -> Tensor | None:
-    """(N, H) degree 0 of the hidden features where it does not pass through the grid, or None."""
+    """(N, H) degree 0 of the hidden features if it does not pass through the grid, else None."""
     return module.scalar_mlp(x[:, 0]) if module.use_sep_s2_act else None
 
 
@@ -77,7 +77,7 @@ def transformer_block(module: TransBlockV2, x: Tensor, edges: Edges, batch: Tens
         module: holds the parameters.
         x: (N, K, C)
         edges: of the N atoms.
-        batch: (N,) structure of each atom, for what is dropped by structure.
+        batch: (N,) structure of each atom, for drop-path, which drops whole structures.
     """
     x = x + _dropped(module, graph_attention(module.ga, module.norm_1(x), edges), batch)
     out = _dropped(module, feed_forward(module.ffn, module.norm_2(x), edges), batch)

@@ -1,7 +1,6 @@
-"""Numbers that every forward needs on its device, brought there once.
+"""Constants that every forward needs, copied to its device only once.
 
-On a GPU ``torch.tensor(..., device=...)``, and an index that is a list, wait for all that is under
-way.
+On a GPU, ``torch.tensor(..., device=...)`` and indexing with a list synchronise with the device.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from torch import Tensor
 
 @cache
 def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """These numbers as a tensor; never write into it."""
-    with torch.inference_mode(False):  # it may be saved for a backward later
+    """These numbers as a tensor, which is shared: never write to it."""
+    with torch.inference_mode(False):  # so that autograd may save it for a backward
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def index(values: list[int], like: Tensor) -> Tensor:
-    """An index on the device of ``like``."""
+    """An index tensor on the device of ``like``."""
     return constant(tuple(values), torch.long, like.device)
 
 
@@ -34,6 +33,6 @@ def swap_axes(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def clear() -> None:
-    """Forget all of them."""
+    """Empty the cache."""
     constant.cache_clear()
     swap_axes.cache_clear()

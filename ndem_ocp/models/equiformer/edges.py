@@ -1,4 +1,4 @@
-"""What all layers know of the edges, made once per forward."""
+"""Data of the edges that all layers share, computed once per forward."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from torch import Tensor
 
 from ndem_ocp.models.equiformer import kernels
 from ndem_ocp.models.equiformer.constants import index
-from ndem_ocp.models.equiformer.ends import ByNode, Ends, by_node
 from ndem_ocp.models.equiformer.layout import Layout
+from ndem_ocp.models.equiformer.messages import ByNode, Ends, by_node
 
 
 @dataclass
 class Edges:
-    """Edges of a batch, sorted by target, with what no layer changes.
+    """Edges of a batch, sorted by target, with all quantities that are the same in every layer.
 
-    An argument of every layer and never an attribute of a module, so that two forwards before a
-    backward, or activation checkpointing, cannot mix them up.
+    They are an argument of every layer and never an attribute of a module, so that two forwards
+    before a backward, or activation checkpointing, cannot use the wrong ones.
     """
 
     source: Tensor  # (E,)
     target: Tensor  # (E,)
-    distance: Tensor  # (E, G) smeared distances, with species if layers share those
+    distance: (
+        Tensor  # (E, G) distances in a radial basis; with species if layers share their embedding
+    )
     source_species: Tensor  # (E,)
     target_species: Tensor  # (E,)
-    frames: Tensor  # (E, R, K) Wigner matrices, rows as in layout
+    frames: Tensor  # (E, R, K) Wigner matrices, rows ordered as in layout
     layout: Layout
     num_nodes: int
     _made: dict[object, Any] = field(default_factory=dict)
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, made at the first call with this key: constants of all layers,
-        which would otherwise go to the device once in each."""
+        """The result of ``make()``, cached under a key, so that layers share their constants."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def ends(self, dtype: torch.dtype, layout: Layout | None = None) -> Ends:
-        """Ends with frames of a type, for a layout that keeps a part of the degrees; kept."""
+        """Atoms and frames of the edges in a dtype; a layout may keep fewer degrees. Cached."""
         layout = layout or self.layout
 
         def make() -> Ends:
@@ -59,14 +60,16 @@ class Edges:
         return self.once("by node", lambda: by_node(self.source, self.target, self.num_nodes))
 
     def first_edge(self, atom: int) -> int:
-        """Number of edges to the atoms before this one. Waits for the device once for each atom
-        between the first and the last, so ask before there is much to wait for."""
+        """Number of edges whose target comes before this atom.
+
+        The first call for an atom waits for the device: call it early in the forward.
+        """
         if atom <= 0 or atom >= self.num_nodes:
             return 0 if atom <= 0 else len(self.target)
         return self.once(("first edge", atom), lambda: int((self.target < atom).sum()))
 
     def between(self, atoms: slice) -> Edges:
-        """The edges among a run of atoms that has edges with no others, its first atom as 0."""
+        """The edges of a range of atoms without edges to other atoms, numbered from 0."""
         first, end = self.first_edge(atoms.start), self.first_edge(atoms.stop)
         part = slice(first, end)
         return Edges(

@@ -1,4 +1,4 @@
-"""Edge frames: the Wigner matrices that turn node coefficients into the frame of an edge."""
+"""Edge frames: the Wigner matrices that rotate node coefficients into the frame of an edge."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ndem_ocp.models.equiformer.layout import Layout
 
 @torch.no_grad()
 def edge_frames(distance_vec: Tensor, layout: Layout) -> Tensor:
-    """D, (E, R, K): D x are the coefficients of x in the frame of each edge, rows as in Layout.
+    """D, (E, R, K): D x are the coefficients of x in the frame of each edge, ordered as in Layout.
 
-    The frame's y axis is the edge; the turn around it is drawn at random, by upstream's function,
-    so that a seed gives upstream's frames. Computed without gradient, as upstream does.
+    The y axis of the frame is the edge. The rotation about it is random and drawn by upstream's
+    function, so that the same seed gives upstream's frames. As upstream, without gradient.
 
     Args:
         distance_vec: (E, 3) source minus target, Angstrom.
     """
-    with torch.autocast(distance_vec.device.type, enabled=False):  # angles need all digits
+    with torch.autocast(distance_vec.device.type, enabled=False):  # angles need full precision
         return _frames(init_edge_rot_mat(distance_vec), layout)
 
 
@@ -50,19 +50,21 @@ def wigner_rows(
 ) -> Tensor:
     """Rows of the real Wigner matrix D^l = Z(alpha) J Z(beta) J Z(gamma).
 
-    Z(t) is cos(f t) on the diagonal and sin(f t) on the other one, f = l ... -l, so that products
-    with it are two scaled terms; J is a constant (e3nn).
+    Z(t) is cos(f t) on the diagonal and sin(f t) on the antidiagonal, f = l ... -l; a product
+    with it is a sum of two scaled terms. J is a constant (e3nn).
 
     Args:
         degree: l.
-        orders: m of the rows wanted.
+        orders: m of the rows to compute.
         alpha, beta, gamma: (E,) radian.
 
     Returns:
         (E, len(orders), 2 l + 1)
     """
     if degree >= len(_Jd):
-        raise ValueError(f"lmax = {degree}: Wigner matrices are there up to {len(_Jd) - 1}.")
+        raise ValueError(
+            f"lmax = {degree}: Wigner matrices are only available up to {len(_Jd) - 1}."
+        )
     swap = swap_axes(degree, alpha.dtype, alpha.device)
     frequency = torch.arange(degree, -degree - 1, -1, dtype=alpha.dtype, device=alpha.device)
 

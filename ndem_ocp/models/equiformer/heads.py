@@ -1,4 +1,4 @@
-"""Heads for our EquiformerV2: upstream's parameters and outputs, and only the work they need."""
+"""Heads for our EquiformerV2: upstream's parameters and outputs, without unnecessary work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ndem_ocp.models.equiformer.edges import Edges
 
 
 class _ZeroGradient(torch.autograd.Function):
-    """The identity, with a gradient of zero for parameters that it does not depend on."""
+    """The identity; gives parameters that it does not depend on a gradient of zero."""
 
     @staticmethod
     def forward(ctx, x, *parameters):
@@ -33,14 +33,14 @@ class _ZeroGradient(torch.autograd.Function):
 
 @registry.register_model("ndem_equiformer_v2_energy_head")
 class EquiformerV2EnergyHead(EqV2ScalarHead):
-    """fairchem's scalar head: same parameters, same output.
+    """fairchem's scalar head, with the same parameters and output.
 
-    Of its feed-forward network only degree 0 is read, and with the separable grid MLP degree 0
-    never passes through the grid: two small layers are left. The other parameters get the gradient
-    that they have upstream, zero.
+    It only needs degree 0 of its feed-forward network. With the separable grid MLP degree 0 does
+    not pass through the grid, so two small layers remain. The other parameters get a zero gradient,
+    as upstream.
     """
 
-    by_view = True  # works on a part of a batch: TwoViewHydra
+    by_view = True  # can run on one view of a joint batch (TwoViewHydra)
 
     def forward(self, data: Batch, emb: dict[str, Any]) -> dict[str, Tensor]:
         """{output_name: (B,)} normalised."""
@@ -52,7 +52,7 @@ class EquiformerV2EnergyHead(EqV2ScalarHead):
             return {self.output_name: total / self.avg_num_nodes}
         if self.reduce == "mean":
             return {self.output_name: total / data.natoms}
-        raise ValueError(f"reduce is {self.reduce!r}: sum or mean.")
+        raise ValueError(f"reduce = {self.reduce!r}: must be sum or mean.")
 
     def _per_atom(self, x: Tensor, edges: Edges | None) -> Tensor:
         network = self.energy_block
@@ -68,9 +68,9 @@ class EquiformerV2EnergyHead(EqV2ScalarHead):
 
 @registry.register_model("ndem_equiformer_v2_force_head")
 class EquiformerV2ForceHead(EqV2VectorHead):
-    """fairchem's vector head: same parameters, same output; computes degree 1 only.
+    """fairchem's vector head, with the same parameters and output; only computes degree 1.
 
-    On fairchem's own backbone it is fairchem's head.
+    On fairchem's own backbone it runs fairchem's code.
     """
 
     by_view = True
@@ -87,7 +87,7 @@ class EquiformerV2ForceHead(EqV2VectorHead):
             out = graph_attention(*arguments)
         out = out.reshape(-1, 3)
         if torch.is_grad_enabled():
-            # not read: orders above 1 of the second convolution, and the bias of degree 0
+            # not used: orders above 1 of the second convolution, and the bias of degree 0
             orders = self.force_block.so2_conv_2.so2_m_conv[1:]
             idle = [part.fc.weight for part in orders]
             out = _ZeroGradient.apply(out, *idle, self.force_block.proj.bias)

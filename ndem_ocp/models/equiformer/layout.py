@@ -1,12 +1,12 @@
-"""The order of spherical-harmonic coefficients on edges, and where its parts lie.
+"""How spherical-harmonic coefficients are ordered on edges.
 
-On nodes the coefficients (l, m) lie by degree: l = 0 ... L, m = -l ... l, K = (L + 1)^2 of them. In
-the frame of an edge only orders |m| <= M are kept, and lie by order, which is what the SO(2)
-convolutions multiply: all (l, 0), then for m = 1 ... M all (l, +m) and all (l, -m); R of them.
+On nodes, the K = (L + 1)^2 coefficients (l, m) are sorted by degree: l = 0 ... L, m = -l ... l. In
+the frame of an edge only the R coefficients with |m| <= M are kept. They are sorted by order, which
+the SO(2) convolutions need: all (l, 0), then for m = 1 ... M all (l, +m) followed by all (l, -m).
 
-Upstream computes on edges by degree and reorders with dense matrices before and after each
-convolution; here the Wigner matrices and the grid matrices have their rows in this order, so that
-nothing is ever reordered.
+Upstream sorts coefficients on edges by degree and reorders them with dense matrices before and
+after each convolution. Here the rows of the Wigner and grid matrices are already sorted by order,
+so that nothing has to be reordered.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from functools import cache, cached_property
 
 @dataclass(frozen=True)
 class Layout:
-    """Coefficients on nodes and edges for degree ``lmax`` (L) and order ``mmax`` (M).
+    """Coefficients on nodes and edges up to degree ``lmax`` (L) and order ``mmax`` (M).
 
     Args:
         lmax: L.
         mmax: M, at most L.
-        degrees: the degrees that are kept on edges, (first, last + 1); all of them by default.
+        degrees: the degrees to keep on edges, (first, last + 1); all by default.
     """
 
     lmax: int
@@ -31,13 +31,13 @@ class Layout:
     degrees: tuple[int, int] | None = None
 
     def of_order(self, order: int) -> list[int]:
-        """Degrees l with l >= |m|, of those that are kept."""
+        """The kept degrees with l >= |m|."""
         first, end = self.degrees or (0, self.lmax + 1)
         return list(range(max(first, order), end))
 
     @cached_property
     def orders(self) -> list[int]:
-        """m = 0 ... M, of those that some degree has."""
+        """m = 0 ... M, as far as a kept degree has them."""
         return [m for m in range(self.mmax + 1) if self.of_order(m)]
 
     @cached_property
@@ -48,7 +48,7 @@ class Layout:
 
     @cached_property
     def blocks(self) -> list[slice]:
-        """For each order its rows, (l, m) before (l, -m)."""
+        """For each order its rows, (l, +m) before (l, -m)."""
         found, start = [], 0
         for order in self.orders:
             stop = start + len(self.of_order(order)) * (1 if order == 0 else 2)
@@ -63,21 +63,21 @@ class Layout:
         return slice(first**2, end**2)
 
     def rows_within(self, whole: Layout) -> list[int]:
-        """For each row, its place among the rows of a layout that keeps more degrees."""
+        """For each row, its index in a layout with more degrees."""
         place = {row: number for number, row in enumerate(whole.rows)}
         return [place[row] for row in self.rows]
 
     @cached_property
     def by_degree(self) -> list[int]:
-        """For each row, its place in upstream's order: by degree, then m = -M ... M."""
+        """For each row, its index in upstream's order: by degree, then m = -M ... M."""
         order = sorted(self.rows)
         place = {row: number for number, row in enumerate(order)}
         return [place[row] for row in self.rows]
 
     @cached_property
     def rescale(self) -> list[float]:
-        """Factor of each row on the way back to the nodes, sqrt((2l + 1) / (2M + 1)) for l > M: it
-        makes up for the orders that were left out."""
+        """Factor of each row when rotated back to the nodes: sqrt((2l + 1) / (2M + 1)) for l > M,
+        which compensates for the omitted orders."""
         return [
             math.sqrt((2 * degree + 1) / (2 * self.mmax + 1)) if degree > self.mmax else 1.0
             for degree, _ in self.rows
@@ -86,5 +86,5 @@ class Layout:
 
 @cache
 def layout(lmax: int, mmax: int, degrees: tuple[int, int] | None = None) -> Layout:
-    """The one Layout of these sizes."""
+    """The Layout of these sizes (cached)."""
     return Layout(lmax, mmax, degrees)

@@ -1,12 +1,14 @@
-"""Neighbours of atoms in periodic structures: fairchem's edges to the bit, without all its pairs.
+"""Neighbours of atoms in periodic structures: fairchem's edges to the bit, but found faster.
 
-fairchem's ``radius_graph_pbc`` measures every pair of atoms of a structure in every image within
-the cutoff, and then keeps the nearest few: 20 of about 400 within 12 Angstrom. Here a radius that
-holds somewhat more than those is searched first, and the cutoff only for atoms that found too few.
+fairchem's ``radius_graph_pbc`` computes the distance of every pair of atoms in all images within
+the cutoff and then keeps only the nearest, such as 20 of about 400 within 12 Angstrom. Here a
+smaller radius, expected to contain somewhat more than these 20, is searched first. Only atoms with
+too few neighbours in it are searched again up to the cutoff.
 
-Perfect crystals have ties at the last neighbour kept; rounding decides some of them. So images,
-distances and the choice among the equally far are computed as fairchem computes them, in float32,
-and only pairs that cannot be chosen are left out. docs/neighbors.md has what it gains.
+In perfect crystals several atoms can be equally far away where the list ends, and rounding can
+decide which of them is kept. So images, distances and the choice among equal distances are computed
+exactly as in fairchem, in float32; only pairs that can never be kept are skipped. docs/neighbors.md
+shows what this gains.
 """
 
 from ndem_ocp.models.neighbors.edges import periodic_edges

@@ -1,4 +1,4 @@
-"""Which pairs become edges: the nearest of each atom, chosen as fairchem chooses."""
+"""Which pairs become edges: the nearest of each atom, with fairchem's choice among ties."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from ndem_ocp.models.neighbors.pairs import Pairs, atom_with_most, pairs_of, surroundings
 from ndem_ocp.models.neighbors.structures import Structures, structures_of
 
-# fairchem keeps all that are at most this much beyond the last neighbour unless told to be strict.
+# unless strict, fairchem also keeps atoms at most this much farther than the last neighbour
 DEGENERATE = 0.01  # A^2
-ROUNDING = 0.001  # A^2, more than rounding can do to a squared distance within a cutoff
+ROUNDING = 0.001  # A^2, larger than the rounding error of a squared distance within a cutoff
 
 
 @torch.no_grad()
@@ -25,15 +25,16 @@ def periodic_edges(
 
     Args:
         data: batch of B structures with ``pos`` (N, 3), ``cell`` (B, 3, 3) and ``natoms``, in
-            Angstrom and float32; ``pbc`` (B, 3) where there is one.
+            Angstrom and float32, and optionally ``pbc`` (B, 3).
         cutoff: A.
-        max_neighbors: of the nearest to keep for each atom.
-        strictly: no more than those, whatever is equally far.
+        max_neighbors: number of nearest neighbours to keep for each atom.
+        strictly: never keep more, even if others are equally far.
 
     Returns:
-        (2, E) source and target, (E, 3) image of the source, (B,) edges of each structure. None
-        for what is left to fairchem: no direction periodic (it has one image to look at, and does
-        that well), different directions within a batch, cells without volume, all neighbours kept.
+        (2, E) source and target, (E, 3) image of the source, (B,) number of edges of each
+        structure. None in the cases that are left to fairchem: no periodic direction (fairchem is
+        fast for a single image), structures of a batch with different periodic directions, cells
+        without volume, no limit on the number of neighbours.
     """
     structures = structures_of(data, cutoff, max_neighbors)
     if structures is None:
@@ -48,11 +49,11 @@ def periodic_edges(
 
 
 def _nearest_pairs(structures: Structures, max_neighbors: int, strictly: bool) -> Pairs:
-    """Each atom's nearest, and all that are as near as the last of them."""
+    """The nearest neighbours of each atom, including those equally far as the last one."""
     radius = structures.radius
     everyone = torch.arange(len(structures.pos), device=radius.device)
     pairs = pairs_of(structures, everyone, surroundings(structures, everyone, radius))
-    # nothing beyond the first radius can be among the nearest of an atom that found enough there
+    # atoms with enough neighbours within the first radius need no second search
     limit = (radius * radius - DEGENERATE - ROUNDING)[structures.graph]
     sure = pairs.squared <= limit[pairs.target]
     number = torch.zeros_like(everyone).index_add_(0, pairs.target, sure.long())
@@ -71,7 +72,7 @@ def _nearest_pairs(structures: Structures, max_neighbors: int, strictly: bool) -
 
 
 def _nearest(pairs: Pairs, targets: Tensor, max_neighbors: int, strictly: bool) -> Pairs:
-    """The nearest pairs of each target, and those that are as near as the last of them."""
+    """The nearest pairs of each target, including those equally far as the last one."""
     row = torch.searchsorted(targets, pairs.target)
     number = torch.bincount(row, minlength=len(targets))
     wanted = max_neighbors if strictly else max_neighbors + 1
@@ -88,11 +89,12 @@ def _nearest(pairs: Pairs, targets: Tensor, max_neighbors: int, strictly: bool) 
 
 
 def _with_fairchems_ties(structures: Structures, edges: Pairs, max_neighbors: int) -> Pairs:
-    """max_neighbors of each atom, those that fairchem chooses where several are equally far.
+    """max_neighbors of each atom, with fairchem's choice where several are equally far.
 
-    It takes them from a sort that need not be stable: which of equal values comes first can depend
-    on the whole row, and on the length of the batch's longest. So these rows are made once more
-    as fairchem makes them, together with the longest.
+    fairchem chooses by a sort that is not stable: which of two equal values comes first can depend
+    on all distances of the atom, and on the largest number of neighbours in the batch. So for atoms
+    with ties the distances are sorted again as fairchem does, together with those of the atom with
+    the most neighbours.
     """
     everyone = torch.arange(len(structures.pos), device=edges.target.device)
     again = torch.bincount(edges.target, minlength=len(everyone)) > max_neighbors
@@ -115,7 +117,7 @@ def _with_fairchems_ties(structures: Structures, edges: Pairs, max_neighbors: in
 
 
 def _merged(one: Pairs, other: Pairs, atoms: int) -> Pairs:
-    """Pairs of two sets of targets, by target again."""
+    """Pairs of two sets of targets together, sorted by target."""
     counts = [torch.bincount(pairs.target, minlength=atoms) for pairs in (one, other)]
     start = sum(counts).cumsum(0) - sum(counts)
     place = torch.cat(

@@ -1,4 +1,4 @@
-"""fairchem's ``generate_graph`` with our search, for a backbone to inherit."""
+"""A mixin for backbones: fairchem's ``generate_graph`` with our neighbour search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ndem_ocp.models.neighbors.edges import periodic_edges
 
 
 class NearestNeighbors:
-    """Mixin of a backbone, before fairchem's: its ``generate_graph``, faster."""
+    """Mixin with a faster ``generate_graph``; list it before fairchem's backbone class."""
 
     def generate_graph(
         self,
@@ -23,7 +23,7 @@ class NearestNeighbors:
         enforce_max_neighbors_strictly: bool | None = None,
         use_pbc_single: bool = False,
     ) -> GraphData:
-        """fairchem's graph. What :func:`periodic_edges` does not do, fairchem does."""
+        """fairchem's graph; found by fairchem itself where :func:`periodic_edges` returns None."""
         strictly = enforce_max_neighbors_strictly
         edges = None
         periodic = (use_pbc or self.use_pbc) and (otf_graph or self.otf_graph)

@@ -1,4 +1,4 @@
-"""Pairs of atoms within a radius, measured as fairchem measures them."""
+"""Pairs of atoms within a radius, with distances computed as in fairchem."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from torch import Tensor
 
 from ndem_ocp.models.neighbors.structures import Structures, boxes
 
-SAME_ATOM = 0.0001  # A^2, fairchem's: no edge from an atom to itself
-CPU_PAIRS, GPU_PAIRS = 1 << 17, 1 << 24  # measured at a time; on a CPU they stay in its cache
+SAME_ATOM = 0.0001  # A^2, as in fairchem: closer than this is an atom itself, not a pair
+CPU_PAIRS, GPU_PAIRS = (
+    1 << 17,
+    1 << 24,
+)  # distances computed at a time; on a CPU they fit in its cache
 
 
 class Pairs(NamedTuple):
-    """Pairs of atoms, by target, source, image."""
+    """Pairs of atoms, sorted by target, source and image."""
 
     target: Tensor  # (P,)
     source: Tensor  # (P,)
     image: Tensor  # (P,) row of Structures.images
-    squared: Tensor  # (P,) A^2, fairchem's float32
+    squared: Tensor  # (P,) squared distance, A^2, in float32 as in fairchem
 
     def where(self, mask: Tensor) -> Pairs:
         chosen = mask.nonzero().squeeze(-1)
@@ -29,25 +32,25 @@ class Pairs(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """Atoms of all images within a radius of the box around a structure's targets, in order."""
+    """Atoms of all images within a radius of the bounding box of a structure's targets."""
 
     radius: Tensor  # (B,) A
     atom: Tensor  # (M,)
     image: Tensor  # (M,)
-    place: Tensor  # (M, 3) A
-    number: Tensor  # (B,) of them
+    place: Tensor  # (M, 3) position, A
+    number: Tensor  # (B,) of surrounding atoms
 
 
 def surroundings(structures: Structures, targets: Tensor, radius: Tensor) -> Surroundings:
-    """Of these targets, within a radius (B,) of each structure; by atom and image."""
+    """Surroundings of these targets within a radius (B,) per structure, by atom and image."""
     pos, graph, shifts = structures.pos, structures.graph, structures.shifts
     number, device = len(structures.natoms), pos.device
-    # more than what rounding can do to a distance
+    # with a margin for the rounding of distances
     reach = (radius + 1e-3 + 1e-6 * pos.abs().max())[:, None]
     low, high = boxes(pos[targets], graph[targets], number)
     low, high = low - reach, high + reach
     first_atom, last_atom = boxes(pos, graph, number)
-    # images of a structure that touch the box, then those of their atoms that lie in it
+    # first the images that overlap the box, then their atoms inside it
     touches = (first_atom[:, None] + shifts <= high[:, None]) & (
         last_atom[:, None] + shifts >= low[:, None]
     )
@@ -67,7 +70,7 @@ def surroundings(structures: Structures, targets: Tensor, radius: Tensor) -> Sur
 
 
 def pairs_of(structures: Structures, targets: Tensor, around: Surroundings) -> Pairs:
-    """All pairs of these targets (ascending) within the radius of their surroundings."""
+    """All pairs of these targets (in ascending order) within the radius of ``around``."""
     found = []
     for near, squared, first_row, first_column in _measured(structures, targets, around):
         which, row, column = near.nonzero(as_tuple=True)
@@ -79,7 +82,7 @@ def pairs_of(structures: Structures, targets: Tensor, around: Surroundings) -> P
 
 
 def atom_with_most(structures: Structures, around: Surroundings) -> Tensor:
-    """() index of the atom with the most neighbours within the radius, over all structures."""
+    """() index of the atom with the most neighbours within the radius, in the whole batch."""
     everyone = torch.arange(len(structures.pos), device=structures.pos.device)
     numbers, atoms = [], []
     for near, squared, first_row, _ in _measured(structures, everyone, around):
@@ -94,11 +97,11 @@ def atom_with_most(structures: Structures, around: Surroundings) -> Tensor:
 def _measured(
     structures: Structures, targets: Tensor, around: Surroundings
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Squared distances (G, T, M) of targets and surroundings of a few structures at a time.
+    """Squared distances between targets and surrounding atoms, for a few structures at a time.
 
     Yields:
-        whether they are within the radius, what they are, and the first target and surrounding
-        atom (G,) of each structure.
+        (G, T, M) whether they are within the radius; (G, T, M) squared distances; (G,) index of the
+        first target and (G,) of the first surrounding atom of each structure.
     """
     pos, graph = structures.pos, structures.graph
     # fairchem compares with the square of a Python number, rounded to float32
@@ -117,13 +120,13 @@ def _measured(
 
 
 class _Portion(NamedTuple):
-    """Structures measured at a time."""
+    """Structures whose distances are computed together."""
 
     graphs: slice
-    rows: slice  # of all targets
-    columns: slice  # of all surrounding atoms
-    height: int  # most targets of one structure
-    width: int  # most surrounding atoms of one structure
+    rows: slice  # among all targets
+    columns: slice  # among all surrounding atoms
+    height: int  # largest number of targets of a structure
+    width: int  # largest number of surrounding atoms of a structure
 
 
 def _portions(counts: list[list[int]], device: torch.device) -> Iterator[_Portion]:
@@ -149,7 +152,7 @@ def _portions(counts: list[list[int]], device: torch.device) -> Iterator[_Portio
 
 
 def _padded(points: Tensor, counts: Tensor, longest: int) -> Tensor:
-    """(3, G, longest) coordinates of G structures' points, NaN after the last."""
+    """(3, G, longest) coordinates of the points of G structures, padded with NaN."""
     if len(counts) == 1:
         return points.T.contiguous()[:, None]
     there = torch.arange(longest, device=points.device) < counts[:, None]
@@ -158,6 +161,6 @@ def _padded(points: Tensor, counts: Tensor, longest: int) -> Tensor:
 
 
 def _squared(targets: Tensor, places: Tensor) -> Tensor:
-    """(G, T, M) squared distances, rounded as fairchem's sum over x, y, z."""
+    """(G, T, M) squared distances, summed over x, y, z with fairchem's rounding."""
     x, y, z = ((a[:, :, None] - b[:, None, :]).square_() for a, b in zip(targets, places))
     return x.add_(y).add_(z)

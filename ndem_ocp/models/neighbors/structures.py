@@ -1,4 +1,4 @@
-"""A batch as the search sees it: fairchem's images, and how far to look first."""
+"""A batch prepared for the search: fairchem's images, and the radius of the first search."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Neighbours aimed at in the first search, per neighbour wanted.
+# neighbours to expect in the first search, per neighbour that is needed
 SURPLUS = 3.0
 TINY_VOLUME = 0.01  # A^3
 
 
 class Structures(NamedTuple):
-    """A batch as the search sees it."""
+    """A batch prepared for the search."""
 
     pos: Tensor  # (N, 3) A
     natoms: Tensor  # (B,)
     graph: Tensor  # (N,) structure of each atom
-    images: Tensor  # (C, 3) float, cells that fairchem looks at, in its order
-    shifts: Tensor  # (B, C, 3) A, where they are
-    radius: Tensor  # (B,) A, of the first search
+    images: Tensor  # (C, 3) float, indices of the cells that fairchem searches, in its order
+    shifts: Tensor  # (B, C, 3) A, displacements of these cells
+    radius: Tensor  # (B,) A, for the first search
     cutoff: float  # A
 
 
@@ -30,11 +30,14 @@ class _Planes(NamedTuple):
 
     faces: list[Tensor]  # 3 x (B, 3) A^2, normal to the planes of a, b and c
     volume: Tensor  # (B, 1) A^3, signed
-    inverse: list[Tensor]  # 3 x (B,) 1 / distance of the planes, 1/A
+    inverse: list[Tensor]  # 3 x (B,) 1 / distance between planes, 1/A
 
 
 def structures_of(data: Any, cutoff: float, max_neighbors: int) -> Structures | None:
-    """The batch with fairchem's images, or None if that is unusual; waits once for the device."""
+    """The batch with fairchem's images, or None in cases left to fairchem.
+
+    Waits for the device once.
+    """
     pos, cell, natoms = data.pos, data.cell, data.natoms
     if pos.dtype != torch.float32 or cell.dtype != torch.float32:
         return None
@@ -59,7 +62,7 @@ def structures_of(data: Any, cutoff: float, max_neighbors: int) -> Structures | 
 
 
 def _planes(cell: Tensor) -> _Planes:
-    """By fairchem's own operations, so that the number of images is fairchem's."""
+    """Computed with the same operations as fairchem, for the same number of images."""
     a, b, c = cell.unbind(1)
     faces = [torch.cross(*pair, dim=-1) for pair in ((b, c), (c, a), (a, b))]
     volume = torch.sum(a * faces[0], dim=-1, keepdim=True)
@@ -67,7 +70,7 @@ def _planes(cell: Tensor) -> _Planes:
 
 
 def _repeats(data: Any, planes: _Planes, cutoff: float) -> tuple[list[float], list[bool]] | None:
-    """Images to look at on either side in each direction, and whether that is periodic."""
+    """Number of images on either side in each direction, and which directions are periodic."""
     images = [torch.ceil(cutoff * inverse).max() for inverse in planes.inverse]
     pbc = data.pbc if hasattr(data, "pbc") else planes.volume.new_ones(1, 3)
     pbc = torch.atleast_2d(pbc).bool()
@@ -81,9 +84,10 @@ def _repeats(data: Any, planes: _Planes, cutoff: float) -> tuple[list[float], li
 
 
 def _volume_with_atoms(pos: Tensor, graph: Tensor, planes: _Planes, periodic: list[bool]) -> Tensor:
-    """(B,) A^3, the part of the cell where atoms are, with 1 A around them: a slab, not its vacuum.
+    """(B,) A^3, volume of the part of the cell with atoms, plus 1 A: a slab without its vacuum.
 
-    The density of atoms there says how far their neighbours are. It is a guess and need not hold.
+    From the density of atoms in it follows a guess how far neighbours are. Results do not depend on
+    the guess, only the speed does.
     """
     heights = 1 / torch.stack(planes.inverse, dim=-1)
     normals = torch.stack(planes.faces, dim=1) / planes.volume[:, :, None] * heights[:, :, None]
@@ -94,7 +98,7 @@ def _volume_with_atoms(pos: Tensor, graph: Tensor, planes: _Planes, periodic: li
 
 
 def boxes(points: Tensor, graph: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """(B, 3) least and greatest coordinates of the points of each structure; +-inf without any."""
+    """(B, 3) smallest and largest coordinates of each structure's points; +-inf without points."""
     index = graph[:, None].expand(-1, 3)
     low = points.new_full((number, 3), math.inf).scatter_reduce(0, index, points, "amin")
     high = points.new_full((number, 3), -math.inf).scatter_reduce(0, index, points, "amax")

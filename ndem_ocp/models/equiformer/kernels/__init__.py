@@ -1,9 +1,10 @@
-"""Triton kernels for NVIDIA and AMD GPUs; everywhere else, and as their reference, torch's code.
+"""Triton kernels for NVIDIA and AMD GPUs; torch code on all other devices and as their reference.
 
-A kernel is used on a device that has one, in float32, bfloat16 and float16, if Triton is there
-(it comes with torch's GPU builds). Before its first use for sizes and a type its values and
-gradients are compared with torch's code on a few rows; where they differ, or it does not compile,
-a warning says so and torch's code is used. ``NDEM_KERNELS=0`` in the environment switches all off.
+Kernels are used in float32, bfloat16 and float16 if Triton is installed (torch's GPU builds include
+it). Before a kernel is first used for given sizes and a dtype, its values and gradients are
+compared with those of the torch code on a few rows. If they differ, or if it does not compile, a
+warning says so and the torch code is used. ``NDEM_KERNELS=0`` in the environment switches all
+kernels off.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
-# relative difference that a few rows may have: rounding, and far less than a mistake
+# largest relative difference on a few rows: above rounding, far below a mistake
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 ALLOWED_TF32 = 0.01
 
@@ -35,7 +36,7 @@ def _triton() -> bool:
 
 @contextlib.contextmanager
 def without_kernels() -> Iterator[None]:
-    """Within, torch's code runs: for comparisons."""
+    """Run torch's code in this context, for comparisons."""
     global _off
     _off += 1
     try:
@@ -45,7 +46,7 @@ def without_kernels() -> Iterator[None]:
 
 
 def usable(like: Tensor) -> bool:
-    """Whether kernels can take tensors such as this one."""
+    """Whether kernels can be used for tensors like this one."""
     wanted = not _off and os.environ.get("NDEM_KERNELS", "1") != "0"
     return wanted and like.is_cuda and like.dtype in TYPES and _triton()
 
@@ -56,13 +57,13 @@ def agrees(
     sizes: tuple[object, ...],
     compare: Callable[[], list[tuple[Tensor, Tensor]]],
 ) -> bool:
-    """Whether to use a kernel: asked once for each name, type, device and sizes.
+    """Whether to use a kernel; tested once for each name, dtype, device and sizes.
 
     Args:
-        name: for the warning.
+        name: of the kernel, for the warning.
         like: an input of the kernel.
-        sizes: what it is compiled for.
-        compare: results of the kernel on a few rows and what they should be.
+        sizes: the sizes it is compiled for.
+        compare: returns pairs of the kernel's results on a few rows and the expected ones.
     """
     if not usable(like):
         return False
@@ -88,10 +89,10 @@ def _compared(
                 )
                 for found, expected in compare()
             ]
-    except Exception as error:  # of a compiler, a driver, a card with less shared memory
+    except Exception as error:  # from the compiler, the driver, or too little shared memory
         problem = f"{type(error).__name__}: {error}"[:300]
     else:
-        if all(error <= allowed for error in errors):  # not with NaN
+        if all(error <= allowed for error in errors):  # False if there is a NaN
             return True
         problem = f"it differs from torch's code by {max(errors):.1e} (allowed: {allowed:.0e})"
     logging.warning(f"The {name} kernel is not used on this machine: {problem}")
@@ -100,7 +101,7 @@ def _compared(
 
 @contextlib.contextmanager
 def without_graph() -> Iterator[None]:
-    """A graph of its own, whatever is on around it."""
+    """Enable autograd, whatever the surrounding context has set."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
@@ -108,7 +109,7 @@ def without_graph() -> Iterator[None]:
 def both(
     kernel: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Values and gradients of a kernel and of torch's code, in pairs."""
+    """Pairs of values and gradients: of a kernel, and of torch's code."""
     found = []
     for function in (kernel, reference):
         leaves = [each.detach().clone().requires_grad_() for each in inputs]
@@ -121,7 +122,7 @@ def both(
 
 
 def wave(shape: tuple[int, ...], like: Tensor, phase: float = 0.0) -> Tensor:
-    """Numbers for a comparison, without drawing any: a run's random numbers stay what they are."""
+    """Deterministic test values, so that the random numbers of a run are not affected."""
     count = 1
     for size in shape:
         count *= size

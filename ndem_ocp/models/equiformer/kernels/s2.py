@@ -1,9 +1,9 @@
-"""SiLU on the sphere without its grid in memory.
+"""SiLU on the sphere, without storing the grid in memory.
 
-The grid has P points for R coefficients, 17 times as many. A program holds the coefficients of
-some columns (an edge and a channel), makes a few grid points at a time and adds up what comes
-back. Forward moves R + R' values a column in place of R + 4 P + R', backward 2 R + R' in place of
-about 7 P.
+The grid has P points for R coefficients, 17 times as many. A program loads the coefficients of some
+columns (pairs of edge and channel), computes a few grid points at a time, and accumulates the
+coefficients of the result. Memory traffic per column: R + R' values instead of R + 4 P + R' in the
+forward, 2 R + R' instead of about 7 P in the backward.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from ndem_ocp.models.equiformer.pieces import in_given_types
+from ndem_ocp.models.equiformer.autograd import without_autocast
 
-COLUMNS, POINTS = 128, 64  # of a program, and at a time
+COLUMNS, POINTS = 128, 64  # columns per program, grid points at a time
 
 _silu_backward = torch.ops.aten.silu_backward
 
 
 @triton.jit
 def _rows(base, column, count, R: tl.constexpr, H: tl.constexpr, RP: tl.constexpr):
-    """(RP, columns) of a tensor (E, R, H), zero beyond it."""
+    """(RP, columns) of a tensor (E, R, H), padded with zeros."""
     r = tl.arange(0, RP)
     edge = (column // H).to(tl.int64)
     place = (edge * (R * H) + column % H)[None, :] + (r * H)[:, None]
@@ -44,7 +44,7 @@ def _store(base, value, column, count, R: tl.constexpr, H: tl.constexpr, RP: tl.
 
 @triton.jit
 def _product(a, b, PRODUCTS: tl.constexpr, WIDE: tl.constexpr):
-    if WIDE:  # Triton's interpreter multiplies no bfloat16
+    if WIDE:  # Triton's interpreter cannot multiply bfloat16
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision=PRODUCTS)
 
@@ -99,19 +99,19 @@ def _backward(
 
 
 def products_of(like: Tensor) -> str:
-    """How the kernel multiplies: as torch is told to; three TF32 products keep float32's digits."""
+    """Precision of products, as set in torch; three TF32 products are as accurate as float32."""
     high = torch.get_float32_matmul_precision() != "highest"
     return "tf32" if high or like.dtype != torch.float32 else "tf32x3"
 
 
 def s2_activation(x: Tensor, gate: Tensor | None, to_grid: Tensor, from_grid: Tensor) -> Tensor:
-    """As ``grid.s2_activation``."""
+    """Same as ``grid.s2_activation``."""
     return _S2Activation.apply(x, gate, to_grid, from_grid)
 
 
 class _S2Activation(torch.autograd.Function):
     @staticmethod
-    @in_given_types
+    @without_autocast
     def forward(ctx, x, gate, to_grid, from_grid):
         x, to_grid, from_grid = x.contiguous(), to_grid.contiguous(), from_grid.contiguous()
         (edges, rows, channels), (rows_out, points) = x.shape, from_grid.shape
@@ -133,7 +133,7 @@ class _S2Activation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @in_given_types
+    @without_autocast
     def backward(ctx, g):
         x, gate, to_grid, from_grid = ctx.saved_tensors
         d_gate = None if gate is None else _silu_backward(g[:, 0].contiguous(), gate)

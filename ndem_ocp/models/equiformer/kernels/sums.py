@@ -1,4 +1,4 @@
-"""Sums over the edges of each node, in the edges' order: no atomics, the same bits every time."""
+"""Sums over the edges of each node in a fixed order: no atomics, bitwise reproducible."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-VALUES = 128  # of a program
+VALUES = 128  # per program
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def _add(
         edge = number
         if ORDERED:
             edge = tl.load(order + number)
-        edge += v * 0  # masks are vectors: Triton's interpreter takes no others
+        edge += v * 0  # makes it a vector: Triton's interpreter only takes vectors as masks
         here = inside & (edge >= first) & (edge < stop)
         place = (edge - first) * (K * STRIDE) + (v // C) * STRIDE + OFFSET + v % C
         total += tl.load(values + place, mask=here, other=0.0).to(tl.float32)
@@ -33,24 +33,24 @@ def _add(
 
 
 def add_to_nodes(
-    out: Tensor, values: Tensor, start: Tensor, order: Tensor | None, piece: slice, offset: int = 0
+    out: Tensor, values: Tensor, start: Tensor, order: Tensor | None, chunk: slice, offset: int = 0
 ) -> None:
     """``out`` += the sum of ``values`` over the edges of each node.
 
     Args:
         out: (N, K, C)
-        values: (n, K, C') for a piece of the edges.
-        start: (N + 1,) where the edges of each node begin, in ``order``.
-        order: (E,) edges by node; None: as they are.
-        piece: which edges the values belong to.
-        offset: the first of the C channels among the C'.
+        values: (n, K, C') for a chunk of the edges.
+        start: (N + 1,) first place in ``order`` of each node's edges.
+        order: (E,) edges sorted by node; None: they are sorted already.
+        chunk: which edges the values belong to.
+        offset: index among the C' of the first of the C channels.
     """
     nodes, rows, channels = out.shape
     if nodes == 0 or len(values) == 0:
         return
     programs = (nodes, triton.cdiv(rows * channels, VALUES))
     _add[programs](
-        out, values.contiguous(), start, start if order is None else order, piece.start, piece.stop,
+        out, values.contiguous(), start, start if order is None else order, chunk.start, chunk.stop,
         K=rows, C=channels, STRIDE=values.shape[2], OFFSET=offset, ORDERED=order is not None,
         VALUES=VALUES,
     )  # fmt: skip

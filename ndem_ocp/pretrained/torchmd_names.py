@@ -1,6 +1,6 @@
-"""Names and meaning of the weights of TorchMD-NET and of methods built on it.
+"""Names and meanings of the weights of TorchMD-NET and of methods built on it.
 
-The names are without the wrappers' prefixes, as in the sources:
+Names are those in the sources, without prefixes of wrappers:
 
     representation_model.*     torchmdnet/models/torchmd_et.py; in DP-TorchMD-NET and Frad with
                                out_norm_vec, in Frad's QM9 form with vec_norms, in SliDe with
@@ -30,7 +30,7 @@ LAYER_NORMS = re.compile(r"^representation_model\.(vec_norms|x_norms)\.")
 WHITENING = "representation_model.out_norm_vec."
 _NORMALIZERS = r"^(bond_pos|angle_pos|dihedral_pos|rotate_dihedral_pos|ff|reg_dev)_normalizer\."
 
-# Why a weight of the source is not loaded, by the first pattern that matches.
+# Why a weight of the source is not loaded: the first pattern that matches counts.
 REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
@@ -44,10 +44,10 @@ REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"^representation_model\.distance\.", "neighbour search; this model uses fairchem's"),
         (
             r"^representation_model\.out_norm_vec\.",
-            "whitening of the vectors after the last layer; no such module here",
+            "whitening of the vectors after the last layer; this model has no such module",
         ),
-        (LAYER_NORMS.pattern, "normalization inside the layers; no such module here"),
-        (F2D.pattern, "edge network of SliDe (f2d); no such module here"),
+        (LAYER_NORMS.pattern, "normalization inside the layers; this model has no such module"),
+        (F2D.pattern, "edge network of SliDe (f2d); this model has no such module"),
     )
 )
 
@@ -59,12 +59,12 @@ def renamed(name: str) -> str:
 
 
 def reason_of(name: str) -> str | None:
-    """Why this weight is not loaded, or None if nothing is known about it."""
+    """Why this weight is not loaded; None for an unknown weight."""
     return next((reason for pattern, reason in REASONS if pattern.match(name)), None)
 
 
 def possible_kinds(names: list[str], hyper: dict[str, Any]) -> tuple[str, ...]:
-    """Possible kinds of a checkpoint, the likeliest first.
+    """Possible kinds of a checkpoint, the most likely first.
 
     DP-TorchMD-NET, Frad (MD17 form) and TorchMD-NET share one network: without hyper-parameters
     their files look the same.
@@ -83,12 +83,12 @@ def possible_kinds(names: list[str], hyper: dict[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Setting:
-    """A hyper-parameter that the weights depend on."""
+    """A hyper-parameter that changes the meaning of the weights."""
 
     source: str  # its name in a checkpoint's hyper_parameters
     yaml: str  # under model.backbone
-    of: Callable[[nn.Module], Any]  # its value in a network of torchmd-net
-    absent: Any = None  # the value if a checkpoint does not have it; None: unknown
+    of: Callable[[nn.Module], Any]  # reads its value from a network of torchmd-net
+    absent: Any = None  # the value if it is not in the checkpoint; None: unknown
     harmless: bool = False  # a difference changes neither the network's function nor its weights
 
 
@@ -111,7 +111,7 @@ _SHARED = (
     Setting("cutoff_lower", "cutoff_lower", _attribute("cutoff_lower")),
     Setting("cutoff_upper", "cutoff", _attribute("cutoff_upper")),
 )
-# By the value of "model" in a checkpoint's hyper_parameters; SliDe's networks are derived from the
+# Keys are values of "model" in a checkpoint's hyper_parameters; SliDe's networks derive from the
 # ET.
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     "equivariant-transformer": (
@@ -174,12 +174,12 @@ class Compared:
 
     @property
     def differs(self) -> bool:
-        """Whether the weights have a different meaning in the two."""
+        """Whether the weights have different meanings in checkpoint and model."""
         return not (self.unknown or self.same or self.setting.harmless)
 
 
 def compare(hyper: dict[str, Any], network: nn.Module) -> list[Compared]:
-    """Compare every hyper-parameter on which the weights depend."""
+    """Compare all hyper-parameters that change the meaning of the weights."""
     return [
         Compared(
             setting,

@@ -1,7 +1,7 @@
-"""Upstream's EquiformerV2 and ours are one network under two names; this is the dictionary.
+"""Names of fairchem's EquiformerV2 and of ours, and configurations converted between the two.
 
-Ours computes the same function with the same parameters (names and shapes), faster; a checkpoint of
-either loads into the other.
+Both are the same network: ours computes the same function with the same parameters (names and
+shapes), only faster. A checkpoint of either can be loaded into the other.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 BACKBONE = "ndem_ocp.EquiformerV2Backbone"
 ENERGY_HEAD = "ndem_ocp.EquiformerV2EnergyHead"
 FORCE_HEAD = "ndem_ocp.EquiformerV2ForceHead"
-# ours: fairchem's registered name
+# our name -> fairchem's registered name
 UPSTREAM = {
     BACKBONE: "equiformer_v2_backbone",
     ENERGY_HEAD: "equiformerV2_scalar_head",
     FORCE_HEAD: "equiformerV2_vector_head",
 }
 OURS = {upstream: ours for ours, upstream in UPSTREAM.items()} | {
-    "equiformer_v2_energy_head": ENERGY_HEAD,  # what fairchem called them before
+    "equiformer_v2_energy_head": ENERGY_HEAD,  # older names in fairchem
     "equiformer_v2_force_head": FORCE_HEAD,
 }
 

@@ -1,4 +1,4 @@
-"""The auxiliary head's parameters before NDeM starts (``ndem.start``)."""
+"""Keep the auxiliary head's parameters unchanged until NDeM starts (``ndem.start``)."""
 
 from __future__ import annotations
 
@@ -8,55 +8,56 @@ import torch
 from torch import nn
 
 
-class Waiting:
-    """Keeps an optimizer from touching the auxiliary parameters in plain steps.
+class IdleParameters:
+    """Keeps an optimizer from changing the auxiliary parameters in plain steps.
 
-    Their gradients are 0 then (DDP wants one for every parameter). An optimizer would still let
-    weight decay work on them, and count steps whose moments are 0, so that their first real steps
-    would be several times too long.
+    In these steps their gradients are 0, because DDP needs a gradient of every parameter. An
+    optimizer would still apply weight decay to them. It would also count these steps in its
+    moments, so that their first real steps would be several times too long.
 
     Args:
-        optimizer: of all parameters. auxiliary: those that the plain model does not have.
+        optimizer: that of all parameters.
+        auxiliary: parameters that the plain model does not have.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, auxiliary: Sequence[nn.Parameter]) -> None:
         self.optimizer, self.auxiliary = optimizer, list(auxiliary)
-        self._waits = False
+        self._idle = False
         if self.auxiliary:
             optimizer.register_step_pre_hook(self._before_step)
 
-    def set(self, waits: bool, starts: bool) -> None:
-        """What the next step is: a plain one, or the first after plain ones."""
-        self._waits = waits
+    def set(self, idle: bool, starts: bool) -> None:
+        """Announce the next step; ``idle``: it is plain; ``starts``: the first one that is not."""
+        self._idle = idle
         if starts:
             self._forget()
 
     def complete(self) -> None:
-        """Give the auxiliary parameters a state in the optimizer, 0 but for the number of steps.
+        """Give the auxiliary parameters an optimizer state, which is 0 except for the step count.
 
-        torch saves the state of parameters that have one, and loading wants it of all.
+        torch only saves states that exist, but loading requires one for every parameter.
         """
         missing = [p for p in self.auxiliary if p not in self.optimizer.state]
         if not missing or not self.optimizer.state:
-            return  # torch itself makes the state of an optimizer that has none
+            return  # torch can load an optimizer without any state
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        waits, self._waits = self._waits, False
+        idle, self._idle = self._idle, False
         gradients = {p: p.grad for g in self.optimizer.param_groups for p in g["params"]}
         for parameter in gradients:
             parameter.grad = None
         for parameter in missing:
             parameter.grad = torch.zeros_like(parameter)
         for group in self.optimizer.param_groups:
-            group["lr"] = 0.0  # nothing moves
+            group["lr"] = 0.0  # so that no parameter changes
         self.optimizer.step()
         for group, rate in zip(self.optimizer.param_groups, rates):
             group["lr"] = rate
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
-        self._waits = waits
+        self._idle = idle
 
     def keep_from_decay(self, parameter: nn.Parameter | None) -> None:
-        """Put a parameter into a group without weight decay: it would pull log c towards 0."""
+        """Move a parameter to a group without weight decay, which would pull log c towards 0."""
         if parameter is None:
             return
         for group in self.optimizer.param_groups:
@@ -64,12 +65,12 @@ class Waiting:
         self.optimizer.add_param_group({"params": [parameter], "weight_decay": 0.0})
 
     def _before_step(self, *_: object) -> None:
-        if self._waits:
+        if self._idle:
             for parameter in self.auxiliary:
                 parameter.grad = None
 
     def _forget(self) -> None:
-        """Start as a new optimizer would: moments and number of steps 0."""
+        """Reset moments and step counts to 0, as in a new optimizer."""
         for parameter in self.auxiliary:
             for value in self.optimizer.state.get(parameter, {}).values():
                 if isinstance(value, torch.Tensor):

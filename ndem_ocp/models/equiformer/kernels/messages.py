@@ -1,10 +1,10 @@
-"""Messages between the nodes and the frames of edges.
+"""Messages between nodes and the frames of edges.
 
-    weighed     r o D [x_source, x_target]: gather, rotation and radial weights in one pass
-    unweighed   its gradient: of the radial weights, and D^T (r o back) for both ends
+    weighted    r o D [x_source, x_target]: gather, rotation and radial weights in one pass
+    gradients   its gradients: for the radial weights, and D^T (r o back) for both atoms of an edge
 
-D is zero but for one block for each degree (115 of 475 entries at L = 4, M = 2), and only the
-blocks are read. One program is an edge and some channels; nothing between is written to memory.
+D is block-diagonal by degree (115 of 475 entries at L = 4, M = 2), and only the blocks are read. A
+program handles one edge and some channels; no intermediate result is written to memory.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from torch import Tensor
 
 from ndem_ocp.models.equiformer.layout import Layout
 
-CHANNELS = 128  # of a program
+CHANNELS = 128  # per program
 
 
 class Tables(NamedTuple):
-    """Where the rows of each degree lie, (L + 1, rows padded), -1 for none."""
+    """The rows of each degree, (L + 1, rows, padded with -1)."""
 
-    rows: Tensor  # row of the layout
-    pairs: Tensor  # which of the radial weights belongs to the row
-    weights: Tensor  # the radial weights of the degree, each once
+    rows: Tensor  # index of the row in the layout
+    pairs: Tensor  # index of the radial weight for the row
+    weights: Tensor  # the radial weights of the degree, without repetition
     width: int  # of the tables
-    complete: bool  # whether every radial weight belongs to a row
+    complete: bool  # whether every radial weight is used by a row
 
 
 @cache
 def tables(
     layout: Layout, shared: tuple[tuple[int, int], ...], weights: int, device: torch.device
 ) -> Tables:
-    """For ``shared``, (first, end) of each order among the radial weights of a channel."""
+    """``shared``: (first, end) of each order among the weights of a channel."""
     width = triton.next_power_of_2(2 * layout.mmax + 1)
     rows = [[-1] * width for _ in range(layout.lmax + 1)]
     pairs = [[-1] * width for _ in range(layout.lmax + 1)]
@@ -60,11 +60,11 @@ def tables(
 
 
 @triton.jit
-def _turned(
+def _rotated(
     x, node, c, inside, frames, at, row, degree: tl.constexpr,
     R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """(rows of a degree, channels) of D [x_source, x_target]."""
+    """D [x_source, x_target] for one degree, (rows, channels)."""
     total = tl.zeros((WIDTH, CHANNELS), dtype=tl.float32)
     for k in tl.static_range(degree * degree, (degree + 1) * (degree + 1)):
         value = tl.load(x + (node * K + k) * C + c % C, mask=inside, other=0.0).to(tl.float32)
@@ -74,7 +74,7 @@ def _turned(
 
 
 @triton.jit
-def _weighed(
+def _weighted(
     x, source, target, frames, radial, rows, pairs, out, first,
     R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, Q: tl.constexpr, L: tl.constexpr,
     WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
@@ -88,15 +88,15 @@ def _weighed(
         row = tl.load(rows + degree * WIDTH + j)
         pair = tl.load(pairs + degree * WIDTH + j)
         there = (row >= 0)[:, None] & inside[None, :]
-        turned = _turned(x, node, c, inside, frames, at, row, degree, R, K, C, WIDTH, CHANNELS)
+        rotated = _rotated(x, node, c, inside, frames, at, row, degree, R, K, C, WIDTH, CHANNELS)
         weight = radial + (edge * Q + pair)[:, None] * (2 * C) + c[None, :]
-        turned *= tl.load(weight, mask=there, other=0.0).to(tl.float32)
+        rotated *= tl.load(weight, mask=there, other=0.0).to(tl.float32)
         place = out + (edge * R + row)[:, None] * (2 * C) + c[None, :]
-        tl.store(place, turned.to(out.dtype.element_ty), mask=there)
+        tl.store(place, rotated.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
-def _unweighed(
+def _weighted_backward(
     x, source, target, frames, radial, rows, pairs, weights, back, d_radial, d_both, first,
     R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, Q: tl.constexpr, L: tl.constexpr,
     WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
@@ -114,14 +114,14 @@ def _unweighed(
             back + (edge * R + row)[:, None] * (2 * C) + c[None, :], mask=there, other=0.0
         )
         given = given.to(tl.float32)
-        turned = _turned(x, node, c, inside, frames, at, row, degree, R, K, C, WIDTH, CHANNELS)
-        turned *= given
-        # +m and -m, or all orders of a degree, have one weight
+        rotated = _rotated(x, node, c, inside, frames, at, row, degree, R, K, C, WIDTH, CHANNELS)
+        rotated *= given
+        # +m and -m, or all orders of a degree, share one weight
         for one in tl.static_range(0, WIDTH):
             which = tl.load(weights + degree * WIDTH + one)
-            # once more, as a vector: Triton's interpreter takes no other masks
+            # again, as a vector: Triton's interpreter only takes vectors as masks
             stored = tl.load(weights + degree * WIDTH + one + c * 0)
-            mine = tl.sum(tl.where((pair == which)[:, None], turned, 0.0), axis=0)
+            mine = tl.sum(tl.where((pair == which)[:, None], rotated, 0.0), axis=0)
             place = d_radial + (edge * Q + stored) * (2 * C) + c
             tl.store(place, mine.to(d_radial.dtype.element_ty), mask=inside & (stored >= 0))
         weight = radial + (edge * Q + pair)[:, None] * (2 * C) + c[None, :]
@@ -133,43 +133,43 @@ def _unweighed(
             tl.store(place, value.to(d_both.dtype.element_ty), mask=inside)
 
 
-def weighed(x: Tensor, radial: Tensor, piece: slice, where: tuple) -> Tensor:
-    """(n, R, 2C) r o D [x_source, x_target] of a piece of the edges.
+def weighted(x: Tensor, radial: Tensor, chunk: slice, where: tuple) -> Tensor:
+    """(n, R, 2C) r o D [x_source, x_target] for a chunk of the edges.
 
     Args:
         x: (N, K, C)
         radial: (n, Q * 2C)
-        piece: of the edges.
+        chunk: of the edges.
         where: Ends, Layout, and for each order a slice of the Q radial weights.
     """
     ends, layout, _ = where
-    out = x.new_empty(piece.stop - piece.start, len(layout.rows), 2 * x.shape[2])
+    out = x.new_empty(chunk.stop - chunk.start, len(layout.rows), 2 * x.shape[2])
     table, sizes = _prepared(x, radial, where)
     if len(out):
-        _weighed[_programs(out)](
+        _weighted[_programs(out)](
             x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
-            table.rows, table.pairs, out, piece.start, **sizes,
+            table.rows, table.pairs, out, chunk.start, **sizes,
         )  # fmt: skip
     return out
 
 
-def unweighed(
-    back: Tensor, x: Tensor, radial: Tensor, piece: slice, where: tuple
+def gradients(
+    back: Tensor, x: Tensor, radial: Tensor, chunk: slice, where: tuple
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the radial weights, (n, Q * 2C), and of both ends of each edge, (n, K, 2C).
+    """Gradients for the radial weights, (n, Q * 2C), and for both atoms of each edge, (n, K, 2C).
 
     Args:
-        back: (n, R, 2C) gradient of :func:`weighed`.
+        back: (n, R, 2C), gradient for the result of :func:`weighted`.
     """
     ends, _, _ = where
     table, sizes = _prepared(x, radial, where)
     d_radial = torch.empty_like(radial) if table.complete else torch.zeros_like(radial)
     d_both = x.new_empty(len(back), x.shape[1], 2 * x.shape[2])
     if len(back):
-        _unweighed[_programs(back)](
+        _weighted_backward[_programs(back)](
             x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
             table.rows, table.pairs, table.weights, back.contiguous(), d_radial, d_both,
-            piece.start, **sizes,
+            chunk.start, **sizes,
         )  # fmt: skip
     return d_radial, d_both
 

@@ -10,8 +10,8 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.common.flags import flags
 
-from fairchem_kit.training.checks import tables
-from fairchem_kit.training.checks.names import hint, is_close, shown, unknown_keys, warn
+from fairchem_kit.training.checks import known_keys
+from fairchem_kit.training.checks.messages import hint, is_close, shown, unknown_keys, warn
 
 
 def command_config() -> dict[str, Any] | None:
@@ -39,18 +39,18 @@ def top_level_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Top-level keys, names of datasets. A key that resembles none may be an anchor: a warning."""
     options = [option.dest for option in flags.get_parser()._actions]
     for key, value in config.items():
-        if key in tables.TOP:
+        if key in known_keys.TOP:
             continue
-        if is_close(key, [*tables.TOP, *options]):
+        if is_close(key, [*known_keys.TOP, *options]):
             yield (
                 f"{key} = {shown(value)} at the top level: there is no such key, and nothing "
-                f"would read it. {hint(key, [*tables.TOP, *options])} Rename it or take it out."
+                f"would read it. {hint(key, [*known_keys.TOP, *options])} Rename it or take it out."
             )
         else:
             warn(f"{key} at the top level of the configuration: nothing reads it.")
     datasets = config.get("dataset")
     if isinstance(datasets, Mapping) and "src" not in datasets:
-        yield from unknown_keys(datasets, tables.DATASETS, "dataset")
+        yield from unknown_keys(datasets, known_keys.DATASETS, "dataset")
 
 
 def rank_zero_finds(check: Callable[[], list[str]]) -> list[str]:
