@@ -181,10 +181,7 @@ def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
 
 def plot_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     """Plot training and validation errors of each run, and how well it recovers the noise."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from fairchem_kit.figure_style import plt, save
 
     panels = (
         ("forces_l2norm_eV_per_A", "train", "|F error|, training (eV/Å)"),
@@ -199,13 +196,11 @@ def plot_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> Path:
             if points:
                 style = "o-" if split == "val" else "-"
                 axis.plot(*zip(*points), style, label=name, alpha=0.8, markersize=4)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title)
         axis.set_xlabel("step")
-        axis.legend(fontsize=8)
+        axis.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    return save(figure, path)
 
 
 if __name__ == "__main__":

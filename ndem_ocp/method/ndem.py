@@ -129,6 +129,7 @@ def ndem_loss(
     keep = (counted & noise.viewed).nonzero().squeeze(-1)  # only once, because it waits for the GPU
     # At least float32: half precision would lose the small difference f - f'.
     wide = torch.promote_types(forces.noisy.dtype, torch.float32)
+    # f(X) - f'(X~)
     difference = clean_reference(forces, settings).to(wide) - forces.noisy.to(wide)
     c = 1.0 if curvature_factor is None else curvature_factor
     if noise.labels is not None:  # the change of the forces is known and replaces eps*
@@ -139,8 +140,8 @@ def ndem_loss(
             loss,
             change_diagnostics(-force_rms * difference, noise, mask, settings.energy_unit),
         )
-    residual = difference / c - noise_target(noise, settings, force_rms).to(wide)
-    loss = mean(per_atom_error(residual[keep], settings.norm))
+    residual = difference / c - noise_target(noise, settings, force_rms).to(wide)  # ... - eps*
+    loss = mean(per_atom_error(residual[keep], settings.norm))  # (1/N) sum || ... ||^2
 
     with torch.no_grad():
         scale = target_scale(noise, settings, force_rms).to(wide) * c

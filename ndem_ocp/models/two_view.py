@@ -159,13 +159,15 @@ class TwoViewHydra(HydraModel):
 
     def _heads_on_own_view(self, data: Batch, views: Views) -> dict[str, Any]:
         """One forward of the backbone over both views, then each head on its own view only."""
-        emb = self.backbone(views.joint)
-        clean = self.backbone.of_atoms(emb, slice(0, views.num_atoms))
+        emb = self.backbone(views.joint)  # shared by f and f' of Eq. 17
+        clean = self.backbone.of_atoms(emb, slice(0, views.num_atoms))  # of X
+        # of X~ = X + eps
         second = self.backbone.of_atoms(emb, slice(views.num_atoms, len(views.joint.pos)))
         out: dict[str, Any] = {}
         for name, head in self.output_heads.items():
             auxiliary = name == AUXILIARY_OUTPUT
             with torch.autocast(data.pos.device.type, enabled=head.use_amp):
+                # f'(X~), or the energy and f(X)
                 found = head(views.joint, second) if auxiliary else head(data, clean)
             out.update(found if self.pass_through_head_outputs or auxiliary else {name: found})
         out[AUXILIARY_OUTPUT] = _spread(out[AUXILIARY_OUTPUT], views)
@@ -176,7 +178,9 @@ class TwoViewHydra(HydraModel):
         second = self._main_forces(out) if self.shared else out.pop(AUXILIARY_OUTPUT)
         if isinstance(second, dict):
             second = second[AUXILIARY_OUTPUT]
+        # f'(X~) of Eq. 17; what the auxiliary head gives on X is not used
         noisy = split_output(second, views)[1]
+        # the main heads' energy and f(X) of Eq. 17
         clean: dict[str, Any] = {
             name: split_output(value, views)[0]
             if isinstance(value, Tensor)

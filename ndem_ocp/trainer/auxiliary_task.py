@@ -119,10 +119,10 @@ class AuxiliaryTask(Component):
         if self._not_in_ddp:
             trainer.model, self._not_in_ddp = rewrap(trainer.model), []
             call.trainer.model = trainer.model
-        noise = self.draw(call.batch)  # while the batch is still on the CPU
+        noise = self.draw(call.batch)  # eps of Eq. 11; while the batch is still on the CPU
         batch = call.batch.to(trainer.device)
         self.noise = noise.to(trainer.device)
-        call.batch = self.objective.view(batch, self.noise)
+        call.batch = self.objective.view(batch, self.noise)  # X with eps; the model adds them
         if self.objective.model != "plain":
             share_of_time.measure(trainer, batch, call.batch)
             target = {"level": "atom", "property": AUXILIARY_OUTPUT}
@@ -152,7 +152,8 @@ class AuxiliaryTask(Component):
 
     def before_loss(self, call: Call) -> None:
         out = call.out
-        self._auxiliary = out.pop(AUXILIARY_OUTPUT, None)  # fairchem would not know it
+        # f'(X~) of Eq. 17, normalised, which fairchem would not know; f(X) stays in out
+        self._auxiliary = out.pop(AUXILIARY_OUTPUT, None)
         self.log = {}
         if self.settings.ramp > 0 and self.trainer.model.training:
             self.log["ndem_coefficient"] = Tally(self.coefficient, 1)
@@ -165,11 +166,11 @@ class AuxiliaryTask(Component):
     def after_loss(self, loss: Tensor) -> Tensor:
         if self.noise is None:
             return loss
-        ndem = self.objective.loss(self._out, self._auxiliary, self._step)
+        ndem = self.objective.loss(self._out, self._auxiliary, self._step)  # L_NDeM, Eq. 17
         total = loss
         if self._auxiliary is not None:
             weighted = self.coefficient * ndem.loss
-            total = loss + weighted  # Eq. 18
+            total = loss + weighted  # Eq. 18; loss is L_orig of Eq. 9
             value, weighted, whole = torch.stack([ndem.loss, weighted, total]).detach().tolist()
             self.log["ndem_loss"] = Tally(value, 1)
             self.log["ndem_share_of_loss"] = Tally(weighted, whole)

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
+from fairchem_kit.figure_style import plt, save
 from fairchem_kit.report.plots import ARM_COLOURS
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.bench.pages.molecules import ARMS, spread
@@ -103,11 +103,8 @@ def plot(results: Path, path: Path) -> Path:
             axis.yaxis.set_minor_formatter(
                 lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""
             )
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[1].legend(loc="upper right", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    axes[1].legend(loc="upper right")
+    return save(figure, path)
 
 
 if __name__ == "__main__":
