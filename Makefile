@@ -130,7 +130,6 @@ lock: $(STAMP)
 
 results: $(STAMP)
 	$(BIN)/python -m ndem_ocp.bench.pages.write
-	$(BIN)/python -m ndem_ocp.bench.experiments.backbones --from-results
 
 # The site needs neither torch nor fairchem: it reads docstrings and imports nothing.
 $(DOCS)/.ready: requirements/docs.txt

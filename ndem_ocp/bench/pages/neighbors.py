@@ -1,0 +1,40 @@
+"""The table of docs/neighbors.md, from results/neighbors.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+# A, neighbours, structures: what ndem_ocp.bench.experiments.neighbors searches
+CUTOFF, NEIGHBORS, BATCH = 12.0, 20, 8
+
+
+def neighbors(results: Path) -> str:
+    """Times of neighbour searches."""
+    path = results / "neighbors.json"
+    if not path.exists():
+        return "not run"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    batches = found["batches"]
+    structures = sum(len(batch["atoms"]) for batch in batches)
+    total = {
+        name: sum(batch["seconds"][name] for batch in batches) for name in batches[0]["seconds"]
+    }
+    lines = ["| search | ms per structure | of fairchem's for one view |", "| --- | --- | --- |"]
+    for name, seconds in total.items():
+        share = seconds / total["fairchem, one view"]
+        lines.append(f"| {name} | {1e3 * seconds / structures:.2f} | {share:.3f} |")
+    atoms = [number for batch in batches for number in batch["atoms"]]
+    agreed = {name: sum(batch["agree"][name] for batch in batches) for name in batches[0]["agree"]}
+    said = ", ".join(f"{name} {number} of {len(batches)}" for name, number in agreed.items())
+    packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
+    hardware = found["hardware"]
+    lines += [
+        "",
+        f"{structures} structures of {min(atoms)} to {max(atoms)} atoms in batches of {BATCH}; "
+        f"cutoff {CUTOFF:g} Å, {NEIGHBORS} neighbours, strictly. One thread of {hardware['cpu']}, "
+        f"torch {hardware['torch']}, {packages}, commit {found['commit'][:10]}; "
+        "[all numbers](results/neighbors.json).",
+        f"Batches whose edges are fairchem's, ties included: {said}.",
+    ]
+    return "\n".join(lines)
