@@ -23,6 +23,7 @@ BACKBONE = {
     "cutoff": 4.0,
     "max_neighbors": 10,
 }
+NDEM = "runner.train_eval_unit.ndem"
 SMALL = [
     "job.device_type=CPU",
     "job.debug=True",

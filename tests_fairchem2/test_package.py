@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from small import SAVING, SMALL, configs_for
+from small import SAVING, SMALL, configs_for, train
 
 from fairchem_kit.history.file import read_history
 
@@ -89,3 +89,17 @@ def test_two_ranks_train_and_log_once(demo, tmp_path):
     assert [line["step"] for line in raw if line["split"] == "train"] == [0, 1]
     names = {path.name for path in (run / "checkpoints/final").iterdir()}
     assert {"random_state.0.pt", "random_state.1.pt", "inference_ckpt.pt"} <= names
+
+
+@pytest.mark.ddp
+def test_ranks_of_one_graph_share_the_noise(demo, tmp_path):
+    """Losses and gradients are those of one rank, which other noise on one of them would change."""
+    _, alone, _ = train("ndem.yaml", demo, tmp_path / "alone", "steps=2")
+    words = ["job.scheduler.ranks_per_node=2", "+job.graph_parallel.group_size=2", "steps=2"]
+    words += [f"+runner.{x}_dataloader.batch_sampler_fn.min_atoms=2" for x in ("train", "eval")]
+    done = command(demo, tmp_path, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = read_history(tmp_path / "runs/first/logs", "train")
+    for one, other in zip(alone, both, strict=True):
+        for name in ("loss_energy", "loss_forces", "ndem_loss", "grad_norm"):
+            assert other[name] == pytest.approx(one[name], rel=1e-5), name

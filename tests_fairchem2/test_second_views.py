@@ -11,11 +11,13 @@ from ase.io import write
 from fairchem.core.datasets.atomic_data import atomicdata_list_to_batch
 from fairchem.core.datasets.mt_concat_dataset import create_concat_dataset
 from omegaconf import OmegaConf
-from small import train
+from small import NDEM, SAVING, train
 from test_data import frames
 
 from fairchem_kit.data.errors import DataError
 from ndem_ocp.cli import main
+from ndem_ocp.fairchem2.conserving import conserving_model
+from ndem_ocp.fairchem2.model import conserving
 from ndem_ocp.fairchem2.second_views import AseViewSource, record_digest, shown_digest
 from ndem_ocp.method import NDeMSettings, step_generator
 
@@ -110,18 +112,27 @@ def test_views_can_be_made_of_aselmdb(folder):
     assert np.allclose(*(d.labels.force_change for d in draws), atol=1e-4)
 
 
-def test_training_in_place(folder, tmp_path):
-    from shutil import copytree
-
-    copytree(folder / "aselmdb", tmp_path / "set")
-    settings = tmp_path / "set" / "fairchem2.yaml"
-    settings.write_text(
-        settings.read_text().replace(str(folder / "aselmdb"), str(tmp_path / "set"))
-    )
-    words = [f"views={folder / 'views.lmdb'}", "steps=2", "max_atoms=40"]
-    unit, lines, _ = train("second_views.yaml", folder / "aselmdb", tmp_path, *words)
+def test_training_in_place_then_conserving(folder, tmp_path):
+    words = [f"views={folder / 'views.lmdb'}", "steps=2", "max_atoms=40", SAVING % 10]
+    unit, lines, run = train("second_views.yaml", folder / "aselmdb", tmp_path, *words)
     for line in lines:
         assert line["loss"] == pytest.approx(line["loss_energy"] + line["loss_forces"], rel=1e-6)
         assert 0.0 <= line["ndem_share_of_atoms"] <= 1.0
     assert any("ndem_change_error_eV_per_A" in line for line in lines)
     assert not [name for name, _ in unit.model.named_parameters() if "noisy" in name]
+    # the first of eSEN's two parts may be this one, too
+    second = conserving_model(str(run / "checkpoints/final/inference_ckpt.pt"))
+    assert conserving(second.backbone)
+    old = unit.model.module.output_heads["energy"].energy_block.state_dict()
+    for name, weight in second.output_heads["efs"].energy_block.state_dict().items():
+        assert torch.equal(weight, old[name])
+
+
+def test_beside_the_auxiliary_head_learns_the_change_of_forces(folder, tmp_path):
+    words = [f"views={folder / 'views.lmdb'}", "steps=2", "max_atoms=40", "model=conserving"]
+    words += [f"+{NDEM}.place=beside", f"~{NDEM}.share"]
+    _, lines, _ = train("second_views.yaml", folder / "aselmdb", tmp_path, *words)
+    for line in lines:
+        parts = line["loss_energy"] + line["loss_forces"] + line["ndem_loss"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-6)
+        assert line["ndem_change_error_eV_per_A"] > 0.0

@@ -27,7 +27,12 @@ from fairchem_kit.hosts import require_host
 CONFIGS = Path("configs/fairchem2")
 RUNS = {"plain": "plain.yaml", "ndem": "ndem.yaml"}
 MODEL = {"sphere_channels": 32, "hidden_channels": 32, "edge_channels": 32, "num_layers": 2}
-SHOWN = ("loss", "forces_l2norm_eV_per_A", "ndem_loss", "ndem_noise_cosine")
+SHOWN = (
+    "energy_per_atom_mae_eV_per_atom",
+    "forces_l2norm_eV_per_A",
+    "ndem_loss",
+    "ndem_noise_cosine",
+)
 FORCES_MAE, ENERGY_MAE = "own.val,forces,mae", "own.val,energy,mae"
 
 
