@@ -312,7 +312,7 @@ def test_fairchems_published_layouts_pass(caplog):
     with caplog.at_level(logging.WARNING):
         assert list(key_problems(trainers_view(single))) == []
     assert list(top_level_problems(single)) == []
-    for words in ("task.dataset = 'lmdb' does nothing", "grad_accumulation_steps", "shape = 1"):
+    for words in ("task.dataset = 'lmdb' has no effect", "grad_accumulation_steps", "shape = 1"):
         assert words in caplog.text
     caplog.clear()  # fairchem converted it: these keys were read
     with caplog.at_level(logging.WARNING):
@@ -387,7 +387,7 @@ def test_top_level_keys_are_checked_where_the_command_is_seen(caplog):
     assert "'train'" in problems[2]
     with caplog.at_level(logging.WARNING):
         assert list(top_level_problems({"x-anchors": {}})) == []
-    assert "nothing reads it" in caplog.text
+    assert "at the top level of the configuration is not used" in caplog.text
     assert command_config() is None
 
 

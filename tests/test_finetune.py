@@ -234,7 +234,7 @@ def test_a_frozen_run_continues_from_its_checkpoint(new_trainer):
     again.load_checkpoint(path)
     assert again.step == first.step
     assert all(torch.equal(v, state_of(first)[n]) for n, v in state_of(again).items())
-    with pytest.raises(ConfigError, match="its optimizer knows other parameters"):
+    with pytest.raises(ConfigError, match="its optimizer has other parameters"):
         new_trainer().load_checkpoint(path)
     # and the average of such a run is found by name
     assert ndem_ocp.calculator(path, device="cpu").weights == "ema"

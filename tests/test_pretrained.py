@@ -257,7 +257,7 @@ def test_frads_network_for_qm9_is_refused(saved):
 
 def test_slide_is_refused_and_a_partial_start_says_what_it_is(saved):
     path = saved(files.slide_layout())
-    with pytest.raises(PretrainedError, match="This is a partial start, not SliDe"):
+    with pytest.raises(PretrainedError, match="This would be a partial start, not SliDe"):
         load_pretrained(new_model(), path)
     report = load_pretrained(new_model(), path, strict=False)
     assert report.kind == "slide"

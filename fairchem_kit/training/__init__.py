@@ -1,7 +1,8 @@
-"""Resumable training under fairchem 1.10: trainer, components, losses, checks of a configuration.
+"""Resumable training with fairchem 1.10: trainer, components, losses, checks of configurations.
 
-Nothing here knows what is trained: ``trainer.py`` has the trainer, ``component.py`` the moments at
-which it calls its components, ``resume/`` all that resuming is, ``checks/`` the configuration's.
+Nothing here depends on the method. ``trainer.py`` has the trainer, ``component.py`` lists the
+moments at which it calls its components, ``resume/`` has everything about resuming, and ``checks/``
+finds mistakes in configurations.
 """
 
 from fairchem_kit.lazy import lazy_names

@@ -1,7 +1,7 @@
-"""Steps whose loss, outputs or gradient are not finite: skipped, named, counted.
+"""Skip, report and count steps whose loss, outputs or gradient are not finite.
 
-One such step poisons the weights, the optimizer's moments and the moving average for good. The
-ranks vote before the backward pass, so that all of them leave the step out and none waits.
+A single such step would permanently spoil the weights, the optimizer's moments and the moving
+average. The ranks agree before the backward pass, so that all of them skip the step and none waits.
 
     task:
       max_bad_steps: 10     # stop after so many in a row
@@ -29,14 +29,15 @@ _SHOWN = 8
 
 
 class BadStepsError(UserError, RuntimeError):
-    """Too many steps in a row were not finite; the message names samples and checkpoint."""
+    """Too many steps in a row were not finite. The message names samples and checkpoint."""
 
 
 class BadSteps(Component):
-    """Counts and names them; ``skipped_steps.jsonl`` in the run's logs gets a line for each.
+    """Skips and counts such steps; adds a line for each to ``skipped_steps.jsonl`` in the logs.
 
     Attributes:
-        limit: stop after so many in a row. total: of this start of the run.
+        limit: number of such steps in a row after which the run stops.
+        total: number since the run was started or resumed.
     """
 
     name = "bad_steps"
@@ -65,14 +66,15 @@ class BadSteps(Component):
         return self._bad_here
 
     def voted(self, ranks: int) -> bool:
-        """
+        """Skip the step if any rank found something that is not finite.
+
         Raises:
-            BadStepsError: on every rank, when it is one too many in a row.
+            BadStepsError: on every rank, if there were too many such steps in a row.
         """
         if not ranks:
             self._scale = self._amp_scale()
             return True
-        self.trainer.metrics = {}  # the means since the last print hold the bad values
+        self.trainer.metrics = {}  # means since the last log line include the bad values
         ids = self._ids(self._bad_graphs()) if self._bad_here else []
         self._count(self.trainer.step, "loss or outputs", ids)
         return False
@@ -80,7 +82,7 @@ class BadSteps(Component):
     def after_backward(self, taken: bool) -> None:
         if not taken:
             return
-        # AMP's scaler leaves steps out too, while it looks for its scale; below 1 it finds none.
+        # AMP's scaler also skips steps while it adjusts its scale; a scale below 1 means it fails.
         if self._amp_scale() < min(self._scale, 1.0):
             self._bad_gradient()
         if self._gradient_step is None:
@@ -88,24 +90,24 @@ class BadSteps(Component):
             self._forget()
         else:
             step, self._gradient_step = self._gradient_step, None
-            # The gradient is all ranks' together: each names what it held.
+            # Gradients are averaged over the ranks, so each rank reports its own structures.
             self._count(step, "gradient", self._ids(None))
 
     def _amp_scale(self) -> float:
         return self.trainer.scaler.get_scale() if self.trainer.scaler else 0.0
 
     def look_at(self, batch: Batch, out: Mapping[str, Tensor]) -> None:
-        """Remember a step's structures and outputs until it is known to be good."""
+        """Keep a step's structures and outputs until the step is known to be finite."""
         self._batch = batch
         self._out = {name: value.detach() for name, value in out.items()}
 
     def outputs_are_finite(self) -> bool:
-        """Whether every output is. (fairchem's loss takes an output that is not for zero.)"""
+        """Whether all outputs are finite. (fairchem's loss replaces other values by zero.)"""
         checks = [torch.isfinite(value).all() for value in self._out.values()]
         return bool(torch.stack(checks).all()) if checks else True
 
     def _bad_gradient(self) -> None:
-        """Note that the gradient of this step was not finite and that it was not taken."""
+        """Record that the gradient of this step was not finite and that the step was skipped."""
         self._gradient_step = self.trainer.step
 
     def _count(self, step: int, what: str, ids: list[str]) -> None:
@@ -119,10 +121,10 @@ class BadSteps(Component):
         if self.in_a_row >= self.limit:
             raise BadStepsError(
                 f"{self.in_a_row} steps in a row, up to step {step}, were not finite "
-                f"({what}) and were not taken. The weights are those of step "
+                f"({what}) and were skipped. The weights are those of step "
                 f"{step - self.in_a_row}; the last good checkpoint is in "
                 f"{self.config['cmd']['checkpoint_dir']}. Samples: "
-                f"{self.path}; look at them with `ndem data check`, lower optim.lr_initial, or "
+                f"{self.path}; check them with `ndem data check`, lower optim.lr_initial, or "
                 "raise task.max_bad_steps."
             )
 
@@ -139,13 +141,13 @@ class BadSteps(Component):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "what": what, "samples": named}) + "\n")
-        except OSError as error:  # no reason not to train; the line above has it
+        except OSError as error:  # training continues; the log line above says the same
             logging.error(f"{self.path} could not be written ({error}).")
         if self.trainer.logger is not None:
             self.trainer.logger.log({"skipped_steps": self.total}, step=step, split="train")
 
     def _bad_graphs(self) -> Tensor | None:
-        """Which graphs have an output or a label that is not finite; None if no single one has."""
+        """Which graphs have an output or label that is not finite; None if this is unknown."""
         batch = self._batch
         if batch is None:
             return None
@@ -166,7 +168,7 @@ class BadSteps(Component):
         return bad if bool(bad.any()) else None
 
     def _ids(self, which: Tensor | None) -> list[str]:
-        """``sid_fid`` of the graphs of this rank's batch, of all of them without ``which``."""
+        """``sid_fid`` of graphs in this rank's batch; of all graphs if ``which`` is None."""
         batch = self._batch
         if batch is None:
             return []
@@ -187,17 +189,17 @@ def _values(column: Any) -> list[Any] | None:
 
 
 def skip_infinite_gradients(optimizer: torch.optim.Optimizer, tell: Callable[[], None]) -> None:
-    """Let ``optimizer.step()`` do nothing, and ``tell``, when a gradient is not finite.
+    """Make ``optimizer.step()`` do nothing but call ``tell`` if a gradient is not finite.
 
-    Gradients are the same on all ranks by then, so all decide alike. With an AMP scaler the scaler
-    has looked already and does not call the step.
+    At this point gradients are the same on all ranks, so all ranks decide alike. An AMP scaler has
+    checked gradients already and does not call the step.
     """
 
     def look(opt: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         gradients = [p.grad for group in opt.param_groups for p in group["params"]]
         found = [gradient for gradient in gradients if gradient is not None]
         if found and not bool(torch.stack(torch._foreach_norm(found)).isfinite().all()):
-            opt.zero_grad(set_to_none=True)  # a parameter without gradient stays as it is
+            opt.zero_grad(set_to_none=True)  # parameters without gradient are not updated
             tell()
 
     optimizer.register_step_pre_hook(look)

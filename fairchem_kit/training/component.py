@@ -1,48 +1,48 @@
 """Components of a trainer, and the moments at which the trainer calls them.
 
-A trainer of this package is fairchem's, with its hook points overridden once, in trainer.py. What
-it does beyond fairchem is in components, each of which does one thing. At every moment below the
-trainer asks all of them, in the order of ``Trainer.kinds``. At a moment whose name starts with
-``after`` the order is the reverse, so that the first component is the outermost. A component
-overrides the moments that it needs; all others do nothing.
+Trainers of this package are fairchem's, with its hook points overridden once, in trainer.py.
+Everything they do in addition to fairchem is in components, each for one purpose. At each of the
+moments below the trainer calls all components, in the order of ``Trainer.kinds``. At moments whose
+names start with ``after`` the order is reversed, so that the first component is the outermost. A
+component overrides the moments that it needs; the others do nothing.
 
     moment              when                                          who uses it
-    read                the configuration has arrived                 Keys AuxiliaryTask Precision
+    read                the configuration is available                Keys AuxiliaryTask Precision
                                                                       EarlyStopping Costs Resume
                                                                       Ending BadSteps
-    problems            mistakes are collected, to be said at once    AuxiliaryTask
+    problems            mistakes are collected, to report them all    AuxiliaryTask
     prepare             before anything is built                      Keys InitFrom Normalizers
                                                                       AuxiliaryTask UnitMetrics
                                                                       Resume
     after_model         the model is built                            AuxiliaryTask Freeze
     before_datasets     data sets are about to be opened              RecordLimits Relaxations
-    after_datasets      the loaders are there                         Relaxations ValidationSplits
-    after_optimizer     the optimizer is there                        Freeze BadSteps
-    before_training     resumed or new, before the first step         InitFrom Precision
+    after_datasets      the data loaders are built                    Relaxations ValidationSplits
+    after_optimizer     the optimizer is built                        Freeze BadSteps
+    before_training     before the first step, new or resumed         InitFrom Precision
     loader_ready        an epoch's loader has drawn its seed          Costs Resume
-    between_steps       nothing of a step is left to do               Costs Ending
-    before_forward      a batch is about to be shown to the model     AuxiliaryTask Costs Ending
-    before_loss         the model's outputs are there                 AuxiliaryTask NoFreeAtoms
+    between_steps       a step is complete                            Costs Ending
+    before_forward      the model is about to see a batch             AuxiliaryTask Costs Ending
+    before_loss         the model's outputs are computed              AuxiliaryTask NoFreeAtoms
                                                                       BadSteps
-    after_loss          fairchem's loss is there                      AuxiliaryTask
-    before_metrics      fairchem is about to measure a batch          AuxiliaryTask NoFreeAtoms
+    after_loss          fairchem's loss is computed                   AuxiliaryTask
+    before_metrics      metrics of a batch are about to be computed   AuxiliaryTask NoFreeAtoms
                                                                       Resume
-    after_metrics       a batch is measured                           AuxiliaryTask UnitMetrics
+    after_metrics       metrics of a batch are computed               AuxiliaryTask UnitMetrics
     vote                before the backward pass, on each rank        Ending BadSteps
     voted               the ranks' votes are counted                  Ending BadSteps
-    after_backward      the optimizer's step is done, or left out     Costs BadSteps
+    after_backward      the optimizer's step is done, or skipped      Costs BadSteps
     before_validation   a validation begins                           Ending
     after_validation    fairchem has evaluated the main split         ValidationSplits
-    validation_ended    it is over, by an error or a stop too         Ending
-    best_updated        it is known whether a validation is the best  EarlyStopping
-    finished            is there a reason to end the run now?         EarlyStopping
-    state, restore      a checkpoint is written, read                 EarlyStopping
-    explain             a checkpoint does not fit: why?               AuxiliaryTask
+    validation_ended    it is over, also after an error or a stop     Ending
+    best_updated        a validation was compared with the best one   EarlyStopping
+    finished            asks for a reason to end the run now          EarlyStopping
+    state, restore      a checkpoint is written; is read              EarlyStopping
+    explain             asks why a checkpoint does not fit            AuxiliaryTask
 
 ``tests/test_components.py`` compares this table with the classes. A component reads and changes the
-trainer through ``self.trainer``. What fairchem should see for one call only, such as another table
-of targets, is set on the call's copy of the trainer (:class:`Call`), so that nothing has to be put
-back.
+trainer through ``self.trainer``. Anything that should only apply to one call of fairchem's code,
+such as other targets, is set on the call's copy of the trainer (:class:`Call`), so that nothing has
+to be restored.
 """
 
 from __future__ import annotations
@@ -62,14 +62,15 @@ if TYPE_CHECKING:
 class Call:
     """One call of ``_forward``, ``_compute_loss`` or ``_compute_metrics`` of fairchem's trainer.
 
-    Components change its attributes before fairchem gets them.
+    Components may change its attributes before they are passed to fairchem.
 
     Attributes:
-        trainer: a shallow copy of the trainer, the ``self`` of fairchem's method. An attribute that
-            is set on it holds for this call alone.
-        batch: B structures. It may be replaced, and must not be changed.
-        out: {output: (N, 3) or (B, k) normalised}, in ``_compute_loss`` and ``_compute_metrics``.
-        evaluator, metrics: in ``_compute_metrics``.
+        trainer: a shallow copy of the trainer, which is ``self`` in fairchem's method. Attributes
+            that are set on it only apply to this call.
+        batch: B structures. It may be replaced, but must not be changed in place.
+        out: {output: (N, 3) or (B, k) normalised}, only in ``_compute_loss`` and
+            ``_compute_metrics``.
+        evaluator, metrics: only in ``_compute_metrics``.
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class Call:
 
 
 class Component:
-    """One thing that a trainer does beyond fairchem's; the table above says when each is called.
+    """Something that a trainer does in addition to fairchem's; see the table above.
 
     Attributes:
-        name: the trainer's attribute under which other code finds this component; "": none.
-        task_keys: keys of ``task`` that it reads; others are refused, as nobody would read them.
-        trainer: whom it belongs to.
+        name: the attribute of the trainer that holds this component; "": none.
+        task_keys: keys of ``task`` that the component reads. Keys that no component and no part of
+            fairchem reads are refused.
+        trainer: the trainer it belongs to.
     """
 
     name = ""
@@ -110,14 +112,14 @@ class Component:
     # --- setting up --------------------------------------------------------------------------
 
     def read(self) -> None:
-        """Read the component's keys; raise a ConfigError that names one."""
+        """Read the component's keys; raise a ConfigError that names the key if one is wrong."""
 
     def problems(self) -> Iterator[str]:
-        """Mistakes that show before anything is built, a sentence each."""
+        """Mistakes that can be found before anything is built, one sentence each."""
         return iter(())
 
     def prepare(self, inference_only: bool) -> None:
-        """Check and complete the configuration: the last moment to change it."""
+        """Check and complete the configuration; later it must not be changed."""
 
     def after_model(self) -> None: ...
 
@@ -134,14 +136,14 @@ class Component:
     def loader_ready(self) -> None: ...
 
     def between_steps(self, last: bool) -> None:
-        """``last``: the run is over; otherwise the next batch is about to be asked for."""
+        """``last``: the run is over; otherwise the next batch is about to be loaded."""
 
     def before_forward(self, call: Call) -> None: ...
 
     def before_loss(self, call: Call) -> None: ...
 
     def after_loss(self, loss: Tensor) -> Tensor:
-        """() loss -> the loss to train with."""
+        """The () loss to train with, given fairchem's."""
         return loss
 
     def before_metrics(self, call: Call) -> None: ...
@@ -150,11 +152,11 @@ class Component:
         """Add to ``metrics`` in place."""
 
     def vote(self, loss: Tensor) -> bool:
-        """What all ranks must know before the step: how many of them say True."""
+        """A yes or no of this rank; all ranks then learn how many said yes."""
         return False
 
     def voted(self, ranks: int) -> bool:
-        """``ranks`` said True. Returns whether the step is to be taken, alike on every rank."""
+        """``ranks`` voted True. Returns whether to do the step, the same on every rank."""
         return True
 
     def after_backward(self, taken: bool) -> None: ...
@@ -168,18 +170,18 @@ class Component:
     def best_updated(self, better: bool) -> None: ...
 
     def finished(self) -> str | None:
-        """Why the run should end now, as the beginning of a sentence; None: continue."""
+        """Why the run should end now, as the beginning of a sentence; None to continue."""
         return None
 
     # --- checkpoints -------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Keys for the checkpoint."""
+        """Entries for the checkpoint."""
         return {}
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take them back from a checkpoint, which may lack them."""
+        """Restore the state from a checkpoint, which may lack these entries."""
 
     def explain(self, error: Exception, path: str) -> Exception | None:
-        """A better error for a checkpoint that fairchem could not load; None: that one is good."""
+        """A better error for a checkpoint that fairchem could not load; None to keep fairchem's."""
         return None

@@ -1,4 +1,4 @@
-"""Checking a configuration before anything expensive is built."""
+"""Check a configuration before anything expensive is built."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORCES = "forces"
 
 
 class Keys(Component):
-    """Checks the configuration before anything is built, all components' mistakes at once."""
+    """Checks the configuration before anything is built and reports all mistakes together."""
 
     def read(self) -> None:
         task = self.config["task"] = self.config.get("task") or {}
@@ -51,12 +51,12 @@ class Keys(Component):
 def check_data(
     config: dict[str, Any], task_keys: Iterable[str] = (), more: Iterable[str] = ()
 ) -> None:
-    """Stop a run that will read data on every key that nobody reads and on data that is not there.
+    """Refuse unknown keys, and paths of data that do not exist, before anything is built.
 
-    Nothing has been built yet. All mistakes are in one message, ``more`` among them.
+    All mistakes are reported in one message, together with those in ``more``.
 
     Raises:
-        ConfigError: naming each key, what was found there, and what to write.
+        ConfigError: naming each key, its value, and what to write instead.
     """
     command = command_config()
     old_layout = command is not None and not command.get("loss_functions")
@@ -75,12 +75,12 @@ def check_data(
 def key_problems(
     config: Mapping[str, Any], old_layout: bool = False, task_keys: Iterable[str] = ()
 ) -> Iterator[str]:
-    """Every mistake that a trainer's configuration shows without its data, as sentences.
+    """All mistakes in a trainer's configuration that can be found without the data, as sentences.
 
     Args:
-        config: as fairchem's trainers keep it (``dataset``, ``val_dataset``, ``optim``, ...).
-        old_layout: whether fairchem converted it from its layout without ``loss_functions``.
-        task_keys: keys of ``task`` that are not fairchem's: those of the trainer's components.
+        config: as in fairchem's trainers (``dataset``, ``val_dataset``, ``optim``, ...).
+        old_layout: whether fairchem converted it from its older layout, without ``loss_functions``.
+        task_keys: keys of ``task`` that the trainer's components read, in addition to fairchem's.
     """
     yield from task_problems(config.get("task"), old_layout, task_keys)
     yield from switch_problems(config.get("task"))
@@ -96,24 +96,24 @@ def key_problems(
 
 
 def check_records(config: dict[str, Any]) -> None:
-    """Compare metadata, labels and normalizers with the data; normalizers are in numbers by now.
+    """Compare metadata, labels and normalizers (already numbers) with the data.
 
-    Rank 0 reads, and all ranks stop together or continue together.
+    Rank 0 reads the data; all ranks stop or continue together.
 
     Raises:
-        ConfigError: naming the key, both values, and what to write.
+        ConfigError: naming the key, both values, and what to write instead.
     """
     raise_if_any(rank_zero_finds(lambda: record_problems(config, trains())))
 
 
 def trains() -> bool:
-    """Whether this process is to train: not a ``fairchem`` command of another mode."""
+    """Whether this process trains; False in a ``fairchem`` command with another mode."""
     command = command_config()
     return command is None or command.get("mode", "train") == "train"
 
 
 def _source_problems(config: Mapping[str, Any], command: Mapping[str, Any] | None) -> Iterator[str]:
-    """Data paths that are not there."""
+    """Paths of data that do not exist."""
     given = {f"dataset.{key}.src": _mapping(config.get(name)) for name, key in SPLITS.items()}
     for name, value in _mapping(_mapping(config.get("task")).get(VALIDATION_SPLITS)).items():
         given[f"task.{VALIDATION_SPLITS}.{name}"] = {"src": _mapping(value).get("src", value)}
@@ -126,7 +126,7 @@ def _source_problems(config: Mapping[str, Any], command: Mapping[str, Any] | Non
                 )
     trains = command is not None and command.get("mode") == "train"
     if trains and "src" not in _mapping(config.get("dataset")):
-        yield "dataset.train.src is missing: there is nothing to train on."
+        yield "dataset.train.src is missing: there is no training data."
 
 
 def _mapping(section: Any) -> Mapping[str, Any]:
@@ -134,7 +134,7 @@ def _mapping(section: Any) -> Mapping[str, Any]:
 
 
 def default_primary_metric(config: dict[str, Any]) -> None:
-    """fairchem has no default for this trainer and fails without one, after loading the data."""
+    """Set a default; without one fairchem fails with this trainer, after loading the data."""
     metrics = config.get("evaluation_metrics") or {}
     if isinstance(metrics, Mapping) and metrics.get("primary_metric") is None:
         outputs = list(config.get("outputs") or {})
@@ -146,9 +146,9 @@ def default_primary_metric(config: dict[str, Any]) -> None:
 
 
 def _primary_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """A primary metric that no validation computes."""
+    """A primary metric that is not computed in validation."""
     if next(metric_problems(config), None) or next(output_problems(config), None):
-        return  # said already, and probably why
+        return  # has been reported already, probably with the reason
     section = config.get("evaluation_metrics") or {}
     named = unit_metrics(config.get("outputs") or {})
     known = computed_metrics(section.get("metrics") or {}, named) | {"loss"}

@@ -16,14 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def rewrap(model: nn.Module, leave_out: Iterable[nn.Parameter] = ()) -> nn.Module:
-    """The same model under a new DDP that manages all parameters but ``leave_out``.
+    """The same model in a new DDP that manages all parameters except ``leave_out``.
 
-    A model without DDP is returned as it is. Every rank must call this in the same step. The
-    parameters stay the same objects, so optimizer and EMA need not know.
+    A model without DDP is returned unchanged. Every rank must call this in the same step.
+    Parameters remain the same objects, so optimizer and EMA are not affected.
     """
     if not isinstance(model, DistributedDataParallel):
         return model
-    # DDP takes the parameters that require a gradient when it is built, and no later ones.
+    # DDP manages the parameters that require a gradient at the time when it is built.
     frozen = [p for p in leave_out if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)

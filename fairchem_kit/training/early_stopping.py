@@ -1,10 +1,11 @@
-"""A run that ends when its validation has not improved for a while: ``task.early_stopping``.
+"""``task.early_stopping``: end a run when its validation error has stopped improving.
 
     task:
-      early_stopping: 10      # validations in a row without a better one; null: never
+      early_stopping: 10      # validations in a row without improvement; null: never
 
-What counts as better is what makes a best checkpoint: ``evaluation_metrics.primary_metric`` on
-``dataset.val``. All ranks have the same metrics, and so come to the same answer.
+A validation is better by the same criterion as for the best checkpoint:
+``evaluation_metrics.primary_metric`` on ``dataset.val``. All ranks have the same metrics and
+therefore stop together.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ KEY = "early_stopping"
 
 
 def patience_of(task: Mapping[str, Any]) -> int | None:
-    """``task.early_stopping``: validations in a row without improvement; None: any number.
+    """``task.early_stopping``: number of validations in a row without improvement; None: unlimited.
 
     Raises:
-        ConfigError: for a value that is not a number of validations.
+        ConfigError: if the value is not a whole number above 0 or null.
     """
     value = task.get(KEY)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ConfigError(f"task.{KEY} = {value!r}: a whole number of validations, or null.")
+        raise ConfigError(f"task.{KEY} = {value!r}: must be a number of validations, or null.")
     if value is not None and value < 1:
-        raise ConfigError(f"task.{KEY} = {value}: at least 1, or null to train to the end.")
+        raise ConfigError(f"task.{KEY} = {value}: must be at least 1, or null to train to the end.")
     return value
 
 
 class EarlyStopping(Component):
-    """Counts the validations since the best one, and ends the run when they are too many."""
+    """Counts validations since the best one, and ends the run after too many of them."""
 
     name = "early"
     task_keys = (KEY,)

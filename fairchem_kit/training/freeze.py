@@ -1,10 +1,10 @@
-"""``task.freeze``: parameters that a run does not train, by name.
+"""``task.freeze``: names of parameters that are not trained.
 
     task:
-      freeze: backbone                              # a module, all of it
+      freeze: backbone                              # a whole module
       freeze: ["backbone.blocks.[0-5].*", "*.sphere_embedding.*"]   # shell patterns
 
-Frozen parameters are in neither optimizer (so no weight decay), moving average nor DDP.
+Frozen parameters are left out of the optimizer (so no weight decay), the moving average and DDP.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHOWN = 12
 
 
 class Freeze(Component):
-    """Freezes what ``task.freeze`` names, before the optimizer and the moving average are made."""
+    """Freezes parameters in ``task.freeze`` before optimizer and moving average are built."""
 
     task_keys = ("freeze",)
 
@@ -42,16 +42,16 @@ class Freeze(Component):
 
 
 def freeze(model: nn.Module, patterns: Any) -> int:
-    """Freeze the parameters that a pattern matches, and log how many.
+    """Freeze all parameters that match a pattern, and log how many.
 
     Args:
         model: not wrapped in DDP.
-        patterns: ``task.freeze``: a pattern or a list of them, matched against a parameter's
-            whole name (``backbone.norm.affine_weight``); a module's name stands for all in it.
-            None or [] freezes nothing.
+        patterns: ``task.freeze``: a pattern or a list of patterns, which must match the whole name
+            of a parameter (``backbone.norm.affine_weight``). The name of a module stands for all
+            its parameters. None or [] freezes nothing.
 
     Returns:
-        Numbers frozen, 0 without patterns.
+        Number of frozen parameters (scalars), 0 without patterns.
 
     Raises:
         ConfigError: for a pattern that matches nothing, or if nothing is left to train.
@@ -59,7 +59,7 @@ def freeze(model: nn.Module, patterns: Any) -> int:
     given = [patterns] if isinstance(patterns, str) else patterns or []
     if not isinstance(given, (list, tuple)) or not all(isinstance(p, str) and p for p in given):
         raise ConfigError(
-            f"task.freeze = {patterns!r}: a pattern such as backbone, or a list of them."
+            f"task.freeze = {patterns!r}: must be a pattern such as backbone, or a list."
         )
     if not given:
         return 0
@@ -85,9 +85,9 @@ def freeze(model: nn.Module, patterns: Any) -> int:
 
 
 def leave_out_frozen(optimizer: torch.optim.Optimizer) -> None:
-    """Take frozen parameters out of a fresh optimizer.
+    """Remove frozen parameters from a new optimizer.
 
-    fairchem leaves them out only where weight decay is above 0.
+    fairchem only leaves them out if weight decay is above 0.
     """
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if p.requires_grad]
@@ -108,5 +108,5 @@ def _nothing(pattern: str, names: list[str]) -> str:
     meant = f" Did you mean {close[0]!r}?" if close else ""
     return (
         f"task.freeze: {pattern!r} matches no parameter.{meant} Modules of this model: {shown}; * "
-        "stands for anything."
+        "matches anything."
     )

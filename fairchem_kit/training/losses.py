@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 @registry.register_loss("squared_l2")
 class SquaredL2Loss(nn.Module):
-    """|| f*_i - f_i ||^2 per atom, the force term of Eq. 9 (three times fairchem's ``mse``)."""
+    """|| f*_i - f_i ||^2 per atom, the force loss of Eq. 9 (three times fairchem's ``mse``)."""
 
     def forward(self, pred: Tensor, target: Tensor, natoms: Tensor) -> Tensor:
-        """(n, 3), (n, 3) normalised -> (n,); the reduction is fairchem's DDPLoss's."""
+        """(n, 3), (n, 3) normalised -> (n,); fairchem's DDPLoss does the reduction."""
         return (pred - target).square().sum(-1)

@@ -1,9 +1,9 @@
-"""A rank whose structures have no free atom, in a step or in a validation.
+"""Batches without free atoms, on one rank or all, in training or validation.
 
-fairchem's loss and metrics end there with "cannot reshape tensor of 0 elements", and a metric over
-no atom with a division by zero; one rank's error ends the run of all. The mean over all ranks'
-atoms is well defined as long as one rank has some, so such a rank takes part with none. If no rank
-has any, the losses of forces are zero and their metrics NaN.
+fairchem fails on them: losses and metrics with "cannot reshape tensor of 0 elements", metrics also
+with a division by zero; and an error on one rank ends the run on all. The mean over the atoms of
+all ranks is well defined if any rank has free atoms, so a rank without free atoms contributes none.
+If no rank has any, force losses are zero and force metrics NaN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ THRESHOLD = "energy_forces_within_threshold"
 
 
 class NoFreeAtoms(Component):
-    """Lets a batch in which every atom is fixed take part with no atom."""
+    """Lets a batch in which all atoms are fixed contribute no atoms to losses and metrics."""
 
     def before_loss(self, call: Call) -> None:
         empty = self._over_all_atoms(call, "train_on_free_atoms")
@@ -39,10 +39,10 @@ class NoFreeAtoms(Component):
         call.evaluator = NoFreeAtomsEvaluator(call.evaluator, empty)
 
     def _over_all_atoms(self, call: Call, restricted: str) -> set[str]:
-        """The outputs for which this batch has no free atom.
+        """The outputs for which this batch has no free atoms.
 
-        In the call fairchem uses all atoms for these outputs, because it cannot reshape an empty
-        selection; what comes of them is counted as zero.
+        Because fairchem cannot reshape an empty selection, it uses all atoms for these outputs in
+        this call, and the result is then counted as zero.
         """
         targets = call.trainer.output_targets
         empty = {
@@ -64,8 +64,8 @@ def aggregate(
     sums: Callable[[dict[str, Any]], dict[str, Any]],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Means over all ranks by ``sums`` of fairchem; NaN where no rank has counted anything."""
-    # Every rank has the same metrics, those over no atom included, but not in one order.
+    """Means over all ranks, by fairchem's ``sums``; NaN for metrics that have no atoms."""
+    # All ranks have the same metrics, including those without atoms, but in different orders.
     names = sorted(metrics)
     counts = torch.tensor([float(metrics[name]["numel"]) for name in names])
     total = distutils.all_reduce(counts.to(device)).tolist()
@@ -75,19 +75,19 @@ def aggregate(
 
 
 class EmptyLoss(nn.Module):
-    """A loss of fairchem's over none of the atoms: zero, with its share in the ranks' mean."""
+    """A loss of fairchem over no atoms: zero, but it takes part in the mean over ranks."""
 
     def __init__(self, loss: DDPLoss) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, pred: Tensor, target: Tensor, natoms: Tensor) -> Tensor:
-        # Zero over zero atoms of all ranks is NaN; of some other rank's atoms it is zero.
+        # 0 / (number of atoms on all ranks): zero, or NaN if no rank has any
         return self.loss(pred[:0], target[:0], natoms).nan_to_num()
 
 
 class EmptyAwareEvaluator(Evaluator):
-    """fairchem's evaluator, in which a metric over no atom counts for nothing."""
+    """fairchem's evaluator, but metrics without atoms are ignored."""
 
     def update(self, key: str, stat: Any, metrics: dict[str, Any]) -> dict[str, Any]:
         if isinstance(stat, Mapping) and not stat["numel"]:
@@ -97,7 +97,7 @@ class EmptyAwareEvaluator(Evaluator):
 
 
 class NoFreeAtomsEvaluator(EmptyAwareEvaluator):
-    """fairchem's evaluator where structures, or all of a batch, may have no atom to measure."""
+    """fairchem's evaluator for batches in which some or all structures have no free atoms."""
 
     def __init__(self, evaluator: Evaluator, empty: set[str]) -> None:
         super().__init__(evaluator.task, evaluator.target_metrics)
@@ -111,12 +111,12 @@ class NoFreeAtomsEvaluator(EmptyAwareEvaluator):
         with_atoms = target["natoms"] > 0
         if bool(with_atoms.all()):
             return super().eval(prediction, target, prev_metrics)
-        # fairchem's threshold looks for the largest of a structure's forces: not of none.
+        # this metric needs the largest force of each structure, which must have atoms
         metrics = self._only(lambda fn: fn != THRESHOLD).eval(prediction, target, prev_metrics)
         threshold = self._only(lambda fn: fn == THRESHOLD)
         if not any(threshold.target_metrics.values()):
             return metrics
-        if not bool(with_atoms.any()):  # the ranks' sums of this metric are integers
+        if not bool(with_atoms.any()):  # an integer, because fairchem sums it as one
             metrics.setdefault(THRESHOLD, {**_nothing(), "total": 0})
             return metrics
         prediction, target = (
@@ -126,7 +126,7 @@ class NoFreeAtomsEvaluator(EmptyAwareEvaluator):
         return threshold.eval(prediction, target, metrics)
 
     def _only(self, which: Callable[[str], bool]) -> EmptyAwareEvaluator:
-        """An evaluator for the metrics that ``which`` chooses."""
+        """An evaluator for the metrics for which ``which`` is true."""
         chosen = {
             name: [fn for fn in functions if which(fn)]
             for name, functions in self.target_metrics.items()

@@ -1,4 +1,4 @@
-"""Normalizers: read from statistics stored with the data, and made to fit gradient forces."""
+"""Normalizers: read from statistics stored with the data, and checked for gradient forces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRADIENT_HEADS = (
     "ndem_ocp.EnergyGradientHead",
     "ndem_ocp.models.EnergyGradientHead",
 )
-# fairchem's own heads whose forces are the energy's gradient, with what must hold for that.
+# fairchem's own heads that can return the energy's gradient as forces
 HOST_GRADIENT_HEADS = (
     "dimenetplusplus_energy_and_force_head",
     "esen_mlp_efs_head",
@@ -30,7 +30,7 @@ HOST_GRADIENT_HEADS = (
 
 
 class Normalizers(Component):
-    """Puts the normalizers into numbers, and compares them with the data."""
+    """Replaces ``normalizer: dataset`` by numbers, and compares normalizers with the data."""
 
     task_keys = ("normalizer_check",)
 
@@ -40,19 +40,18 @@ class Normalizers(Component):
 
 
 def resolve_normalizers(config: dict[str, Any]) -> None:
-    """Turn ``normalizer: dataset`` into numbers, in place, and hand them to gradient heads.
+    """Replace ``normalizer: dataset`` by numbers, in place, and pass them to gradient heads.
 
-    The numbers are the training split's statistics in the ``dataset.json`` that ``ndem data ase``,
-    ``md17`` or ``qm9`` wrote next to it: mean and standard deviation of each output per structure,
-    and the rms of the force components (rms_F of Eq. 10). They end in the run's configuration and
+    The numbers are the training split's statistics in ``dataset.json``, which ``ndem data ase``,
+    ``md17`` or ``qm9`` writes: mean and standard deviation of each output per structure, and the
+    rms of the force components (rms_F of Eq. 10). They are stored in the run's configuration and
     checkpoints.
 
     Then normalizers, metadata and labels are compared with some records of the data.
 
     Raises:
-        ConfigError: if there is no such file or it lacks an output, if forces that are the
-            energy's gradient are normalised by something else than the energy is, or if the data
-            disagrees by orders of magnitude.
+        ConfigError: if the file is missing or lacks an output, if energy and gradient forces are
+            normalised differently, or if the data differs by orders of magnitude.
     """
     dataset = config.get("dataset") or {}
     transforms = dataset.get("transforms") or {}
@@ -69,9 +68,9 @@ def _from_data(source: Any, outputs: list[str]) -> dict[str, dict[str, float]]:
     statistics = split_record(split).statistics
     if statistics is None:
         raise ConfigError(
-            f"{KEY}: dataset needs the statistics of {split.name!r} in {path}, and there are none. "
-            "`ndem data ase`, `md17` and `qm9` write them; for other data write numbers there, as "
-            "`ndem data check` prints them."
+            f"{KEY}: dataset needs the statistics of {split.name!r} in {path}, but there are none. "
+            "`ndem data ase`, `md17` and `qm9` write them. For other data, copy the numbers "
+            f"that `ndem data check` prints into {KEY}."
         )
     return {name: _of_output(name, statistics, path) for name in outputs}
 
@@ -92,15 +91,15 @@ def _of_output(name: str, statistics: Mapping[str, Any], path: Path) -> dict[str
 
 
 def _agree_with_gradients(model: dict[str, Any], normalizer: dict[str, Any]) -> None:
-    """F = -dE/dx holds for raw quantities: normalised ones differ by std_E / rms_F."""
+    """F = -dE/dx holds for physical quantities; normalised ones differ by std_E / rms_F."""
     energy, forces = (_scale(normalizer.get(name)) for name in ("energy", "forces"))
     backbone = model.get("backbone") or {}
     for name, head in (model.get("heads") or {}).items():
         if head.get("module") in GRADIENT_HEADS and "force_scale" not in head:
             if (energy is None) != (forces is None) or "fit" in normalizer or "file" in normalizer:
                 raise ConfigError(
-                    f"model.heads.{name} makes forces from the energy's gradient and needs both "
-                    f"normalizers in numbers: give energy and forces under {KEY} (or neither), or "
+                    f"model.heads.{name} returns the energy's gradient as forces and needs both "
+                    f"normalizers as numbers: set energy and forces in {KEY} (or neither), or "
                     f"model.heads.{name}.force_scale = std_E / rms_F."
                 )
             if energy is not None:
@@ -108,7 +107,7 @@ def _agree_with_gradients(model: dict[str, Any], normalizer: dict[str, Any]) -> 
         host = head.get("module") in HOST_GRADIENT_HEADS and not backbone.get("direct_forces")
         if host and energy != forces:
             raise ConfigError(
-                f"model.heads.{name} ({head['module']}) makes forces from the energy's gradient, "
+                f"model.heads.{name} ({head['module']}) returns the energy's gradient as forces, "
                 f"so both must be normalised alike: {KEY}.energy has {energy}, forces {forces}. "
                 "Give both the same rmsd."
             )

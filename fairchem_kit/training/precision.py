@@ -1,8 +1,8 @@
-"""Faster float32 matrix products (TF32 on CUDA), let in only where their error is small.
+"""Faster float32 matrix products (TF32 on CUDA), allowed only if their error is small.
 
 task:
   matmul_precision: high     # highest (default): float32; high: TF32; medium: bfloat16
-  matmul_tolerance: 0.01     # largest relative error of the forces that is let in
+  matmul_tolerance: 0.01     # largest relative error of the forces
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOLERANCE = 0.01
 
 
 class Precision(Component):
-    """Sets the precision before the first step, if the model bears it."""
+    """Sets the precision before the first step, if the error of the forces is acceptable."""
 
     task_keys = ("matmul_precision", "matmul_tolerance")
 
@@ -36,14 +36,14 @@ class Precision(Component):
 
     @torch.no_grad()
     def _some_forces(self) -> Tensor:
-        """Forces of the first structures of the training set, without a trace in the run."""
+        """Forces on the first structures of the training set; the run itself is not affected."""
         trainer = self.trainer
         few = range(min(4, len(trainer.train_dataset)))
         batch = trainer.collater([trainer.train_dataset[index] for index in few])
         training = trainer.model.training
         trainer.model.eval()
         with torch.random.fork_rng():
-            torch.manual_seed(0)  # frames of edges
+            torch.manual_seed(0)  # for the random frames of edges
             forces = OCPTrainer._forward(trainer, batch.to(trainer.device))["forces"]
         trainer.model.train(training)
         return forces
@@ -57,26 +57,28 @@ def read_precision(task: Mapping[str, Any]) -> tuple[str, float]:
     """
     precision = task.get("matmul_precision", "highest")
     if precision not in PRECISIONS:
-        raise ConfigError(f"task.matmul_precision = {precision!r}: {', '.join(PRECISIONS)}.")
+        raise ConfigError(
+            f"task.matmul_precision = {precision!r}: must be one of {', '.join(PRECISIONS)}."
+        )
     tolerance = task.get("matmul_tolerance", TOLERANCE)
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
-        raise ConfigError(f"task.matmul_tolerance = {tolerance!r}: a number above 0.")
+        raise ConfigError(f"task.matmul_tolerance = {tolerance!r}: must be a number above 0.")
     return precision, float(tolerance)
 
 
 def set_precision(precision: str, tolerance: float, forces: Callable[[], Tensor]) -> float:
-    """Compute float32 products of this process with ``precision`` from now on.
+    """Set the precision of float32 matrix products in this process.
 
     Args:
-        precision: of :data:`PRECISIONS`.
+        precision: one of :data:`PRECISIONS`.
         tolerance: largest relative error (2-norm) of the forces.
-        forces: computes forces of some structures, the same at each call.
+        forces: computes the forces on some structures, the same at each call.
 
     Returns:
-        The relative error that was found.
+        The relative error of the forces.
 
     Raises:
-        ConfigError: if it is larger; the precision is then as it was.
+        ConfigError: if the error is larger than the tolerance; the precision is then unchanged.
     """
     exact = forces()
     before = torch.get_float32_matmul_precision()
@@ -87,7 +89,7 @@ def set_precision(precision: str, tolerance: float, forces: Callable[[], Tensor]
         torch.set_float32_matmul_precision(before)
         raise ConfigError(
             f"{said} relative to float32, more than task.matmul_tolerance = {tolerance:g}. Use a "
-            "higher precision, or a larger tolerance if you can bear that."
+            "higher precision, or a larger tolerance if this error is acceptable."
         )
-    logging.info(f"{said} (relative, first structures of the training set).")
+    logging.info(f"{said} (relative error on the first structures of the training set).")
     return error

@@ -1,4 +1,4 @@
-"""What our reader of records is told: what the model can take, and where to note skips."""
+"""Options of our record reader that follow from the model and the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ READER_FORMATS = ("ndem_lmdb", "ndem_ocp.LmdbReader", "fairchem_kit.data.reader.
 
 
 class RecordLimits(Component):
-    """Completes the data set sections that our reader reads."""
+    """Adds the model's limits and the path of the log of skipped records to data set sections."""
 
     def before_datasets(self) -> None:
         limits = limits_from_model(self.config["model"])

@@ -1,14 +1,15 @@
-"""fairchem's relaxations (``--mode run-relaxations``, ``task.eval_relaxations``) in working order.
+"""fairchem's relaxations (``--mode run-relaxations``, ``task.eval_relaxations``), repaired.
 
-Four things stop or spoil them in fairchem 1.10, each mended here without a copy of its loop:
+Four problems in fairchem 1.10 are fixed here, without copying its loop:
 
-- Newer ASE (3.29 is one) declares abstract methods that fairchem's batch of structures does not
-  have and its own optimizer does not call: no relaxation starts.
-- ``task.relax_opt`` is read without a default.
-- Predicted energies are a column (B, 1) and the labels (B,): errors and their means are then over
-  all B x B pairs.
-- ``predict`` for a relaxation's step takes the moving average (EMA) and does not give the weights
-  back: a run with ``task.eval_relaxations`` would train on from the average.
+- Newer versions of ASE (such as 3.29) declare abstract methods that fairchem's batch of structures
+  does not define, although its optimizer never calls them. Relaxations fail to start.
+- ``task.relax_opt`` has no default.
+- Predicted energies have shape (B, 1) but labels (B,), so that errors are computed over all B x B
+  pairs.
+- In a relaxation, ``predict`` switches to the moving average (EMA) and does not restore the
+weights.
+  A run with ``task.eval_relaxations`` would then continue training from the average.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ ENERGY = "energy_relaxed"
 
 
 class Relaxations(Component):
-    """Gives relaxations the data that they need."""
+    """Completes the data set of relaxations."""
 
     def before_datasets(self) -> None:
         self.trainer.relax_dataset = None
         relax = self.config.get("relax_dataset")
-        if relax and "key_mapping" not in relax:  # OC20's IS2RE records say y_relaxed
+        if relax and "key_mapping" not in relax:  # the key in OC20's IS2RE records is y_relaxed
             train = self.config.get("dataset") or {}
             mapping = {**(train.get("key_mapping") or {}), **KEY_MAPPING}
             self.config["relax_dataset"] = {**relax, "key_mapping": mapping}
@@ -53,22 +54,22 @@ def run(trainer: Trainer) -> None:
     """fairchem's ``run_relaxations`` with the moving average as weights."""
     allow_relaxations()
     seen = copy.copy(trainer)
-    # fairchem changes relax_opt in place; the run's own configuration stays as written.
+    # a copy, because fairchem changes relax_opt in place
     task = trainer.config["task"]
     options = dict(task.get("relax_opt") or {})
     seen.config = {**trainer.config, "task": {**task, "relax_opt": options}}
-    seen.ema = None  # so that nothing inside applies it a second time
+    seen.ema = None  # so that it is not applied a second time
     with averaged_weights(trainer):
         OCPTrainer.run_relaxations(seen)
 
 
 def allow_relaxations() -> None:
-    """Let fairchem's batch of structures be made, whatever ASE's abstract class asks for."""
+    """Allow fairchem's batch of structures to be created without ASE's abstract methods."""
     OptimizableBatch.__abstractmethods__ = frozenset()
 
 
 def energies_in_a_column(collate: Callable[[list[Data]], Batch], records: list[Data]) -> Batch:
-    """A batch whose relaxed energies have the shape of predicted ones, (B, 1)."""
+    """A batch whose relaxed energies have the same shape as predictions, (B, 1)."""
     batch = collate(records)
     if ENERGY in batch:
         batch[ENERGY] = batch[ENERGY].view(-1, 1)
@@ -77,7 +78,7 @@ def energies_in_a_column(collate: Callable[[list[Data]], Batch], records: list[D
 
 @contextlib.contextmanager
 def averaged_weights(trainer: Trainer) -> Iterator[None]:
-    """Within, the moving average, if there is one, is the model's weights."""
+    """Use the moving average, if there is one, as the model's weights in this context."""
     ema = trainer.ema
     if ema is None:
         yield

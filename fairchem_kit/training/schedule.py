@@ -1,4 +1,4 @@
-"""Which of fairchem's learning-rate schedules a configuration asks for, made safe to build."""
+"""fairchem's learning-rate schedules, protected against settings that make them fail."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from fairchem_kit.errors import UserError
 
 
 class ScheduleError(UserError, ValueError):
-    """A schedule that cannot be built; the message names the key and what to do."""
+    """A schedule that cannot be built. The message names the key and says what to do."""
 
 
 def uses_epochs(optim: dict[str, Any]) -> bool:
-    """Whether ``optim`` describes EquiformerV2's schedule (epochs) and not fairchem's (steps)."""
+    """Whether ``optim`` has EquiformerV2's schedule (in epochs), not fairchem's own (in steps)."""
     return "scheduler_params" in optim
 
 
 def safe_optim(optim: dict[str, Any], steps_per_epoch: int | None) -> dict[str, Any]:
     """A deep copy of ``optim`` whose warmup lasts at least one step.
 
-    Both schedules of fairchem divide by the number of warmup steps and fail when it is 0; the
-    copy also keeps the caller's configuration from being rewritten from epochs into steps.
+    Both schedules of fairchem divide by the number of warmup steps and fail if it is 0. With a
+    copy, fairchem cannot convert epochs to steps in the caller's configuration.
 
     Args:
         optim: the ``optim`` section of a configuration.
-        steps_per_epoch: length of the training loader, None without one.
+        steps_per_epoch: length of the training loader; None if there is none.
 
     Raises:
         ScheduleError: if a key that the schedule needs is absent.
@@ -38,7 +38,7 @@ def safe_optim(optim: dict[str, Any], steps_per_epoch: int | None) -> dict[str, 
         warmup = params.get("warmup_epochs")
         if warmup is not None and steps_per_epoch and int(warmup * steps_per_epoch) < 1:
             logging.info("warmup_epochs is less than one step: the warmup lasts one step.")
-            params["warmup_epochs"] = 1.5 / steps_per_epoch  # int(1.5) steps, whatever rounds
+            params["warmup_epochs"] = 1.5 / steps_per_epoch  # int(1.5) = 1, safe to round
     elif "scheduler" not in safe:
         _require(safe, "optim", ("warmup_steps", "warmup_factor", "lr_milestones", "lr_gamma"))
         safe["warmup_steps"] = max(safe["warmup_steps"], 1)

@@ -1,15 +1,15 @@
 """What a step costs: seconds, atoms per second, memory.
 
-Logged in training at every step that the console shows (``--print-every``), over the steps since
-the last one:
+Logged during training whenever the console prints a line (``--print-every``), averaged over the
+steps since the last line:
 
-``s_per_step``          from asking for the batch to the end of the optimizer's step; validation,
-                        checkpoints and logs are not in it
-``atoms_per_s``         clean atoms of all ranks (a second view is not counted)
-``structures_per_s``    of all ranks
-``data_share_of_time``  waiting for the batch, rank 0
-``memory_GB``           the largest peak of all ranks since the start: of torch's allocations on a
-                        GPU, of the process on a CPU
+``s_per_step``          from requesting a batch to the end of the optimizer's step, without
+                        validation, checkpoints and logging
+``atoms_per_s``         on all ranks, without the atoms of second views
+``structures_per_s``    on all ranks
+``data_share_of_time``  fraction of the time spent waiting for batches, on rank 0
+``memory_GB``           largest peak of any rank since the start: torch's allocations on a GPU,
+                        resident memory of the process on a CPU
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Costs(Component):
     """Logs what a step costs.
 
     Attributes:
-        clock: of the steps since the last line.
-        constants: further quantities for every line, by name.
+        clock: times of the steps since the last line.
+        constants: additional quantities for every line, by name.
     """
 
     name = "costs"
@@ -61,7 +61,7 @@ class Costs(Component):
         self._log()
 
     def is_printed(self) -> bool:
-        """Whether this step has a line."""
+        """Whether a line is printed for this step."""
         return self.trainer.step % self.config["cmd"]["print_every"] == 0
 
     def _log(self) -> None:
@@ -85,7 +85,7 @@ class Costs(Component):
 
 
 class Clock:
-    """Adds up the time of steps between two printed ones."""
+    """Accumulates the time of the steps between two printed lines."""
 
     def __init__(self) -> None:
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0
@@ -94,17 +94,17 @@ class Clock:
         self._began: float | None = None
 
     def begin(self) -> None:
-        """The next batch is asked for."""
+        """The next batch is requested."""
         self._began = time.perf_counter()
         self._waiting = True
 
     def got(self, batch: Batch) -> None:
-        """The batch is here."""
+        """The batch has arrived."""
         if self._began is not None and self._waiting:
             self.waited += time.perf_counter() - self._began
             self._waiting = False
         self._structures += batch.natoms.numel()
-        self._atoms = self._atoms + batch.natoms.sum()  # on its device: read once per line
+        self._atoms = self._atoms + batch.natoms.sum()  # on its device; read once per line
 
     def end(self) -> None:
         """The optimizer's step is done."""
@@ -129,8 +129,8 @@ class Clock:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the peak of torch's allocations on a GPU, of this process's resident memory else."""
+    """Peak in bytes of torch's allocations on a GPU, or of the resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+    return peak if sys.platform == "darwin" else peak * 1024  # it is in kilobytes on Linux

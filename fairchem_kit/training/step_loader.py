@@ -1,7 +1,7 @@
-"""A data loader that tells the trainer where one step ends and the next begins.
+"""A data loader that notifies the trainer between two steps.
 
-fairchem's loop has no hook at the end of a step. Its end is where the next batch is asked for:
-validation, schedule and logs of the step are done then.
+fairchem's loop has no hook at the end of a step. But when it requests the next batch, validation,
+schedule and logging of the previous step are complete.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 
 class StepHooks(Protocol):
-    """What the training loader calls, in this order, in every epoch."""
+    """Methods that the training loader calls, in this order, in every epoch."""
 
     def before_epoch(self) -> None: ...
 
@@ -23,7 +23,7 @@ class StepHooks(Protocol):
 
 
 class StepLoader(DataLoader[Any]):
-    """torch's loader; with ``hooks`` set, it calls them."""
+    """torch's data loader, which calls ``hooks`` if they are set."""
 
     hooks: StepHooks | None = None
 
@@ -36,4 +36,4 @@ class StepLoader(DataLoader[Any]):
         hooks.loader_ready()
         for batch in batches:
             yield batch
-            hooks.between_steps()  # the last step of an epoch ends with the next epoch's start
+            hooks.between_steps()  # the last step of an epoch ends when the next epoch starts

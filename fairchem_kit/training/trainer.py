@@ -1,7 +1,7 @@
-"""fairchem's trainer with components: its hook points, each overridden once.
+"""fairchem's trainer with components: each of its hook points is overridden once.
 
-``train``, ``validate`` and ``predict`` are fairchem's; none is copied. component.py has the moments
-at which the components are called, resume/ has all that resuming is.
+``train``, ``validate`` and ``predict`` are fairchem's own and not copied. component.py lists the
+moments at which components are called; resume/ has everything about resuming.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fairchem_kit.training.step_loader import StepLoader
 from fairchem_kit.training.units import UnitMetrics
 from fairchem_kit.training.validation_splits import ValidationSplits
 
-# Components of every trainer that trains, in their order: component.py.
+# Components of every trainer, in the order in which they are called (component.py).
 TRAINING: tuple[type[Component], ...] = (
     UnitMetrics,
     Freeze,
@@ -58,8 +58,8 @@ class Trainer(OCPTrainer):
     """fairchem's energy + force trainer, resumable to the bit.
 
     Attributes:
-        kinds: classes of its components, in their order.
-        full_name: as configurations, logs and checkpoints name this trainer.
+        kinds: classes of its components, in the order in which they are called.
+        full_name: name of this trainer in configurations, logs and checkpoints.
         in_training: whether :meth:`train` is running.
     """
 
@@ -73,13 +73,13 @@ class Trainer(OCPTrainer):
 
     def __init__(self, *args: Any, name: str = "ocp", **kwargs: Any) -> None:
         say_it_in_a_sentence()
-        self._evaluator = name  # fairchem's name of a task, by which its evaluator is chosen
+        self._evaluator = name  # name by which fairchem chooses its evaluator
         super().__init__(*args, name=self.full_name, **kwargs)
 
     # ------------------------------------------------------------------ setting up
 
     def load(self, inference_only: bool) -> None:
-        self.name = self._evaluator  # what fairchem has written into the configuration stays
+        self.name = self._evaluator  # as it is in the configuration
         self.in_training = False
         self.components = [kind(self) for kind in self.kinds]
         for component in self.components:
@@ -136,7 +136,7 @@ class Trainer(OCPTrainer):
     def load_extras(self) -> None:
         steps = len(self.train_loader) if self.train_loader is not None else None
         call = Call(self, None)
-        # fairchem rewrites this section in place; the run's own configuration stays as written.
+        # a copy, because fairchem changes this section in place
         optim = schedule.safe_optim(self.config["optim"], steps)
         call.trainer.config = {**self.config, "optim": optim}
         if schedule.uses_epochs(optim):
@@ -156,8 +156,8 @@ class Trainer(OCPTrainer):
     ) -> str | None:
         """Write a checkpoint; every rank must call this.
 
-        fairchem calls it in the middle of a step. Called from elsewhere while training, by a
-        signal handler for example, on one rank, it only asks the run to stop: resume/stopping.py.
+        fairchem calls it in the middle of a step. If it is called by other code during training,
+        such as a signal handler on one rank, it only requests a stop (resume/stopping.py).
 
         Raises:
             CheckpointError: if the file could not be written.
@@ -169,11 +169,12 @@ class Trainer(OCPTrainer):
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: dict | None = None, inference_only: bool = False
     ) -> None:
-        """Load a checkpoint; in a run that trains, everything it takes to continue from there.
+        """Load a checkpoint; for training, including everything needed to continue from it.
 
         Raises:
-            CheckpointError: if the file is missing or damaged and no other of this run is good.
-            ConfigError: if it is of another model.
+            CheckpointError: if the file is missing or damaged, and so is every other one of the
+                run.
+            ConfigError: if it is from another model.
         """
         load = super().load_checkpoint
         try:
@@ -191,10 +192,10 @@ class Trainer(OCPTrainer):
     # ------------------------------------------------------------------ training
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
-        """fairchem's ``train``, from the newest good checkpoint of this run if there is one.
+        """fairchem's ``train``, resumed from the newest good checkpoint of this run, if any.
 
         Raises:
-            Stopped: on every rank, after a step whose state has been saved, when asked to stop.
+            Stopped: on every rank, if a stop was requested, after the step has been saved.
             BadStepsError: after ``task.max_bad_steps`` steps in a row that were not finite.
         """
         self.resume.from_newest()
@@ -215,11 +216,11 @@ class Trainer(OCPTrainer):
             component.before_training()
 
     def reason_to_end(self) -> str | None:
-        """Why the run should end after this step, None if it should not."""
+        """Why the run should end after this step; None if it should continue."""
         reasons = (component.finished() for component in self.components)
         return next((reason for reason in reasons if reason is not None), None)
 
-    # What StepLoader calls.
+    # --- called by StepLoader
 
     def before_epoch(self) -> None:
         self.between_steps()
@@ -261,7 +262,7 @@ class Trainer(OCPTrainer):
         return metrics
 
     def _backward(self, loss: Tensor) -> None:
-        """fairchem's, unless the ranks agree to leave the step out."""
+        """fairchem's backward and optimizer step, unless the ranks agree to skip them."""
         votes = torch.tensor([int(c.vote(loss)) for c in self.components], device=self.device)
         counts = distutils.all_reduce(votes).tolist()
         answers = [c.voted(ranks) for c, ranks in zip(self.components, counts)]
@@ -299,18 +300,18 @@ class Trainer(OCPTrainer):
     def run_relaxations(self) -> None:
         relaxations.run(self)
 
-    # ------------------------------------------------------------------ small things
+    # ------------------------------------------------------------------ names
 
     def primary_metric_name(self) -> str:
-        """By which the best checkpoint is chosen."""
+        """Name of the metric by which the best checkpoint is chosen."""
         return self.evaluation_metrics.get(
             "primary_metric", self.evaluator.task_primary_metric.get(self.name)
         )
 
     @staticmethod
     def _get_timestamp(device: torch.device, suffix: str | None) -> str:
-        # fairchem sends the time as float32, whose steps are 128 s wide: runs that start close
-        # together would share a directory. Milliseconds in an integer keep them apart.
+        # fairchem broadcasts the time as float32, with a resolution of 128 s, so that runs started
+        # shortly after each other would share a directory. Here it is an integer in milliseconds.
         now = torch.tensor(int(datetime.datetime.now().timestamp() * 1000), device=device)
         distutils.broadcast(now, 0)
         stamp = datetime.datetime.fromtimestamp(now.item() / 1000).strftime("%Y-%m-%d-%H-%M-%S-%f")

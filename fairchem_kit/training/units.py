@@ -1,4 +1,4 @@
-"""The component that logs metrics in the units of the literature's tables."""
+"""The component that logs metrics in the units that are usual in the literature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fairchem_kit.units.metrics import add_unit_metrics, unit_metrics
 
 
 class UnitMetrics(Component):
-    """Adds the metrics in the units that the outputs name."""
+    """Adds metrics in the units that are set for the outputs."""
 
     def prepare(self, inference_only: bool) -> None:
         self._named = unit_metrics(self.config.get("outputs") or {})

@@ -1,14 +1,15 @@
-"""Validation on several splits, as OC20 has it: val_id, val_ood_ads, val_ood_cat, val_ood_both.
+"""Validation on several splits, such as OC20's val_id, val_ood_ads, val_ood_cat, val_ood_both.
 
     dataset:
       val: {src: .../val_id}                     # the main split: best checkpoint, schedules
     task:
       validation_splits:
-        ood_ads: .../val_ood_ads                 # a path, with dataset.val's other settings
-        ood_both: {src: .../val_ood_both, first_n: 5000}   # or settings in place of its
+        ood_ads: .../val_ood_ads                 # a path; other settings as in dataset.val
+        ood_both: {src: .../val_ood_both, first_n: 5000}   # or with other settings
 
-Each is evaluated after the main split by fairchem's own ``validate`` and logged as ``val_ood_ads``,
-``val_ood_both``; the mean over all of them and the main one as ``val_mean``.
+Each split is evaluated after the main one by fairchem's own ``validate`` and logged as
+``val_ood_ads``, ``val_ood_both``. The mean over all splits, including the main one, is
+``val_mean``.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ MEAN = "val_mean"
 
 
 class ValidationSplits(Component):
-    """Evaluates ``task.validation_splits`` after the main split, while the run trains.
+    """Evaluates ``task.validation_splits`` after each validation on the main split.
 
-    They leave no trace in training: the generators are put back, so that a run with them is the
-    run without them, to the bit.
+    Random number generators are restored afterwards, so that training is the same to the bit with
+    and without these splits.
     """
 
     task_keys = (KEY,)
@@ -58,7 +59,7 @@ class ValidationSplits(Component):
         with generators_kept(self.trainer.device):
             for name, loader in self.loaders.items():
                 seen = copy.copy(self.trainer)
-                seen.test_loader = loader  # what fairchem evaluates under any name but "val"
+                seen.test_loader = loader  # evaluated under any name except "val"
                 found.append(OCPTrainer.validate(seen, name, disable_tqdm))
         self._log_mean(found)
 
@@ -73,11 +74,11 @@ class ValidationSplits(Component):
 
 
 def mean_over_splits(splits: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
-    """Each metric's plain mean over the splits, whatever their sizes, as in the tables of OC20.
+    """The mean of each metric over the splits, not weighted by size, as in tables of OC20.
 
     Args:
-        splits: fairchem's metrics of each. A metric that a split lacks, or that is not finite
-            there, has no mean.
+        splits: fairchem's metrics for each split. No mean is returned for a metric that is
+            missing or not finite in any split.
     """
     mean = {}
     for name in splits[0]:

@@ -77,8 +77,8 @@ def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:
         _check_forces(config.get("outputs") or {}, settings)
     if config.get("gp_gpus") or gp_utils.initialized():
         raise ConfigError(
-            "NDeM does not run with graph parallelism: the ranks that share a structure would have "
-            "different noise. Remove --gp-gpus."
+            "NDeM does not run with graph parallelism (--gp-gpus): ranks that share a structure "
+            "would have different noise. Remove --gp-gpus."
         )
 
 

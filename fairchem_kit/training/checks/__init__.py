@@ -1,5 +1,5 @@
-"""What stops a run in its first seconds: mistakes in its configuration, each with what to do.
+"""Checks that find mistakes in a configuration in the first seconds of a run.
 
-Every check yields sentences, one per mistake; ``training/config.py`` collects them into one
-:class:`ConfigError`. Warnings about harmless things are logged once, by rank 0.
+Every check yields one sentence per mistake, which says what to do; ``training/config.py`` collects
+them into one :class:`ConfigError`. Warnings about harmless settings are logged once, by rank 0.
 """

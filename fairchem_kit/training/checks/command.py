@@ -1,4 +1,4 @@
-"""What a trainer is not told: the whole configuration of the command, and its mode."""
+"""The complete configuration of the ``fairchem`` command, which trainers do not get."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from fairchem_kit.training.checks.messages import hint, is_close, shown, unknown
 def command_config() -> dict[str, Any] | None:
     """The configuration that the ``fairchem`` command was started with; None in other programs.
 
-    fairchem hands a trainer its known sections only, so ``evaluation_metric:`` or ``dataset.trian``
-    never arrive. The function that builds the trainer has them, and is among the callers.
+    fairchem only passes known sections to a trainer, so that misspelled ones
+    (``evaluation_metric:``, ``dataset.trian``) are lost. The complete configuration is a local
+    variable of a function among the callers, which builds the trainer.
     """
     frame = inspect.currentframe()
     try:
@@ -32,29 +33,32 @@ def command_config() -> dict[str, Any] | None:
             frame = frame.f_back
         return None
     finally:
-        del frame  # a frame that holds itself would keep everything it sees alive
+        del frame  # a frame that refers to itself would keep all its variables alive
 
 
 def top_level_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Top-level keys, names of datasets. A key that resembles none may be an anchor: a warning."""
+    """Unknown top-level keys and names of datasets.
+
+    A key that is not similar to a valid one may be a YAML anchor and only gives a warning.
+    """
     options = [option.dest for option in flags.get_parser()._actions]
     for key, value in config.items():
         if key in known_keys.TOP:
             continue
         if is_close(key, [*known_keys.TOP, *options]):
             yield (
-                f"{key} = {shown(value)} at the top level: there is no such key, and nothing "
-                f"would read it. {hint(key, [*known_keys.TOP, *options])} Rename it or take it out."
+                f"{key} = {shown(value)} at the top level: there is no such key. "
+                f"{hint(key, [*known_keys.TOP, *options])} Rename or remove it."
             )
         else:
-            warn(f"{key} at the top level of the configuration: nothing reads it.")
+            warn(f"{key} at the top level of the configuration is not used.")
     datasets = config.get("dataset")
     if isinstance(datasets, Mapping) and "src" not in datasets:
         yield from unknown_keys(datasets, known_keys.DATASETS, "dataset")
 
 
 def rank_zero_finds(check: Callable[[], list[str]]) -> list[str]:
-    """The sentences that ``check`` gives on rank 0, on every rank: all continue, or all stop."""
+    """Run ``check`` on rank 0 and return its sentences on every rank, so that all ranks agree."""
     found: list[str] = []
     if distutils.is_master():
         try:

@@ -1,4 +1,4 @@
-"""The configuration against the data: metadata, labels, normalizers. Reads a few records only."""
+"""Compare the configuration with the data: metadata, labels, normalizers. Reads few records."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fairchem_kit.training.checks.labels import SWITCH, label_problems, switched
 from fairchem_kit.training.checks.messages import ConfigError, shown, warn
 from fairchem_kit.training.checks.sections import SPLITS
 
-RECORDS = 64  # read from the training split
-SHARDS = 8  # of a split in more files than ALL_SHARDS, only so many are opened
+RECORDS = 64  # number of records to read from the training split
+SHARDS = 8  # files to open of a split with more than ALL_SHARDS files
 ALL_SHARDS = 64
 
 
 def balancing_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """``load_balancing: atoms`` without the numbers of atoms that it needs, and npz files that
-    fairchem would run code from."""
+    """``load_balancing: atoms`` without the numbers of atoms that it needs, and npz files with
+    code that fairchem would run."""
     for split, section in splits(config):
         for path in filter(Path.is_file, _metadata_paths(section)):
             try:
@@ -45,14 +45,16 @@ def balancing_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if paths and not any(path.is_file() for path in paths):
             yield (
                 f"optim.load_balancing: {mode} needs the number of atoms of every structure of "
-                f"{split}, and {paths[0]} does not exist. `ndem data` writes it with the "
-                "LMDBs; without it set optim.load_balancing: null."
+                f"{split}, but {paths[0]} does not exist. `ndem data` writes it together with the "
+                "LMDBs; without it, set optim.load_balancing: null."
             )
 
 
 def splits(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it is written, the section that its reader gets) of every split with data, as
-    fairchem joins them."""
+    """(dotted key, section that the reader gets) for every split with data.
+
+    Sections are merged as in fairchem.
+    """
     train = config.get("dataset") or {}
     for key, split in SPLITS.items():
         section = config.get(key) or {}
@@ -84,7 +86,7 @@ def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
 
     Args:
         config: a trainer's configuration, its normalizers in numbers.
-        train: whether this run trains; others need no labels.
+        train: whether this run trains; otherwise no labels are needed.
     """
     problems = list(_agreement_problems(config)) if train else []
     for split, section in splits(config):
@@ -99,8 +101,10 @@ def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
 
 
 def _agreement_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Validation data whose energies have another reference than those of training; elements that
-    training lacks are warned about. Both by what dataset.json says."""
+    """Validation data whose energies have another reference than the training data.
+
+    Warns about elements that are not in the training data. Both are read from dataset.json.
+    """
     sections = dict(splits(config))
     if "dataset.train" not in sections:
         return
@@ -125,7 +129,7 @@ def _agreement_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def _split_problems(
     config: Mapping[str, Any], split: str, section: Mapping[str, Any], train: bool
 ) -> list[str]:
-    # An LMDB can be open once in a process: what is opened here is gone when this returns.
+    # An LMDB can only be opened once in a process, so it must be closed when this returns.
     parts = _open(section)
     problems = list(_metadata_problems(section, parts, split))
     if split == "dataset.train" and train:
@@ -136,7 +140,7 @@ def _split_problems(
 
 
 def _open(section: Mapping[str, Any]) -> list[Any]:
-    """Datasets that cover the split: one, or some of its files where these are many."""
+    """One dataset for the whole split, or several for some of its files if there are many."""
     reader = registry.get_dataset_class(section.get("format", "lmdb"))
     (source, *more) = _sources(section)
     files = sorted(source.glob("*.lmdb")) if not more and source.is_dir() else []
@@ -158,15 +162,15 @@ def _metadata_problems(section: Mapping[str, Any], parts: list[Any], where: str)
         return
     if count != len(parts[0]):
         yield (
-            f"{where}: {', '.join(map(str, paths))} lists {count} structures, the data has "
-            f"{len(parts[0])}: they are not from one conversion. Convert again, or delete "
+            f"{where}: {', '.join(map(str, paths))} lists {count} structures, but the data has "
+            f"{len(parts[0])}: they are from different conversions. Convert again, or delete "
             "metadata.npz and set optim.load_balancing: null."
         )
 
 
 def _stored_statistics(section: Mapping[str, Any], parts: list[Any]) -> Mapping[str, Any] | None:
-    """The statistics of the whole training split in its dataset.json, where they are of these
-    records: the numbers that ``ndem data check`` prints."""
+    """The statistics of the whole training split in its dataset.json, which ``ndem data check``
+    prints; None if they are not for these records."""
     sources = _sources(section)
     if len(sources) != 1 or sources[0].is_file() or _structures(section, parts) is None:
         return None
@@ -175,8 +179,8 @@ def _stored_statistics(section: Mapping[str, Any], parts: list[Any]) -> Mapping[
 
 
 def _spread_records(parts: list[Any], section: Mapping[str, Any]) -> Iterator[Data]:
-    """Records at even distances; one that cannot be read is left to the run, which meets it too."""
-    errors: list[str] = []  # texts: an exception would keep the data set, and its file, open
+    """Evenly spaced records. Unreadable ones only give a warning; the run handles them itself."""
+    errors: list[str] = []  # strings, because an exception object would keep the data set open
     read = 0
     for part in parts:
         count = len(part)
@@ -200,7 +204,7 @@ def _spread_records(parts: list[Any], section: Mapping[str, Any]) -> Iterator[Da
 def _warn_about_length(
     config: Mapping[str, Any], section: Mapping[str, Any], parts: list[Any]
 ) -> None:
-    """Say it now if the run will end before its first validation."""
+    """Warn if the run will end before its first validation."""
     count = _structures(section, parts)
     optim = config["optim"]
     if count is None or "eval_every" not in optim:
@@ -216,7 +220,7 @@ def _warn_about_length(
 
 
 def _structures(section: Mapping[str, Any], parts: list[Any]) -> int | None:
-    """How many structures an epoch has; None where a selection hides it."""
+    """Number of structures in an epoch; None if it is unknown because of a selection."""
     if section.get("max_atoms") is not None or section.get("subset_to"):
         return None
     if len(parts) == 1:

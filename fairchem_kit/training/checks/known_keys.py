@@ -1,12 +1,12 @@
 """Keys of a configuration that fairchem 1.10 or this package reads, and where each is read.
 
-Files are those of fairchem/core; ``new_trainer_context`` and ``update_config`` are in
-common/utils.py. Keys of a class's constructor are not here: they are read off its signature.
+Files are relative to fairchem/core; ``new_trainer_context`` and ``update_config`` are in
+common/utils.py. Arguments of constructors are not listed; they come from the signatures.
 """
 
 from __future__ import annotations
 
-_OLD = "it belongs to fairchem's layout from before loss_functions; "
+_OLD = "it belongs to fairchem's layout before loss_functions; "
 
 # new_trainer_context and build_config (common/utils.py), _cli.py, tasks/task.py (checkpoint,
 # hide_eval_progressbar), common/distutils.py (timeout, ranks), setup_imports.
@@ -21,7 +21,7 @@ TOP = (
 DATASETS = ("train", "val", "test", "relax")  # BaseTrainer.__init__
 
 TASK = (
-    # fairchem's; those of this package are ``task_keys`` of the components that read them.
+    # only fairchem's; for this package see ``task_keys`` of the components
     "strict_load",  # trainers/base_trainer.py, load_checkpoint
     *("eval_relaxations", "relax_dataset"),  # trainers/ocp_trainer.py, train
     "prediction_dtype",  # predict
@@ -30,15 +30,15 @@ TASK = (
     *("num_relaxation_batches", "save_full_traj", "write_pos", "set_deterministic_scatter"),
 )
 OLD_TASK = {
-    "dataset": _OLD + "dataset.train.format counts",
-    "description": "it is a note",
-    "type": _OLD + "outputs and loss_functions count",
-    "metric": _OLD + "evaluation_metrics counts",
-    "labels": _OLD + "outputs counts",
-    "grad_input": _OLD + "outputs counts",
-    "primary_metric": _OLD + "evaluation_metrics.primary_metric counts",
-    "train_on_free_atoms": _OLD + "outputs.forces.train_on_free_atoms counts",
-    "eval_on_free_atoms": _OLD + "outputs.forces.eval_on_free_atoms counts",
+    "dataset": _OLD + "use dataset.train.format",
+    "description": "it is only a comment",
+    "type": _OLD + "use outputs and loss_functions",
+    "metric": _OLD + "use evaluation_metrics",
+    "labels": _OLD + "use outputs",
+    "grad_input": _OLD + "use outputs",
+    "primary_metric": _OLD + "use evaluation_metrics.primary_metric",
+    "train_on_free_atoms": _OLD + "use outputs.forces.train_on_free_atoms",
+    "eval_on_free_atoms": _OLD + "use outputs.forces.eval_on_free_atoms",
     "relaxation_dir": "task.relax_opt.traj_dir counts",
     "strict": "task.strict_load counts",
 }
@@ -61,20 +61,20 @@ WRITTEN_BY_THE_TRAINER = ("lambda_type", "epochs", "lr")
 OLD_OPTIM = {
     **dict.fromkeys(
         ("energy_coefficient", "force_coefficient", "stress_coefficient"),
-        _OLD + "loss_functions counts",
+        _OLD + "use loss_functions",
     ),
     **dict.fromkeys(
         ("loss_energy", "loss_force", "loss_forces", "loss_stress"),
-        _OLD + "loss_functions counts",
+        _OLD + "use loss_functions",
     ),
     "grad_accumulation_steps": "fairchem 1.10 does not accumulate gradients, so a batch is "
     "batch_size times the number of ranks",
     **dict.fromkeys(
         ("use_denoising_pos", "denoising_pos_params", "denoising_pos_coefficient"),
-        "it is read by fairchem's DeNS trainer; task.ndem.objective: dens is the way here",
+        "it is for fairchem's DeNS trainer; use task.ndem.objective: dens",
     ),
-    "energy_grad_loss": _OLD + "loss_functions counts",
-    "debug_batches": "it was dropped before fairchem 1.10",
+    "energy_grad_loss": _OLD + "use loss_functions",
+    "debug_batches": "it was removed before fairchem 1.10",
 }
 
 # datasets/base_dataset.py (BaseDataset, create_dataset), load_datasets (splits, settings).
@@ -85,8 +85,8 @@ DATASET = (
     *("train_split_settings", "val_split_settings", "test_split_settings"),
 )
 _ASE = ("a2g_args", "keep_in_memory", "atoms_transform_args", "include_relaxed_energy")
-# By class name of fairchem's readers; a subclass has its bases' keys too. Another reader names
-# its own in a class attribute ``known_keys``.
+# By class name of fairchem's readers; subclasses also have the keys of their bases. Other readers
+# declare their own in a class attribute ``known_keys``.
 READERS = {
     # datasets/lmdb_dataset.py
     "LmdbDataset": ("shard", "total_shards", "train_on_oc20_total_energies"),
@@ -102,8 +102,8 @@ OLD_DATASET = {
         ("normalize_labels", "target_mean", "target_std", "grad_target_mean", "grad_target_std"),
         _OLD + "dataset.train.transforms.normalizer counts",
     ),
-    "oc20_ref": "only format: oc22_lmdb reads it",
-    "total_energy": "only format: oc22_lmdb makes total energies",
+    "oc20_ref": "it is only for format: oc22_lmdb",
+    "total_energy": "it is only for format: oc22_lmdb",
 }
 # modules/normalization: _load_utils.py (fit, file), create_normalizer, fit_normalizers,
 # create_element_references, fit_linear_references.
@@ -119,10 +119,10 @@ OUTPUT = (
     *("property", "level", "train_on_free_atoms", "eval_on_free_atoms", "decomposition"),
     *("irrep_dim", "prediction_dtype", "parent", "unit", "report_unit"),
 )
-OLD_OUTPUT = {"shape": "fairchem 1.10 takes the shape from the model", "type": "it is not read"}
+OLD_OUTPUT = {"shape": "fairchem 1.10 takes the shape from the model", "type": "it is not used"}
 LOSS = ("fn", "coefficient", "reduction")  # load_loss
 EVALUATION = ("metrics", "primary_metric")  # load_task, train
-# Outputs that a metric reads by name (modules/evaluator.py); all others read their own output's.
+# outputs that a metric needs by name (modules/evaluator.py); other metrics need their own output
 METRIC_NEEDS = {
     "energy_forces_within_threshold": ("energy", "forces"),
     "energy_within_threshold": ("energy",),

@@ -1,4 +1,4 @@
-"""Labels of some records against ``outputs`` and the normalizers."""
+"""Compare the labels of some records with ``outputs`` and the normalizers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from fairchem_kit.training.checks.messages import hint, shown, warn
 ENERGY, FORCES = "energy", "forces"
 KEY = "dataset.train.transforms.normalizer"
 SWITCH = "task.normalizer_check"
-FACTOR = 50  # OC20's published normalizer is 10 times its forces' rms, and trains
-FEWEST = 8  # values below which a spread says nothing
+FACTOR = 50  # OC20's published normalizer is 10 times the rms of its forces, and works
+FEWEST = 8  # with fewer values a standard deviation is meaningless
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of ``count`` label values, in the data's unit; ``source``: what
-    they are of, for a message."""
+    """Mean and standard deviation of ``count`` label values, in the data's unit.
+
+    ``source`` describes these values in messages.
+    """
 
     count: int
     mean: float
@@ -42,7 +44,7 @@ def switched_off(task: Mapping[str, Any]) -> bool:
 
 
 def switch_problems(task: Any) -> Iterator[str]:
-    """A value of ``task.normalizer_check`` that is neither on nor off."""
+    """A value of ``task.normalizer_check`` other than on and off."""
     value = task.get("normalizer_check") if isinstance(task, Mapping) else None
     if not (value is None or isinstance(value, bool) or value in ("on", "off")):
         yield f"{SWITCH} = {shown(value)}: write on or off."
@@ -51,11 +53,11 @@ def switch_problems(task: Any) -> Iterator[str]:
 def label_problems(
     config: Mapping[str, Any], records: list[Data], stored: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
-    """Labels that are not there, and normalizers that do not fit them.
+    """Missing labels, and normalizers that do not fit the labels.
 
     Args:
-        config: a trainer's configuration. records: some of the training split.
-        stored: the statistics of the whole split, as dataset.json has them.
+        config: a trainer's configuration. records: some records of the training split.
+        stored: the statistics of the whole split in dataset.json.
     """
     if not records:
         return
@@ -71,7 +73,7 @@ def label_problems(
         if switched_off(config.get("task") or {}) or "file" in normalizer:
             continue
         if name in references.get("fit", {}).get("targets", ()) or "file" in references:
-            continue  # its references are not known before the data has been read
+            continue  # its references are only known after the data has been read
         if name in normalizer.get("fit", {}).get("targets", ()):
             continue
         found = _statistics(labelled, name, references.get(name), stored)
@@ -83,16 +85,18 @@ def _no_label(name: str, record: Data) -> str:
     keys = sorted(record.keys())
     return (
         f"outputs.{name}: the records of dataset.train have no {name!r} (they have: "
-        f"{', '.join(keys)}). {hint(name, keys)} dataset.train.key_mapping gives a record's key "
-        "another name, such as {y: energy, force: forces}."
+        f"{', '.join(keys)}). {hint(name, keys)} dataset.train.key_mapping renames "
+        "keys of records, as in {y: energy, force: forces}."
     )
 
 
 def _statistics(
     records: list[Data], name: str, reference: Any, stored: Mapping[str, Any] | None
 ) -> Statistics | None:
-    """Of a label, over the whole split or over some records by the same function; None if there
-    are no values. Forces are those on free atoms, as ``ndem data check`` has them."""
+    """Statistics of a label over the whole split, or else over some records; None without values.
+
+    Forces are those on free atoms, as in ``ndem data check``.
+    """
     if reference is None:
         known = _known(stored, name, f"the {(stored or {}).get('frames')} labels of")
         if known is None and (name in (ENERGY, FORCES) or name in QM9_UNITS):
@@ -116,8 +120,10 @@ def _statistics(
 
 
 def _accumulated(records: list[Data], name: str) -> dict[str, Any] | None:
-    """The statistics of some records, without those whose label is not finite; None where labels
-    have another shape than energy and forces have."""
+    """The statistics of some records, without labels that are not finite.
+
+    None if labels have another shape than energies and forces.
+    """
     total = Accumulator()
     try:
         for record in records:
@@ -131,7 +137,7 @@ def _accumulated(records: list[Data], name: str) -> dict[str, Any] | None:
 
 
 def _known(stored: Mapping[str, Any] | None, name: str, source: str) -> Statistics | None:
-    """What statistics of a data set say about a label."""
+    """A label's part of the statistics of a data set."""
     if stored is None:
         return None
     count = stored["frames"]
@@ -154,9 +160,9 @@ def _compare(
         far = not 1 / FACTOR <= (found.stdev or 1.0) <= FACTOR or abs(found.mean) > FACTOR
         if far and found.count >= FEWEST:
             warn(
-                f"{KEY}.{name} is missing, and the labels are far from the unit scale (mean "
-                f"{found.mean:.4g}, standard deviation {found.stdev:.4g}): a model starts badly "
-                f"there. Write {KEY}: {{{paste}}}."
+                f"{KEY}.{name} is missing, but the labels are far from unit scale (mean "
+                f"{found.mean:.4g}, standard deviation {found.stdev:.4g}), so that training would "
+                f"start badly. Write {KEY}: {{{paste}}}."
             )
         return
     numbers = _numbers(given)
@@ -172,26 +178,26 @@ def _compare(
             reasons.append(f"its stdev is {times} the labels'")
     if abs(found.mean - mean) > FACTOR * stdev:
         away = abs(found.mean - mean) / stdev
-        reasons.append(f"the labels' mean is {away:.3g} of its stdev away from its mean")
+        reasons.append(f"the labels' mean differs from its mean by {away:.3g} of its stdev")
     if not reasons:
         return
     sentence = (
-        f"{KEY}.{name} has mean {mean:.4g} and stdev {stdev:.4g}, and {found.source} "
+        f"{KEY}.{name} has mean {mean:.4g} and stdev {stdev:.4g}, but {found.source} "
         f"the training split have mean {found.mean:.4g} and standard deviation "
-        f"{found.stdev:.4g}: {', and '.join(reasons)}. Is a unit mixed up, or is it another data "
-        f"set's? Write {paste}, or continue with {SWITCH}: off."
+        f"{found.stdev:.4g}: {', and '.join(reasons)}. Is a unit wrong, or is it from another data "
+        f"set? Write {paste}, or continue with {SWITCH}: off."
     )
     if name == "energy" and len(reasons) == 1 and "stdev is" in reasons[0]:
         forces = _numbers(normalizer.get("forces") or {})
         if not isinstance(forces, str) and forces[1] == stdev:
-            # Forces that are the energy's gradient want one scale; theirs decides.
+            # Gradient forces need the same scale as the energy; that of the forces decides.
             warn(sentence)
             return
     yield sentence
 
 
 def _numbers(given: Any) -> tuple[float, float] | str:
-    """(mean, stdev) of a normalizer's section, or the end of a sentence about it."""
+    """(mean, stdev) in a normalizer's section, or the rest of a sentence on what is wrong."""
     if not isinstance(given, Mapping):
         return f" = {shown(given)} must have mean and stdev."
     if given.get("file") is not None:
@@ -205,7 +211,7 @@ def _numbers(given: Any) -> tuple[float, float] | str:
         if isinstance(value, bool) or not isinstance(value, Real):
             return f".{key} = {shown(value)} must be a number."
     if not stdev > 0:
-        return f".stdev = {stdev} divides the labels and must be above 0."
+        return f".stdev = {stdev} must be above 0, because labels are divided by it."
     return float(mean), float(stdev)
 
 

@@ -1,4 +1,4 @@
-"""Naming a key that nobody reads, and the one that was meant."""
+"""Sentences about unknown keys, with suggestions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fairchem.core.common import distutils
 
 from fairchem_kit.errors import ConfigError
 
-SHOWN = 60  # characters of a value in a message
+SHOWN = 60  # longest representation of a value in a message, in characters
 
 
 def raise_if_any(problems: Iterable[str]) -> None:
-    """Stop with all mistakes at once.
+    """Raise an error that lists all mistakes.
 
     Raises:
-        ConfigError: if there is one.
+        ConfigError: if there are any.
     """
     found = list(dict.fromkeys(problems))
     if len(found) == 1:
@@ -35,13 +35,13 @@ def warn(message: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def hint(name: Any, valid: Iterable[str]) -> str:
-    """The close matches of a name, or all valid names, as a sentence."""
+    """A sentence with the closest valid names, or with all valid names."""
     names = [str(key) for key in valid]
     close = _close(name, names, 2, 0.6)
     if close:
@@ -50,7 +50,7 @@ def hint(name: Any, valid: Iterable[str]) -> str:
 
 
 def is_close(name: Any, valid: Iterable[str]) -> bool:
-    """Whether a name differs from a valid one by a letter or two."""
+    """Whether a name is likely a misspelling of a valid one."""
     return bool(_close(name, [str(key) for key in valid], 1, 0.8))
 
 
@@ -68,13 +68,13 @@ def unknown_keys(
     where: str,
     harmless: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Sentences about keys of ``section`` that nobody reads.
+    """One sentence for each unknown key of ``section``.
 
     Args:
-        section: a mapping; None is an empty one.
-        valid: the keys that are read.
+        section: a mapping; None counts as empty.
+        valid: the known keys.
         where: dotted path of the section.
-        harmless: keys that are not read and yet common -> why they do nothing: a warning each.
+        harmless: {common key without effect: why it has none}; these only give a warning.
     """
     if section is None:
         return
@@ -86,9 +86,9 @@ def unknown_keys(
         if key in valid:
             continue
         if harmless and key in harmless:
-            warn(f"{where}.{key} = {shown(value)} does nothing here: {harmless[key]}.")
+            warn(f"{where}.{key} = {shown(value)} has no effect here: {harmless[key]}.")
             continue
         yield (
-            f"{where}.{key} = {shown(value)}: there is no such key, and nothing would read it. "
-            f"{hint(key, valid)} Rename it or take it out."
+            f"{where}.{key} = {shown(value)}: there is no such key. "
+            f"{hint(key, valid)} Rename or remove it."
         )

@@ -1,4 +1,4 @@
-"""Losses and metrics that do not exist, or of outputs that do not."""
+"""Losses and metrics that do not exist, or that are for outputs that do not exist."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from fairchem_kit.training.checks import known_keys
 from fairchem_kit.training.checks.messages import hint, shown, unknown_keys
 from fairchem_kit.training.checks.sections import output_names
 
-_NO_METRICS = ("metrics_dict", "min_diff", "wraps")  # functions of the evaluator's module
+_NO_METRICS = (
+    "metrics_dict",
+    "min_diff",
+    "wraps",
+)  # other functions in that module
 
 
 def known_metrics() -> list[str]:
-    """Names that fairchem's evaluator knows; it looks them up in its own module."""
+    """Metrics of fairchem's evaluator, which are functions in its module."""
     found = vars(evaluator).items()
     return [name for name, value in found if inspect.isfunction(value) and name not in _NO_METRICS]
 
@@ -91,7 +95,7 @@ def metric_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def computed_metrics(metrics: Mapping[str, Any], named: Mapping[str, Any]) -> set[str]:
-    """Names under which metrics are logged, as fairchem's evaluator makes them.
+    """Names under which fairchem's evaluator logs metrics.
 
     Args:
         metrics: the section ``evaluation_metrics.metrics``.

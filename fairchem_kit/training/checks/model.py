@@ -1,4 +1,4 @@
-"""The model section against the constructors that will be called with it."""
+"""Compare the model section with the constructors that will be called with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_problems(model: Any) -> Iterator[str]:
     if model.get("finetune_config") is not None:
         valid = ("starting_checkpoint", "override")
         yield from unknown_keys(model["finetune_config"], valid, "model.finetune_config")
-        return  # backbone and heads may come from that checkpoint
+        return  # backbone and heads may come from this checkpoint
     if "backbone" not in model and "heads" not in model:
         return
     yield from constructor_problems(model.get("backbone"), "model.backbone", "model")
@@ -35,12 +35,12 @@ def model_problems(model: Any) -> Iterator[str]:
 def constructor_problems(
     section: Any, where: str, name_key: str, skip: tuple[str, ...] = ()
 ) -> Iterator[str]:
-    """A section that names a class and gives its arguments.
+    """Check a section with the name of a class and its arguments.
 
     Args:
         section: the mapping. where: its dotted path.
         name_key: the key with the class's registered or dotted name.
-        skip: arguments that do not come from the configuration.
+        skip: arguments that are not in the configuration.
     """
     if not isinstance(section, Mapping):
         yield f"{where} must be a mapping with {name_key}, not {shown(section)}."
@@ -62,9 +62,9 @@ def constructor_problems(
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         for key in section:
             if key not in valid and is_close(key, valid):
-                warn(f"{where}.{key}: {name} takes any key and may not read it. {hint(key, valid)}")
+                warn(f"{where}.{key}: {name} accepts any key and may ignore it. {hint(key, valid)}")
         return
     yield from unknown_keys(section, valid, where)
     for parameter in plain:
         if parameter.default is parameter.empty and parameter.name not in section:
-            yield f"{where}.{parameter.name} is missing, and {name} needs it."
+            yield f"{where}.{parameter.name} is missing, but {name} needs it."

@@ -1,4 +1,4 @@
-"""Keys and names of every section but the model's."""
+"""Check keys and names in all sections except the model's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fairchem.core.modules import transforms as transform_functions
 from fairchem_kit.training.checks import known_keys
 from fairchem_kit.training.checks.messages import hint, is_close, shown, unknown_keys, warn
 
-# A trainer's section of each name under ``dataset``.
+# name under ``dataset`` -> section in a trainer's configuration
 SPLITS = {
     "dataset": "train",
     "val_dataset": "val",
@@ -26,24 +26,24 @@ SPLITS = {
 def task_problems(
     task: Any, old_layout: bool = False, more_keys: Iterable[str] = ()
 ) -> Iterator[str]:
-    """``task``; what components read there is checked by themselves.
+    """``task``. Components check the values of their own keys.
 
     Args:
         task: the section.
-        more_keys: keys that are not fairchem's.
-        old_layout: whether fairchem converted the configuration, and so read the old keys.
+        more_keys: valid keys in addition to fairchem's.
+        old_layout: whether fairchem converted an older configuration and has read its old keys.
     """
     valid = (*known_keys.TASK, *more_keys)
     yield from unknown_keys(task, *_with_old(valid, "task", known_keys.OLD_TASK, old_layout))
     relax = task.get("relax_opt") if isinstance(task, Mapping) else None
     if relax is not None:
         valid = [name for name in _parameters(LBFGS) if name != "optimizable_batch"]
-        harmless = {"name": "fairchem 1.10 has LBFGS only"}
+        harmless = {"name": "fairchem 1.10 only has LBFGS"}
         yield from unknown_keys(relax, valid, "task.relax_opt", harmless)
 
 
 def optim_problems(optim: Any, old_layout: bool = False) -> Iterator[str]:
-    """``optim``, with its optimizer's and its schedule's own keys."""
+    """``optim``, including keys of the optimizer and of the schedule."""
     if not isinstance(optim, Mapping):
         yield f"optim must be a mapping of keys to values, not {shown(optim)}."
         return
@@ -60,7 +60,7 @@ def optim_problems(optim: Any, old_layout: bool = False) -> Iterator[str]:
     optimizer = getattr(torch.optim, name, None) if isinstance(name, str) else None
     if not inspect.isclass(optimizer):
         names = _classes(torch.optim)
-        yield f"optim.optimizer = {shown(name)}: torch.optim has none. {hint(name, names)}"
+        yield f"optim.optimizer = {shown(name)}: torch.optim has no such class. {hint(name, names)}"
     else:
         given = [key for key in _parameters(optimizer) if key not in ("params", "lr")]
         yield from unknown_keys(optim.get("optimizer_params"), given, "optim.optimizer_params")
@@ -74,7 +74,7 @@ def _scheduler_problems(scheduler: Any, params: Any) -> Iterator[str]:
     if not known:
         names = ["Null", *_classes(torch.optim.lr_scheduler)]
         yield (
-            f"optim.scheduler = {shown(scheduler)}: torch.optim.lr_scheduler has none. "
+            f"optim.scheduler = {shown(scheduler)}: torch.optim.lr_scheduler has no such schedule. "
             f"{hint(scheduler, names)}"
         )
         return
@@ -94,7 +94,7 @@ def _scheduler_problems(scheduler: Any, params: Any) -> Iterator[str]:
 
 
 def dataset_problems(config: Mapping[str, Any], old_layout: bool = False) -> Iterator[str]:
-    """``dataset.train``, ``val`` and ``test``: the reader's keys, splits, transforms."""
+    """``dataset.train``, ``val`` and ``test``: keys of the reader, splits, transforms."""
     outputs = output_names(config.get("outputs"))
     for key, split in SPLITS.items():
         section = config.get(key)
@@ -111,7 +111,7 @@ def dataset_problems(config: Mapping[str, Any], old_layout: bool = False) -> Ite
         except RuntimeError:
             names = registry.mapping["dataset_name_mapping"]
             yield f"{where}.format = {shown(reader)} is not a reader. {hint(reader, names)}"
-        if valid is None:  # a reader that does not say what it reads
+        if valid is None:  # a reader that does not declare its keys
             _warn_about_close(section, [*known_keys.DATASET], where)
         else:
             keys = _with_old(valid, where, known_keys.OLD_DATASET, old_layout)
@@ -122,16 +122,16 @@ def dataset_problems(config: Mapping[str, Any], old_layout: bool = False) -> Ite
         if section.get("normalize_labels") and not _normalizer(section):
             yield (
                 f"{where}.normalize_labels = True belongs to fairchem's old layout and normalizes "
-                f"nothing beside loss_functions: write {where}.transforms.normalizer: {{energy: "
+                f"nothing with loss_functions: write {where}.transforms.normalizer: {{energy: "
                 "{mean: ..., stdev: ...}, forces: {mean: 0.0, stdev: ...}}."
             )
         yield from _transform_problems(section.get("transforms"), f"{where}.transforms", outputs)
 
 
 def reader_keys(reader: type) -> list[str] | None:
-    """Keys of a dataset section for this reader; None if it does not say.
+    """Keys of a dataset section for this reader; None if unknown.
 
-    A reader of another package says it in a class attribute ``known_keys``: the keys that it
+    A reader of another package declares them in a class attribute ``known_keys``: the keys that it
     reads in addition to those of fairchem's BaseDataset and of fairchem's readers among its bases.
     """
     own = getattr(reader, "known_keys", None)
@@ -161,7 +161,7 @@ def _transform_problems(transforms: Any, where: str, outputs: list[str]) -> Iter
         section = transforms.get(name)
         if isinstance(section, str) and name == "normalizer":
             if section != "dataset":
-                yield f"{where}.{name} = {shown(section)}: the only word here is 'dataset'."
+                yield f"{where}.{name} = {shown(section)}: must be a mapping, or dataset."
             continue
         if section is not None and not isinstance(section, Mapping):
             yield f"{where}.{name} must be a mapping, not {shown(section)}."
@@ -176,15 +176,15 @@ def _transform_problems(transforms: Any, where: str, outputs: list[str]) -> Iter
 
 
 def _no_such_output(where: str, name: Any, outputs: list[str]) -> Iterator[str]:
-    """A misspelt output stops; one that is merely not trained does nothing, which is said."""
+    """A misspelled output is a mistake; any other unknown output only gives a warning."""
     if is_close(name, outputs):
         yield f"{where}: there is no output {name!r}. {hint(name, outputs)}"
     else:
-        warn(f"{where} does nothing: there is no output {name!r} under outputs.")
+        warn(f"{where} has no effect: there is no output {name!r} under outputs.")
 
 
 def output_names(outputs: Any) -> list[str]:
-    """Names of all outputs, the parts of decomposed ones included."""
+    """Names of all outputs, including parts of decomposed ones."""
     names = []
     for name, output in outputs.items() if isinstance(outputs, Mapping) else ():
         names.append(name)
@@ -194,7 +194,7 @@ def output_names(outputs: Any) -> list[str]:
 
 
 def output_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """``outputs``: keys, and what fairchem needs of each before the first batch."""
+    """``outputs``: keys, and entries that fairchem needs."""
     outputs, model = config.get("outputs"), config.get("model") or {}
     if not isinstance(outputs, Mapping):
         yield f"outputs must be a mapping of names to settings, not {shown(outputs)}."
@@ -222,18 +222,18 @@ def output_problems(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         if name not in heads:
             yield (
-                f"{where}: model.heads has no head {name!r}. {hint(name, heads)} One head may give "
-                "several outputs under model.pass_through_head_outputs: True."
+                f"{where}: model.heads has no head {name!r}. {hint(name, heads)} With "
+                "model.pass_through_head_outputs: True one head may return several outputs."
             )
         elif "property" not in output:
             yield (
-                f"{where}.property is missing: the heads of a hydra model return named properties; "
+                f"{where}.property is missing, but heads of a hydra model return named properties: "
                 f"write {where}.property: {name}."
             )
 
 
 def logger_problems(logger: Any) -> Iterator[str]:
-    """``logger`` and, inside :class:`ndem_ocp.HistoryLogger`, the ``inner`` one."""
+    """``logger`` and the ``inner`` logger of :class:`ndem_ocp.HistoryLogger`."""
     if logger is None:
         return
     section = {"name": logger} if isinstance(logger, str) else logger
@@ -263,14 +263,14 @@ def logger_problems(logger: Any) -> Iterator[str]:
 def _with_old(
     valid: Iterable[str], where: str, old: Mapping[str, str], old_layout: bool
 ) -> tuple[list[str], str, dict[str, str]]:
-    """The last three arguments of unknown_keys."""
+    """The last three arguments of :func:`unknown_keys`, depending on the layout."""
     return ([*valid, *old], where, {}) if old_layout else ([*valid], where, dict(old))
 
 
 def _warn_about_close(section: Mapping[str, Any], valid: list[str], where: str) -> None:
     for key in section:
         if key not in valid and is_close(key, valid):
-            warn(f"{where}.{key} looks like a misspelt key. {hint(key, valid)}")
+            warn(f"{where}.{key} looks like a misspelled key. {hint(key, valid)}")
 
 
 def _parameters(function: Any) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 from fairchem_kit.history.validation_sets import KEY, log_name
 from fairchem_kit.training.checks.messages import shown
 
-_TAKEN = ("val", "val_mean")  # names of the main split and of the mean
+_TAKEN = ("val", "val_mean")  # names that the main split and the mean use
 
 
 def split_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Every mistake in the section that shows without its data, as sentences."""
+    """All mistakes in the section that can be found without the data, as sentences."""
     section = (config.get("task") or {}).get(KEY)
     if section is None:
         return
@@ -22,11 +22,11 @@ def split_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where} must be a mapping such as {{ood_ads: PATH}}, not {shown(section)}."
         return
     if section and "src" not in (config.get("val_dataset") or {}):
-        yield f"{where} comes beside dataset.val.src, the main split, which is missing."
+        yield f"{where} needs a main split as well, but dataset.val.src is missing."
     seen: dict[str, Any] = {}
     for key, value in section.items():
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z]\w*", key):
-            yield f"{where}: {key!r} is not a name; use letters, digits and _, as in ood_ads."
+            yield f"{where}: {key!r} is not a valid name; use letters, digits and _, as in ood_ads."
             continue
         name = log_name(key)
         if name in _TAKEN:
@@ -35,6 +35,6 @@ def split_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}: {seen[name]} and {key} would both be logged as {name}."
         seen[name] = key
         if isinstance(value, Mapping) and not isinstance(value.get("src"), str):
-            yield f"{where}.{key}.src is missing: the path of its LMDBs."
+            yield f"{where}.{key}.src is missing: give the path of its LMDBs."
         elif not isinstance(value, (str, Mapping)):
-            yield f"{where}.{key} = {shown(value)}: a path, or a mapping with src."
+            yield f"{where}.{key} = {shown(value)}: must be a path, or a mapping with src."

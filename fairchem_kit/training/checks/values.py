@@ -1,4 +1,4 @@
-"""Values that cannot be meant: a text where a number belongs, a size of nothing."""
+"""Values that cannot be right: a string instead of a number, a size of zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fairchem_kit.training.checks.messages import hint, shown
 _SCIENTIFIC = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 _ON_ERROR = ("raise", "warn_and_balance", "warn_and_no_balance")
 
-# key -> (smallest value, is it a whole number, other values that are allowed)
+# key -> (smallest value, whether it is a whole number, other allowed values)
 NUMBERS: dict[str, tuple[float, bool, tuple[Any, ...]]] = {
     "batch_size": (1, True, ()),
     "eval_batch_size": (1, True, ()),
@@ -30,14 +30,18 @@ NUMBERS: dict[str, tuple[float, bool, tuple[Any, ...]]] = {
     "lr_gamma": (0, False, ()),
 }
 REQUIRED = ("num_workers", "max_epochs", "lr_initial")
-DECIMALS = ("warmup_factor", "lr_min_factor", "decay_rate")  # fairchem's schedule takes no int
+DECIMALS = (
+    "warmup_factor",
+    "lr_min_factor",
+    "decay_rate",
+)  # fairchem needs a float
 
 
 def number_problem(value: Any, where: str, least: float, whole: bool) -> str | None:
     """Why ``value`` is not a number >= ``least``, as a sentence, or None."""
     if isinstance(value, str) and _SCIENTIFIC.match(value.strip()):
         return (
-            f"{where} = {shown(value)} is a text, because YAML wants a point and a sign in such "
+            f"{where} = {shown(value)} is a string, because YAML needs a point and a sign in such "
             f"numbers: write {float(value)!r}."
         )
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -50,7 +54,7 @@ def number_problem(value: Any, where: str, least: float, whole: bool) -> str | N
 
 
 def optim_value_problems(optim: Any) -> Iterator[str]:
-    """Types and sizes in ``optim``."""
+    """Types and sizes of values in ``optim``."""
     if not isinstance(optim, Mapping):
         return
     for key in REQUIRED:
@@ -88,7 +92,7 @@ def _balancing_problems(optim: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _text_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Numbers that YAML read as texts (1e-3), or as whole where fairchem wants a point."""
+    """Numbers that YAML reads as strings (1e-3), or as integers where fairchem needs a float."""
     for key, value in section.items():
         if key in DECIMALS and type(value) is int and value != 0:
             yield f"{where}.{key} = {value} must be written {value}.0."

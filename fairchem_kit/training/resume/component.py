@@ -1,4 +1,4 @@
-"""The component that saves a run and continues it; the package's docstring describes all of it."""
+"""The component that saves and resumes a run; see the docstring of the package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fairchem_kit.training.resume.stopping import request_stop
 
 
 class Resume(Component):
-    """Saves a run, and continues it from what was saved."""
+    """Saves a run, and resumes it from a checkpoint."""
 
     name = "resume"
     task_keys = ("resume", "keep_checkpoints", "unsafe")
@@ -42,10 +42,10 @@ class Resume(Component):
     def read(self) -> None:
         self.settings = RunSettings.from_task(self.config["task"])
         self.store = CheckpointStore(self.config["cmd"]["checkpoint_dir"], self.settings.keep)
-        self._loaded: Path | None = None  # the checkpoint that this run has its state from
-        self._tail: dict[str, Any] | None = None  # what is left of that checkpoint's step
-        self._rng: dict[str, Any] | None = None  # to set once the training loader is made
-        self._running_metrics: dict[str, Any] = {}  # means since the last print, of the checkpoint
+        self._loaded: Path | None = None  # the checkpoint from which this run was resumed
+        self._tail: dict[str, Any] | None = None  # the unfinished part of that checkpoint's step
+        self._rng: dict[str, Any] | None = None  # to be restored once the training loader is built
+        self._running_metrics: dict[str, Any] = {}  # of the checkpoint, since a log line
 
     def prepare(self, inference_only: bool) -> None:
         if not inference_only:
@@ -58,12 +58,12 @@ class Resume(Component):
         if not self.trainer.in_training:
             return self.write(FinishedStep.now(self.trainer), metrics)
         if not self._checkpoint_is_due():
-            request_stop("a checkpoint was asked for within a step")
+            request_stop("a checkpoint was requested within a step")
             return None
         return self.write(FinishedStep.now(self.trainer), metrics, self._tail_of_step())
 
     def save_best(self, metrics: dict[str, Any] | None) -> str | None:
-        """Write the checkpoint of the best validation, on rank 0."""
+        """Write the checkpoint of the best validation (only rank 0)."""
         if not distutils.is_master():
             return None
         ema = self.trainer.ema
@@ -77,7 +77,7 @@ class Resume(Component):
             ema.restore()
 
     def _checkpoint_is_due(self) -> bool:
-        """Whether it is fairchem's loop that saves now, after the optimizer's step."""
+        """Whether fairchem's loop saves a checkpoint in this step, after the optimizer's step."""
         trainer = self.trainer
         every = self.config["optim"].get("checkpoint_every", self._eval_every())
         every = len(trainer.train_loader) if every == -1 else every
@@ -87,9 +87,9 @@ class Resume(Component):
         return self.config["optim"].get("eval_every", len(self.trainer.train_loader))
 
     def _tail_of_step(self) -> dict[str, Any] | None:
-        """What fairchem's loop does after it has saved, as in OCPTrainer.train."""
+        """What remains of the step after fairchem's loop has saved, as in OCPTrainer.train."""
         if self.config["optim"].get("checkpoint_every") == -1:
-            return None  # saved at the end of an epoch, when the step is over
+            return None  # saved at the end of an epoch, when the step is complete
         return {"evaluate": self.trainer.step % self._eval_every() == 0}
 
     def write(
@@ -101,7 +101,7 @@ class Resume(Component):
         """Write the run's checkpoint; every rank must call this.
 
         Args:
-            at: the finished step. metrics: of its validation. tail: what is left of it.
+            at: the finished step. metrics: those of its validation. tail: its unfinished part.
         """
         trainer = self.trainer
         generators = distutils.gather_objects(rng_state(trainer.device))
@@ -125,7 +125,7 @@ class Resume(Component):
         checkpoint: dict[str, Any] | None,
         inference_only: bool,
     ) -> None:
-        """As ``Trainer.load_checkpoint``; ``fairchem_load`` is its fairchem_load's."""
+        """See ``Trainer.load_checkpoint``; ``fairchem_load`` is fairchem's own method."""
         trainer = self.trainer
         if checkpoint is None:
             path, checkpoint = self._read(path)
@@ -134,7 +134,7 @@ class Resume(Component):
             here = optimizer_names(trainer._unwrapped_model, trainer.optimizer)
             check_names(checkpoint.get("optimizer_names"), here, str(path))
             groups = [dict(group) for group in trainer.optimizer.param_groups]
-        state = {**checkpoint, "scheduler": None}  # put back below, on this run's curve
+        state = {**checkpoint, "scheduler": None}  # restored below, with this run's settings
         if state.get("ema") is not None and trainer.ema is not None:
             names = trained_names(trainer._unwrapped_model)
             strict = self.config["task"].get("strict_load", True)
@@ -158,13 +158,13 @@ class Resume(Component):
         found = self.store.read_newest(device, self.settings.unsafe)
         if found is None:
             raise CheckpointError(
-                f"{path} is damaged and {self.store.directory} holds no other checkpoint. Move it "
-                "away to start the run again, or name another one with --checkpoint."
+                f"{path} is damaged and {self.store.directory} has no other checkpoint. Move it "
+                "away to start the run from the beginning, or give another one with --checkpoint."
             )
         return str(found[0]), found[1]
 
     def _restore_run(self, path: Path, checkpoint: dict[str, Any]) -> None:
-        """Restore what fairchem leaves out: step, schedule, generators, the step's tail."""
+        """Restore what fairchem does not: step, schedule, generators, the tail of the step."""
         self._loaded = path
         trainer = self.trainer
         if trainer.train_loader is None:
@@ -190,7 +190,7 @@ class Resume(Component):
             logging.info(f"Continuing from step {trainer.step} of {path}, {exactly}")
 
     def _set_step(self, saved: Position, here: Position) -> list[str]:
-        """Set the trainer's step to a saved one, counted as this run counts; what differs."""
+        """Set the trainer's step from a saved one, in this run's steps; returns what differs."""
         trainer, notes = self.trainer, []
         trainer.step, twice = saved.step_in(here)
         if trainer.step != saved.step:
@@ -204,8 +204,8 @@ class Resume(Component):
         saved = checkpoint.get("scheduler") or {}
         schedule = self.trainer.scheduler.scheduler
         if self._tail is None and saved.get("last_epoch") == checkpoint.get("step", 0) - 1:
-            self._tail = {"evaluate": False}  # a file of fairchem's trainer: saved within a step
-        # 1: the schedule's step of the last training step is still in the tail, to be done.
+            self._tail = {"evaluate": False}  # written by fairchem's own trainer, within a step
+        # 1 if the tail still has to advance the schedule for the last training step
         lag = 0 if self._tail is None else 1
         if self.trainer.scheduler.scheduler_type == "ReduceLROnPlateau":
             last_epoch = saved.get("last_epoch", schedule.last_epoch)
@@ -218,7 +218,7 @@ class Resume(Component):
     # ------------------------------------------------------------------ starting
 
     def from_newest(self) -> None:
-        """Load the newest good checkpoint of this run, if it is newer than what has been loaded."""
+        """Load the newest good checkpoint of this run, if it is newer than the one loaded."""
         trainer = self.trainer
         if trainer.is_debug or not self.settings.newest_wins(self._loaded):
             return
@@ -241,7 +241,7 @@ class Resume(Component):
         trainer.load_checkpoint(path)
 
     def finish_step(self, disable_eval_tqdm: bool) -> None:
-        """Do what was left of the step that the checkpoint was saved in, as the run would have."""
+        """Do the unfinished part of the step in which the checkpoint was saved."""
         trainer = self.trainer
         if self._rng is not None:
             set_rng_state(self._rng, trainer.device)
@@ -256,14 +256,14 @@ class Resume(Component):
                 trainer.scheduler.step()
             elif metrics is not None:
                 trainer.scheduler.step(metrics=metrics[trainer.primary_metric_name()]["metric"])
-            # The step is over now; between_steps() saves it if it was the last one.
+            # The step is complete now; between_steps() saves it if it was the last one.
         if self._rng is not None and trainer.step % len(trainer.train_loader):
-            self._rng = rng_state(trainer.device)  # once more when the loader has drawn its seed
+            self._rng = rng_state(trainer.device)  # set again when the loader has drawn its seed
         else:
             self._rng = None
 
     def _evaluate(self, disable_eval_tqdm: bool) -> dict[str, Any] | None:
-        """The evaluation of OCPTrainer.train, of a step that ended in a checkpoint."""
+        """The evaluation in OCPTrainer.train, after a step with a checkpoint."""
         trainer, metrics = self.trainer, None
         if trainer.val_loader is not None:
             metrics = trainer.validate(split="val", disable_tqdm=disable_eval_tqdm)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: fairchem's own keys, and what exact resume needs in addition."""
+"""The content of a checkpoint: fairchem's own keys, and what an exact resume also needs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fairchem_kit.training.resume.restore import optimizer_names, trained_names
 if TYPE_CHECKING:
     from fairchem_kit.training.trainer import Trainer
 
-FORMAT = 1  # of what this package adds to fairchem's checkpoint
+FORMAT = 1  # version of what this package adds to fairchem's checkpoint
 
 
 class FinishedStep(NamedTuple):
-    """A finished step; between steps fairchem's loop has already advanced its counters."""
+    """Counters of a finished step. Between steps fairchem's loop has advanced its own already."""
 
     step: int
     epoch: float
@@ -27,7 +27,7 @@ class FinishedStep(NamedTuple):
 def model_state(
     trainer: Trainer, at: FinishedStep, metrics: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What evaluation needs, of the weights that the model has now."""
+    """Everything that evaluation needs, with the current weights of the model."""
     normalizers, references = trainer.normalizers, trainer.elementrefs
     return {
         "state_dict": trainer.model.state_dict(),
@@ -42,7 +42,7 @@ def model_state(
 
 
 def training_state(trainer: Trainer, at: FinishedStep) -> dict[str, Any]:
-    """What the next step depends on and this rank knows by itself."""
+    """Everything else on which the next step depends, as far as this rank knows it."""
     schedule = trainer.scheduler
     state = {
         "optimizer": trainer.optimizer.state_dict(),
@@ -60,10 +60,10 @@ def training_state(trainer: Trainer, at: FinishedStep) -> dict[str, Any]:
 
 
 def ema_state(trainer: Trainer) -> dict[str, Any] | None:
-    """The moving average with the names of its parameters; None without one."""
+    """The moving average with the names of its parameters; None if there is none."""
     if trainer.ema is None:
         return None
-    # fairchem's copy of the weights during validation is not part of the run's state.
+    # without fairchem's copy of the weights, which only exists during validation
     names = trained_names(trainer._unwrapped_model)
     return {**trainer.ema.state_dict(), "collected_params": [], "names": names}
 
@@ -71,12 +71,12 @@ def ema_state(trainer: Trainer) -> dict[str, Any] | None:
 def best_state(trainer: Trainer, metrics: dict[str, Any] | None) -> dict[str, Any]:
     """The checkpoint of the best validation, whose weights are the moving average.
 
-    With an average, its values have to be the model's while the state is used.
+    If there is an average, it must be copied into the model before, and until the state is written.
     """
     state = model_state(trainer, FinishedStep.now(trainer), metrics)
     if trainer.ema is None:
         return state
-    # As "ema" the same tensors take no more room.
+    # "ema" refers to the same tensors, which are stored only once
     trained = [p.detach() for p in trainer._unwrapped_model.parameters() if p.requires_grad]
     ema = {**(ema_state(trainer) or {}), "shadow_params": trained}
     return {**state, "ema": ema, "weights": "ema"}

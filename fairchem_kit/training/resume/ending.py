@@ -1,4 +1,4 @@
-"""The component that ends a run between two steps: asked to stop, early, or at its last step."""
+"""The component that ends a run between two steps: on request, early, or after the last one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from fairchem_kit.training.resume.stopping import Stopped, stop_requested
 
 
 class EndedEarly(BaseException):
-    """Leaves fairchem's loop; not an ``Exception``, which an error handler might swallow."""
+    """Leaves fairchem's loop. Not an ``Exception``, so that error handlers do not catch it."""
 
 
 class Ending(Component):
-    """Stops on all ranks after the same step, whose state ``Resume`` writes.
+    """Stops all ranks after the same step; ``Resume`` saves it.
 
     Attributes:
-        ended: the step whose optimizer step is done and whose tail is running; None: there is none.
+        ended: the step after its optimizer step, while validation and schedule may still follow;
+            None between steps.
     """
 
     name = "ending"
@@ -31,23 +32,23 @@ class Ending(Component):
     def read(self) -> None:
         self.ended: FinishedStep | None = None
         self._stop: str | None = None
-        self._before_validation: dict[str, Any] | None = None  # generators, while one is running
+        self._before_validation: dict[str, Any] | None = None  # random states, while one is running
 
     @property
     def validating(self) -> bool:
-        """Whether a validation of a run that trains is running."""
+        """Whether a validation is running during training."""
         return self._before_validation is not None
 
     def vote(self, loss: Tensor) -> bool:
         return stop_requested() is not None
 
     def voted(self, ranks: int) -> bool:
-        self._stop = (stop_requested() or "asked for on another rank") if ranks else None
+        self._stop = (stop_requested() or "requested on another rank") if ranks else None
         self.ended = FinishedStep.now(self.trainer)
         return True
 
     def between_steps(self, last: bool) -> None:
-        """The end of a step: nothing of it is left to do. Saves and leaves when asked to stop."""
+        """Save and leave if a stop was requested; the step is complete."""
         if self.ended is None:
             return
         at, self.ended = self.ended, None
@@ -55,7 +56,7 @@ class Ending(Component):
             self._leave(at)
         early = self.trainer.reason_to_end()
         if (last or early) and not self.trainer.is_debug:
-            self.trainer.resume.write(at)  # also of a run shorter than checkpoint_every
+            self.trainer.resume.write(at)  # even if the run is shorter than checkpoint_every
         if early and not last:
             self.trainer.step, self.trainer.epoch = at
             if distutils.is_master():
@@ -70,14 +71,14 @@ class Ending(Component):
         self._before_validation = None
 
     def before_forward(self, call: Call) -> None:
-        """A validation can last longer than a scheduler waits: go back to where it began."""
+        """Stop within a validation, which may last longer than a job scheduler waits."""
         if not self.validating:
             return
         reason = stop_requested()
         asked = torch.tensor([int(reason is not None)], device=self.trainer.device)
         if not distutils.all_reduce(asked).item() or self.ended is None:
             return
-        self._stop = reason or "asked for on another rank"
+        self._stop = reason or "requested on another rank"
         if self.trainer.ema:
             self.trainer.ema.restore()
         set_rng_state(self._before_validation, self.trainer.device)

@@ -1,8 +1,8 @@
-"""Where in the data a run is, so that it continues with the right sample.
+"""The position of a run in its data, so that it continues with the right sample.
 
-In each epoch the samples stand in one shuffled order that depends on the seed and the epoch alone.
-Step k of an epoch takes the next ``batch_size * world_size`` of them, shared among the ranks. So
-the place in the order is the number of samples seen, whatever the batch and the number of ranks.
+In each epoch the samples are in a shuffled order that depends only on the seed and the epoch. Each
+step takes the next ``batch_size * world_size`` of them, divided among the ranks. So the position is
+the number of samples seen in the epoch, for any batch size and number of ranks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 @dataclass(frozen=True)
 class Position:
     """Attributes:
-    step: finished steps, as the run that saved counts them.
-    steps_per_epoch: length of its training loader.
+    step: number of finished steps, in the run that saved it.
+    steps_per_epoch: length of the training loader.
     batch_size: samples per rank and step. world_size: ranks that share the data.
-    samples: length of the training set. seed: of the run, None if none was set.
+    samples: length of the training set. seed: that of the run; None if not set.
     """
 
     step: int
@@ -32,7 +32,7 @@ class Position:
 
     @classmethod
     def of(cls, step: int, loader: Any, seed: int | None) -> Position:
-        """Read off fairchem's training loader and its sampler."""
+        """The position, given fairchem's training loader and its sampler."""
         sampler = loader.batch_sampler
         return cls(
             step=step,
@@ -48,11 +48,11 @@ class Position:
         return self.batch_size * self.world_size
 
     def step_in(self, here: Position) -> tuple[int, int]:
-        """This position counted in the steps of another loader.
+        """Convert this position to the steps of another loader.
 
         Returns:
-            The number of steps that ``here`` would have finished, rounded down to whole steps, and
-            how many samples of the epoch are therefore seen twice.
+            The number of finished steps with the loader of ``here``, rounded down, and the number
+            of samples that are therefore seen twice in the epoch.
         """
         if (self.per_step, self.steps_per_epoch) == (here.per_step, here.steps_per_epoch):
             return self.step, 0
@@ -62,7 +62,7 @@ class Position:
         return epoch * here.steps_per_epoch + there, seen - there * here.per_step
 
     def differences(self, here: Position) -> list[str]:
-        """Why a run that continues from here is not the run that it was."""
+        """Why a run that continues with these sizes differs from an uninterrupted one."""
         names = {
             "batch_size": "the batch size",
             "world_size": "the number of ranks",

@@ -1,7 +1,7 @@
-"""Optimizer, schedule and moving average of a checkpoint, put into those of a configuration.
+"""Restore optimizer, schedule and moving average from a checkpoint.
 
-What a run has learned comes from the checkpoint; what a user writes (learning rate, length,
-weight decay) comes from the configuration. Where both say the same, nothing changes to the bit.
+Everything learned comes from the checkpoint; settings (learning rate, length, weight decay) come
+from the configuration. If settings have not changed, the result is the same to the bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fairchem_kit.training.checks.messages import ConfigError
 
-# What a schedule of torch learns as it goes; everything else in its state is its configuration.
+# State of torch's schedules that changes with the steps; the rest of it is configuration.
 _MOVING = (
     *("last_epoch", "_last_lr", "_step_count", "best", "num_bad_epochs", "cooldown_counter"),
     *("T_cur", "T_i", "_get_lr_called_within_step", "_is_initial"),
@@ -25,7 +25,7 @@ _MOMENTUM = ("betas", "momentum")
 
 
 def trained_names(model: nn.Module) -> list[str]:
-    """Names of the parameters that are trained, in the order that optimizer and EMA know."""
+    """Names of the trained parameters, in the order of optimizer and EMA."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
@@ -36,7 +36,7 @@ def optimizer_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
 
 
 def check_names(saved: list[list[str]] | None, here: list[list[str]], path: str) -> None:
-    """Refuse an optimizer's state that belongs to other parameters: it is positional.
+    """Refuse an optimizer state of other parameters; it has no names, only an order.
 
     Raises:
         ConfigError: naming the first parameters that differ.
@@ -49,9 +49,9 @@ def check_names(saved: list[list[str]] | None, here: list[list[str]], path: str)
         f"{text}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
         for text, names in (("only in the checkpoint", gone), ("only in this model", new))
         if names
-    ] or ["the same parameters in other groups (optim.optimizer_params.weight_decay?)"]
+    ] or ["the same parameters in other groups (was optim.optimizer_params.weight_decay changed?)"]
     raise ConfigError(
-        f"{path} cannot be resumed with this configuration: its optimizer knows other parameters "
+        f"{path} cannot be resumed with this configuration: its optimizer has other parameters "
         f"({'; '.join(what)}). Use the configuration it was trained with, or start a new run from "
         "its weights with task.init_from."
     )
@@ -60,16 +60,16 @@ def check_names(saved: list[list[str]] | None, here: list[list[str]], path: str)
 def ema_by_name(
     saved: Mapping[str, Any], names: list[str], current: Iterable[Tensor], strict: bool = True
 ) -> dict[str, Any]:
-    """fairchem's positional EMA state in the order of ``names``.
+    """fairchem's EMA state, which is an ordered list, in the order of ``names``.
 
     Args:
-        saved: ``checkpoint["ema"]``; with ``names`` if this package wrote it.
-        names: trained parameters of the model here.
-        current: their shadows here.
-        strict: without it a parameter that the checkpoint does not know keeps its shadow.
+        saved: ``checkpoint["ema"]``; it has ``names`` if this package wrote it.
+        names: trained parameters of the model.
+        current: their moving averages in this run.
+        strict: if False, a parameter that is not in the checkpoint keeps its moving average.
 
     Raises:
-        ConfigError: if a shadow is missing or has another shape.
+        ConfigError: if an average is missing or has another shape.
     """
     current = list(current)
     shadows, shapes = list(saved["shadow_params"]), [tuple(p.shape) for p in current]
@@ -81,7 +81,7 @@ def ema_by_name(
         if missing:
             raise ConfigError(
                 f"the checkpoint's moving average (EMA) lacks {', '.join(missing[:4])}"
-                f"{' ...' if len(missing) > 4 else ''}: it is of another model."
+                f"{' ...' if len(missing) > 4 else ''}: it is from another model."
             )
         shadows = [by_name[name] for name in names]
     if [tuple(p.shape) for p in shadows] != shapes:
@@ -93,15 +93,15 @@ def ema_by_name(
 
 
 def restore_schedule(schedule: Any, saved: Mapping[str, Any] | None, last_epoch: int) -> bool:
-    """Put a schedule to where the checkpoint was, on the curve that the configuration asks for.
+    """Advance a schedule, as defined by the configuration, to the step of the checkpoint.
 
     Args:
-        schedule: a schedule of torch, fresh from the configuration, whose optimizer has its state.
+        schedule: a new torch schedule from the configuration; its optimizer is already restored.
         saved: the schedule's state in the checkpoint.
-        last_epoch: how often the schedule has been stepped, in the steps of this run.
+        last_epoch: number of steps of the schedule, in the steps of this run.
 
     Returns:
-        Whether the curve is the checkpoint's own.
+        Whether the schedule is the same as in the checkpoint.
     """
     if saved is None:
         return True
@@ -122,10 +122,10 @@ def restore_schedule(schedule: Any, saved: Mapping[str, Any] | None, last_epoch:
 def keep_configured(
     optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], schedule: Any = None
 ) -> None:
-    """Give each group the settings it had before a state was loaded.
+    """Restore the settings that each parameter group had before a state was loaded.
 
-    All but those that move: the current rate, and the momentum where ``schedule`` (of torch) cycles
-    it, as OneCycleLR does.
+    Except those that change during training: the learning rate, and the momentum if ``schedule``
+    (of torch) changes it, as OneCycleLR does.
     """
     cycles = getattr(schedule, "cycle_momentum", False)
     moving = (*_GROUP_STATE, *(_MOMENTUM if cycles else ()))
@@ -134,7 +134,7 @@ def keep_configured(
 
 
 def _rates(schedule: Any) -> list[float] | None:
-    """Learning rates at ``last_epoch`` by the schedule's own formula; None if it has no formula."""
+    """Learning rates at ``last_epoch`` from the schedule's closed form; None if it has none."""
     if isinstance(schedule, LambdaLR):
         pairs = zip(schedule.base_lrs, schedule.lr_lambdas)
         return [base * factor(schedule.last_epoch) for base, factor in pairs]

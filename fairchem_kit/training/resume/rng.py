@@ -1,4 +1,4 @@
-"""The random number generators of a process, as plain values that a checkpoint can hold."""
+"""States of a process's random number generators, as plain values for a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
-    """State of Python's, numpy's, torch's and, on a GPU, CUDA's generator of this process."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (whoever uses it)
+    """The state of the generators of Python, numpy, torch and, on a GPU, CUDA."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (it may be in use)
     return {
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), position, has_gauss, gauss),
@@ -23,7 +23,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the generators back to a state of :func:`rng_state`."""
+    """Restore a state from :func:`rng_state`."""
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     name, keys, *rest = state["numpy"]
@@ -35,7 +35,7 @@ def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
 
 @contextlib.contextmanager
 def generators_kept(device: torch.device) -> Iterator[None]:
-    """What is drawn inside leaves no trace: the generators are put back at the end."""
+    """Restore the generators when the context ends."""
     before = rng_state(device)
     try:
         yield

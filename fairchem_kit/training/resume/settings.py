@@ -1,11 +1,11 @@
-"""How a run continues: its ``task`` keys, and what has changed since the checkpoint.
+"""Settings for resuming, in ``task``, and what has changed since a checkpoint.
 
 task:
-  resume: auto          # the run's newest good checkpoint, or a newer one given by --checkpoint
-                        # named: --checkpoint wins; PATH: from there unless the run has its own
-  keep_checkpoints: 3   # the last ones stay
-  max_bad_steps: 10     # steps in a row with a loss or gradient that is not finite
-  unsafe: False         # True: run code that a checkpoint contains, if it needs that to be read
+  resume: auto          # the run's newest good checkpoint, or a newer one in --checkpoint
+                        # named: always --checkpoint; PATH: this file, if the run has none yet
+  keep_checkpoints: 3   # number of checkpoints to keep, the newest ones
+  max_bad_steps: 10     # stop after so many steps in a row whose loss or gradient is not finite
+  unsafe: False         # True: run code in a checkpoint if it cannot be read otherwise
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fairchem_kit.training.checks.messages import ConfigError
 
 AUTO, NAMED = "auto", "named"
 _COMPARED = ("model", "optim", "task", "outputs", "loss_functions", "dataset", "amp")
-# No part of what a step computes.
+# These do not affect what a step computes.
 _IRRELEVANT = {
     *("task.resume", "task.keep_checkpoints", "task.max_bad_steps", "task.init_from"),
     "task.unsafe",
@@ -42,28 +42,29 @@ class RunSettings:
 
     @classmethod
     def from_task(cls, task: Mapping[str, Any]) -> RunSettings:
-        """Raises ConfigError naming the key."""
+        """Read and check the keys; raises a ConfigError that names the key."""
         resume = task.get("resume", AUTO)
         if not isinstance(resume, (str, Path)) or not str(resume):
             raise ConfigError(
-                f"task.resume = {resume!r}: auto, named, or the path of a checkpoint. To start "
-                "anew from a checkpoint's weights use task.init_from."
+                f"task.resume = {resume!r}: must be auto, named, or the path of a checkpoint. To "
+                "start a new run from the weights of a checkpoint, use task.init_from."
             )
         counts = {}
         for key, default in (("keep_checkpoints", cls.keep), ("max_bad_steps", cls.max_bad_steps)):
             value = task.get(key, default)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"task.{key} = {value!r}: a whole number, at least 1.")
+                raise ConfigError(f"task.{key} = {value!r}: must be a whole number, at least 1.")
             counts[key] = value
         unsafe = task.get("unsafe", False)
         if not isinstance(unsafe, bool):
-            raise ConfigError(f"task.unsafe = {unsafe!r}: True or False.")
+            raise ConfigError(f"task.unsafe = {unsafe!r}: must be True or False.")
         return cls(str(resume), counts["keep_checkpoints"], counts["max_bad_steps"], unsafe)
 
     def check_path(self) -> None:
-        """Raises ConfigError if ``task.resume`` names a file that is not there.
+        """Raise a ConfigError if ``task.resume`` is a path that does not exist.
 
-        Only a run that trains asks: a checkpoint keeps the key, and is used elsewhere.
+        Only for training: the key is also in the configuration of checkpoints, which may be used on
+        another machine.
         """
         if self.path is not None and not self.path.is_file():
             raise ConfigError(
@@ -72,16 +73,16 @@ class RunSettings:
 
     @property
     def path(self) -> Path | None:
-        """The checkpoint to resume from when the run has none of its own."""
+        """The checkpoint to resume from if the run has none of its own."""
         return None if self.resume in (AUTO, NAMED) else Path(self.resume)
 
     def newest_wins(self, loaded: Path | None) -> bool:
-        """Whether the run's own checkpoints count as well as the one that was named and loaded."""
+        """Whether to prefer the run's own checkpoints to the one already loaded, if newer."""
         return loaded is None or self.resume != NAMED
 
 
 def changed_settings(saved: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[str]:
-    """Settings that change a step and differ from the checkpoint's, as short sentences."""
+    """Settings that affect training and differ from the checkpoint's, as short sentences."""
     if saved is None:
         return []
     before = dict(_leaves({key: saved.get(key) for key in _COMPARED}))
@@ -90,14 +91,14 @@ def changed_settings(saved: Mapping[str, Any] | None, config: Mapping[str, Any])
     changes = [
         f"{key} was {before.get(key, 'not set')} and is {now.get(key, 'not set')}"
         for key in keys
-        if before.get(key) != now.get(key) and key != "optim.batch_size"  # said by the position
+        if before.get(key) != now.get(key) and key != "optim.batch_size"  # reported by Position
     ]
     more = [f"{len(changes) - _SHOWN} more settings differ"] if len(changes) > _SHOWN else []
     return changes[:_SHOWN] + more
 
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; an empty section is the same as none."""
+    """Dotted names and values; an empty section counts as absent."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
