@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from ndem_ocp.bench.pages.table import NOT_RUN, read, table
 
 # The contract's checks in the table's order, and what heads their columns.
 CHECKS = {
@@ -22,13 +23,10 @@ CHECKS = {
 
 def backbones(results: Path) -> str:
     """What the contract found for every backbone."""
-    path = results / "backbones.json"
-    if not path.exists():
-        return "not run"
-    found = json.loads(path.read_text(encoding="utf-8"))
-    head = ["backbone", "forces", "f' (parameters of all)", *CHECKS.values()]
-    rows = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
-    notes = []
+    found = read(results, "backbones")
+    if found is None:
+        return NOT_RUN
+    rows, notes = [], []
     for entry in found["backbones"].values():
         mark = ""
         if entry["note"]:
@@ -41,9 +39,11 @@ def backbones(results: Path) -> str:
             name = f"[{name}](../{entry['config']})"
         cells = [f"{name}{mark}", entry["forces"], head_cell]
         cells += [_cell(entry["checks"].get(check, {})) for check in CHECKS]
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     hardware, versions = found["hardware"], found["versions"]
-    rows += [
+    head = ["backbone", "forces", "f' (parameters of all)", *CHECKS.values()]
+    lines = [
+        table(head, rows),
         "",
         "Errors are the larger of the main forces' and f' under rotation, translation and "
         'renumbering, relative to the largest component; "-": does not apply. '
@@ -53,7 +53,7 @@ def backbones(results: Path) -> str:
         "",
         *notes,
     ]
-    return "\n".join(rows)
+    return "\n".join(lines)
 
 
 def _cell(check: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ a curve's middle is not what a run of that length would have reached; its end is
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import numpy as np
 from fairchem_kit.figure_style import plt, save
 from fairchem_kit.report.plots import ARM_COLOURS
 from ndem_ocp.bench.checkout import ROOT, in_checkout
-from ndem_ocp.bench.pages.molecules import ARMS, spread
+from ndem_ocp.bench.pages.molecules import ARMS
+from ndem_ocp.bench.pages.table import NOT_RUN, read, spread, table
 
 RESULTS, PICTURE = ROOT / "results", ROOT / "docs/images/budgets.png"
 # file, title, unit, and what the error of a curve is on
@@ -50,12 +50,11 @@ def at_budget(run: list[tuple[float, float]], seconds: float) -> float | None:
 def budgets(results: Path) -> str:
     """Table: mean error within parts of the time that NDeM took."""
     head = ["data", "seeds", "processor time", *(ARMS[arm] for arm in ("plain-long", "ndem"))]
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    rows = []
     for name, title, unit in SETS:
-        path = results / f"{name}.json"
-        found = json.loads(path.read_text()) if path.exists() else None
+        found = read(results, name)
         if found is None or not all(curves(found, "ndem")):
-            lines.append(f"| {title} | | not run | | |")
+            rows.append([title, "", NOT_RUN, "", ""])
             continue
         whole = float(np.mean([run[-1][0] for run in curves(found, "ndem")]))
         for fraction in FRACTIONS:
@@ -66,8 +65,8 @@ def budgets(results: Path) -> str:
                 cells.append(_cell(errors, unit))
             minutes = f"{fraction * whole / 60:.1f} min"
             seeds = len(curves(found, "ndem"))
-            lines.append(f"| {title} | {seeds} | {minutes} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([title, seeds, minutes, *cells])
+    return table(head, rows)
 
 
 def _cell(errors: list[float | None], unit: str) -> str:
@@ -84,8 +83,7 @@ def plot(results: Path, path: Path) -> Path:
     figure, axes = plt.subplots(1, len(SETS), figsize=(3.5 * len(SETS), 3.1), layout="constrained")
     for axis, (name, title, unit) in zip(axes, SETS):
         axis.set(title=title, xlabel="processor time (min)", ylabel=f"force MAE ({unit})")
-        source = results / f"{name}.json"
-        found = json.loads(source.read_text()) if source.exists() else {"arms": {}}
+        found = read(results, name) or {"arms": {}}
         for colour, (arm, label) in zip(ARM_COLOURS, ARMS.items()):
             runs = curves(found, arm) if arm in found["arms"] else []
             if not runs or not all(runs):
@@ -96,7 +94,7 @@ def plot(results: Path, path: Path) -> Path:
             axis.plot(minutes, error.mean(0), color=colour, lw=1.3, label=label)
             axis.fill_between(minutes, error.min(0), error.max(0), color=colour, alpha=0.18, lw=0)
         if not axis.lines:
-            axis.text(0.5, 0.5, "not run", ha="center", transform=axis.transAxes)
+            axis.text(0.5, 0.5, NOT_RUN, ha="center", transform=axis.transAxes)
         elif unit != "eV/Å":
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

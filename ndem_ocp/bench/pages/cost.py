@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-NOT_RUN = "not run"
+from ndem_ocp.bench.pages.table import NOT_RUN
+
 ARMS = {
     "upstream": "upstream, plain",
     "naive": "naive NDeM, two passes of upstream's model",

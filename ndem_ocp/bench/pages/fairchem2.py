@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from ndem_ocp.bench.pages.table import NOT_RUN, read, table
 
 NAMES = {
     "direct": "direct forces",
@@ -14,25 +15,22 @@ NAMES = {
 
 def fairchem2_step(results: Path) -> str:
     """What a step of each arm costs, relative to fairchem's plain one."""
-    path = results / "fairchem2_step.json"
-    if not path.exists():
-        return "not run"
-    found = json.loads(path.read_text())
+    found = read(results, "fairchem2_step")
+    if found is None:
+        return NOT_RUN
     models = found["models"]
     arms = [arm for arm in next(iter(models.values())) if arm != "fairchem, plain"]
-    rows = [
-        "| training step | " + " | ".join(NAMES[model] for model in models) + " |",
-        "| --- |" + " --- |" * len(models),
-    ]
+    rows = []
     for arm in arms:
         cells = (
             f"{values[arm]['ratio']:.2f} ({values[arm]['quartiles'][0]:.2f} to "
             f"{values[arm]['quartiles'][1]:.2f})"
             for values in models.values()
         )
-        rows.append(f"| {arm} | " + " | ".join(cells) + " |")
+        rows.append([arm, *cells])
     hardware = found["hardware"]
-    rows += [
+    lines = [
+        table(["training step", *(NAMES[model] for model in models)], rows),
         "",
         f"Processor time of a step as a ratio to fairchem's plain step on the same batch: median "
         f"(quartiles) of {found['rounds']} rounds. {found['batch']}; "
@@ -41,7 +39,7 @@ def fairchem2_step(results: Path) -> str:
         f"{hardware['torch']}, commit {found['commit'][:10]}; "
         "[all numbers](results/fairchem2_step.json).",
     ]
-    return "\n".join(rows)
+    return "\n".join(lines)
 
 
 FAIRCHEM2_TABLES = {"fairchem2_step": fairchem2_step}

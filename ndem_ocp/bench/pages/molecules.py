@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-NOT_RUN = "not run"
+from ndem_ocp.bench.pages.table import NOT_RUN, spread, table
+
 MOLECULES = (
     "aspirin",
     "benzene",
@@ -64,12 +65,6 @@ ARMS = {
 SMALL = {"ethanol": "md17_ethanol_small.json", "aspirin": "md17_aspirin_small.json"}
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def _ours(results: Path, name: str, arm: str, metric: str) -> str:
     """A number of ours at the paper's setting, from results/NAME.json, or "not run"."""
     path = results / f"{name}.json"
@@ -79,12 +74,6 @@ def _ours(results: Path, name: str, arm: str, metric: str) -> str:
     return spread(summary)
 
 
-def spread(summary: dict[str, Any], digits: int = 3) -> str:
-    """Mean ± standard deviation."""
-    shown = f" ± {summary['stdev']:.{digits}f}" if summary["stdev"] is not None else ""
-    return f"{summary['mean']:.{digits}f}{shown}"
-
-
 def paper_table_1(results: Path) -> str:
     """Forces on MD17."""
     metric = "forces_mae_kcal_per_mol_A"
@@ -92,7 +81,7 @@ def paper_table_1(results: Path) -> str:
     for arm, shown in (("plain", "ours: ET"), ("ndem", "ours: ET + NDeM")):
         rows.append([shown, *(_ours(results, f"table1_{m}", arm, metric) for m in MOLECULES)])
     names = (molecule.replace("_", " ") for molecule in MOLECULES)
-    return _table(["force MAE, kcal/mol/Å", *names], rows)
+    return table(["force MAE, kcal/mol/Å", *names], rows)
 
 
 def paper_table_2(results: Path) -> str:
@@ -107,7 +96,7 @@ def paper_table_2(results: Path) -> str:
                 for t, unit in TARGETS.items()
             ]
         )
-    return _table(["MAE", *(f"{name} ({unit})" for name, unit in TARGETS.items())], rows)
+    return table(["MAE", *(f"{name} ({unit})" for name, unit in TARGETS.items())], rows)
 
 
 def _ablation(head: str, key: str, values: dict[str, float], name: str) -> Callable[[Path], str]:
@@ -117,7 +106,7 @@ def _ablation(head: str, key: str, values: dict[str, float], name: str) -> Calla
             [value, paper, _ours(results, name, f"{key}={value}", metric)]
             for value, paper in values.items()
         ]
-        return _table([head, "paper: force MAE, aspirin (kcal/mol/Å)", "ours"], rows)
+        return table([head, "paper: force MAE, aspirin (kcal/mol/Å)", "ours"], rows)
 
     return make
 
@@ -125,7 +114,7 @@ def _ablation(head: str, key: str, values: dict[str, float], name: str) -> Calla
 def paper_table_6(results: Path) -> str:
     """From pre-trained weights; the files cannot be had by this project's tests."""
     rows = [[name, paper, NOT_RUN] for name, paper in TABLE_6.items()]
-    return _table(["", "paper: force MAE, aspirin (kcal/mol/Å)", "ours"], rows)
+    return table(["", "paper: force MAE, aspirin (kcal/mol/Å)", "ours"], rows)
 
 
 def md17_small(results: Path) -> str:
@@ -153,8 +142,8 @@ def md17_small(results: Path) -> str:
             )
         notes.append(f"{molecule}: {_source(found, name, found['arms'])}")
     head = ["molecule", "arm", "steps", "relative cost", "force MAE (kcal/mol/Å)"]
-    table = _table([*head, "less plain, seed by seed", "energy MAE (kcal/mol)"], rows)
-    return table + "\n\n" + "\n".join(notes) if notes else table
+    text = table([*head, "less plain, seed by seed", "energy MAE (kcal/mol)"], rows)
+    return text + "\n\n" + "\n".join(notes) if notes else text
 
 
 def paired(
@@ -205,7 +194,7 @@ def _settings(name: str) -> Callable[[Path], str]:
         head = ["setting", "relative cost", "force MAE (kcal/mol/Å)", "energy MAE (kcal/mol)"]
         if several:
             head.insert(3, "less plain, seed by seed")
-        return _table(head, rows) + f"\n\n{_source(found, name, arms)}"
+        return table(head, rows) + f"\n\n{_source(found, name, arms)}"
 
     return make
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from ndem_ocp.bench.pages.table import NOT_RUN, read, table
 
 # A, neighbours, structures: what ndem_ocp.bench.experiments.neighbors searches
 CUTOFF, NEIGHBORS, BATCH = 12.0, 20, 8
@@ -11,25 +12,25 @@ CUTOFF, NEIGHBORS, BATCH = 12.0, 20, 8
 
 def neighbors(results: Path) -> str:
     """Times of neighbour searches."""
-    path = results / "neighbors.json"
-    if not path.exists():
-        return "not run"
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read(results, "neighbors")
+    if found is None:
+        return NOT_RUN
     batches = found["batches"]
     structures = sum(len(batch["atoms"]) for batch in batches)
     total = {
         name: sum(batch["seconds"][name] for batch in batches) for name in batches[0]["seconds"]
     }
-    lines = ["| search | ms per structure | of fairchem's for one view |", "| --- | --- | --- |"]
-    for name, seconds in total.items():
-        share = seconds / total["fairchem, one view"]
-        lines.append(f"| {name} | {1e3 * seconds / structures:.2f} | {share:.3f} |")
+    rows = [
+        [name, f"{1e3 * each / structures:.2f}", f"{each / total['fairchem, one view']:.3f}"]
+        for name, each in total.items()
+    ]
     atoms = [number for batch in batches for number in batch["atoms"]]
     agreed = {name: sum(batch["agree"][name] for batch in batches) for name in batches[0]["agree"]}
     said = ", ".join(f"{name} {number} of {len(batches)}" for name, number in agreed.items())
     packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
     hardware = found["hardware"]
-    lines += [
+    lines = [
+        table(["search", "ms per structure", "of fairchem's for one view"], rows),
         "",
         f"{structures} structures of {min(atoms)} to {max(atoms)} atoms in batches of {BATCH}; "
         f"cutoff {CUTOFF:g} Å, {NEIGHBORS} neighbours, strictly. One thread of {hardware['cpu']}, "

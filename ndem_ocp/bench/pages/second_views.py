@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Molecule, Surfaces
-from ndem_ocp.bench.pages.molecules import NOT_RUN, paired, spread
+from ndem_ocp.bench.pages.molecules import paired
+from ndem_ocp.bench.pages.table import NOT_RUN, read, spread, table
 
 ARMS = {
     "plain": "plain",
@@ -48,10 +48,10 @@ def relaxations(results: Path) -> str:
     """What a user of the surfaces' models does with them."""
     head = ["data", "arm", "force MAE on new systems (eV/Å)", "distance from DFT's end (Å)",
             "of the start", "energy MAE at the end (eV)", "converged", "seeds"]  # fmt: skip
-    rows, sources = [head, ["---"] * len(head)], []
+    rows, sources = [], []
     for case in (case for case in CASES if isinstance(case, Surfaces)):
         name = f"second_views_{case.name}"
-        found = _read(results / f"{name}.json")
+        found = read(results, name)
         if found is None:
             continue
         for arm in case.arms:
@@ -67,7 +67,9 @@ def relaxations(results: Path) -> str:
                 len(values["runs"]),
             ])  # fmt: skip
             sources.append(f"[{name}](results/{name}.json)")
-    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    if not rows:
+        return NOT_RUN
+    text = table(head, rows)
     note = (
         "New systems: all frames of four relaxations of other surfaces and adsorbates. "
         "Relaxations: the six systems of the training frames from their initial structures, at "
@@ -80,10 +82,10 @@ def relaxations(results: Path) -> str:
 def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
     head = ["data", "arm", "steps", "processor time (s)", f"force MAE ({unit}/Å)", "to plain",
             f"energy MAE ({unit})", "error of dF", "seeds"]  # fmt: skip
-    rows, sources, missing = [head, ["---"] * len(head)], [], []
+    rows, sources, missing = [], [], []
     for case in cases:
         name = f"second_views_{case.name}"
-        found = _read(results / f"{name}.json")
+        found = read(results, name)
         if found is None or "plain" not in found["arms"]:
             missing.append(case.title)
             continue
@@ -92,7 +94,7 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
         sources.append((name, found))
     if not sources:
         return _not_run(missing)
-    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    text = table(head, rows)
     return "\n\n".join(filter(None, [text, _note(sources, what), _not_run(missing)]))
 
 
@@ -158,9 +160,9 @@ def curvature(results: Path) -> str:
     """How well the best isotropic c and potentials give the change of forces."""
     head = ["data", "pairs", "displacement (Å)", "what predicts dF", "error of dF", "median",
             "with s = 1", "best s (or c)", "error of F itself"]  # fmt: skip
-    rows, sources = [head, ["---"] * len(head)], []
+    rows, sources = [], []
     for key, title in SHOWN.items():
-        found = _read(results / f"curvature_{key}.json")
+        found = read(results, f"curvature_{key}")
         if found is None:
             rows.append([title, *[""] * 3, NOT_RUN, *[""] * 4])
             continue
@@ -180,7 +182,7 @@ def curvature(results: Path) -> str:
                 ]
             )
         sources.append(f"[curvature_{key}](results/curvature_{key}.json)")
-    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    text = table(head, rows)
     note = (
         "Error: |dF_predicted - dF| / |dF| over the free atoms of all pairs of near frames, with "
         f"the scale that is best for it. All numbers: {', '.join(sources)}."
@@ -196,10 +198,6 @@ def _name(name: str, unit: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 SECOND_VIEWS_TABLES = {
