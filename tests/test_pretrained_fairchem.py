@@ -192,7 +192,7 @@ def test_the_auxiliary_head_is_loaded_where_it_is_the_same(source, new_model, sa
     report = load_pretrained(wider, saved(content_of(source)))
     assert "head noisy_forces has different shapes in the checkpoint" in str(report)
     assert equal(wider, state_of(source), "backbone.")
-    with pytest.raises(PretrainedError, match="Head noisy_forces has other shapes"):
+    with pytest.raises(PretrainedError, match="Head noisy_forces has different shapes"):
         load_pretrained(wider, saved(content_of(source)), noise_head=True)
 
 
