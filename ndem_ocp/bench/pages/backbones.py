@@ -1,4 +1,4 @@
-"""The table of docs/backbones.md, from results/backbones.json."""
+"""The table in docs/backbones.md, from results/backbones.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-# The contract's checks in the table's order, and what heads their columns.
+# Tests of the contract in the order of the columns, and the titles of the columns.
 CHECKS = {
     "test_equivariance": "float32 error",
     "test_equivariance_float64": "float64 error",
@@ -21,7 +21,7 @@ CHECKS = {
 
 
 def backbones(results: Path) -> str:
-    """What the contract found for every backbone."""
+    """Results of the contract tests for every backbone."""
     path = results / "backbones.json"
     if not path.exists():
         return "not run"

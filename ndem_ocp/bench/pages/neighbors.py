@@ -1,11 +1,11 @@
-"""The table of docs/neighbors.md, from results/neighbors.json."""
+"""The table in docs/neighbors.md, from results/neighbors.json."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-# A, neighbours, structures: what ndem_ocp.bench.experiments.neighbors searches
+# A, neighbours, structures: as in ndem_ocp.bench.experiments.neighbors
 CUTOFF, NEIGHBORS, BATCH = 12.0, 20, 8
 
 
