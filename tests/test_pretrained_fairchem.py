@@ -131,7 +131,7 @@ def test_raw_weights_and_the_average_of_a_best_checkpoint(plain, new_model):
     report = load_pretrained(model, plain.best)  # fairchem's best checkpoint is the average
     assert equal(model, averages(plain))
     assert "in a best checkpoint of fairchem, the average" in str(report)
-    with pytest.raises(PretrainedError, match="no moving average"):
+    with pytest.raises(PretrainedError, match="no separate moving average"):
         load_pretrained(model, plain.best, weights="ema")
 
 
