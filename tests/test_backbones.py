@@ -98,8 +98,8 @@ class TestPaiNNGradient(BackboneContract):
     model = model_of(config, **PAINN)
     forces = "gradient"
     note = (
-        "fairchem's painn_force_head differentiates the sum of the features, which is no energy; "
-        "the configuration has ndem_energy_gradient_head instead."
+        "fairchem's painn_force_head differentiates the sum of the features, which is not an "
+        "energy; the configuration has ndem_energy_gradient_head instead."
     )
 
 

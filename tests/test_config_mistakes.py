@@ -403,8 +403,8 @@ def scaled(target, mean, stdev):
     [
         (scaled("forces", 0.0, 739.0), ["normalizer.forces", "times the labels'", "0.7"]),
         (scaled("forces", 0.0, 0.0001), ["1/", "of the labels'"]),
-        (scaled("energy", -4000.0, 0.635), ["normalizer.energy", "mean is"]),
-        (scaled("energy", 0.0, 0.0), ["energy.stdev = 0.0 divides"]),
+        (scaled("energy", -4000.0, 0.635), ["normalizer.energy", "the labels' mean differs"]),
+        (scaled("energy", 0.0, 0.0), ["energy.stdev = 0.0 must be above 0"]),
         (scaled("energy", "1e-3", 1.0), ["energy.mean = '1e-3' must be a number"]),
     ],
 )
@@ -499,7 +499,7 @@ def test_metadata_of_another_conversion_is_named(refused, demo_data, tmp_path):
     split = copied(demo_data / "train", tmp_path / "other")
     np.savez(split / "metadata.npz", natoms=np.array([3, 4]))
     message, _ = refused(put("dataset.train.src", str(split)))
-    assert "lists 2 structures, the data has 40" in message
+    assert "lists 2 structures, but the data has 40" in message
 
 
 def test_data_that_no_reader_opens_is_named(refused, tmp_path):

@@ -293,7 +293,7 @@ def test_graph_parallelism_is_refused_with_what_to_do(records, monkeypatch):
 def test_an_element_out_of_range_is_named(records):
     batch = batch_of(records, torch.float32)
     batch.atomic_numbers[0] = 95
-    with pytest.raises(ValueError, match=r"Atomic number 95.*max_num_elements: 90"):
+    with pytest.raises(ValueError, match=r"atomic number 95.*max_num_elements: 90"):
         build(to_ours(model_config()))(batch)
 
 

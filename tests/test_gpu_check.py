@@ -94,7 +94,7 @@ def test_a_stage_ends_at_its_deadline_with_all_it_started(tmp_path):
     child = f"import time; time.sleep(4); open({str(mark)!r}, 'w')"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     said = gpu_check.run_until([sys.executable, "-c", code], time.time() + 1, tmp_path / "log")
-    assert said.startswith("ended by its deadline")
+    assert said.startswith("stopped at its time limit")
     time.sleep(4)
     assert not mark.exists()
 
@@ -110,7 +110,7 @@ def test_a_stage_that_fails_is_a_problem_and_the_others_run(tmp_path, monkeypatc
     assert gpu_check.main([*words, "--stages", "environment", "equality", "kernels"]) == 1
     stages = json.loads(out.read_text())["stages"]
     assert stages["kernels"] == stages["environment"] == "1 s"
-    assert "1 problem(s). The file to send:" in capsys.readouterr().out
+    assert "1 problem(s). File to send:" in capsys.readouterr().out
     out.unlink()
     assert gpu_check.main([*words, "--seconds", "1", "--stages", "kernels"]) == 0
     assert "left out" in json.loads(out.read_text())["stages"]["kernels"]

@@ -131,7 +131,7 @@ def test_raw_weights_and_the_average_of_a_best_checkpoint(plain, new_model):
     report = load_pretrained(model, plain.best)  # fairchem's best checkpoint is the average
     assert equal(model, averages(plain))
     assert "in a best checkpoint of fairchem, the average" in str(report)
-    with pytest.raises(PretrainedError, match="no moving average"):
+    with pytest.raises(PretrainedError, match="no separate moving average"):
         load_pretrained(model, plain.best, weights="ema")
 
 
@@ -192,7 +192,7 @@ def test_the_auxiliary_head_is_loaded_where_it_is_the_same(source, new_model, sa
     report = load_pretrained(wider, saved(content_of(source)))
     assert "head noisy_forces has different shapes in the checkpoint" in str(report)
     assert equal(wider, state_of(source), "backbone.")
-    with pytest.raises(PretrainedError, match="Head noisy_forces has other shapes"):
+    with pytest.raises(PretrainedError, match="Head noisy_forces has different shapes"):
         load_pretrained(wider, saved(content_of(source)), noise_head=True)
 
 

@@ -1,4 +1,4 @@
-"""Measurements that the pages show: ``python -m ndem_ocp.bench.experiments.NAME``, in a checkout.
+"""Measurements for docs/: ``python -m ndem_ocp.bench.experiments.NAME``, in a repository clone.
 
-Each writes results/NAME.json, or files whose names begin so, with the commit it was made at.
+Each writes results/NAME.json, or several files whose names begin with NAME, including the commit.
 """

@@ -1,7 +1,7 @@
-"""Run the contract on every backbone: ``python -m ndem_ocp.bench.experiments.backbones``.
+"""Run the contract tests on every backbone: ``python -m ndem_ocp.bench.experiments.backbones``.
 
-The results, with commit, versions and measured errors, go to results/backbones.json; ``make
-results`` then writes docs/backbones.md's table.
+Results, with commit, versions and measured errors, are written to results/backbones.json; ``make
+results`` then writes the table in docs/backbones.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VERSIONS = ("fairchem-core", "torch", "torch_geometric", "e3nn", "numpy")
 
 
 class Recorder:
-    """A pytest plug-in that keeps what each contract class measured."""
+    """A pytest plug-in that records the measurements of each contract class."""
 
     def __init__(self) -> None:
         self.classes: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def _described(cls: Any) -> dict[str, Any]:
 
 
 def _size(cls: Any, config: str | None) -> dict[str, int]:
-    """Parameters of the model and of its auxiliary head, as the configuration has them."""
+    """Numbers of parameters of the model and of its auxiliary head, from the configuration."""
     from fairchem.core.common.utils import load_config
 
     from ndem_ocp.testing import build
@@ -80,7 +80,7 @@ def _size(cls: Any, config: str | None) -> dict[str, int]:
 
 
 def run() -> tuple[dict[str, Any], int]:
-    """Results of the contract, and pytest's exit status."""
+    """Results of the contract tests, and pytest's exit status."""
     from fairchem_kit.provenance import provenance
 
     recorder = Recorder()

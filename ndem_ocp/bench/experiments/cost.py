@@ -1,12 +1,12 @@
-"""Measure again everything that docs/cost.md says, and write its tables and pictures:
+"""Repeat all measurements for docs/cost.md, and write its tables and figures:
 
     python -m ndem_ocp.bench.experiments.cost [--only step inference data scaling] [--quick]
     python -m ndem_ocp.bench.experiments.cost --tables
 
-Runs ``ndem bench`` for each model of the list below, in one process after another, on the GPU where
-there is one. The results go to results/bench_*.json (``bench_step_cuda_31M.json`` and so on for a
-GPU), then come the tables (``make results``) and docs/images/bench_*.png. Ctrl-C ends the list;
-what is complete stays.
+Runs ``ndem bench`` for each model in the list below, one process after another, on a GPU if there
+is one. Results are written to results/bench_*.json (on a GPU ``bench_step_cuda_31M.json`` and so
+on), then the tables (``make results``) and docs/images/bench_*.png. After Ctrl-C, complete results
+are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ndem_ocp.bench.pages.cost import sizes
 RESULTS = ROOT / "results"
 IMAGES = ROOT / "docs" / "images"
 
-# name -> arguments of ndem bench step. The unnamed one is the default that `make bench` runs.
+# name -> arguments of ndem bench step; without a name: the default, which `make bench` runs
 STEP: dict[str, dict[str, list[str]]] = {
     "cpu": {
         "": [],
@@ -59,11 +59,11 @@ SCALING = {
 }
 DATA = {"cpu": ["--workers", "0", "1", "2"], "cuda": ["--workers", "0", "1", "2", "4", "8"]}
 QUICK = ["--model", "demo", "--layers", "1", "--repeats", "2", "--warmup", "1"]
-SHOWN = ("", "demo", "31M", "153M")  # in the picture, left to right
+SHOWN = ("", "demo", "31M", "153M")  # in the figure, from left to right
 
 
 def commands(device: str, data: list[str], only: list[str], quick: bool) -> list[list[str]]:
-    """The command lines, each with its --out."""
+    """The command lines, each with an --out."""
     found: list[list[str]] = []
     if "step" in only:
         for name, options in STEP[device].items():
@@ -92,7 +92,7 @@ def result_file(what: str, device: str, name: str = "") -> Path:
 
 
 def draw() -> None:
-    """The pictures of what results there are; those of a GPU where there are some."""
+    """Draw figures of all existing results, preferably of those on a GPU."""
     from ndem_ocp.bench.plots import plot_scaling, plot_step
 
     for device in ("cuda", "cpu"):
@@ -100,7 +100,7 @@ def draw() -> None:
         settings = [
             (f"{one['model_name']}: {sizes(one['model'])},\nbatch {setting['batch_size']}", setting)
             for one in found
-            for setting in one.get("settings", [])[-1:]  # of several batch sizes, the largest
+            for setting in one.get("settings", [])[-1:]  # only the largest batch size
         ]
         if settings:
             print("wrote", plot_step(settings, IMAGES / "bench_step.png"))
@@ -120,10 +120,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = ["step", "inference", "data", "scaling"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--data", help="LMDBs in place of the demo's")
+    parser.add_argument("--data", help="LMDBs to use instead of the demo's")
     parser.add_argument("--device", choices=("cpu", "cuda"))
-    parser.add_argument("--quick", action="store_true", help="a small model, few rounds: a trial")
-    parser.add_argument("--tables", action="store_true", help="only tables and pictures")
+    parser.add_argument("--quick", action="store_true", help="small model, few rounds")
+    parser.add_argument("--tables", action="store_true", help="only write tables and figures")
     args = parser.parse_args()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     data = ["--data", args.data] if args.data else []

@@ -1,10 +1,10 @@
-"""What a step of NDeM costs beside fairchem 2, relative to fairchem's plain step.
+"""The cost of a training step with NDeM in fairchem 2, relative to fairchem's plain step.
 
     .venv2/bin/python -m ndem_ocp.bench.experiments.fairchem2_step [--rounds 12] [--out FILE]
 
-Batches of EMT slabs, models of configs/fairchem2 at a small size. Every round runs one training
-step (forward, backward, optimizer) of each arm on the same batch, in an order that turns. Times
-are processor time of one thread, which other programs on the machine stretch less than wall time.
+It uses batches of EMT slabs and the models in configs/fairchem2 at a small size. Each round runs
+one training step (forward, backward, optimizer) of each arm on the same batch, in rotating order.
+Times are processor times of one thread, which depend less on other programs than wall times.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ATOMS = 120
 
 
 def runner_of(configs: Path, model: str, words: list[str]):
-    """A runner as the fairchem command makes it, and its unit ready to train."""
+    """A runner, built as by the fairchem command, with its unit ready to train."""
     overrides = [
         f"model={model}", "job.device_type=CPU", "workers=0", f"max_atoms={ATOMS}",
         "runner.callbacks=[]", *(f"model.backbone.{k}={v}" for k, v in SIZE.items()),
@@ -73,7 +73,7 @@ def runner_of(configs: Path, model: str, words: list[str]):
 
 
 def measure(configs: Path, model: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of processor time of a step of each arm."""
+    """Processor time of a step for each arm, in seconds."""
     made = {arm: runner_of(configs, model, words) for arm, words in ARMS.items()}
     times: dict[str, list[float]] = {arm: [] for arm in ARMS}
     loader = made["NDeM"][2]
@@ -88,7 +88,7 @@ def measure(configs: Path, model: str, rounds: int) -> dict[str, dict[str, float
             start = time.process_time()
             unit.train_step(state, batch)
             unit.train_progress.increment_step()
-            if number:  # the first round warms up
+            if number:  # the first round is for warming up
                 times[arm].append(time.process_time() - start)
     plain = times["fairchem, plain"]
     found = {}
@@ -104,7 +104,7 @@ def measure(configs: Path, model: str, rounds: int) -> dict[str, dict[str, float
 
 
 def make_views(train: Path, out: Path) -> None:
-    """Second views of the training data, by the potential that made its labels."""
+    """Make second views of the training data, with the potential that gave its labels."""
     words = ["--calculator", "ase.calculators.emt:EMT()", "--scale", "1", "--draws", "3"]
     if ndem(["data", "second-views", str(train), *words, "--out", str(out), "--no-progress"]):
         raise SystemExit("no second views were made")

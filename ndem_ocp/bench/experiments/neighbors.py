@@ -1,12 +1,12 @@
-"""Neighbour searches on real structures, for docs/neighbors.md:
+"""Compare neighbour searches on real structures, for docs/neighbors.md:
 
     python -m ndem_ocp.bench.experiments.neighbors --data DIR [--repeats N]
 
-DIR holds relaxation trajectories that ASE reads (DIR/*.traj, DIR/*/*.traj); the middle frame of
-each is taken, eight structures to a batch. Cutoff and number of neighbours are OC20's, 12 A and 20.
-All searches are called in turn on each batch, on one thread; what counts is the least processor
-time of each. Libraries that are not installed are left out: `pip install vesin matscipy
-nvalchemi-toolkit-ops`. Numbers go to results/neighbors.json.
+DIR contains relaxation trajectories that ASE can read (DIR/*.traj, DIR/*/*.traj). The middle frame
+of each is used, eight structures per batch, with OC20's cutoff of 12 A and 20 neighbours. All
+searches are called alternately on each batch, on one thread, and the shortest processor time of
+each counts. Libraries that are not installed are skipped: `pip install vesin matscipy
+nvalchemi-toolkit-ops`. Results are written to results/neighbors.json.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def ours(batch: Batch) -> Any:
 
 
 def pairs_of_both(joint: Batch) -> Pairs:
-    """Pairs within the first radius, each view searched."""
+    """Pairs within the first radius, with a search for each view."""
     structures = structures_of(joint, CUTOFF, NEIGHBORS)
     everyone = torch.arange(len(structures.pos))
     return pairs_of(structures, everyone, surroundings(structures, everyone, structures.radius))
 
 
 def pairs_with_skin(joint: Batch) -> Pairs:
-    """The same, the first view searched with a skin, and both views' pairs chosen from those."""
+    """The same, from one search for the first view with a skin, for both views."""
     both = structures_of(joint, CUTOFF, NEIGHBORS)
     atoms, graphs = len(both.pos) // 2, len(both.natoms) // 2
     first = both._replace(
@@ -125,7 +125,7 @@ LIBRARIES: dict[str, tuple[str, Callable[[Any], list[Listed]]]] = {
 
 
 def chosen_as_fairchem(batch: Batch, found: list[Listed]) -> torch.Tensor:
-    """(2, E) fairchem's choice from a library's pairs: in its order, measured as it measures."""
+    """(2, E) fairchem's choice from a library's pairs, with fairchem's order and distances."""
     starts = batch.ptr[:-1].tolist() if len(found) > 1 else [0]
     target, source, image = (
         torch.cat([torch.as_tensor(part[k]).long() + (start if k < 2 else 0)
@@ -160,9 +160,9 @@ def batch_of(frames: list[Atoms]) -> Batch:
 
 
 def measured(searches: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Least processor time of each in seconds, called in turn."""
+    """Shortest processor time of each search in seconds; they are called alternately."""
     times: dict[str, list[float]] = {name: [] for name in searches}
-    for _ in range(repeats + 1):  # the first round warms up
+    for _ in range(repeats + 1):  # the first round is for warming up
         for name, search in searches.items():
             start = time.process_time()
             search()
@@ -171,7 +171,7 @@ def measured(searches: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 
 def run(frames: list[Atoms], repeats: int) -> dict[str, Any]:
-    """One batch: seconds of every search, and what agreed."""
+    """Results for one batch: seconds per search, and which edges agree."""
     batch = batch_of(frames)
     eps = SIGMA * torch.randn(batch.pos.shape, generator=torch.Generator().manual_seed(0))
     everywhere = torch.ones(len(eps), dtype=torch.bool)
@@ -225,7 +225,7 @@ def main() -> int:
     args = parser.parse_args()
     files = sorted([*args.data.glob("*.traj"), *args.data.glob("*/*.traj")])
     if len(files) < BATCH:
-        parser.error(f"--data: {BATCH} trajectories or more are needed, here are {len(files)}")
+        parser.error(f"--data: {len(files)} trajectories, but at least {BATCH} are needed")
     torch.set_num_threads(1)
     trajectories = [read(file, ":") for file in files[: len(files) // BATCH * BATCH]]
     frames = [frames[len(frames) // 2] for frames in trajectories]

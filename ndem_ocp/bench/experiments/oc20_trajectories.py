@@ -1,20 +1,20 @@
-"""Plain EquiformerV2 against NDeM on OC20 trajectories: equal steps and equal wall time.
+"""Compare plain EquiformerV2 and NDeM on OC20 trajectories, at equal steps and equal wall time.
 
     python -m ndem_ocp.bench.experiments.oc20_trajectories --data DIR --seeds 0 1 2
 
-Errors are those of the last weights on systems that were not trained on (fairchem's validation) and
-on frames of the training systems that were not trained on.
+Errors are those of the final weights, on other systems (fairchem's validation) and on held-out
+frames of the training systems.
 
-DIR holds ``train`` and ``val`` as `ndem data ase` writes them. Each run is a stock
-``fairchem --mode train`` of configs/oc20/small.yml or small_ndem.yml, one thread each. Three arms:
+DIR contains ``train`` and ``val``, written by `ndem data ase`. Each run is a standard
+``fairchem --mode train`` with configs/oc20/small.yml or small_ndem.yml, on one thread. Three arms:
 
     plain        S steps
-    ndem         S steps, twice the work in each
+    ndem         S steps, each with twice the work
     plain-long   the plain model for the wall time of ndem: r S steps, where r is the ratio of
-                 step times, measured here with alternating steps before anything is trained
+                 step times, measured with alternating steps before training
 
-A run that is complete is not made again, so an interrupted comparison goes on where it was; each
-run keeps the commit that it was made at. The table goes to results/oc20_trajectories.json.
+Complete runs are not repeated, so an interrupted comparison continues where it stopped. Each run
+records its commit. Results are written to results/oc20_trajectories.json.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from ndem_ocp.bench.checkout import ROOT, in_checkout
 ARMS = {"plain": "small.yml", "ndem": "small_ndem.yml", "plain-long": "small.yml"}
 KEYS = {"y": "energy", "force": "forces"}
 WHERE = ("new_systems", "new_frames")
-COMMIT = "commit.txt"  # of a run, in its directory
-CURVE_POINTS = 8  # validations of a run
+COMMIT = "commit.txt"  # file with the commit, in the directory of a run
+CURVE_POINTS = 8  # number of validations in a run
 METRICS = {"forces_mae": "eV/A", "energy_mae": "eV", "forces_cosine_similarity": "1"}
 
 
 def overrides(args: argparse.Namespace, labels: Statistics, epochs: int) -> dict[str, Any]:
-    """Command-line overrides that all arms share; ``epochs`` of ``--frames`` frames each."""
+    """Command-line overrides for all arms; there are ``epochs`` of ``--frames`` frames each."""
     steps = args.frames // args.batch_size
     prefix = "dataset.train.transforms.normalizer"
     return {
@@ -70,7 +70,7 @@ def overrides(args: argparse.Namespace, labels: Statistics, epochs: int) -> dict
 
 
 def train(args: argparse.Namespace, arm: str, seed: int, shared: dict[str, Any]) -> None:
-    """One stock fairchem run, unless it is complete already."""
+    """Do one standard fairchem run, unless it is complete already."""
     run_dir = args.runs / f"{arm}-seed{seed}"
     last = shared["optim.max_epochs"] * (args.frames // args.batch_size)
     if _last_step(run_dir) == last:
@@ -98,7 +98,7 @@ def _last_step(run_dir: Path) -> int:
 
 
 def step_time_ratio(args: argparse.Namespace, repeats: int = 9) -> dict[str, float]:
-    """Median seconds of a plain and an NDeM training step, alternating on the same batches."""
+    """Median times of plain and NDeM training steps, alternating, on the same batches (s)."""
     from fairchem.core.common.registry import registry
     from fairchem.core.datasets import create_dataset, data_list_collater
 
@@ -134,7 +134,7 @@ def step_time_ratio(args: argparse.Namespace, repeats: int = 9) -> dict[str, flo
 
 
 def held_out_frames(args: argparse.Namespace, count: int) -> list[Any]:
-    """Frames of the training systems that no run was trained on, the same ones for all runs."""
+    """Held-out frames of the training systems, the same for all runs."""
     from fairchem.core.datasets import LmdbDataset, create_dataset
 
     source = {"src": str(args.data / "train"), "format": "lmdb", "key_mapping": KEYS}
@@ -146,7 +146,7 @@ def held_out_frames(args: argparse.Namespace, count: int) -> list[Any]:
 
 
 def evaluate(run_dir: Path, frames: list[Any], batch_size: int) -> dict[str, float]:
-    """Errors of a run's last weights (their moving average) in raw units, free atoms."""
+    """Errors of a run's final weights (their moving average) in physical units, on free atoms."""
     from fairchem.core.common.registry import registry
     from fairchem.core.common.utils import match_state_dict
     from fairchem.core.datasets import data_list_collater
@@ -181,7 +181,7 @@ def evaluate(run_dir: Path, frames: list[Any], batch_size: int) -> dict[str, flo
 
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
-    """Last validation metrics of every run, and mean and spread over the seeds."""
+    """Final errors of every run, with mean and standard deviation over seeds."""
     setup_imports()
     frames = held_out_frames(args, args.val_frames)
     arms: dict[str, Any] = {}
@@ -209,8 +209,10 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _curve(history: Path) -> list[dict[str, float]]:
-    """Force error on new systems (eV/A) after so many steps and seconds of processor time, that of
-    the validations included."""
+    """Force error on new systems (eV/A) against steps and processor time.
+
+    Processor time is in seconds and includes validations.
+    """
     return [
         {"step": r["step"], "process_s": r["process_s"], "forces_mae": r["forces_mae"]}
         for r in read_history(history, "val")
@@ -228,12 +230,12 @@ def _summary(runs: list[dict[str, Any]], where: str) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="holds train/ and val/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frames", type=int, default=1600, help="training frames per epoch")
     parser.add_argument("--val-frames", type=int, default=160)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--jobs", type=int, default=1, help="number of simultaneous runs")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/oc20_trajectories")
     parser.add_argument("--out", type=Path, default=ROOT / "results/oc20_trajectories.json")
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Try every fault and write what happened to results/reliability.json:
+"""Provoke every fault and write what happened to results/reliability.json:
 `python -m ndem_ocp.bench.experiments.reliability [FILE ...] [--short] [--out FILE]`.
 
-Runs the tests that break runs and data on purpose, one file at a time, with their long loops (200
-kills, 50 two-rank runs; an hour on two cores; --short for minutes). With FILE (test_resume.py, say)
-only those are run and the others keep what they had; each carries its own commit. The tables of
-docs/reliability.md are made from the result by ndem_ocp.bench.pages.write. A fault whose test did
-not run, or failed, has no row; failed tests are in the file too.
+Runs the tests that break runs and data on purpose, one file at a time, with long loops (200 kills,
+50 two-rank runs). This takes an hour on two cores, or minutes with --short. With FILE (such as
+test_resume.py) only these tests are run, and the results of all others are kept; each result has
+its own commit. ndem_ocp.bench.pages.write makes the tables in docs/reliability.md. A fault whose
+test failed or did not run has no row; failed tests are listed in the file.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ RESULTS = ROOT / "results/reliability.json"
 
 
 def files_with_faults() -> list[Path]:
-    """Test files that record rows with ``observed``."""
+    """Test files that record faults with ``observed``."""
     found = sorted((ROOT / "tests").glob("test_*.py"))
     return [path for path in found if "observed(" in path.read_text(encoding="utf-8")]
 
 
 def run(path: Path, short: bool) -> dict[str, Any]:
-    """Run one file's tests: provenance, the last line of the output, failures, rows."""
+    """Run the tests in a file; returns provenance, last line of output, failures, rows."""
     print(f"{path.name} ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
@@ -51,7 +51,7 @@ def run(path: Path, short: bool) -> dict[str, Any]:
 
 
 def merged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each fault and outcome, in order; how often it was tried is added up."""
+    """One row per fault and outcome, in order, with the total number of tries."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in lines:
         key = tuple(line[name] for name in ("area", "fault", "happened", "lost"))
@@ -65,18 +65,18 @@ def merged(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help="test files; default: all")
-    parser.add_argument("--short", action="store_true", help="the loops as CI has them")
+    parser.add_argument("--short", action="store_true", help="short loops, as in CI")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     files = {path.name: path for path in files_with_faults()}
     unknown = set(args.files) - files.keys()
     if unknown:
-        parser.error(f"no rows come from {', '.join(sorted(unknown))}; from {', '.join(files)}")
+        parser.error(f"no faults in {', '.join(sorted(unknown))}; choose from {', '.join(files)}")
     failed = 0
     for name in args.files or files:
         found = run(files[name], args.short)
         failed |= bool(found["failed"])
-        # read again: another one of these may have written in the meantime
+        # read again, because another process may have written it in the meantime
         results = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
         results = {key: value for key, value in results.items() if key in files} | {name: found}
         text = json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False)

@@ -1,17 +1,17 @@
-"""Second views against plain training and the paper's NDeM at equal processor time: the queue.
+"""Compare second views, plain training and the paper's NDeM at equal processor time.
 
     python -m ndem_ocp.bench.experiments.second_views --list
     python -m ndem_ocp.bench.experiments.second_views --md17 FOLDER --calculator SPEC
 
-The second line runs all that is not done, or with ``--cases ethanol_100_x4`` some of it.
+The second command does all runs not done yet, or with ``--cases ethanol_100_x4`` those of a case.
 
-FOLDER holds rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Cases with surfaces need
-``--oc20 FOLDER`` with trajectories of OC20 relaxations, and second views that were made beforehand
-where the potential needs an environment of its own. Runs are made one after
-another on one thread. Stopped at any moment, the same command continues within the run that was
-stopped; results/second_views_CASE.json is written after each run.
+FOLDER contains rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Cases with surfaces need
+``--oc20 FOLDER`` with trajectories of OC20 relaxations. If the potential needs its own environment,
+make the second views there first. Runs are done one after another, on one thread. If interrupted,
+the same command continues within the interrupted run. results/second_views_CASE.json is written
+after each run.
 
-The cases and their arms are in second_views_cases.py.
+Cases and their arms are defined in second_views_cases.py.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def _arguments() -> Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--md17", type=Path, help="folder with the npz files of revised MD17")
     parser.add_argument("--oc20", type=Path, help="folder with OC20 trajectories (random*.traj)")
-    parser.add_argument("--calculator", help="potential of the second views")
+    parser.add_argument("--calculator", help="potential for the second views")
     parser.add_argument("--cases", nargs="+", help="only these")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--list", action="store_true", help="what there is, and what is done")
+    parser.add_argument("--list", action="store_true", help="list cases and runs that are done")
     return parser.parse_args()
 
 
@@ -77,7 +77,7 @@ def _out(case: Case) -> Path:
 
 
 def make_data(case: Case, args: Namespace) -> None:
-    """The data set and the second views of its training frames, once."""
+    """Make the data set and the second views of its training frames, unless they exist."""
     case.make(_ndem, args)
     if not Path(case.views).exists() or not read_meta(Path(case.views)).get("complete"):
         _ndem(
@@ -92,7 +92,7 @@ def _ndem(*words: object) -> None:
 
 
 def sweep_of(case: Case, arms: dict[str, dict[str, Any]]) -> Sweep:
-    """Trainings of a case as a sweep: the overrides of every arm."""
+    """The runs of a case as a sweep, with the overrides of every arm."""
     return Sweep(
         path=Path(__file__).resolve(),
         config=ROOT / case.config,
@@ -105,7 +105,7 @@ def sweep_of(case: Case, arms: dict[str, dict[str, Any]]) -> Sweep:
 
 
 def pretrain(case: Case, first: Pretraining) -> Path:
-    """The checkpoint that trainings start from; made once, with seed 0, for all of their seeds."""
+    """The checkpoint to start from; trained once, with seed 0, for all seeds of the runs."""
     if first.name == "potential":
         case.make_potential_set(_ndem)
     out, name = ROOT / "runs/second_views/pretraining", f"{case.name}_{first.name}"
@@ -120,14 +120,14 @@ def pretrain(case: Case, first: Pretraining) -> Path:
 
 
 def overrides(case: Case, arm: str) -> dict[str, Any]:
-    """The settings of an arm, with the checkpoint that it starts from."""
+    """The settings of an arm, including the checkpoint that it starts from."""
     first = case.pretraining(arm)
     checkpoint = pretrain(case, first).relative_to(ROOT) if first else None
     return case.overrides(arm, checkpoint and str(checkpoint))
 
 
 def evaluate(case: Case, arm: str, seed: int, what: Evaluation) -> dict[str, float]:
-    """What an evaluation finds of a trained model; evaluated once."""
+    """Metrics of a trained model in an evaluation, which is done unless it exists."""
     where = run_directory(_out(case), arm, seed)
     written = where / what.name / "metrics.json"
     if not written.exists():
@@ -138,7 +138,7 @@ def evaluate(case: Case, arm: str, seed: int, what: Evaluation) -> dict[str, flo
 
 
 def _over_seeds(case: Case, arm: str, seeds: list[int], what: Evaluation) -> dict[str, Any]:
-    """Each metric of an evaluation: its values, mean and standard deviation."""
+    """For each metric of an evaluation: values, mean and standard deviation."""
     found = [evaluate(case, arm, seed, what) for seed in seeds]
     return {
         key: {
@@ -151,7 +151,7 @@ def _over_seeds(case: Case, arm: str, seeds: list[int], what: Evaluation) -> dic
 
 
 def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
-    """One training and its test, if it is not done, and the case's result so far."""
+    """Train and test one run, unless done, and write the results of the case so far."""
     sweep, out = sweep_of(case, {arm: overrides(case, arm)}), _out(case)
     print(f"{case.name}: {arm}, seed {seed}", flush=True)
     train_and_test(sweep, out, arm, seed)

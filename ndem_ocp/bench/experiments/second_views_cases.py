@@ -1,8 +1,8 @@
-"""What is compared in second_views.py: data, arms, lengths. Each case is written once, here.
+"""The cases in second_views.py: data, arms, lengths.
 
-A case is a data set and a budget: so many times 3,120 plain steps for molecules, so many plain
-steps for surfaces. Plain training always takes the whole budget, with a learning-rate schedule of
-that length; an arm whose step costs more takes fewer steps.
+A case is a data set and a budget: a multiple of 3,120 plain steps for molecules, a number of plain
+steps for surfaces. Plain training always uses the whole budget, with a learning-rate schedule of
+that length. An arm with more expensive steps does fewer steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEW_DATA = "data/second_views/oc20_new"
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A training that another one starts from: plain, on ``data``, for ``steps`` steps."""
+    """Plain training on ``data`` for ``steps`` steps, from which other runs start."""
 
     name: str
     data: str
@@ -31,9 +31,9 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Arm:
-    """Changes of the configuration, and how many plain steps one of its steps costs.
+    """Changes of the configuration, and the cost of a step in plain steps.
 
-    ``potential``: this share of the budget goes to training on the potential's own labels first.
+    ``potential``: fraction of the budget for pre-training on the potential's own labels.
     """
 
     changes: dict[str, Any]
@@ -43,11 +43,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured with every trained model apart from its test errors.
+    """A measurement on every trained model, in addition to its test errors.
 
     Attributes:
-        name: in the result. command, words: of `ndem`, before and after the checkpoint; its only
-            split is named ``test``. keys: metrics of the split.
+        name: its name in the results.
+        command, words: of `ndem`, before and after the checkpoint. The only split is named
+            ``test``.
+        keys: metrics to keep.
     """
 
     name: str
@@ -82,9 +84,10 @@ class Case:
     """One comparison; see the subclasses for the data.
 
     Attributes:
-        frames: structures in training. budget: see the module. arms: names in :attr:`all_arms`.
-        draws, sigma: of the second views, `ndem data second-views --draws --sigma`.
-        start: a training that every arm starts from.
+        frames: number of training structures. budget: see the module. arms: names in
+            :attr:`all_arms`.
+        draws, sigma: options of `ndem data second-views`.
+        start: pre-training from which every arm starts.
     """
 
     frames: int
@@ -119,17 +122,17 @@ class Case:
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """Errors of the change of forces over near frames of the test set."""
+        """Errors of the change of forces between near frames of the test set."""
         keys = ("force_change_error", "isotropic_error", "force_change_pairs")
         words = ("--data", f"test={self.data}/test", "--curvature")
         return (Evaluation("curvature", "eval", words, keys),)
 
     def make(self, ndem: Callable[..., None], args: Any) -> None:
-        """Make the data set; ``ndem(*words)`` runs the command of that name."""
+        """Make the data set; ``ndem(*words)`` runs an ndem command."""
         raise NotImplementedError
 
     def overrides(self, name: str, checkpoint: str | None = None) -> dict[str, Any]:
-        """The settings of an arm; ``checkpoint``: of the training that it starts from."""
+        """The settings of an arm; ``checkpoint``: the one it starts from."""
         arm = self.all_arms[name]
         views = {"task.ndem.second_views": self.views}
         return {
@@ -140,7 +143,7 @@ class Case:
         }
 
     def settings(self, data: str, steps: float) -> dict[str, Any]:
-        """What all trainings of about so many steps on ``data`` share."""
+        """Settings that all runs of about ``steps`` steps on ``data`` share."""
         steps_per_epoch = -(-frames_of(data, self.frames) // self.batch_size)
         epochs = max(1, round(steps / steps_per_epoch))
         every = max(1, epochs // self.validations)
@@ -155,11 +158,11 @@ class Case:
         }
 
     def make_potential_set(self, ndem: Callable[..., None]) -> None:
-        """The displaced structures with the potential's own forces, :attr:`Arm.potential`."""
+        """Make a data set of displaced structures with the potential's own forces."""
         raise NotImplementedError
 
     def pretraining(self, arm: str) -> Pretraining | None:
-        """The training that an arm starts from."""
+        """The pre-training from which an arm starts."""
         share = self.all_arms[arm].potential
         if share:
             steps = round(share * self.plain_steps)
@@ -168,14 +171,14 @@ class Case:
 
 
 def frames_of(data: str, otherwise: int) -> int:
-    """Frames in DATA/train; ``otherwise`` where it has not been made yet."""
+    """Number of frames in DATA/train; ``otherwise`` if it does not exist yet."""
     path = Path(data) / "train" / "metadata.npz"
     return len(np.load(path)["natoms"]) if path.exists() else otherwise
 
 
 @dataclass(frozen=True)
 class Molecule(Case):
-    """A molecule of revised MD17, with the original labels; the small ET, gradient forces."""
+    """A molecule from revised MD17 with original labels; the small ET with gradient forces."""
 
     molecule: str = ""
     draws: int = 64
@@ -204,7 +207,7 @@ class Molecule(Case):
         return round(3120 * self.budget)
 
     def make(self, ndem: Callable[..., None], args: Any) -> None:
-        """50 frames for validation and 1,000 others for the test."""
+        """50 other frames for validation and 1,000 for the test."""
         molecules = {self.molecule: (self.frames, self.data)}
         if self.start:
             molecules[self.start.name] = (950, self.start.data)
@@ -215,8 +218,10 @@ class Molecule(Case):
                      "--train", frames, "--val", 50, "--test", 1000, "--out", out)  # fmt: skip
 
     def make_potential_set(self, ndem: Callable[..., None]) -> None:
-        """Energies are DFT's of the frame plus the potential's change, so only the forces and
-        what is within a frame are the potential's alone."""
+        """Energies are DFT energies of the frame plus the potential's change of energy.
+
+        So only forces, and energy differences within a frame, come from the potential alone.
+        """
         from ase.units import kcal, mol
 
         from fairchem_kit.data.records import iter_structures
@@ -243,8 +248,9 @@ class Molecule(Case):
 
 @dataclass(frozen=True)
 class Surfaces(Case):
-    """Relaxations of OC20, frames of few systems drawn at random; the small EquiformerV2, direct
-    forces. ``files`` and ``new_files``, systems that no training sees, are names of trajectories.
+    """Random frames from a few OC20 relaxations; the small EquiformerV2 with direct forces.
+
+    ``files`` are names of trajectories, ``new_files`` those of systems that are not trained on.
     """
 
     files: tuple[str, ...] = ()
@@ -271,7 +277,7 @@ class Surfaces(Case):
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        """Also the forces of new systems, and relaxations of the known ones from their starts."""
+        """Also errors on new systems, and relaxations of the training systems from their starts."""
         new = ("--data", f"test={NEW_DATA}/train")
         forces = ("forces_mae", "forces_cosine_similarity")
         relax = ("--data", f"test={self.data}.starts", "--steps", "200", "--fmax", "0.05")
@@ -289,7 +295,7 @@ class Surfaces(Case):
         energies = ("--energy-reference", "last-frame")
         frames = ("--max-force", 50, "--no-progress", *energies)
         if not Path(self.data).exists():
-            total = 1320  # about; of six relaxations
+            total = 1320  # approximate number of frames in six relaxations
             test = round(1 - (self.frames + 46) / total, 3)
             ndem("data", "ase", *files, "--split-by", "frame", "--val-fraction", 0.035,
                  "--test-fraction", test, "--out", self.data, *frames)  # fmt: skip
@@ -300,7 +306,7 @@ class Surfaces(Case):
             ndem("data", "is2re", *files, "--out", f"{self.data}.starts", *energies)
 
     def settings(self, data: str, steps: float) -> dict[str, Any]:
-        """With the normalizer that `ndem data check` prints for the training frames."""
+        """Includes the normalizer that `ndem data check` prints for the training frames."""
         from fairchem_kit.data.statistics import dataset_statistics
 
         labels = dataset_statistics(Path(self.data) / "train")

@@ -1,9 +1,9 @@
-"""How long commands and imports take to start: processor seconds, the best of several tries.
+"""Start-up times of commands and imports: processor seconds, the best of several tries.
 
     python -m ndem_ocp.bench.experiments.startup
 
-Wall time is longer where Python itself comes from a slow network disk. tests/test_startup.py holds
-what makes the difference: which packages are imported.
+Wall time is longer if Python is on a slow network disk. tests/test_startup.py checks the
+cause: which packages are imported.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ CASES = {
 
 
 def seconds(words: list[str], folder: str) -> float:
-    """Processor time of one start, of the process and what it starts."""
+    """Processor time of one start, including child processes."""
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen(
             [sys.executable, *words], cwd=folder, stdout=nowhere, stderr=nowhere
         )
         _, _, used = os.wait4(process.pid, 0)
-        process.returncode = 0  # waited for, already
+        process.returncode = 0  # already waited for
     return used.ru_utime + used.ru_stime
 
 

@@ -1,1 +1,1 @@
-"""Stages of check.py, each a module with ``run(check, results)``."""
+"""Stages of check.py; each is a module with a function ``run(check, results)``."""

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Wheels for a GPU machine without a network that has Python 3.12, torch, torch-geometric, e3nn,
-# numba, scipy, numpy and pyyaml, and lacks what is listed here: about 11 MB in FOLDER.
+# Collects wheels in FOLDER (about 11 MB) for a GPU machine without a network. That machine must have
+# Python 3.12, torch, torch-geometric, e3nn, numba, scipy, numpy and pyyaml; the rest is listed here.
 #
-#   ndem_ocp/bench/gpu/bundle.sh FOLDER       where pip reaches a registry
-#   ndem_ocp/bench/gpu/install.sh FOLDER ENV  there, in a copy of this checkout
+#   ndem_ocp/bench/gpu/bundle.sh FOLDER       on a machine with a network
+#   ndem_ocp/bench/gpu/install.sh FOLDER ENV  on the GPU machine, in a copy of this repository
 #   ENV/bin/python -m ndem_ocp.bench.gpu.check
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,7 +19,7 @@ for tag in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1
 done
 "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
     --implementation cp "${platforms[@]}" -d "$out" "${wheels[@]}"
-# pure Python, published as sources only
+# pure Python, but only published as source
 "$python" -m pip wheel -q --no-deps -w "$out" torchmd-net==3.1.0 antlr4-python3-runtime==4.9.3
 "$python" "$here/placeholders.py" "$out"
 du -sh "$out"

@@ -1,22 +1,22 @@
-"""What a GPU says about this project, in ten minutes and one file to send:
+"""Check this project on a GPU: ten minutes, and one file with results to send:
 
     make gpu-check                                     or, in any environment with the package:
     python -m ndem_ocp.bench.gpu.check [--seconds 560] [--stages ...] [--device cpu --tiny]
 
-Stages run one after another, each in a process of its own with a deadline. Every single result is
-written at once, so nothing is lost when a stage fails, or is ended by its deadline, or the machine
-is taken away. No network is needed. The file, results/gpu/GPU-DATE.json, holds versions, the
-card's name, numbers and error messages; no data and no paths of yours.
+Stages run one after another, each in its own process with a time limit. Every result is written
+immediately, so that nothing is lost if a stage fails, exceeds its limit, or the machine is taken
+away. No network is needed. The file, results/gpu/GPU-DATE.json, contains versions, the name of the
+card, numbers and error messages, but none of your data or paths.
 
-    environment   versions, card, copy bandwidth, matrix products, time of a launch
+    environment   versions, card, copy bandwidth, matrix products, launch time
     equality      our EquiformerV2 against fairchem's on the device in float64, float32, TF32, bf16
                   and fp16; with and without kernels; two views; edges; device against CPU
-    whole_run     the fairchem command: train, kill -9, resume, validate on the device and the CPU
-    step_times    a training step of 31M and 153M over batch sizes and precisions; inference
-    kernels       the longest kernels, launches, busy share and waits of a step
-    second_views  a small model with and without second views, for equal times
+    whole_run     the fairchem command: train, kill -9, resume, validate on device and CPU
+    step_times    training steps of 31M and 153M for several batch sizes and precisions; inference
+    kernels       a step's longest kernels, launches, utilization and synchronisations
+    second_views  a small model with and without second views, in equal times
 
-A machine without a network: ndem_ocp/bench/gpu/bundle.sh, then ndem_ocp/bench/gpu/install.sh there.
+For a machine without a network: bundle.sh in this folder, then install.sh there.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from pathlib import Path
 
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 
-MODULE = "ndem_ocp.bench.gpu.check"  # this one, also where it is __main__
-# stage -> (the share of the time left that it may take, seconds worth starting it for)
+MODULE = "ndem_ocp.bench.gpu.check"  # this module, even if it runs as __main__
+# stage -> (fraction of the remaining time it may take, seconds that it needs at least)
 STAGES = {
     "environment": (0.06, 5),
     "equality": (0.22, 15),
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     problems = list(_errors(read(args.out)))
     for problem in problems:
         print(f"  {problem}")
-    print(f"{len(problems)} problem(s). The file to send: {_shown(args.out)}")
+    print(f"{len(problems)} problem(s). File to send: {_shown(args.out)}")
     return 1 if problems else 0
 
 
@@ -77,24 +77,24 @@ def _arguments(argv: list[str] | None) -> Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=560.0, help="for all stages (560)")
+    parser.add_argument("--seconds", type=float, default=560.0, help="time for all stages (560)")
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="small models: a dry run")
-    parser.add_argument("--out", type=Path, help="the file (results/gpu/GPU-DATE.json)")
-    parser.add_argument("--work", type=Path, help="where runs are made (a temporary folder)")
+    parser.add_argument("--tiny", action="store_true", help="dry run with small models")
+    parser.add_argument("--out", type=Path, help="file for the results (results/gpu/GPU-DATE.json)")
+    parser.add_argument("--work", type=Path, help="folder for runs (a temporary one)")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.device == "cuda" and not args.stage and not _card():
         parser.error(
-            "torch sees no GPU here (`ndem doctor` says why); a dry run: --device cpu --tiny"
+            "torch finds no GPU (`ndem doctor` says why). For a dry run: --device cpu --tiny"
         )
     return args
 
 
 def _card() -> str:
-    """The GPU's name, asked in another process: this one never touches the device."""
+    """The GPU's name, from another process, so that this one never uses the device."""
     code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True
@@ -108,11 +108,11 @@ def _default_out(args: Namespace) -> Path:
 
 
 def _one_stage(name: str, args: Namespace, end: float) -> str:
-    """How a stage ended, in words."""
+    """Run a stage; returns how it ended, in words."""
     share, least = STAGES[name]
     left = end - time.time()
     if left < least:
-        return f"left out: {left:.0f} s were left"
+        return f"skipped: only {left:.0f} s were left"
     seconds = left if name == args.stages[-1] else max(share * left, min(least, left))
     print(f"{name}: at most {seconds:.0f} s", flush=True)
     deadline = time.time() + seconds
@@ -124,7 +124,7 @@ def _one_stage(name: str, args: Namespace, end: float) -> str:
 
 
 def run_until(command: list[str], deadline: float, log: Path) -> str:
-    """Run a command in a process group of its own, which is ended at the deadline."""
+    """Run a command in its own process group, which is killed at the deadline."""
     quiet = {"WANDB_MODE": "offline", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT)}
     quiet["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
     begin = time.time()
@@ -136,7 +136,7 @@ def run_until(command: list[str], deadline: float, log: Path) -> str:
         try:
             code = process.wait(max(0.1, deadline - begin))
         except subprocess.TimeoutExpired:
-            return f"ended by its deadline after {time.time() - begin:.0f} s"
+            return f"stopped at its time limit after {time.time() - begin:.0f} s"
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ def run_until(command: list[str], deadline: float, log: Path) -> str:
 
 
 def run_stage(args: Namespace) -> int:
-    """One stage, in this process."""
+    """Run one stage in this process."""
     from ndem_ocp.bench.gpu.results import Check, Results
 
     check = Check(args.device, args.deadline, args.work, args.tiny)
@@ -159,7 +159,7 @@ def run_stage(args: Namespace) -> int:
 
 
 def _errors(found: object, place: str = "") -> list[str]:
-    """Sentences on what went wrong, wherever in the file it stands."""
+    """All errors in the results, as sentences."""
     if isinstance(found, dict):
         own = [f"{place}: {found['error']}"] if isinstance(found.get("error"), str) else []
         return own + [

@@ -1,4 +1,4 @@
-"""Versions, the card, and what it reaches: copies, matrix products, launches."""
+"""Versions, the card, and its speed: copies, matrix products, kernel launches."""
 
 from __future__ import annotations
 

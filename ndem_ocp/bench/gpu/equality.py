@@ -1,7 +1,7 @@
-"""Our EquiformerV2 against fairchem's on the device: outputs, gradients, edges, training steps.
+"""Compare our EquiformerV2 with fairchem's on the device: outputs, gradients, edges, steps.
 
-All numbers are relative errors (norm of the difference over the norm), to fairchem's where nothing
-else is said.
+All numbers are relative errors (norm of the difference over the norm), with respect to fairchem's
+unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(check: Check, out: Results) -> None:
 
 
 def forms(check: Check, batch: Any, dtype: torch.dtype, form: dict[str, Any]) -> dict[str, float]:
-    """fairchem's weights in ours; fairchem's own checkpointing is left out, it goes wrong."""
+    """Ours with fairchem's weights; without fairchem's checkpointing, which gives wrong results."""
     from ndem_ocp.models.equiformer_names import to_ours
 
     upstream = build(config({**SMALL, **form, "activation_checkpoint": False}), check)
@@ -77,7 +77,7 @@ def two_views(check: Check, batch: Any) -> dict[str, float]:
 
 
 def precisions(check: Check, out: Results, batch: Any) -> None:
-    """Two layers as wide as 31M: each precision, ours and fairchem's, to float64."""
+    """Two layers as wide as in 31M: errors with respect to float64 in each precision."""
     from ndem_ocp.models.equiformer_names import to_ours
     from ndem_ocp.testing.precision import default_dtype
 
@@ -101,7 +101,7 @@ def precisions(check: Check, out: Results, batch: Any) -> None:
 
 
 def _ours_alone(check: Check, out: Results, model: Any, batch: Any) -> None:
-    """The same step twice, and the device against the CPU."""
+    """Our model alone: the same step twice, and the device compared with the CPU."""
     here = [results_of(model, moved(batch, check, torch.float32)) for _ in range(2)]
     out.put("the same step twice", errors(here[1], here[0]))
     if check.cuda:
@@ -111,7 +111,7 @@ def _ours_alone(check: Check, out: Results, model: Any, batch: Any) -> None:
 
 
 def edges(check: Check, records: Any) -> dict[str, Any]:
-    """Ours on the device against fairchem's on the device, and against ours on the CPU."""
+    """Our edges on the device compared with fairchem's, and with ours on the CPU."""
     from fairchem.core.common.utils import radius_graph_pbc
 
     from ndem_ocp.bench.batches import read_batches
@@ -158,7 +158,7 @@ def training_steps(check: Check) -> dict[str, list[float]]:
 
 
 def config(backbone: dict[str, Any]) -> dict[str, Any]:
-    """fairchem's 31M with these keys of its backbone changed."""
+    """fairchem's 31M with changed keys of its backbone."""
     from ndem_ocp.bench.configs import read_config
     from ndem_ocp.models.equiformer_names import to_upstream
 
@@ -183,7 +183,7 @@ def moved(batch: Any, check: Check, dtype: torch.dtype) -> Any:
 
 @contextlib.contextmanager
 def frames_from_the_cpu() -> Iterator[None]:
-    """The random turn about each edge is the CPU's then, wherever the model is."""
+    """Draw the random rotation about each edge on the CPU, wherever the model is."""
     from unittest import mock
 
     from fairchem.core.models.equiformer_v2 import edge_rot_mat, equiformer_v2
@@ -203,7 +203,7 @@ def frames_from_the_cpu() -> Iterator[None]:
 
 
 def results_of(model: Any, batch: Any, cast: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Outputs and the whole gradient of a sum of them, on the CPU in float64."""
+    """Outputs and all gradients of a weighted sum of them, as float64 on the CPU."""
     device = batch.pos.device
     model.zero_grad(set_to_none=True)
     with frames_from_the_cpu():
@@ -221,7 +221,7 @@ def results_of(model: Any, batch: Any, cast: torch.dtype | None = None) -> dict[
 
 
 def _wave(like: Tensor) -> Tensor:
-    """Fixed weights of a sum, all different."""
+    """Fixed, all different weights of a sum."""
     count = torch.arange(like.numel(), device=like.device, dtype=torch.float64)
     return torch.sin(1.0 + count).view_as(like)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a GPU machine without a network: an environment that sees the packages of the machine's
-# Python, with the wheels of bundle.sh and this checkout installed into it.
+# Makes an environment on a GPU machine without a network. It uses the packages of the machine's
+# Python, plus the wheels of bundle.sh and this repository.
 #
 #   ndem_ocp/bench/gpu/install.sh WHEELS ENV        ->  ENV/bin/python, ndem, fairchem
 set -euo pipefail
@@ -10,7 +10,7 @@ base=${PYTHON:-python3}
 site='import sysconfig; print(sysconfig.get_paths()["purelib"])'
 "$base" -m venv --without-pip "$target"
 own=$("$target/bin/python" -c "$site")
-# unlike PYTHONPATH it also runs the .pth files of these packages
+# unlike PYTHONPATH, this also runs .pth files of these packages
 printf 'import site; site.addsitedir(%s)\n' "'$("$base" -c "$site")'" > "$own/zz_machine.pth"
 pip=("$target/bin/python" -m pip install -q --no-index --no-deps --disable-pip-version-check)
 "${pip[@]}" "$wheels"/*.whl

@@ -1,4 +1,4 @@
-"""What one step is made of: the longest kernels, launches, the busy share, waits for the device."""
+"""Profile of one step: longest kernels, launches, utilization, synchronisations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(check: Check, out: Results) -> None:
 
 
 def _waits(step: Any) -> dict[str, Any]:
-    """Where Python waited for the device, as torch itself warns of it."""
+    """Where Python waits for the device, from torch's own warnings."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -71,7 +71,7 @@ def _summary(recorded: Any, wall: float, cuda: bool) -> dict[str, Any]:
 
 
 def _longest(recorded: Any, key: str) -> list[dict[str, Any]]:
-    """Name, calls and ms of 25 kernels or operations."""
+    """Name, calls and ms of the 25 longest kernels or operations."""
     rows = recorded.key_averages()
     own = "self_device_time_total" if "cuda" in key else "self_cpu_time_total"
     rows = sorted(rows, key=lambda row: -getattr(row, own, 0))[:25]

@@ -1,6 +1,7 @@
-"""One small wheel in the place of two packages that are too large to carry to a machine without a
-network: wandb, whose use fails in a sentence, and Warp, without which torchmd-net's ET runs and
-TensorNet does not.
+"""Make a small wheel that replaces two packages which are too large to copy to an offline machine.
+
+These are wandb, any use of which gives an error message, and Warp, which torchmd-net's TensorNet
+needs but its ET does not.
 
     python placeholders.py FOLDER        ->  FOLDER/gpu_check_placeholders-1.0-py3-none-any.whl
 """

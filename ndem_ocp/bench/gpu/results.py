@@ -1,4 +1,4 @@
-"""What all stages share: the file that every result goes to at once, and what they run on."""
+"""What all stages share: the results file, which is always up to date, and the device."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The file's content, {} if there is none."""
+    """The content of the file; {} if there is none."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 class Results:
-    """One stage's part of the file. Only one process writes at a time: stages take turns."""
+    """The part of the file for one stage. Stages run one after another, so only one writes."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
 
     def put(self, *place: Any) -> None:
-        """``put(key, ..., value)``: the file has it when this returns, whole or not at all."""
+        """``put(key, ..., value)``: write a value to the file, immediately and atomically."""
         *keys, value = place
         content = read(self.path)
         part = content.setdefault(self.stage, {})
@@ -39,7 +39,7 @@ class Results:
 
     @contextlib.contextmanager
     def guarded(self, *keys: Any) -> Iterator[None]:
-        """Whatever goes wrong within is a result too, and the stage goes on."""
+        """Record an error in this context as a result, and continue with the stage."""
         try:
             yield
         except Exception as error:
@@ -49,10 +49,10 @@ class Results:
 
 @dataclass(frozen=True)
 class Check:
-    """What a stage runs on, and until when."""
+    """The device of a stage, and its deadline."""
 
     kind: str  # cuda or cpu
-    deadline: float  # time.time() of its end
+    deadline: float  # as in time.time()
     work: Path
     tiny: bool
 
@@ -67,11 +67,11 @@ class Check:
         return torch.device("cuda:0" if self.cuda else "cpu")
 
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return self.deadline - time.time()
 
     def data(self) -> Path:
-        """The small generated set (train, val_id), made by the first stage that asks."""
+        """The small generated data set (train, val_id), made when it is first needed."""
         from ndem_ocp.testing import small_data
 
         return small_data(self.work)
@@ -82,7 +82,7 @@ class Check:
         synchronize(self.device)
 
     def seconds(self, function: Callable[[], Any], repeats: int = 5, warmup: int = 2) -> float:
-        """Median time of a call, from a finished device to a finished device."""
+        """Median time of a call in seconds, with synchronisation before and after."""
         times = []
         for _ in range(warmup + repeats):
             self.wait()
@@ -95,7 +95,7 @@ class Check:
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    """fp32, tf32, bf16 or fp16; for the last two, what autocast on CUDA uses if it is on."""
+    """Use fp32, tf32, bf16 or fp16; the last two only set the dtype of autocast on CUDA."""
     import torch
 
     products, kind = torch.get_float32_matmul_precision(), torch.get_autocast_dtype("cuda")
@@ -108,7 +108,7 @@ def precision(name: str) -> Iterator[None]:
         torch.set_autocast_dtype("cuda", kind)
 
 
-# a small EquiformerV2 for what is not timed, and for dry runs
+# a small EquiformerV2, for everything that is not timed and for dry runs
 SMALL: dict[str, Any] = {
     "num_layers": 2, "sphere_channels": 16, "attn_hidden_channels": 16, "num_heads": 2,
     "attn_alpha_channels": 8, "attn_value_channels": 8, "ffn_hidden_channels": 16,

@@ -1,6 +1,9 @@
-"""Training for equal times: plain, NDeM, and second views in place from the potential that made
-the generated data. It shows that they train on the device and at what cost; what second views
-gain is measured by second_views.py on published data."""
+"""Train for equal times: plain, NDeM, and second views in place of structures.
+
+The second views are from the same potential as the generated data. This shows that training works
+on the device, and its cost. What second views gain on published data is measured in
+ndem_ocp.bench.experiments.second_views.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def _arms(views: Path) -> dict[str, dict[str, Any]]:
 
 
 def _trained(check: Check, name: str, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Steps in this time, and the force error of the average of the weights."""
+    """Number of steps in this time, and the errors of the moving average of the weights."""
     from ndem_ocp.testing import trainer_of
 
     config = small_config(check, max_epochs=1000, eval_every=10**9, num_workers=0)
@@ -74,4 +77,4 @@ def _trained(check: Check, name: str, settings: dict[str, Any], seconds: float) 
 
 
 class _Enough(Exception):
-    """The time is over."""
+    """Raised when the time is over."""

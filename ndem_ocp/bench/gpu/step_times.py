@@ -1,4 +1,4 @@
-"""Time and memory of training steps and of inference, over models, precisions and batch sizes."""
+"""Time and memory of training steps and inference, by model, precision and batch size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(check: Check, out: Results) -> None:
     kinds = ("tf32", "fp32", "bf16", "fp16") if check.cuda else ("fp32",)
     sizes = (1,) if check.tiny else (4, 1, 8, 2, 16, 32)
     whole = check.left()
-    for size in sizes:  # what says most comes first
+    for size in sizes:  # the most informative first
         for kind in kinds:
             if check.left() > 0.35 * whole:
                 with out.guarded("31M", f"{kind}, batch {size}"):
@@ -42,7 +42,7 @@ def run(check: Check, out: Results) -> None:
 
 
 class Bench:
-    """Arms that are built once, on supercells of about 80 atoms (of 14 in a dry run)."""
+    """Arms, built once, on supercells of about 80 atoms (14 in a dry run)."""
 
     def __init__(self, check: Check, model: str, layers: int | None) -> None:
         from fairchem.core.common.utils import setup_imports
@@ -72,7 +72,7 @@ class Bench:
         return read_batches(self.records, size, 3, repeat=self.repeat)
 
     def measure(self, kind: str, size: int, seconds: float) -> dict[str, Any]:
-        """Interleaved rounds for so many seconds: medians by arm, ratios within rounds."""
+        """Alternating rounds for a number of seconds: medians per arm, ratios within rounds."""
         from ndem_ocp.bench.clock import Stopwatch
 
         batches, watch = self.batches(size), Stopwatch(self.check.device)
@@ -97,7 +97,7 @@ class Bench:
         self, name: str, kind: str, batches: Any, number: int, watch: Any, peaks: dict[str, float]
     ) -> Any:
         arm = self.arms[name]
-        # bf16 needs no scaler; the arm asks for autocast by having one
+        # bf16 needs no scaler, but an arm with a scaler uses autocast
         arm.trainer.scaler = self.scaler if kind in ("bf16", "fp16") else None
         if self.check.cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -135,7 +135,7 @@ class Bench:
         return found
 
     def inference(self, kind: str, size: int) -> dict[str, Any]:
-        """ms of energies and forces without gradients."""
+        """Time of energies and forces, without gradients, in ms."""
         batches, check = self.batches(size), self.check
         repeats, warmup = (1, 0) if check.tiny else (10, 3)
         found: dict[str, Any] = {"atoms": batches.atoms[0]}

@@ -1,4 +1,4 @@
-"""The fairchem command, from outside: a run, one that is killed and resumed, evaluations."""
+"""The fairchem command as a user runs it: a run, a run that is killed and resumed, evaluations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ndem_ocp.bench.gpu.results import TINY, Check, Results
 
 
 def small_config(check: Check, **optim: Any) -> dict[str, Any]:
-    """A small EquiformerV2 with NDeM on the generated data."""
+    """Configuration of a small EquiformerV2 with NDeM on the generated data."""
     from ndem_ocp.bench.configs import read_config
 
     data = check.data()
@@ -57,7 +57,7 @@ def _checkpoints(check: Check, name: str) -> Path:
 
 
 def _program(name: str) -> list[str]:
-    """A command of this environment, also where its scripts were not installed."""
+    """A command of this environment, even if its scripts are not installed."""
     module = {"fairchem": "fairchem.core._cli", "ndem": "ndem_ocp.cli"}[name]
     return [sys.executable, "-c", f"import sys, {module} as m; sys.exit(m.main())"]
 

@@ -1,5 +1,5 @@
-"""Tables and pictures of the README and docs/*.md, from results/*.json.
+"""Tables and figures in the README and docs/*.md, from results/*.json.
 
-``python -m ndem_ocp.bench.pages.write`` (``make results``) writes all tables. No table is edited by
+``python -m ndem_ocp.bench.pages.write`` (``make results``) writes all tables; never edit a table by
 hand.
 """

@@ -1,4 +1,4 @@
-"""The table of docs/backbones.md, from results/backbones.json."""
+"""The table in docs/backbones.md, from results/backbones.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ndem_ocp.bench.pages.table import NOT_RUN, read, table
 
-# The contract's checks in the table's order, and what heads their columns.
+# Tests of the contract in the order of the columns, and the titles of the columns.
 CHECKS = {
     "test_equivariance": "float32 error",
     "test_equivariance_float64": "float64 error",
@@ -22,7 +22,7 @@ CHECKS = {
 
 
 def backbones(results: Path) -> str:
-    """What the contract found for every backbone."""
+    """Results of the contract tests for every backbone."""
     found = read(results, "backbones")
     if found is None:
         return NOT_RUN

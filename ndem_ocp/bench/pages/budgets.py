@@ -1,9 +1,9 @@
-"""What NDeM buys at equal cost: force errors over processor time, from the small comparisons.
+"""What NDeM gains at equal cost: force errors against processor time, from the small comparisons.
 
     python -m ndem_ocp.bench.pages.budgets    # docs/images/budgets.png; write.py has its table
 
-Equal cost here is equal processor time. Each run has a learning-rate schedule of its own length, so
-a curve's middle is not what a run of that length would have reached; its end is.
+Equal cost means equal processor time. Each run has a learning-rate schedule of its own length. So
+only the end of a curve is what a run of that length reaches; the middle of a curve is not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ndem_ocp.bench.pages.molecules import ARMS
 from ndem_ocp.bench.pages.table import NOT_RUN, read, spread, table
 
 RESULTS, PICTURE = ROOT / "results", ROOT / "docs/images/budgets.png"
-# file, title, unit, and what the error of a curve is on
+# file, title, unit, and the data of the errors in a curve
 SETS = (
     ("oc20_trajectories", "OC20 trajectories, new systems", "eV/Å"),
     ("md17_ethanol_small", "MD17 ethanol", "kcal/mol/Å"),
@@ -32,7 +32,7 @@ FRACTIONS = (0.25, 0.5, 1.0)
 
 
 def curves(found: dict[str, Any], arm: str) -> list[list[tuple[float, float]]]:
-    """(processor seconds, force MAE) of each seed's validations."""
+    """(processor seconds, force MAE) of the validations, for each seed."""
     runs = found["arms"][arm]["runs"]
     points = [run.get("curve") or run.get("validation") or [] for run in runs]
     return [
@@ -42,13 +42,13 @@ def curves(found: dict[str, Any], arm: str) -> list[list[tuple[float, float]]]:
 
 
 def at_budget(run: list[tuple[float, float]], seconds: float) -> float | None:
-    """Error at the last validation within a budget, None before the first."""
+    """Error at the last validation within a budget; None if there is none."""
     within = [error for spent, error in run if spent <= seconds * (1 + 1e-9)]
     return within[-1] if within else None
 
 
 def budgets(results: Path) -> str:
-    """Table: mean error within parts of the time that NDeM took."""
+    """Table: mean errors within fractions of the time that NDeM takes."""
     head = ["data", "seeds", "processor time", *(ARMS[arm] for arm in ("plain-long", "ndem"))]
     rows = []
     for name, title, unit in SETS:
@@ -60,7 +60,7 @@ def budgets(results: Path) -> str:
         for fraction in FRACTIONS:
             cells = []
             for arm in ("plain-long", "ndem"):
-                # the seeds of an arm may need a little more than the mean
+                # some seeds take slightly longer than the mean
                 errors = [at_budget(run, 1.02 * fraction * whole) for run in curves(found, arm)]
                 cells.append(_cell(errors, unit))
             minutes = f"{fraction * whole / 60:.1f} min"
@@ -79,7 +79,7 @@ def _cell(errors: list[float | None], unit: str) -> str:
 
 
 def plot(results: Path, path: Path) -> Path:
-    """Mean over the seeds and the range between them, one panel for each data set."""
+    """Mean over seeds and their range, one panel per data set."""
     figure, axes = plt.subplots(1, len(SETS), figsize=(3.5 * len(SETS), 3.1), layout="constrained")
     for axis, (name, title, unit) in zip(axes, SETS):
         axis.set(title=title, xlabel="processor time (min)", ylabel=f"force MAE ({unit})")

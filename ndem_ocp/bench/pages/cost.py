@@ -1,4 +1,4 @@
-"""Tables of docs/cost.md from results/bench_*.json, those of a GPU (bench_*_cuda*.json) first."""
+"""Tables in docs/cost.md from results/bench_*.json; GPU results (bench_*_cuda*.json) first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PHASES = ("forward", "graph", "loss", "backward", "optimizer")
 
 
 def step(results: Path) -> str:
-    """Every model and batch size of ``ndem bench step``, all arms."""
+    """All models, batch sizes and arms of ``ndem bench step``."""
     head = (
         "| model, batch | arm | step (ms) | forward | of it graph | loss | backward | optimizer "
         "| atoms/s | peak memory (MB) | time | processor time | memory |\n"
@@ -56,7 +56,7 @@ def _step_rows(found: dict[str, Any]) -> list[str]:
 
 
 def ratios(results: Path) -> str:
-    """Time and memory of the arms as ratios to upstream's plain step; short, for the README."""
+    """Time and memory of each arm as a ratio to upstream's plain step; for the README."""
     head = (
         "| model, batch | ours, plain | naive NDeM | **ours, NDeM** | DeNS "
         "| peak memory: naive NDeM | peak memory: **ours, NDeM** |\n| --- |" + " --- |" * 6
@@ -78,7 +78,7 @@ def ratios(results: Path) -> str:
 
 
 def fractions(results: Path) -> str:
-    """NDeM's step against task.ndem.fraction."""
+    """Time of an NDeM step against task.ndem.fraction."""
     head = "| model, batch | fraction | step (ms) | to upstream | to ours, plain |\n" + "| --- " * 5
 
     def rows(found: dict[str, Any]) -> list[str]:
@@ -103,7 +103,7 @@ def fractions(results: Path) -> str:
 
 
 def inference(results: Path) -> str:
-    """Energies and forces."""
+    """Inference: energies and forces."""
     head = (
         "| model, batch | arm | ms | structures/s | atoms/s | time | processor time "
         "| forces differ by |\n| --- |" + " --- |" * 7
@@ -129,7 +129,7 @@ def inference(results: Path) -> str:
 
 
 def data(results: Path) -> str:
-    """Readers by number of workers, and what the models of the step table need."""
+    """Data readers by number of workers, and what the models in the step table need."""
     head = (
         "| reader | workers | structures/s | atoms/s | until the first batch (s) "
         "| to fairchem's |\n| --- |" + " --- |" * 5
@@ -159,7 +159,7 @@ def data(results: Path) -> str:
 
 
 def scaling(results: Path) -> str:
-    """Exponents of the growth, and the ratios at both ends."""
+    """How the cost of a step grows: exponents, and ratios at both ends."""
     head = (
         "| grows | from, to | arm | step from, to (ms) | exponent | to upstream from, to |\n| --- |"
         + " --- |" * 5
@@ -187,14 +187,14 @@ def scaling(results: Path) -> str:
 
 
 def _with_picture(picture: str, table: str) -> str:
-    """experiments/cost.py draws it from the results of the table, as docs/cost.md sees it."""
+    """The table with its figure, which experiments/cost.py draws; paths relative to docs/."""
     return table if table == NOT_RUN else f"{picture}\n\n{table}"
 
 
 def _tables(
     results: Path, what: str, head: str, rows: Any, only: str | None = None, without: str = "?"
 ) -> str:
-    """A table of all results of one command for each machine, and where they come from."""
+    """One table per machine with all results of a command, and their origin."""
     out = []
     for device in ("cuda", "cpu"):
         paths = [
@@ -207,7 +207,7 @@ def _tables(
         if not paths:
             continue
         found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        if what == "step":  # from small to large
+        if what == "step":  # from the smallest model to the largest
             order = sorted(range(len(found)), key=lambda i: _parameters(found[i]))
             found, paths = [found[i] for i in order], [paths[i] for i in order]
         lines = [line for one in found for line in rows(one)]
@@ -216,7 +216,7 @@ def _tables(
 
 
 def _fraction(arm: str) -> float:
-    """Part of a batch that an arm gives a second view."""
+    """Fraction of the structures that have a second view in an arm."""
     kind, _, fraction = arm.partition("@")
     return float(fraction or kind == "ndem")
 
@@ -248,7 +248,7 @@ def _where(found: dict[str, Any], setting: dict[str, Any]) -> str:
 
 
 def sizes(model: str) -> str:
-    """Layers and degrees out of the words for a model."""
+    """Layers and degrees from the description of a model."""
     parts = model.split(", ")
     return ", ".join(part for part in parts[1:] if "channels" not in part) or model
 

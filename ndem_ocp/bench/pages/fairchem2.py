@@ -1,4 +1,4 @@
-"""The table of docs/fairchem2.md, from results/fairchem2_step.json."""
+"""The table in docs/fairchem2.md, from results/fairchem2_step.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = {
 
 
 def fairchem2_step(results: Path) -> str:
-    """What a step of each arm costs, relative to fairchem's plain one."""
+    """The cost of a step in each arm, relative to fairchem's plain step."""
     found = read(results, "fairchem2_step")
     if found is None:
         return NOT_RUN

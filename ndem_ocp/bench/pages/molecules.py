@@ -1,4 +1,4 @@
-"""Tables of docs/molecules.md and the README: the paper's with ours beside them, our small ones."""
+"""Tables in docs/molecules.md and the README: the paper's results next to ours, and small runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SMALL = {"ethanol": "md17_ethanol_small.json", "aspirin": "md17_aspirin_small.js
 
 
 def _ours(results: Path, name: str, arm: str, metric: str) -> str:
-    """A number of ours at the paper's setting, from results/NAME.json, or "not run"."""
+    """Our result with the paper's settings, from results/NAME.json, or "not run"."""
     path = results / f"{name}.json"
     if not path.exists():
         return NOT_RUN
@@ -112,13 +112,13 @@ def _ablation(head: str, key: str, values: dict[str, float], name: str) -> Calla
 
 
 def paper_table_6(results: Path) -> str:
-    """From pre-trained weights; the files cannot be had by this project's tests."""
+    """From pre-trained weights, which this project's tests cannot download."""
     rows = [[name, paper, NOT_RUN] for name, paper in TABLE_6.items()]
     return table(["", "paper: force MAE, aspirin (kcal/mol/Å)", "ours"], rows)
 
 
 def md17_small(results: Path) -> str:
-    """The small comparison: plain against NDeM at equal steps and at equal cost."""
+    """The small comparison of plain and NDeM, at equal steps and at equal cost."""
     rows, notes = [], []
     for molecule, name in SMALL.items():
         path = results / name
@@ -152,9 +152,9 @@ def paired(
     metric: str = "forces_mae_kcal_per_mol_A",
     digits: int = 3,
 ) -> str:
-    """Mean ± standard deviation of the difference in ``metric`` between runs of one seed.
+    """Mean ± standard deviation of the difference in ``metric`` between runs with the same seed.
 
-    Runs of one seed start from the same weights and see the same batches.
+    Runs with the same seed start from the same weights and see the same batches.
     """
     base = {run["seed"]: run["test"][metric] for run in plain["runs"]}
     found = [r["test"][metric] - base[r["seed"]] for r in arm["runs"] if r["seed"] in base]
@@ -165,12 +165,12 @@ def paired(
 
 
 def _cost(arm: dict[str, Any]) -> float:
-    """Mean processor seconds of a run."""
+    """Mean processor time of a run in seconds."""
     return sum(run["process_s"] for run in arm["runs"]) / len(arm["runs"])
 
 
 def _settings(name: str) -> Callable[[Path], str]:
-    """The arms of one sweep on one molecule, beside its plain arm."""
+    """The arms of one sweep on one molecule, compared with its plain arm."""
 
     def make(results: Path) -> str:
         path = results / name

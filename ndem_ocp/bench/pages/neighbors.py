@@ -1,4 +1,4 @@
-"""The table of docs/neighbors.md, from results/neighbors.json."""
+"""The table in docs/neighbors.md, from results/neighbors.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ndem_ocp.bench.pages.table import NOT_RUN, read, table
 
-# A, neighbours, structures: what ndem_ocp.bench.experiments.neighbors searches
+# A, neighbours, structures: as in ndem_ocp.bench.experiments.neighbors
 CUTOFF, NEIGHBORS, BATCH = 12.0, 20, 8
 
 

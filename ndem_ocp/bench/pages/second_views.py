@@ -1,4 +1,7 @@
-"""Tables of second views and of curvature, from results/second_views_*.json and curvature_*."""
+"""Tables on second views and on the curvature of data.
+
+They are made from results/second_views_*.json and results/curvature_*.json.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
 
 
 def molecules(results: Path) -> str:
-    """Plain, NDeM and second views at equal processor time, a row for each arm that was run."""
+    """Plain, NDeM and second views at equal processor time, with one row per arm."""
     cases = [case for case in CASES if isinstance(case, Molecule)]
     what = (
         "Small TorchMD-NET ET (32 channels, 2 layers, gradient forces), original MD17 labels, 50 "
@@ -34,7 +37,7 @@ def molecules(results: Path) -> str:
 
 
 def surfaces(results: Path) -> str:
-    """The same on surfaces."""
+    """The same for surfaces."""
     cases = [case for case in CASES if isinstance(case, Surfaces)]
     what = (
         "Small EquiformerV2 (32 channels, 2 layers, L = 2, direct forces), batches of 4 frames "
@@ -45,7 +48,7 @@ def surfaces(results: Path) -> str:
 
 
 def relaxations(results: Path) -> str:
-    """What a user of the surfaces' models does with them."""
+    """Models for surfaces in use: errors on new systems, and relaxations."""
     head = ["data", "arm", "force MAE on new systems (eV/Å)", "distance from DFT's end (Å)",
             "of the start", "energy MAE at the end (eV)", "converged", "seeds"]  # fmt: skip
     rows, sources = [], []
@@ -126,7 +129,7 @@ def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]], digits: int) -> 
 
 
 def _curvature(values: dict[str, Any]) -> str:
-    """Relative error of the change of forces between near frames of the test set."""
+    """Relative error of a model's change of forces between near frames of the test set."""
     found = values.get("curvature", {}).get("force_change_error")
     if found is None:
         return NOT_RUN
@@ -157,7 +160,7 @@ def _call(spec: str) -> str:
 
 
 def curvature(results: Path) -> str:
-    """How well the best isotropic c and potentials give the change of forces."""
+    """How well the best isotropic curvature c, and potentials, predict the change of forces."""
     head = ["data", "pairs", "displacement (Å)", "what predicts dF", "error of dF", "median",
             "with s = 1", "best s (or c)", "error of F itself"]  # fmt: skip
     rows, sources = [], []

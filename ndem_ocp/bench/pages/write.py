@@ -1,9 +1,9 @@
-"""Write the tables of the README and of docs/*.md from results/*.json:
+"""Write the tables in the README and docs/*.md from results/*.json:
 
     python -m ndem_ocp.bench.pages.write [--check]
 
-Each table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->``. With ``--check`` the
-files are not written, and a difference is exit status 1. A result that is absent is "not run".
+Each table is between ``<!-- table: NAME -->`` and ``<!-- end table -->``. With ``--check`` no file
+is written, and the exit status is 1 if a table differs. A missing result appears as "not run".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ndem_ocp.bench.pages.oc20 import oc20_trajectories, paper_table_3
 from ndem_ocp.bench.pages.reliability import reliability
 from ndem_ocp.bench.pages.second_views import SECOND_VIEWS_TABLES
 
-# page -> where it sees the folder results/
+# page -> path from it to the folder results/
 PAGES = {
     ROOT / "README.md": "results/",
     ROOT / "docs" / "molecules.md": "../results/",
@@ -49,10 +49,10 @@ TABLES = {
 
 
 def filled(text: str, results: Path, link: str = "results/") -> str:
-    """``text`` with every table written anew; links to results/ start with ``link``.
+    """``text`` with all tables updated; links to results/ start with ``link``.
 
     Raises:
-        ValueError: for a marker of a table that nothing makes, or that is not closed.
+        ValueError: for a marker with an unknown table, or without an end.
     """
     out, rest = "", text
     while (start := rest.find("<!-- table: ")) >= 0:
@@ -60,7 +60,7 @@ def filled(text: str, results: Path, link: str = "results/") -> str:
         name = rest[start + 12 : head_end - 3].strip()
         end = rest.find("<!-- end table -->", head_end)
         if name not in TABLES or end < 0:
-            raise ValueError(f"no such table, or it is not closed: {name}")
+            raise ValueError(f"unknown table, or no end marker: {name}")
         table = TABLES[name](results).replace("](results/", f"]({link}")
         out += f"{rest[:head_end]}\n{table}\n"
         rest = rest[end:]
