@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fairchem_kit.files import write_text
+from fairchem_kit.markdown import table
 from fairchem_kit.units.columns import Column
 
 MEAN = "mean"
@@ -44,12 +45,11 @@ def markdown(
 ) -> str:
     """The table, one row per split."""
     head = ["split", "structures", *(c.heading for c in columns)]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    for name, row in rows.items():
-        count = str(counts[name]) if name in counts else ""
-        cells = [name, count, *(_cell(row.get(c.key), c.digits) for c in columns)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    cells = [
+        [name, counts.get(name, ""), *(_cell(row.get(c.key), c.digits) for c in columns)]
+        for name, row in rows.items()
+    ]
+    return table(head, cells, right_from=1) + "\n"
 
 
 def as_csv(

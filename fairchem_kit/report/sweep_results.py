@@ -14,6 +14,7 @@ from fairchem_kit.checkpoints import read_checkpoint
 from fairchem_kit.history.file import read_history
 from fairchem_kit.history.run_record import read_run_record
 from fairchem_kit.launch.sweep_file import DONE, LOGS, RUN_ID, Sweep, run_directory
+from fairchem_kit.markdown import table
 from fairchem_kit.provenance import config_hash, files_hash, provenance
 
 
@@ -102,10 +103,7 @@ def _summary(values: list[float]) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     """One row per arm: steps, processor time, mean ± standard deviation of every metric."""
     metrics = result["metrics"]
-    lines = [
-        "| arm | seeds | steps | process time (s) | " + " | ".join(metrics) + " |",
-        "| --- | --- | --- | --- |" + " --- |" * len(metrics),
-    ]
+    rows = []
     for name, arm in result["arms"].items():
         steps = sorted({run["steps"] for run in arm["runs"]})
         cost = [run["process_s"] for run in arm["runs"] if run["process_s"]]
@@ -116,8 +114,8 @@ def markdown(result: dict[str, Any]) -> str:
             f"{statistics.mean(cost):.0f}" if cost else "not measured",
             *(number(arm["summary"][metric]) for metric in metrics),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return table(["arm", "seeds", "steps", "process time (s)", *metrics], rows) + "\n"
 
 
 def number(summary: dict[str, Any]) -> str:

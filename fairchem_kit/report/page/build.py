@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from html import escape
 
 import fairchem_kit
+from fairchem_kit import markdown
 from fairchem_kit.report.page import about, by_group, curves, html, ndem_curves, table
 from fairchem_kit.report.page.arm import method
 from fairchem_kit.report.page.baseline import baseline_first, baseline_of
@@ -84,12 +85,12 @@ class Report:
         marked = [f"> **Not comparable.** {note}\n" for note in self.not_comparable]
         marked += [f"> **Read with care.** {note}\n" for note in self.cautions]
         parts = [">\n".join(marked)] if marked else []
-        parts.append(table.markdown(self.head, self.rows) + f"\n{_TABLE_NOTE}\n")
+        parts.append(f"{markdown.table(self.head, self.rows)}\n\n{_TABLE_NOTE}\n")
         parts.append("".join(f"- {arm}: {what}\n" for arm, what in self._captions()))
         if self._compared():
             parts.append(f"{self._compared()}\n")
         if self.paired[1]:
-            parts.append(table.markdown(*self.paired))
+            parts.append(markdown.table(*self.paired) + "\n")
         return "\n".join(parts)
 
     def csv(self) -> str:

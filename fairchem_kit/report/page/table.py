@@ -150,11 +150,6 @@ def html(head: Sequence[str], body: Sequence[Sequence[str]], numeric_from: int =
     )
 
 
-def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def as_csv(arms: Arms, metrics: Sequence[Metric], sets: Sets) -> str:
     """One row per run and split, logged values in full precision, names with their units."""
     text = io.StringIO()

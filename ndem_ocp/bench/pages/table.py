@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fairchem_kit.markdown import table
+
+__all__ = ["NOT_RUN", "read", "spread", "table"]
+
 NOT_RUN = "not run"
-
-
-def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    """A table in Markdown."""
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def spread(summary: dict[str, Any], digits: int = 3) -> str:
