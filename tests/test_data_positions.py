@@ -87,7 +87,7 @@ def test_both_ends_of_a_relaxation_are_moved_alike(tmp_path):
     end.positions[1, 2] -= 0.25
     write(tmp_path / "a.traj", [labelled(start), labelled(end)])
     (found,), _ = read_relaxations(*expand_sources([str(tmp_path / "a.traj")]), LabelOptions())
-    made = to_record(found, 0, 0.0)
+    made = to_record(found, 0, 0.0).data()
     moved = (made.pos_relaxed - made.pos).numpy()
     np.testing.assert_allclose(moved, [[0, 0, 0], [0, 0, -0.25]], atol=1e-5)
 

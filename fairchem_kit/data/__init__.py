@@ -12,9 +12,9 @@ Importing this package imports neither torch nor fairchem; its modules do so whe
 ``statistics``            normalizer values, zero-force error, curvature of a data set
 ========================  =============================================================
 
-There are two ways in. Files of any size go through ASE frames (``sources``, ``frames``, ``plan``,
-``shards``), a few at a time. Published molecule sets are read whole, as ``molecules.Molecules``,
-and written by ``molecule_shards``.
+Every source gives ``stream.Records`` to one ``writer``: frames of files are read twice, a few at a
+time (``scan``, ``plan``, ``frame_records``); published molecule sets are read whole, as
+``molecules.Molecules``.
 
 Units: energies in eV, forces in eV/A, lengths in A, unless the dataset.json of a data set says
 otherwise.

@@ -6,57 +6,79 @@ run-relaxations`` and ``ndem relax`` start from these records and compare with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .convert import package_version
 from .errors import DataError
+from .frame_records import structure_of
 from .frames import LabelOptions
 from .lock import one_writer
 from .positions import near_cell, near_origin
 from .reference import load_linear
 from .relaxation_files import RISE, Relaxation, read_relaxations
-from .shards import structure_of, write_metadata, write_records
 from .sources import Source
 from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_json
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
+from .stream import Record
+from .writer import DataSet, package_version, write_splits
 
 #: what the ``relax`` section of a configuration needs in addition to ``src``
 KEY_MAPPING = {"y_relaxed": "energy_relaxed"}
 _RELAXED = 0.05  # eV/A; OC20's relaxations end at 0.03
 
 
-def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
-    """The record of one relaxation.
+def to_record(relaxation: Relaxation, sid: int, reference: float) -> Record:
+    """The record of one relaxation: its initial structure, pos_relaxed (N, 3) A, y_init and
+    y_relaxed (eV).
 
     Args:
         relaxation: its first and last frame. sid: its number. reference: eV, subtracted from the
             energies.
-
-    Returns:
-        ``Data`` with pos (N, 3) float32 A, the initial positions; pos_relaxed (N, 3) float32 A;
-        y_init and y_relaxed (float, eV); cell (1, 3, 3), pbc (1, 3), atomic_numbers, fixed and
-        tags (N,), natoms, sid.
     """
-    import torch
-    from torch_geometric.data import Data
-
     first, last = relaxation.first, relaxation.last
     shift = near_origin(first.positions, first.cell, first.pbc) - first.positions
     relaxed = near_cell(last.positions + shift, first.cell, first.pbc)
-    return Data(
-        pos_relaxed=torch.tensor(relaxed, dtype=torch.float32),
-        y_init=first.energy - reference,
-        y_relaxed=last.energy - reference,
+    return Record(
         **structure_of(first),
-        sid=int(sid),
+        sid=sid,
+        labels={"y_init": first.energy - reference, "y_relaxed": last.energy - reference},
+        vectors={"pos_relaxed": relaxed},
     )
+
+
+@dataclass(frozen=True)
+class RelaxationRecords:
+    """M relaxations, with their numbers and reference energies (eV)."""
+
+    found: Sequence[Relaxation]
+    sid: np.ndarray
+    reference: np.ndarray
+
+    @property
+    def natoms(self) -> np.ndarray:
+        """(M,)"""
+        return np.array([len(r.first.numbers) for r in self.found])
+
+    @property
+    def fid(self) -> np.ndarray:
+        """(M,)"""
+        return np.zeros(len(self.found), dtype=int)
+
+    def elements(self, rows: np.ndarray) -> list[int]:
+        """Atomic numbers in some relaxations, sorted."""
+        return sorted({int(z) for row in rows for z in self.found[row].first.numbers})
+
+    def part(self, rows: np.ndarray) -> RelaxationRecords:
+        """Some of the relaxations."""
+        found = [self.found[row] for row in rows]
+        return RelaxationRecords(found, self.sid[rows], self.reference[rows])
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(to_record, self.found, self.sid, self.reference)
 
 
 @one_writer
@@ -87,13 +109,12 @@ def convert_relaxations(
     out = Path(out)
     check_target(out, None, overwrite)
     found, bad = _read_all(sources, options or LabelOptions(), skip_bad)
-    references = list(_references(found, energy_reference))
-    records = [to_record(r, sid, e) for sid, (r, e) in enumerate(zip(found, references))]
-    atoms = sum(int(record.natoms) for record in records)
+    references = np.array(list(_references(found, energy_reference)))
+    records = RelaxationRecords(found, np.arange(len(found)), references)
     entry = {
         "task": "IS2RE",
-        "records": len(records),
-        "atoms": atoms,
+        "records": len(found),
+        "atoms": int(records.natoms.sum()),
         "unconverged": sum(r.last.max_free_force() > _RELAXED for r in found),
         "rising": sum(r.rise > RISE for r in found),
         "bad": bad,
@@ -111,9 +132,8 @@ def convert_relaxations(
         for sid, r in enumerate(found)
     }
     with staging(out, None) as folder:
-        write_records(folder / "data.0000.lmdb", records, atoms, len(records))
-        natoms = np.array([int(record.natoms) for record in records])
-        write_metadata(folder, natoms, np.arange(len(records)), np.zeros(len(records), dtype=int))
+        made = DataSet(records, {"": records.sid}, entry, per_shard=len(found), measured=())
+        write_splits(folder, made, progress=False)
         write_json(folder / DATASET_FILE, entry)
         write_json(folder / SYSTEMS_FILE, systems)
     return entry

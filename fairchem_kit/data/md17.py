@@ -14,11 +14,11 @@ from .errors import DataError
 from .index_split import SplitOptions, indices_hash, make_split, random_split
 from .lock import one_writer
 from .md17_files import LABELS, Trajectory, join, read_trajectory
-from .molecule_shards import finish, write_splits
 from .molecules import check_molecules, file_record
 from .split import TEST, TRAIN
-from .staging import check_target, staging
+from .staging import check_target
 from .units import IN_EV
+from .writer import DataSet, write
 
 UNITS = ("file", "eV")
 REFERENCES = ("mean", "none")
@@ -85,35 +85,32 @@ def convert_md17(
     energies = molecules.labels["y"] - reference.get("constant", 0.0)
     fids = np.arange(len(molecules))  # counted through FILEs; from 0 again in the test file
     fids[before:] -= before
-    molecules = replace(molecules, labels={"y": energies}, fid=fids)
+    molecules = replace(
+        molecules, labels={"y": energies}, fid=fids, double=options.reference == "none"
+    )
     units = {"y": unit, "force": f"{unit}/A", "pos": "A", "cell": "A"}
     own = "train and val" if options.test_file else "all splits"  # of the FILEs' frames
-    with staging(out, None) as directory:
-        counts, statistics = write_splits(
-            directory, molecules, splits, double=options.reference == "none",
-            workers=workers, progress=progress,
-        )  # fmt: skip
-        entry = {
-            "splits": counts,
-            "options": asdict(options),
-            "labels": _labels(trajectories[0], options.labels),
-            "energy_reference": reference,
-            "sources": [
-                {
-                    **file_record(t.path),
-                    "layout": t.layout,
-                    "frames": len(t),
-                    "for": TEST if number == len(files) else own,
-                    "notes": t.notes,
-                }
-                for number, t in enumerate(trajectories)
-            ],
-            "split": split_record,
-            "statistics": {TRAIN: statistics.as_dict()},
-            "pbc": ["FFF"],
-        }
-        systems = {_name(trajectories[0]): _system(trajectories, counts, reference, unit)}
-        return finish(directory, entry, systems, "OC20 S2EF LMDB", units)
+    counts = {name: len(rows) for name, rows in splits.items() if len(rows)}
+    entry = {
+        "options": asdict(options),
+        "labels": _labels(trajectories[0], options.labels),
+        "energy_reference": reference,
+        "sources": [
+            {
+                **file_record(t.path),
+                "layout": t.layout,
+                "frames": len(t),
+                "for": TEST if number == len(files) else own,
+                "notes": t.notes,
+            }
+            for number, t in enumerate(trajectories)
+        ],
+        "split": split_record,
+        "pbc": ["FFF"],
+    }
+    systems = {_name(trajectories[0]): _system(trajectories, counts, reference, unit)}
+    made = DataSet(molecules, splits, entry, systems, units=units, measured=(TRAIN,))
+    return write(out, made, workers=workers, progress=progress)
 
 
 def _check_options(files: Sequence[str | Path], options: Md17Options) -> None:
@@ -206,7 +203,7 @@ def _name(trajectory: Trajectory) -> str:
 
 def _system(
     trajectories: Sequence[Trajectory],
-    counts: dict[str, dict[str, Any]],
+    counts: dict[str, int],
     reference: dict[str, Any],
     unit: str,
 ) -> dict[str, Any]:
@@ -218,7 +215,7 @@ def _system(
         "formula": Symbols(trajectories[0].numbers.astype(int)).get_chemical_formula(),
         "source": [t.path for t in trajectories],
         "split": sorted(counts),
-        "frames": sum(count["frames"] for count in counts.values()),
+        "frames": sum(counts.values()),
     }
     if "constant" in reference:
         entry[f"reference_energy_{unit.replace('/', '_')}"] = reference["constant"]

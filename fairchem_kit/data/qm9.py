@@ -12,11 +12,11 @@ from .errors import DataError
 from .fields import QM9_UNITS
 from .index_split import SplitOptions, make_split
 from .lock import one_writer
-from .molecule_shards import finish, write_splits
 from .molecules import Molecules, check_molecules, file_record
 from .qm9_files import Qm9Arrays, read_qm9
 from .split import TRAIN
-from .staging import check_target, staging
+from .staging import check_target
+from .writer import DataSet, write
 
 #: Hartree in eV as in PyTorch Geometric and, through it, in TorchMD-NET
 HARTREE = 27.211386246
@@ -82,23 +82,18 @@ def convert_qm9(
         np.concatenate(list(splits.values())),
         "download the source again, or leave the molecule out with --train-indices ...",
     )
-    with staging(out, None) as directory:
-        counts, statistics = write_splits(
-            directory, molecules, splits, double=options.reference == "none",
-            workers=workers, progress=progress,
-        )  # fmt: skip
-        entry = {
-            "splits": counts,
-            "options": asdict(options),
-            "energy_reference": _reference(options.reference),
-            "hartree_in_eV": HARTREE,
-            "sources": [{**file_record(path), "kind": arrays.kind} for path in arrays.paths],
-            "dropped": {"uncharacterised": arrays.removed},
-            "split": split_record,
-            "statistics": {TRAIN: statistics.as_dict()},
-            "pbc": ["FFF"],
-        }
-        return finish(directory, entry, {}, "molecular properties LMDB", UNITS)
+    entry = {
+        "options": asdict(options),
+        "energy_reference": _reference(options.reference),
+        "hartree_in_eV": HARTREE,
+        "sources": [{**file_record(path), "kind": arrays.kind} for path in arrays.paths],
+        "dropped": {"uncharacterised": arrays.removed},
+        "split": split_record,
+        "pbc": ["FFF"],
+    }
+    what = "molecular properties LMDB"
+    made = DataSet(molecules, splits, entry, described=what, units=UNITS, measured=(TRAIN,))
+    return write(out, made, workers=workers, progress=progress)
 
 
 def _reference(mode: str) -> dict[str, Any]:
@@ -156,6 +151,7 @@ def to_molecules(arrays: Qm9Arrays, reference: str) -> Molecules:
         row=np.arange(count),
         files=(path,),
         keys=arrays.keys,
+        double=reference == "none",
     )
     order = np.argsort(arrays.index, kind="stable")
-    return molecules if np.array_equal(order, np.arange(count)) else molecules.take(order)
+    return molecules if np.array_equal(order, np.arange(count)) else molecules.part(order)

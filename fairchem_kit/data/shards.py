@@ -1,4 +1,4 @@
-"""LMDB shards in OC20's S2EF layout: writing them, and opening them safely."""
+"""LMDB files of records in OC20's layout: writing them, and opening them safely."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ import pickle
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .accumulator import Accumulator
-from .ase_files import iter_frames
-from .aselmdb import is_aselmdb
-from .aselmdb_writer import row_of, write_rows
 from .errors import DataError
-from .frames import Frame, LabelOptions, read_frame
-from .parallel import check_stop, one_thread
-from .positions import near_origin
 from .reader.errors import Refused
 from .reader.unpickle import load_fields, load_integer
-from .sources import Source
 
 if TYPE_CHECKING:
     import lmdb
@@ -32,75 +23,6 @@ if TYPE_CHECKING:
 METADATA_FILE = "metadata.npz"
 _COMMIT_EVERY = 200
 _PAGE = 4096
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Frames of one source in a shard.
-
-    Attributes:
-        source: the file. frames: (n,) increasing frame numbers. sids: (n,) system numbers.
-        references: (n,) eV, subtracted from the energies.
-    """
-
-    source: Source
-    frames: np.ndarray
-    sids: np.ndarray
-    references: np.ndarray
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard to write: its path, its frames, and their total number of atoms."""
-
-    path: str
-    segments: tuple[Segment, ...]
-    atoms: int
-    options: LabelOptions
-
-    def __len__(self) -> int:
-        return sum(len(segment.frames) for segment in self.segments)
-
-
-def structure_of(frame: Frame) -> dict[str, Any]:
-    """The fields of a record that describe the structure; :func:`to_data` has shapes and units."""
-    import torch
-
-    positions = near_origin(frame.positions, frame.cell, frame.pbc)
-    return {
-        "pos": torch.tensor(positions, dtype=torch.float32),
-        "cell": torch.tensor(frame.cell, dtype=torch.float32).view(1, 3, 3),
-        "pbc": torch.tensor(frame.pbc, dtype=torch.bool).view(1, 3),
-        "atomic_numbers": torch.tensor(frame.numbers, dtype=torch.long),
-        "natoms": len(frame.numbers),
-        "fixed": torch.tensor(frame.fixed, dtype=torch.long),
-        "tags": torch.tensor(frame.tags, dtype=torch.long),
-    }
-
-
-def to_data(frame: Frame, *, energy: float, sid: int, fid: int) -> Data:
-    """The record of one frame.
-
-    Args:
-        frame: the structure with N atoms. energy: the (referenced) energy, eV.
-        sid: number of the system. fid: number of the frame in its source.
-
-    Returns:
-        ``torch_geometric.data.Data`` with y (float, eV), force (N, 3) float32 eV/A, pos (N, 3)
-        float32 A, cell (1, 3, 3) float32 A, pbc (1, 3) bool, atomic_numbers, fixed and tags (N,)
-        int64, natoms, sid and fid (int). Tensors only: no NumPy objects, whose pickles depend on
-        the NumPy version.
-    """
-    import torch
-    from torch_geometric.data import Data
-
-    return Data(
-        y=float(energy),
-        force=torch.tensor(frame.forces, dtype=torch.float32),
-        **structure_of(frame),
-        sid=int(sid),
-        fid=int(fid),
-    )
 
 
 class _SameBytes(pickle.Pickler):
@@ -139,20 +61,38 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
     Raises:
         DataError: a disk error.
     """
+
+    def items() -> Iterator[tuple[bytes, bytes]]:
+        number = -1
+        for number, record in enumerate(records):
+            yield b"%d" % number, _pickled(record)
+        yield b"length", pickle.dumps(number + 1, protocol=4)
+
+    return write_lmdb(path, items(), count * 2 * _PAGE + atoms * 128) - 1
+
+
+def write_lmdb(path: str | Path, items: Iterable[tuple[bytes, bytes]], size: int) -> int:
+    """Write keys and values to a new LMDB file; returns their number.
+
+    Args:
+        path: the file. items: keys and values. size: about what they need, in bytes.
+
+    Raises:
+        DataError: a disk error.
+    """
     import lmdb
 
-    map_size = 64 * 1024**2 + 4 * (count * 2 * _PAGE + atoms * 128)
+    count = 0
     try:
-        with lmdb.open(str(path), map_size=map_size, subdir=False, lock=False) as env:
-            number = 0
+        with lmdb.open(
+            str(path), map_size=64 * 1024**2 + 4 * size, subdir=False, lock=False
+        ) as env:
             transaction = env.begin(write=True)
-            for record in records:
-                transaction.put(str(number).encode("ascii"), _pickled(record))
-                number += 1
-                if number % _COMMIT_EVERY == 0:
+            for count, (key, value) in enumerate(items, start=1):
+                transaction.put(key, value)
+                if count % _COMMIT_EVERY == 0:
                     transaction.commit()
                     transaction = env.begin(write=True)
-            transaction.put(b"length", pickle.dumps(number, protocol=4))
             transaction.commit()
             env.sync(True)
     except lmdb.Error as error:
@@ -161,61 +101,7 @@ def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: 
             f"{path}: cannot be written ({error}; {free:.1f} MB are free there); nothing was "
             "written"
         ) from None
-    return number
-
-
-def write_shard(task: ShardTask) -> Accumulator:
-    """Read the frames of a task again and write its shard; returns the sums over its records. Runs
-    in a worker process."""
-    total = Accumulator()
-    with one_thread():
-        if is_aselmdb(task.path):
-            write_rows(task.path, _rows(task, total), task.atoms, len(task))
-        else:
-            records = (record for record, _ in _records(task))
-            write_records(task.path, counted(records, total), task.atoms, len(task))
-    return total
-
-
-def _rows(task: ShardTask, total: Accumulator) -> Iterator[dict[str, Any]]:
-    """Rows for fairchem 2; what is counted is what an S2EF record of the frame would hold."""
-    frames: list[Frame] = []
-
-    def records() -> Iterator[Data]:
-        for record, frame in _records(task):
-            frames.append(frame)
-            yield record
-
-    for record in counted(records(), total):
-        frame = frames.pop()
-        yield row_of(
-            record.to_dict(), near_origin(frame.positions, frame.cell, frame.pbc), frame.cell
-        )
-
-
-def counted(records: Iterable[Data], total: Accumulator) -> Iterator[Data]:
-    """Yield the same records and add each to ``total``."""
-    previous = None
-    for record in records:
-        fields = record.to_dict()
-        total.add(fields, previous)
-        previous = fields
-        yield record
-
-
-def _records(task: ShardTask) -> Iterator[tuple[Data, Frame]]:
-    for segment in task.segments:
-        position = 0
-        for index, atoms in iter_frames(segment.source, segment.frames):
-            check_stop()
-            if isinstance(atoms, Exception) or index != segment.frames[position]:
-                raise DataError(f"{segment.source.path} changed while it was converted")
-            frame = read_frame(atoms, task.options)
-            energy = frame.energy - float(segment.references[position])
-            yield to_data(frame, energy=energy, sid=segment.sids[position], fid=index), frame
-            position += 1
-        if position != len(segment.frames):
-            raise DataError(f"{segment.source.path} changed while it was converted")
+    return count
 
 
 def write_metadata(directory: Path, natoms: np.ndarray, sid: np.ndarray, fid: np.ndarray) -> None:
