@@ -14,6 +14,7 @@ import numpy as np
 from .aselmdb import SETTINGS_FILE
 from .errors import DataError
 from .fairchem2_settings import write_settings
+from .frame_files import Source
 from .lock import one_writer
 from .plan import (
     ConvertOptions,
@@ -25,7 +26,6 @@ from .plan import (
 )
 from .reference import FILE_NAME, save_linear
 from .scan import SourceScan, scan_sources
-from .sources import Source
 from .split_record import identified, in_words, references_differ
 from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, read_json
 from .writer import FORMATS, DataSet, write
@@ -47,7 +47,7 @@ def convert(
     of the conversion.
 
     Args:
-        sources: from ``sources.expand_sources``.
+        sources: from ``frame_files.expand``.
         out: directory of the data set; written under a temporary name and moved there when
             complete.
         options: settings.

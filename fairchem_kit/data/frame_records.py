@@ -2,57 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from .ase_files import iter_frames
 from .errors import DataError, FrameError
+from .frame_files import iter_frames
 from .frames import Frame, LabelOptions, read_frame
-from .scan import Composition
-from .sources import Source
+from .scan import FrameTable
 from .stream import Record
 
 
 @dataclass(frozen=True)
 class FrameRecords:
-    """M frames of files, grouped by file and in order within each.
+    """The M frames of a table, grouped by file and in order within each.
 
     Attributes:
-        sources: the files. options: where their labels are.
-        source: (M,) index into ``sources``. fid: (M,) frame number in the file. sid: (M,) number
-            of the system. natoms: (M,). reference: (M,) eV, subtracted from the energies.
-        composition: (M,) index into ``compositions``.
+        options: where the labels are. sid: (M,) number of the system. reference: (M,) eV,
+            subtracted from the energies.
     """
 
-    sources: Sequence[Source]
+    table: FrameTable
     options: LabelOptions
-    source: np.ndarray
-    fid: np.ndarray
     sid: np.ndarray
-    natoms: np.ndarray
     reference: np.ndarray
-    composition: np.ndarray
-    compositions: Sequence[Composition]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "natoms", self.table.natoms)
+        object.__setattr__(self, "fid", self.table.frame)
 
     def elements(self, rows: np.ndarray) -> list[int]:
         """Atomic numbers in some frames, sorted."""
-        found = (self.compositions[number] for number in np.unique(self.composition[rows]))
+        table = self.table
+        found = (table.compositions[number] for number in np.unique(table.composition[rows]))
         return sorted({z for composition in found for z, _ in composition})
 
     def part(self, rows: np.ndarray) -> FrameRecords:
-        """Some of the frames, with their files only."""
-        used, source = np.unique(self.source[rows], return_inverse=True)
-        names = ("fid", "sid", "natoms", "reference")
-        return replace(
-            self,
-            **{name: getattr(self, name)[rows] for name in names},
-            sources=[self.sources[number] for number in used],
-            source=source,
-            composition=np.zeros(len(rows), dtype=np.int64),
-            compositions=(),
+        """Some of the frames, with their files and without what only planning needs."""
+        used, source = np.unique(self.table.source[rows], return_inverse=True)
+        files = [self.table.sources[number] for number in used]
+        small = replace(
+            self.table.select(rows), source=source, sources=files, systems=[], compositions=[]
         )
+        return FrameRecords(small, self.options, self.sid[rows], self.reference[rows])
 
     def __iter__(self) -> Iterator[Record]:
         """Read the frames.
@@ -60,41 +54,31 @@ class FrameRecords:
         Raises:
             DataError: a file is not what it was when it was scanned.
         """
-        starts = np.flatnonzero(np.diff(self.source, prepend=-1))
-        for rows in np.split(np.arange(len(self.source)), starts[1:]):
-            source = self.sources[self.source[rows[0]]]
+        for number in np.unique(self.table.source):
+            rows = np.flatnonzero(self.table.source == number)
+            source = self.table.sources[number]
             changed = DataError(f"{source.path} changed while it was converted")
             left = iter(rows)
-            for number, atoms in iter_frames(source, self.fid[rows]):
-                row = next(left, None)
-                if row is None or isinstance(atoms, Exception) or number != self.fid[row]:
+            for fid, atoms in iter_frames(source, self.table.frame[rows]):
+                row = next(left)
+                if isinstance(atoms, Exception) or fid != self.table.frame[row]:
                     raise changed
                 try:
                     frame = read_frame(atoms, self.options)
                 except FrameError:
                     raise changed from None
-                yield to_record(
-                    frame,
-                    energy=frame.energy - float(self.reference[row]),
+                yield Record(
+                    **structure_of(frame),
                     sid=self.sid[row],
-                    fid=number,
+                    fid=fid,
+                    labels={"y": frame.energy - float(self.reference[row])},
+                    vectors={"force": frame.forces},
                 )
             if next(left, None) is not None:
                 raise changed
 
 
-def to_record(frame: Frame, *, energy: float, sid: int, fid: int) -> Record:
-    """The record of a frame: ``y``, the (referenced) energy in eV, and ``force`` in eV/A."""
-    return Record(
-        **structure_of(frame),
-        sid=sid,
-        fid=fid,
-        labels={"y": energy},
-        vectors={"force": frame.forces},
-    )
-
-
-def structure_of(frame: Frame) -> dict[str, np.ndarray]:
+def structure_of(frame: Frame) -> dict[str, Any]:
     """The arguments of a :class:`Record` that describe the structure."""
     names = ("numbers", "positions", "cell", "pbc", "fixed", "tags")
     return {name: getattr(frame, name) for name in names}

@@ -90,19 +90,8 @@ class Plan:
 
     def records(self, labels: LabelOptions) -> FrameRecords:
         """The frames, to be read again with these options and written."""
-        table = self.table
-        sids = np.array([self.sids.get(name, -1) for name in table.systems], dtype=np.int64)
-        return FrameRecords(
-            sources=table.sources,
-            options=labels,
-            source=table.source,
-            fid=table.frame,
-            sid=sids[table.system],
-            natoms=table.natoms,
-            reference=self.reference.energy,
-            composition=table.composition,
-            compositions=table.compositions,
-        )
+        sids = np.array([self.sids.get(name, -1) for name in self.table.systems], dtype=np.int64)
+        return FrameRecords(self.table, labels, sids[self.table.system], self.reference.energy)
 
 
 def make_plan(

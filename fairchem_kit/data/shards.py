@@ -1,16 +1,11 @@
-"""LMDB files of records in OC20's layout: writing them, and opening them safely."""
+"""Opening LMDB files of records in OC20's layout safely."""
 
 from __future__ import annotations
 
-import io
-import pickle
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .errors import DataError
 from .reader.errors import Refused
@@ -18,96 +13,6 @@ from .reader.unpickle import load_fields, load_integer
 
 if TYPE_CHECKING:
     import lmdb
-    from torch_geometric.data import Data
-
-METADATA_FILE = "metadata.npz"
-_COMMIT_EVERY = 200
-_PAGE = 4096
-
-
-class _SameBytes(pickle.Pickler):
-    """Pickles tensors without their memory address, which torch writes as the storage's name.
-
-    So equal records have equal bytes, and a data set's hash depends only on its contents.
-    """
-
-    def reducer_override(self, value: Any) -> Any:
-        import torch
-
-        if not isinstance(value, torch.storage.TypedStorage):
-            return NotImplemented
-        rebuild, (content,) = value.__reduce__()
-        name = str(value._untyped_storage._cdata).encode("ascii")
-        there = b"X" + len(name).to_bytes(4, "little") + name
-        return rebuild, (content.replace(there, b"X\x01\x00\x00\x000", 2),)  # then come numbers
-
-
-def _pickled(record: Any) -> bytes:
-    stream = io.BytesIO()
-    _SameBytes(stream, protocol=4).dump(record)
-    return stream.getvalue()
-
-
-def write_records(path: str | Path, records: Iterable[Data], atoms: int, count: int) -> int:
-    """Write one LMDB file with keys "0".."n-1" and "length".
-
-    Args:
-        path: the file. records: what to write.
-        atoms, count: total atoms and records, for the size of the map.
-
-    Returns:
-        The number of records written.
-
-    Raises:
-        DataError: a disk error.
-    """
-
-    def items() -> Iterator[tuple[bytes, bytes]]:
-        number = -1
-        for number, record in enumerate(records):
-            yield b"%d" % number, _pickled(record)
-        yield b"length", pickle.dumps(number + 1, protocol=4)
-
-    return write_lmdb(path, items(), count * 2 * _PAGE + atoms * 128) - 1
-
-
-def write_lmdb(path: str | Path, items: Iterable[tuple[bytes, bytes]], size: int) -> int:
-    """Write keys and values to a new LMDB file; returns their number.
-
-    Args:
-        path: the file. items: keys and values. size: about what they need, in bytes.
-
-    Raises:
-        DataError: a disk error.
-    """
-    import lmdb
-
-    count = 0
-    try:
-        with lmdb.open(
-            str(path), map_size=64 * 1024**2 + 4 * size, subdir=False, lock=False
-        ) as env:
-            transaction = env.begin(write=True)
-            for count, (key, value) in enumerate(items, start=1):
-                transaction.put(key, value)
-                if count % _COMMIT_EVERY == 0:
-                    transaction.commit()
-                    transaction = env.begin(write=True)
-            transaction.commit()
-            env.sync(True)
-    except lmdb.Error as error:
-        free = shutil.disk_usage(Path(path).parent).free / 1e6  # LMDB reports a full disk as EIO
-        raise DataError(
-            f"{path}: cannot be written ({error}; {free:.1f} MB are free there); nothing was "
-            "written"
-        ) from None
-    return count
-
-
-def write_metadata(directory: Path, natoms: np.ndarray, sid: np.ndarray, fid: np.ndarray) -> None:
-    """Write metadata.npz: arrays (n,) in the order in which fairchem reads the shards."""
-    arrays = {"natoms": natoms.astype(np.int32), "sid": sid, "fid": fid}
-    np.savez(directory / METADATA_FILE, **arrays)
 
 
 def shard_paths(directory: Path) -> list[Path]:

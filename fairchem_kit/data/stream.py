@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,22 +77,17 @@ class Record:
 
 
 class Records(Protocol):
-    """M records in order. Iterating reads them, one at a time; it may run in a worker process.
+    """M records in order. Iterating, perhaps in a worker process, reads them one at a time.
 
     Attributes:
         natoms, sid, fid: (M,) integers, known without reading the records.
     """
 
-    @property
-    def natoms(self) -> np.ndarray: ...
+    natoms: np.ndarray
+    sid: np.ndarray
+    fid: np.ndarray
 
-    @property
-    def sid(self) -> np.ndarray: ...
-
-    @property
-    def fid(self) -> np.ndarray: ...
-
-    def elements(self, rows: np.ndarray) -> Sequence[int]:
+    def elements(self, rows: np.ndarray) -> list[int]:
         """Atomic numbers in some records, sorted."""
 
     def part(self, rows: np.ndarray) -> Records:

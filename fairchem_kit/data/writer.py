@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .accumulator import Accumulator
-from .aselmdb import is_aselmdb
-from .aselmdb_writer import row_of, write_rows
+from .lmdb_writer import row_of, write_metadata, write_records, write_rows
 from .parallel import check_stop, one_thread, run_tasks
-from .shards import write_metadata, write_records
 from .staging import DATASET_FILE, SYSTEMS_FILE, staging, write_json
 from .stream import Record, Records
 from .units import DEFAULT
@@ -172,7 +170,7 @@ def write_shard(shard: Shard) -> Accumulator | None:
     records = shard.own()
     atoms, count = int(records.natoms.sum()), len(shard)
     with one_thread():
-        if is_aselmdb(shard.path):
+        if Path(shard.path).suffix == ".aselmdb":
             rows = (row_of(record) for record, _ in _read(records, total))
             write_rows(shard.path, rows, atoms, count)
         else:
