@@ -17,7 +17,7 @@ from ase.io import write
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.frames import LabelOptions
 from fairchem_kit.data.shards import open_shard, shard_paths
-from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.sources.ase import expand_sources
 from test_data_support import make_frames, records, run, trajectories
 
 __all__ = ["trajectories"]  # a fixture

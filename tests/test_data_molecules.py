@@ -12,8 +12,8 @@ import torch
 
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.index_split import SplitOptions
-from fairchem_kit.data.md17 import Md17Options, convert_md17
 from fairchem_kit.data.shards import open_shard
+from fairchem_kit.data.sources.md17 import Md17
 from test_data_support import records
 
 KCAL = ase.units.kcal / ase.units.mol
@@ -55,8 +55,8 @@ def convert(files, out, *, workers=1, split=None, **options):
     chosen = SplitOptions(**{"train": 10, "val": 4, **(split or {})})
     if any(key.endswith(("indices", "splits")) for key in split or {}):
         chosen = SplitOptions(**split)
-    settings = Md17Options(split=chosen, **options)
-    return convert_md17(files, out, settings, workers=workers, progress=False)
+    settings = Md17(split=chosen, **options)
+    return settings.convert(files, out, workers=workers, progress=False)
 
 
 def fids(out: Path, split: str) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fairchem_kit.data import molecule_shards
+from fairchem_kit.data import molecules
 from fairchem_kit.data.errors import DataError
 from ndem_ocp.cli import main
 from test_data_molecules import arrays, convert, records, save
@@ -148,15 +148,15 @@ def test_an_interruption_leaves_nothing_and_the_old_data(tmp_path, monkeypatch, 
     before = (tmp_path / "out/dataset.json").read_bytes()
     assert main(command) == 2
     assert "already holds a data set" in capsys.readouterr().err
-    original, calls = molecule_shards.to_data, []
+    original, calls = molecules.Record, []
 
-    def interrupted(*args):
-        calls.append(args)
+    def interrupted(**fields):
+        calls.append(fields)
         if len(calls) == 12:
             raise KeyboardInterrupt
-        return original(*args)
+        return original(**fields)
 
-    monkeypatch.setattr(molecule_shards, "to_data", interrupted)
+    monkeypatch.setattr(molecules, "Record", interrupted)
     assert main([*command, "--overwrite"]) == 130
     assert len(calls) == 12
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "out"]

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from fairchem_kit.data.check import check_dataset
-from fairchem_kit.data.md17 import Md17Options, convert_md17
 from fairchem_kit.data.record_check import CheckOptions
+from fairchem_kit.data.sources.md17 import Md17
 from ndem_ocp.cli import main
 from test_data_molecules import KCAL, arrays, convert, save
 from test_data_real import ROOT, needs
@@ -75,8 +75,8 @@ def test_check_knows_the_unit(tmp_path, capsys):
 def test_real_ethanol(tmp_path):
     folder = needs(ROOT / "md17")
     train, test = (folder / f"rmd17_ethanol_{name}_01.npz" for name in ("train", "test"))
-    options = Md17Options(test_file=str(test), labels="original")
-    entry = convert_md17([train], tmp_path / "out", options, progress=False)
+    source = Md17(test_file=str(test), labels="original")
+    entry = source.convert([train], tmp_path / "out", progress=False)
     assert [c["frames"] for c in entry["splits"].values()] == [950, 50, 1000]
     reports = check_dataset(tmp_path / "out", progress=False, isolate=False)
     assert [report.findings for report in reports] == [[], [], []]

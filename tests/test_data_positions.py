@@ -12,10 +12,9 @@ from ase.io import write
 
 from fairchem_kit.data.check import check_dataset
 from fairchem_kit.data.frames import LabelOptions
-from fairchem_kit.data.is2re import to_record
 from fairchem_kit.data.positions import near_cell, near_origin
-from fairchem_kit.data.relaxation_files import read_relaxations
-from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.relaxation_files import read_relaxations, to_record
+from fairchem_kit.data.sources.ase import expand_sources
 from test_data_support import make_frames, record, records, run, write_split
 
 CELL = np.array([[6.0, 0.0, 0.0], [2.0, 7.0, 0.0], [0.0, 1.0, 8.0]])
@@ -87,7 +86,7 @@ def test_both_ends_of_a_relaxation_are_moved_alike(tmp_path):
     end.positions[1, 2] -= 0.25
     write(tmp_path / "a.traj", [labelled(start), labelled(end)])
     (found,), _ = read_relaxations(*expand_sources([str(tmp_path / "a.traj")]), LabelOptions())
-    made = to_record(found, 0, 0.0)
+    made = to_record(found, 0, 0.0).data()
     moved = (made.pos_relaxed - made.pos).numpy()
     np.testing.assert_allclose(moved, [[0, 0, 0], [0, 0, -0.25]], atol=1e-5)
 

@@ -15,8 +15,8 @@ from ase.build import molecule
 from fairchem_kit.data.check import check_dataset
 from fairchem_kit.data.fields import QM9_UNITS
 from fairchem_kit.data.index_split import SplitOptions
-from fairchem_kit.data.qm9 import ATOMREFS, HARTREE, Qm9Options, convert_qm9
 from fairchem_kit.data.qm9_files import COLUMNS, read_qm9
+from fairchem_kit.data.sources.qm9 import ATOMREFS, HARTREE, Qm9
 from ndem_ocp.cli import main
 from test_data_real import ROOT, needs
 from test_data_support import records
@@ -91,8 +91,8 @@ def pack(folder: Path) -> Path:
 
 def convert(source, out, *, train=6, val=2, workers=1, **options):
     split = SplitOptions(train=train, val=val, **options.pop("split", {}))
-    settings = Qm9Options(split=split, **options)
-    return convert_qm9(str(source), out, settings, workers=workers, progress=False)
+    settings = Qm9(split=split, **options)
+    return settings.convert(str(source), out, workers=workers, progress=False)
 
 
 @pytest.fixture

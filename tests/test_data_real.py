@@ -11,7 +11,7 @@ from fairchem_kit.data.check import check_dataset
 from fairchem_kit.data.convert import convert
 from fairchem_kit.data.plan import ConvertOptions
 from fairchem_kit.data.reference import load_linear
-from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.sources.ase import expand_sources
 
 ROOT = Path(os.environ.get("NDEM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -13,7 +13,7 @@ from ase.db import connect
 from ase.io import write
 
 from fairchem_kit.data.errors import DataError
-from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.sources.ase import expand_sources
 from test_data_support import make_frames, records, run
 
 

@@ -173,13 +173,13 @@ def test_interrupted_conversion_leaves_nothing(tmp_path, number, workers):
     write(tmp_path / "a.traj", frames)
     code = f"""
 import os, sys, time
-import fairchem_kit.data.shards as shards
-plain = shards.read_frame
+import fairchem_kit.data.frame_records as frame_records
+plain = frame_records.read_frame
 def slow(*args):
     os.write(1, b"writing\\n")
     time.sleep(0.2)
     return plain(*args)
-shards.read_frame = slow
+frame_records.read_frame = slow
 from ndem_ocp.cli import main
 sys.exit(main(["data", "ase", {str(tmp_path / "a.traj")!r}, "--out", {str(tmp_path / "out")!r},
                "--workers", "{workers}", "--frames-per-shard", "10", "--no-progress"]))

@@ -17,15 +17,15 @@ from torch_geometric.data import Data
 from fairchem_kit.data.convert import convert
 from fairchem_kit.data.demo import make_demo
 from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.lmdb_writer import write_records
 from fairchem_kit.data.plan import ConvertOptions
 from fairchem_kit.data.shards import (
     iter_records,
     open_shard,
     record_count,
     shard_paths,
-    write_records,
 )
-from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.data.split import assign_sids, split_units
 from fairchem_kit.data.tags import derive_tags
 

@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_nothing_and_is_one_sentence(tmp_path, trajectories, 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for place in ("fairchem_kit.data.convert.write_json", "fairchem_kit.data.shards.np.savez"):
+    for place in ("fairchem_kit.data.writer.write_json", "fairchem_kit.data.lmdb_writer.np.savez"):
         with monkeypatch.context() as patch:
             patch.setattr(place, full)
             with pytest.raises(DataError, match="No space left on device"):

@@ -21,6 +21,7 @@ import fairchem_kit
 import ndem_ocp
 from conftest import short_training, tiny_config
 from fairchem_kit.commands import ending
+from fairchem_kit.data import sources
 from fairchem_kit.files import OutputError, replacing, write_text
 from fairchem_kit.history.run_record import read_run_record
 from ndem_ocp.cli import main
@@ -111,12 +112,12 @@ def test_output_to_a_full_disk_is_one_sentence():
 
 #: {command: command lines with the places of its inputs}
 INPUTS = {
+    **{command.name: [["TRAJ", "--out", "out"]] for command in sources.commands()},
     "fit": [["TRAJ", "--out", "out", "--cpu"]],
     "data curvature": [["FOLDER"], ["SPLIT", "--checkpoint", "CHECKPOINT"]],
     "data second-views": [["FOLDER", "--calculator", "ase.calculators.emt:EMT()", "--out", "o"]],
     "vibrations": [["CHECKPOINT", "TRAJ", "--cpu"], ["CHECKPOINT_GOOD", "TRAJ", "--cpu"]],
     "data ase": [["TRAJ", "--out", "out", "--workers", "1"]],
-    "data is2re": [["TRAJ", "--out", "out"]],
     "data md17": [["NPZ", "--out", "out"], ["NPZ_GOOD", "--test-file", "NPZ", "--out", "out"]],
     "data qm9": [["NPZ", "--out", "out"]],
     "data check": [["FOLDER"]],

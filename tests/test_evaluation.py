@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from conftest import tiny_config, trainer_of
+from fairchem_kit.data.lmdb_writer import write_records
 from fairchem_kit.data.reader import LmdbReader
-from fairchem_kit.data.shards import write_records
 from fairchem_kit.evaluation import EvaluationError, Samples, read_samples, splits_in
 from fairchem_kit.evaluation.batches import (
     BatchResult,

@@ -12,8 +12,9 @@ from fairchem.core.common.utils import load_config
 
 from conftest import ROOT
 from fairchem_kit.commands.options import ENERGY_UNITS
+from fairchem_kit.data.frame_files import Source
 from fairchem_kit.data.scan import FrameTable
-from fairchem_kit.data.sources import Source
+from fairchem_kit.data.sources.ase import AseFiles
 from fairchem_kit.data.statistics import Statistics
 from fairchem_kit.data.units import IN_EV
 from ndem_ocp.fit import plan as plans
@@ -29,7 +30,7 @@ def table(systems: list[tuple[tuple[tuple[int, int], ...], int]], roles=None) ->
     counts = [count for _, count in systems]
     of = np.repeat(np.arange(len(systems)), counts)
     compositions = list(dict.fromkeys(composition for composition, _ in systems))
-    sources = [Source(f"/data/{i}.traj", str(i), "traj") for i in range(len(systems))]
+    sources = [Source(f"/data/{i}.traj", str(i), AseFiles()) for i in range(len(systems))]
     number = np.array([compositions.index(composition) for composition, _ in systems])
     frames = len(of)
     return FrameTable(

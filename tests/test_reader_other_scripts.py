@@ -8,9 +8,9 @@ import torch
 
 from conftest import tiny_config, trainer_of
 from fairchem_kit.data.check import check_dataset
+from fairchem_kit.data.lmdb_writer import write_records
 from fairchem_kit.data.reader import LmdbReader, RecordError
 from fairchem_kit.data.reader.usual import usual_fields
-from fairchem_kit.data.shards import write_records
 from ndem_ocp.testing import steps
 from test_data_support import record, write_split
 

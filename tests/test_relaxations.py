@@ -18,10 +18,10 @@ from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
 from conftest import short_training, tiny_config, trainer_of
 from fairchem_kit.data.demo_relaxations import make_relaxations
 from fairchem_kit.data.errors import DataError
-from fairchem_kit.data.is2re import convert_relaxations
 from fairchem_kit.data.reader import LmdbReader
 from fairchem_kit.data.reference import load_linear
-from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.sources.ase import expand_sources
+from fairchem_kit.data.sources.is2re import convert_relaxations
 from fairchem_kit.evaluation import relaxation
 from fairchem_kit.evaluation.model import load_model
 from fairchem_kit.evaluation.splits import Split, open_relaxations

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ndem_ocp
+from fairchem_kit.data import sources
 from ndem_ocp.cli import main
 from ndem_ocp.commands.table import COMMANDS, GROUPS
 
@@ -26,10 +27,7 @@ def heavy():
 
 #: For each command with an input, a command line that names one that is not there.
 MISSING = {
-    "data ase": ["absent.traj", "--out", "out"],
-    "data md17": ["absent.npz", "--out", "out"],
-    "data qm9": ["absent.npz", "--out", "out"],
-    "data is2re": ["absent.traj", "--out", "out"],
+    **{command.name: ["absent.npz", "--out", "out"] for command in sources.commands()},
     "data check": ["absent"],
     "fit": ["absent.extxyz"],
     "data curvature": ["absent"],

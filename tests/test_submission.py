@@ -89,7 +89,7 @@ def test_the_other_layout_has_all_atoms_in_the_datas_order(checkpoint, demo_data
 def test_without_labels_a_file_can_be_written_and_an_evaluation_says_what_is_missing(
     checkpoint, demo_data, tmp_path, capsys
 ):
-    from fairchem_kit.data.shards import write_records
+    from fairchem_kit.data.lmdb_writer import write_records
     from ndem_ocp.testing.runs import frames
 
     records = frames(demo_data, "val_id")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 #: Which weights of a checkpoint: the moving average where there is one, always it, the last.
 AUTO, EMA, LAST = "auto", "ema", "last"
@@ -51,6 +53,29 @@ def add_overwrite(
     parser: argparse.ArgumentParser, what: str = "what this command wrote before"
 ) -> None:
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """``--overwrite``, ``--workers`` and ``--no-progress`` of commands that write a data set."""
+    add_overwrite(parser)
+    add_workers(parser)
+    add_no_progress(parser)
+
+
+def chosen(kind: Any, args: argparse.Namespace, **more: Any) -> Any:
+    """An instance of a dataclass with the arguments of the same names, but for ``more``."""
+    names = {field.name for field in fields(kind)} - set(more)
+    return kind(**{name: getattr(args, name) for name in names}, **more)
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """``--format`` of commands that write frames."""
+    parser.add_argument(
+        "--format",
+        choices=("lmdb", "aselmdb"),
+        default="lmdb",
+        help="lmdb: S2EF for fairchem 1.10; aselmdb: for fairchem 2 (default: %(default)s)",
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser, of: str, default: int = 0) -> None:
@@ -102,8 +127,24 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 ENERGY_UNITS = ("eV", "kcal/mol", "kJ/mol")  # keys of data.units.IN_EV
 
 
-def add_labels(parser: argparse.ArgumentParser) -> None:
-    """``--energy-key``, ``--forces-key``, ``--units`` of commands that read a user's frames."""
+def add_tags(parser: argparse.ArgumentParser) -> None:
+    """``--tags`` of commands that convert frames."""
+    parser.add_argument(
+        "--tags",
+        choices=("auto", "keep"),
+        default="auto",
+        help="auto: derive tags that are not OC20's",
+    )
+
+
+def add_system_key(parser: argparse.ArgumentParser) -> None:
+    help_ = "key in atoms.info (or database column) of the system"
+    parser.add_argument("--system-key", metavar="KEY", help=help_)
+
+
+def add_labels(parser: argparse.ArgumentParser, unit: str = "eV") -> None:
+    """``--energy-key``, ``--forces-key``, ``--units`` (``unit`` by default) of commands that read a
+    user's frames."""
     add = parser.add_argument
     add("--energy-key", metavar="KEY", help="key of the energy in atoms.info; default: ASE's")
     add(
@@ -114,8 +155,8 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
     add(
         "--units",
         choices=ENERGY_UNITS,
-        default="eV",
-        help="unit of the energies (and per A of the forces); converted to eV (default: eV)",
+        default=unit,
+        help=f"unit of the energies (and per A of the forces); converted to eV (default: {unit})",
     )
 
 

@@ -2,19 +2,17 @@
 
 Importing this package imports neither torch nor fairchem; its modules do so when needed.
 
-========================  =============================================================
-``convert.convert``       ASE trajectories and databases -> sharded LMDBs (``ndem data ase``)
-``md17.convert_md17``     MD17, revised MD17 and CCSD(T) npz files -> LMDBs (``ndem data md17``)
-``qm9.convert_qm9``       QM9 -> LMDBs with twelve targets (``ndem data qm9``)
-``demo.make_demo``        computes a small EMT data set (``ndem data demo``)
-``is2re``                 relaxation trajectories -> IS2RE LMDBs (``ndem data is2re``)
-``check.check_dataset``   reads every record and reports what is wrong (``ndem data check``)
-``statistics``            normalizer values, zero-force error, curvature of a data set
-========================  =============================================================
+=======================  ==============================================================
+``sources``              a file for each kind of input: ``ndem data ase | is2re | md17 | qm9``
+``convert.convert``      files of frames -> a data set, for any of these and ``ndem fit``
+``demo.make_demo``       computes a small EMT data set (``ndem data demo``)
+``check.check_dataset``  reads every record and reports what is wrong (``ndem data check``)
+``statistics``           normalizer values, zero-force error, curvature of a data set
+=======================  ==============================================================
 
-There are two ways in. Files of any size go through ASE frames (``sources``, ``frames``, ``plan``,
-``shards``), a few at a time. Published molecule sets are read whole, as ``molecules.Molecules``,
-and written by ``molecule_shards``.
+Every source gives ``stream.Records`` to one ``writer``: frames of files are read twice, a few at a
+time (``scan``, ``plan``, ``frame_records``); published molecule sets are read whole, as
+``molecules.Molecules``.
 
 Units: energies in eV, forces in eV/A, lengths in A, unless the dataset.json of a data set says
 otherwise.

@@ -14,6 +14,7 @@ from .aselmdb import SUFFIX, RecordFile, is_aselmdb, record_files
 from .errors import DataError
 from .fields import QM9_UNITS, as_array, properties_of, sid_of
 from .findings import Chunk, Finding, SplitReport
+from .lmdb_writer import METADATA_FILE
 from .metadata_check import check_metadata
 from .parallel import check_stop, run_tasks
 from .reader.errors import Refused
@@ -21,7 +22,6 @@ from .reader.keys import LENGTH
 from .record_check import ERROR, WARNING, CheckOptions, check_record
 from .scan import composition_of, formula_of
 from .set_check import check_set
-from .shards import METADATA_FILE
 from .statistics import CHUNK, Accumulator
 from .units import force_in_ev, units_of
 

@@ -6,43 +6,29 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .accumulator import Accumulator
 from .aselmdb import SETTINGS_FILE
 from .errors import DataError
 from .fairchem2_settings import write_settings
+from .frame_files import Source
 from .lock import one_writer
-from .parallel import run_tasks
 from .plan import (
-    FORMATS,
     ConvertOptions,
     Plan,
     check_options,
     describe_systems,
     make_plan,
     merge_systems,
-    plan_shards,
 )
 from .reference import FILE_NAME, save_linear
-from .scan import FrameTable, SourceScan, scan_sources
-from .shards import write_metadata, write_shard
-from .sources import Source
+from .scan import SourceScan, scan_sources
 from .split_record import identified, in_words, references_differ
-from .staging import (
-    DATASET_FILE,
-    SYSTEMS_FILE,
-    check_target,
-    read_json,
-    staging,
-    write_json,
-)
-from .units import DEFAULT
+from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, read_json
+from .writer import FORMATS, DataSet, write
 
 
 @one_writer
@@ -61,7 +47,7 @@ def convert(
     of the conversion.
 
     Args:
-        sources: from ``sources.expand_sources``.
+        sources: from ``frame_files.expand``.
         out: directory of the data set; written under a temporary name and moved there when
             complete.
         options: settings.
@@ -93,18 +79,25 @@ def convert(
     old = read_json(out / DATASET_FILE) if adding else {}
     _refuse_other_reference(out, old, plan)
     _refuse_other_format(out, old, options)
-    with staging(out, options.split) as directory:
-        counts, statistics = _write_splits(directory, plan, options, workers, progress)
+
+    def finish(folder: Path, statistics: dict[str, Any]) -> None:
         if plan.reference.record.get("fitted_on"):
-            save_linear(directory / FILE_NAME, plan.reference.coefficients, plan.reference.seen)
-        entry = _entry(scans, plan, options, bad, counts)
-        entry["statistics"] = statistics
-        entry.update(provenance or {})
-        write_json(directory / SYSTEMS_FILE, merge_systems(old_systems, describe_systems(plan)))
-        write_json(directory / DATASET_FILE, _dataset(old, entry, FORMATS[options.format]))
+            save_linear(folder / FILE_NAME, plan.reference.coefficients, plan.reference.seen)
         if options.format == "aselmdb":
-            write_settings(directory / SETTINGS_FILE, out, plan, statistics)
-    return entry
+            write_settings(folder / SETTINGS_FILE, out, plan, statistics)
+
+    made = DataSet(
+        plan.records(options.labels),
+        {split: np.flatnonzero(plan.split == split) for split in dict.fromkeys(plan.split)},
+        {**_entry(scans, plan, options, bad), **(provenance or {})},
+        merge_systems(old_systems, describe_systems(plan)),
+        form=options.format,
+        per_shard=options.frames_per_shard,
+        only=options.split,
+        before=old,
+        finish=finish,
+    )
+    return write(out, made, workers=workers, progress=progress)
 
 
 def _refuse_other_reference(out: Path, old: Mapping[str, Any], plan: Plan) -> None:
@@ -163,64 +156,17 @@ def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]
     return bad
 
 
-def _write_splits(
-    directory: Path, plan: Plan, options: ConvertOptions, workers: int, progress: bool
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Write the shards and metadata of all splits; returns their counts and statistics."""
-    tasks, counts, totals = [], {}, {}
-    for split in dict.fromkeys(plan.split):
-        target = directory / split
-        target.mkdir()
-        shards, rows = plan_shards(plan, split, target, options)
-        tasks += shards
-        table = plan.table
-        names = [table.systems[s] for s in table.system[rows]]
-        sids = np.array([plan.sids[name] for name in names], dtype=np.int64)
-        write_metadata(target, table.natoms[rows], sids, table.frame[rows])
-        counts[split] = {
-            "frames": len(rows),
-            "systems": len(set(names)),
-            "atoms": int(table.natoms[rows].sum()),
-            "shards": len(shards),
-            "elements": _elements(table, rows),
-        }
-    sums = run_tasks(
-        write_shard, tasks, workers=workers, describe="writing", size=len, progress=progress
-    )
-    for task, part in zip(tasks, sums):
-        totals.setdefault(Path(task.path).parent.name, Accumulator()).merge(part)
-    return counts, {split: total.result().as_dict() for split, total in totals.items()}
-
-
-def _elements(table: FrameTable, rows: np.ndarray) -> list[int]:
-    """Atomic numbers of some frames of the table."""
-    found = (table.compositions[number] for number in np.unique(table.composition[rows]))
-    return sorted({z for composition in found for z, _ in composition})
-
-
-def package_version() -> str:
-    """The installed version of this package."""
-    try:
-        return version("ndem_ocp")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _entry(
     scans: Sequence[SourceScan],
     plan: Plan,
     options: ConvertOptions,
     bad: list[dict[str, Any]],
-    counts: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """The record of one conversion for dataset.json."""
     read = {scan.source.shown: len(scan.frame) + len(scan.bad) for scan in scans}
     constraints: Counter[str] = sum((scan.notes for scan in scans), Counter())
     tags: Counter[str] = sum((scan.foreign_tags for scan in scans), Counter())
     return {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "package_version": package_version(),
-        "splits": counts,
         "options": asdict(options),
         "energy_reference": plan.reference.record,
         "sources": [{"file": path, "frames_read": number} for path, number in read.items()],
@@ -234,14 +180,3 @@ def _entry(
         "constraints_not_stored": dict(constraints),
         "tags_of_another_convention": dict(tags),
     }
-
-
-def _dataset(old: Mapping[str, Any], entry: dict[str, Any], form: str) -> dict[str, Any]:
-    """dataset.json with this conversion added; splits that it replaces are removed from older
-    ones."""
-    conversions = []
-    for conversion in old.get("conversions", []):
-        remaining = {k: v for k, v in conversion["splits"].items() if k not in entry["splits"]}
-        if remaining:
-            conversions.append({**conversion, "splits": remaining})
-    return {"format": form, "units": DEFAULT, "conversions": [*conversions, entry]}

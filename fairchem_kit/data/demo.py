@@ -19,10 +19,11 @@ import numpy as np
 
 from .convert import convert
 from .errors import DataError
+from .frame_files import Source
 from .lock import describe, one_writer
 from .parallel import check_stop, run_tasks
 from .plan import ConvertOptions
-from .sources import Source
+from .sources.ase import AseFiles
 from .staging import check_target, terminate_as_interrupt
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def make_demo(
             raise DataError(
                 f"{folder}: {describe(error)}; set TMPDIR to a folder with enough space"
             ) from None
-        sources = [Source(t.path, t.name, "traj", f"demo:{t.name}") for t in tasks]
+        sources = [Source(t.path, t.name, AseFiles(), f"demo:{t.name}") for t in tasks]
         options = ConvertOptions(
             # fairchem 2 subtracts references itself
             energy_reference="linear" if form == "lmdb" else "none",

@@ -9,8 +9,9 @@ import numpy as np
 
 from .demo import SIZES, build_slab, plan_systems, system_generator
 from .errors import DataError
+from .frame_files import Source
 from .lock import one_writer
-from .sources import Source
+from .sources.ase import AseFiles
 from .staging import staging
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def make_relaxations(out: str | Path, systems: int = 8, size: str = "default", s
             name = f"relaxation_{number:04d}_{task.metal}_{task.facet}_{task.adsorbate}"
             slab = build_slab(task, system_generator(seed, f"relaxation {number}"))
             _relax(slab, folder / f"{name}.traj")
-            sources.append(Source(str(out / f"{name}.traj"), name, "traj", f"demo:{name}"))
+            sources.append(Source(str(out / f"{name}.traj"), name, AseFiles(), f"demo:{name}"))
     return sources
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from .errors import FrameError
 from .labels import LARGEST, energy_of, forces_of
 from .tags import are_layers, derive_tags, tags_from_layers
+from .units import IN_EV
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -81,8 +82,6 @@ def read_frame(atoms: Atoms, options: LabelOptions) -> Frame:
             unknown elements, a lattice vector of length 0 in a periodic direction, wrong shapes,
             tags that are not OC20's with ``tags: keep``. The message is the reason and what to do.
     """
-    from .units import IN_EV  # imports ASE, which not every user of this module needs
-
     if len(atoms) == 0:
         raise FrameError("the frame has no atoms")
     factor = IN_EV[options.unit]

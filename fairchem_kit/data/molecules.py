@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .stream import Record
 
 #: A; atoms that are closer overlap
 MIN_DISTANCE = 0.3
@@ -31,6 +32,7 @@ class Molecules:
         file: (M,) index into ``files`` of each molecule's file, and row: (M,) its number there; for
             messages. files: the names.
         keys: names of the positions, atomic numbers and forces in these files; for messages.
+        double: labels are written as float64 tensors; fairchem converts plain numbers to float32.
     """
 
     numbers: np.ndarray
@@ -44,6 +46,7 @@ class Molecules:
     row: np.ndarray
     files: tuple[str, ...]
     keys: Mapping[str, str] = field(default_factory=dict)
+    double: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,16 +56,24 @@ class Molecules:
         """(M,) int64."""
         return np.diff(self.offsets)
 
-    def take(self, rows: np.ndarray) -> Molecules:
-        """Copies of some molecules, in the given order."""
+    def elements(self, rows: np.ndarray) -> list[int]:
+        """Atomic numbers in some molecules, sorted."""
+        return np.unique(self.numbers[self._atoms(rows)]).astype(int).tolist()
+
+    def _atoms(self, rows: np.ndarray) -> np.ndarray:
+        """Indices of the atoms of some molecules."""
         natoms = self.natoms[rows]
-        offsets = np.concatenate([[0], np.cumsum(natoms)]).astype(np.int64)
-        atoms = np.repeat(self.offsets[rows] - offsets[:-1], natoms) + np.arange(offsets[-1])
+        ends = np.cumsum(natoms, dtype=np.int64)
+        return np.repeat(self.offsets[rows] - ends + natoms, natoms) + np.arange(natoms.sum())
+
+    def part(self, rows: np.ndarray) -> Molecules:
+        """Copies of some molecules, in the given order."""
+        atoms = self._atoms(rows)
         return replace(
             self,
             numbers=self.numbers[atoms],
             positions=self.positions[atoms],
-            offsets=offsets,
+            offsets=np.concatenate([[0], np.cumsum(self.natoms[rows])]).astype(np.int64),
             sid=self.sid[rows],
             fid=self.fid[rows],
             labels={name: values[rows] for name, values in self.labels.items()},
@@ -70,6 +81,24 @@ class Molecules:
             file=self.file[rows],
             row=self.row[rows],
         )
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records: not periodic, no fixed atom, and all of it adsorbate (tag 2)."""
+        for row, (start, stop) in enumerate(zip(self.offsets[:-1], self.offsets[1:])):
+            atoms, natoms = slice(start, stop), stop - start
+            yield Record(
+                numbers=self.numbers[atoms].astype(np.int64),
+                positions=self.positions[atoms],
+                cell=np.zeros((3, 3)),
+                pbc=np.zeros(3, dtype=bool),
+                fixed=np.zeros(natoms, dtype=np.int64),
+                tags=np.full(natoms, 2),
+                sid=self.sid[row],
+                fid=self.fid[row],
+                labels={name: values[row] for name, values in self.labels.items()},
+                vectors={} if self.forces is None else {"force": self.forces[atoms]},
+                double=self.double,
+            )
 
     def where(self, molecule: int, key: str) -> str:
         """``file: `key`: record number`` of one molecule, for a message."""

@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .frame_records import FrameRecords
 from .frames import LabelOptions
 from .reference import FILE_NAME, MODES, Reference, apply_reference, last_frame_reference
 from .scan import FrameTable, SourceScan, formula_of, merge_scans
-from .shards import Segment, ShardTask
 from .split import TRAIN, assign_sids, split_units
-
-#: suffix of a file of records -> what dataset.json calls it
-FORMATS = {"lmdb": "OC20 S2EF LMDB", "aselmdb": "ASE LMDB"}
-_MAX_SHARDS = 64
-_MIN_PER_SHARD = 1000
+from .writer import FORMATS
 
 
 @dataclass(frozen=True)
@@ -92,6 +88,11 @@ class Plan:
     dropped: dict[str, int]
     lost: list[str]
 
+    def records(self, labels: LabelOptions) -> FrameRecords:
+        """The frames, to be read again with these options and written."""
+        sids = np.array([self.sids.get(name, -1) for name in self.table.systems], dtype=np.int64)
+        return FrameRecords(self.table, labels, sids[self.table.system], self.reference.energy)
+
 
 def make_plan(
     scans: Sequence[SourceScan],
@@ -151,36 +152,6 @@ def _assign_splits(
     units = table.system if options.split_by == "system" else np.arange(len(table))
     fractions = options.val_fraction, options.test_fraction
     return split_units(units, *fractions, options.seed, options.split_by)
-
-
-def plan_shards(
-    plan: Plan, split: str, directory: Path, options: ConvertOptions
-) -> tuple[list[ShardTask], np.ndarray]:
-    """Divide the frames of one split into shards; frames of a source stay together and in order.
-
-    Returns:
-        The tasks, in order of their file names, and the (m,) rows of the table in record order.
-    """
-    rows = np.flatnonzero(plan.split == split)
-    per_shard = options.frames_per_shard or max(_MIN_PER_SHARD, -(-len(rows) // _MAX_SHARDS))
-    tasks = []
-    for number, start in enumerate(range(0, len(rows), per_shard)):
-        part = rows[start : start + per_shard]
-        path = directory / f"data.{number:04d}.{options.format}"
-        atoms = int(plan.table.natoms[part].sum())
-        tasks.append(ShardTask(str(path), _segments(plan, part), atoms, options.labels))
-    return tasks, rows
-
-
-def _segments(plan: Plan, rows: np.ndarray) -> tuple[Segment, ...]:
-    table = plan.table
-    cuts = np.flatnonzero(np.diff(table.source[rows])) + 1
-    segments = []
-    for part in np.split(rows, cuts):
-        sids = np.array([plan.sids[table.systems[s]] for s in table.system[part]], dtype=np.int64)
-        source = table.sources[table.source[part[0]]]
-        segments.append(Segment(source, table.frame[part], sids, plan.reference.energy[part]))
-    return tuple(segments)
 
 
 def describe_systems(plan: Plan) -> dict[str, Any]:

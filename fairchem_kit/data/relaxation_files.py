@@ -1,4 +1,4 @@
-"""Relaxations in ASE files: first and last frames, and checks that they are relaxations."""
+"""Relaxations in files of frames: first and last frames, checks, and their records."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .ase_files import iter_frames
 from .errors import FrameError
+from .frame_files import Source, iter_frames
+from .frame_records import structure_of
 from .frames import Frame, LabelOptions, fixed_atoms, read_frame
-from .sources import Source
+from .positions import near_cell, near_origin
+from .stream import Record
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -41,6 +43,25 @@ class Relaxation:
     def rise(self) -> float:
         """Energy of the last frame minus that of the first, eV."""
         return self.last.energy - self.first.energy
+
+
+def to_record(relaxation: Relaxation, sid: int, reference: float) -> Record:
+    """The record of one relaxation: its initial structure, pos_relaxed (N, 3) A, y_init and
+    y_relaxed (eV).
+
+    Args:
+        relaxation: its first and last frame. sid: its number. reference: eV, subtracted from the
+            energies.
+    """
+    first, last = relaxation.first, relaxation.last
+    shift = near_origin(first.positions, first.cell, first.pbc) - first.positions
+    relaxed = near_cell(last.positions + shift, first.cell, first.pbc)
+    return Record(
+        **structure_of(first),
+        sid=sid,
+        labels={"y_init": first.energy - reference, "y_relaxed": last.energy - reference},
+        vectors={"pos_relaxed": relaxed},
+    )
 
 
 @dataclass
@@ -77,7 +98,7 @@ def read_relaxations(source: Source, options: LabelOptions) -> tuple[list[Relaxa
         read, is a database without ``system_key``, has fewer than two frames, frames that are not
         from one relaxation, or first or last frames without labels.
     """
-    if source.kind == "db" and options.system_key is None:
+    if source.suffix in (".db", ".json") and options.system_key is None:
         return [], [
             f"{source.shown}: the rows of a database may belong to different relaxations; give the "
             "key that distinguishes them with --system-key, or one trajectory for each"

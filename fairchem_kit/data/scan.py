@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .ase_files import iter_frames
 from .errors import DataError, FrameError
+from .frame_files import Source, iter_frames
 from .frames import Frame, LabelOptions, other_constraints, read_frame
 from .parallel import check_stop, run_tasks
-from .sources import Source
 
 Composition = tuple[tuple[int, int], ...]  # (atomic number, count), sorted
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ase.units
-
 from .errors import DataError
 from .staging import DATASET_FILE, read_json
 
 #: units of ``ndem data ase`` and of OC20
 DEFAULT = {"y": "eV", "force": "eV/A", "pos": "A", "cell": "A"}
-#: value of an energy unit in eV
-IN_EV = {
-    "eV": 1.0,
-    "kcal/mol": ase.units.kcal / ase.units.mol,
-    "kJ/mol": ase.units.kJ / ase.units.mol,
-}
+#: value of an energy unit in eV, as ase.units (importing ASE takes too long for a command's help)
+IN_EV = {"eV": 1.0, "kcal/mol": 0.04336410390059322, "kJ/mol": 0.010364269574711572}
 
 
 def units_of(path: Path) -> dict[str, str]:

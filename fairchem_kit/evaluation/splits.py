@@ -138,7 +138,7 @@ def open_relaxations(config: dict[str, Any], split: Split) -> Any:
         EvaluationError: no records, or records of single points.
         DataError: a file that cannot be read.
     """
-    from fairchem_kit.data.is2re import KEY_MAPPING
+    from fairchem_kit.data.sources.is2re import KEY_MAPPING
 
     section = dataset_section(config, split.path)
     section["key_mapping"] = {**(section.get("key_mapping") or {}), **KEY_MAPPING}

@@ -24,7 +24,7 @@ from fairchem.core.common.relaxation.optimizable import OptimizableBatch
 from fairchem.core.trainers import OCPTrainer
 from torch_geometric.data import Batch, Data
 
-from fairchem_kit.data.is2re import KEY_MAPPING
+from fairchem_kit.data.sources.is2re import KEY_MAPPING
 from fairchem_kit.training.component import Component
 
 if TYPE_CHECKING:

@@ -1,4 +1,5 @@
-"""Every command of ``ndem``. To add one, add a line here and write its module.
+"""Every command of ``ndem``. To add one, add a line here and write its module; sources of data are
+the files in ``fairchem_kit/data/sources``.
 
 What a module has is said in :class:`fairchem_kit.commands.parser.Command`. It raises errors as
 ``UserError``, and checks files with ``fairchem_kit.files``. It is imported only for its command and
@@ -9,6 +10,7 @@ that runs.
 from __future__ import annotations
 
 from fairchem_kit.commands.parser import Command
+from fairchem_kit.data import sources
 
 #: First words of two-word commands.
 GROUPS = {
@@ -23,30 +25,11 @@ COMMANDS = (
         "from a file of frames to a model: convert, split, train, evaluate, report",
         "ndem_ocp.fit.command",
     ),
-    Command(
-        "data ase",
-        "ASE trajectories and databases -> S2EF LMDBs in OC20's layout",
-        "fairchem_kit.data.cli:configure_ase",
-    ),
-    Command(
-        "data md17",
-        "MD17, revised MD17 and CCSD(T) npz files -> S2EF LMDBs",
-        "fairchem_kit.data.cli_molecules:configure_md17",
-    ),
-    Command(
-        "data qm9",
-        "QM9 -> LMDBs with twelve targets per molecule",
-        "fairchem_kit.data.cli_molecules:configure_qm9",
-    ),
-    Command(
-        "data is2re",
-        "ASE relaxation trajectories -> IS2RE LMDBs, for relaxations with a model",
-        "fairchem_kit.data.cli_is2re:configure_is2re",
-    ),
+    *sources.commands(),
     Command(
         "data demo-relaxations",
         "make ASE trajectories of systems like the demo's, relaxed with EMT",
-        "fairchem_kit.data.cli_is2re:configure_demo_relaxations",
+        "fairchem_kit.data.cli:configure_demo_relaxations",
     ),
     Command(
         "data check",

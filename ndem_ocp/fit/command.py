@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairchem_kit.commands.options import add_device, add_labels, add_seed, describe
-from fairchem_kit.data.sources import expand_sources
+from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.files import existing
 from fairchem_kit.launch.device import choose_cpu
 from ndem_ocp.fit.errors import FitError

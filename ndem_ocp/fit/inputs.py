@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairchem_kit.data.errors import FrameError
-from fairchem_kit.data.sources import Source, expand_sources
+from fairchem_kit.data.frame_files import Source
+from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.data.split import TEST, TRAIN, VAL
 from ndem_ocp.fit.errors import FitError
 
@@ -92,7 +93,7 @@ def read_inputs(
 
 def _look(source: Source, labels: LabelOptions) -> None:
     """A wrong key is wrong in every frame: report it once, before everything is read."""
-    from fairchem_kit.data.ase_files import iter_frames
+    from fairchem_kit.data.frame_files import iter_frames
     from fairchem_kit.data.frames import read_frame
 
     for number, atoms in iter_frames(source, [0]):

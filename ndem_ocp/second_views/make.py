@@ -21,11 +21,11 @@ from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.calculators.spec import calculator_of, provenance_of
 from fairchem_kit.curvature.measure import Agreement, agreement_of
 from fairchem_kit.curvature.pairs import MOST_READ, near_pairs
-from fairchem_kit.data.convert import package_version
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.lock import only_writer
 from fairchem_kit.data.records import Structure, iter_structures
 from fairchem_kit.data.units import force_in_ev, units_of
+from fairchem_kit.data.writer import package_version
 
 from .draws import Draws, digest_of, gradient_mismatch, views_of
 from .sidecar import SidecarWriter, Views

@@ -1,4 +1,4 @@
-"""IS2RE data: initial structures with their relaxed structures and energies.
+"""ASE relaxation trajectories -> IS2RE LMDBs, for relaxations with a model.
 
 One record per relaxation, in the layout of OC20's IS2RE LMDBs. fairchem's ``--mode
 run-relaxations`` and ``ndem relax`` start from these records and compare with them.
@@ -6,57 +6,115 @@ run-relaxations`` and ``ndem relax`` start from these records and compare with t
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .convert import package_version
-from .errors import DataError
-from .frames import LabelOptions
-from .lock import one_writer
-from .positions import near_cell, near_origin
-from .reference import load_linear
-from .relaxation_files import RISE, Relaxation, read_relaxations
-from .shards import structure_of, write_metadata, write_records
-from .sources import Source
-from .staging import DATASET_FILE, SYSTEMS_FILE, check_target, staging, write_json
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
+from fairchem_kit.commands.options import (
+    add_labels,
+    add_system_key,
+    add_tags,
+    add_writing,
+    chosen,
+)
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.frame_files import Source
+from fairchem_kit.data.frames import LabelOptions
+from fairchem_kit.data.lmdb_writer import write_metadata, write_records
+from fairchem_kit.data.lock import one_writer
+from fairchem_kit.data.reference import load_linear
+from fairchem_kit.data.relaxation_files import (
+    RISE,
+    Relaxation,
+    read_relaxations,
+    to_record,
+)
+from fairchem_kit.data.sources import register
+from fairchem_kit.data.sources.ase import expand_sources
+from fairchem_kit.data.staging import (
+    DATASET_FILE,
+    SYSTEMS_FILE,
+    check_target,
+    staging,
+    write_json,
+)
+from fairchem_kit.data.writer import package_version
 
 #: what the ``relax`` section of a configuration needs in addition to ``src``
 KEY_MAPPING = {"y_relaxed": "energy_relaxed"}
 _RELAXED = 0.05  # eV/A; OC20's relaxations end at 0.03
 
 
-def to_record(relaxation: Relaxation, sid: int, reference: float) -> Data:
-    """The record of one relaxation.
+@register
+class Relaxations:
+    """Initial and relaxed structures."""
 
-    Args:
-        relaxation: its first and last frame. sid: its number. reference: eV, subtracted from the
-            energies.
+    @classmethod
+    def configure(cls, parser: argparse.ArgumentParser) -> None:
+        parser.description = (
+            "One record per trajectory: the first frame is the initial structure, the last one the "
+            "relaxed structure and energy."
+        )
+        add = parser.add_argument
+        add("sources", nargs="+", metavar="SOURCE", help="files, directories or glob patterns")
+        add("--out", required=True, metavar="DIR", help="writes DIR/data.0000.lmdb")
+        add(
+            "--energy-reference",
+            default="none",
+            metavar="REF",
+            help="that of the model's training data: none, last-frame, or their "
+            "linear_reference.npz (default: none)",
+        )
+        add_tags(parser)
+        add_labels(parser)
+        add_system_key(parser)
+        add(
+            "--skip-bad",
+            action="store_true",
+            help="leave out and list files that are not relaxations",
+        )
+        add_writing(parser)
+        parser.set_defaults(func=cls.run)
 
-    Returns:
-        ``Data`` with pos (N, 3) float32 A, the initial positions; pos_relaxed (N, 3) float32 A;
-        y_init and y_relaxed (float, eV); cell (1, 3, 3), pbc (1, 3), atomic_numbers, fixed and
-        tags (N,), natoms, sid.
-    """
-    import torch
-    from torch_geometric.data import Data
+    @classmethod
+    def run(cls, args: argparse.Namespace) -> int:
+        entry = convert_relaxations(
+            expand_sources(args.sources),
+            args.out,
+            energy_reference=args.energy_reference,
+            options=chosen(LabelOptions, args, unit=args.units),
+            skip_bad=args.skip_bad,
+            overwrite=args.overwrite,
+        )
+        _print(args.out, entry)
+        return 0
 
-    first, last = relaxation.first, relaxation.last
-    shift = near_origin(first.positions, first.cell, first.pbc) - first.positions
-    relaxed = near_cell(last.positions + shift, first.cell, first.pbc)
-    return Data(
-        pos_relaxed=torch.tensor(relaxed, dtype=torch.float32),
-        y_init=first.energy - reference,
-        y_relaxed=last.energy - reference,
-        **structure_of(first),
-        sid=int(sid),
+
+def _print(out: str, entry: dict[str, Any]) -> None:
+    print(
+        f"wrote {entry['records']} initial and relaxed structures ({entry['atoms']} atoms) to "
+        f"{out}; energy reference: {entry['energy_reference']}."
     )
+    if entry["bad"]:
+        shown = "\n  ".join(entry["bad"])
+        print(f"left out {len(entry['bad'])}:\n  {shown}", file=sys.stderr)
+    if entry["rising"]:
+        print(
+            f"{entry['rising']} of them end more than {RISE} eV above their start (rise_eV in "
+            "systems.json): is the order of their frames right, and is each a single relaxation?",
+            file=sys.stderr,
+        )
+    if entry["unconverged"]:
+        print(
+            f"{entry['unconverged']} of them end with a force above {_RELAXED} eV/A on a free atom "
+            f"(systems.json lists all): these are not relaxed.",
+            file=sys.stderr,
+        )
 
 
 @one_writer
@@ -87,13 +145,13 @@ def convert_relaxations(
     out = Path(out)
     check_target(out, None, overwrite)
     found, bad = _read_all(sources, options or LabelOptions(), skip_bad)
-    references = list(_references(found, energy_reference))
+    references = _references(found, energy_reference)
     records = [to_record(r, sid, e) for sid, (r, e) in enumerate(zip(found, references))]
-    atoms = sum(int(record.natoms) for record in records)
+    natoms = np.array([len(record.numbers) for record in records])
     entry = {
         "task": "IS2RE",
-        "records": len(records),
-        "atoms": atoms,
+        "records": len(found),
+        "atoms": int(natoms.sum()),
         "unconverged": sum(r.last.max_free_force() > _RELAXED for r in found),
         "rising": sum(r.rise > RISE for r in found),
         "bad": bad,
@@ -111,8 +169,8 @@ def convert_relaxations(
         for sid, r in enumerate(found)
     }
     with staging(out, None) as folder:
-        write_records(folder / "data.0000.lmdb", records, atoms, len(records))
-        natoms = np.array([int(record.natoms) for record in records])
+        path = folder / "data.0000.lmdb"
+        write_records(path, (r.data() for r in records), entry["atoms"], len(records))
         write_metadata(folder, natoms, np.arange(len(records)), np.zeros(len(records), dtype=int))
         write_json(folder / DATASET_FILE, entry)
         write_json(folder / SYSTEMS_FILE, systems)

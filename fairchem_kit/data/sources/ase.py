@@ -1,94 +1,61 @@
-"""Reading frames from ASE's files, read-only and one frame at a time.
+"""ASE trajectories and databases -> S2EF LMDBs in OC20's layout.
 
-A source belongs to the user, and nothing here writes to it or next to it. ASE itself does: its
-``connect`` turns any SQLite file into an ASE database.
+Files are read-only, and one frame is read at a time. A source belongs to the user, and nothing here
+writes to it or next to it. ASE itself does: its ``connect`` turns any SQLite file into an ASE
+database.
 """
 
 from __future__ import annotations
 
-import bz2
-import errno
-import gzip
 import io
-import lzma
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 from urllib.parse import quote
 
-from .errors import DataError, FrameError
-from .sources import Source
+from fairchem_kit.data.errors import FrameError
+from fairchem_kit.data.frame_files import (
+    COMPRESSED,
+    Read,
+    Source,
+    expand,
+    suffix_of,
+    unpacked,
+)
+from fairchem_kit.data.frame_source import FrameSource
+from fairchem_kit.data.sources import register
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
-#: what a reader yields: frame number (None: the whole file), and the frame or an error
-Read = tuple[int | None, "Atoms | Exception"]
-_OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+DATABASES = (".db", ".json")
 _SQLITE = b"SQLite format 3\0"
 _WAL = 2  # in bytes 18 and 19 of an SQLite file that uses a write-ahead log
 
 
-def iter_frames(source: Source, frames: Sequence[int] | None = None) -> Iterator[Read]:
-    """Read frames one at a time.
+@register
+class AseFiles(FrameSource):
+    """Trajectories, (ext)xyz files and databases of ASE."""
 
-    Args:
-        source: the file, compressed (.gz, .bz2, .xz) or not.
-        frames: increasing frame numbers to read (from 0, file order; databases: order of row
-            ids); None reads all.
+    description = "Convert .traj, .extxyz/.xyz and ASE databases (.db, .json) to sharded LMDBs."
+    suffixes = (".traj", ".extxyz", ".xyz", *DATABASES)
+    only_named = (".json",)
+    advice = "Convert it first, for example with `ase convert FILE out.traj`"
 
-    Yields:
-        ``(frame number, Atoms)``, or ``(frame number, exception)`` for one that cannot be read,
-        or ``(None, exception)`` for a file that cannot be read at all. Reading continues after an
-        unreadable frame if the beginning of the next one can be found.
-
-    Raises:
-        DataError: no disk space to unpack a compressed file.
-    """
-    if frames is not None and len(frames) == 0:
-        return
-    reader = {"traj": _iter_trajectory, "xyz": _iter_xyz, "db": _iter_database}[source.kind]
-    try:
-        yield from reader(source.path, frames)
-    except (
-        OSError,
-        EOFError,
-        lzma.LZMAError,
-        UnicodeError,
-    ) as error:  # of the file
-        yield None, error
+    def read(self, path: str, numbers: Sequence[int] | None = None) -> Iterator[Read]:
+        suffix = suffix_of(Path(path))
+        if suffix in DATABASES:
+            return _iter_database(path, numbers)
+        return _iter_trajectory(path, numbers) if suffix == ".traj" else _iter_xyz(path, numbers)
 
 
-@contextmanager
-def _unpacked(path: str) -> Iterator[str]:
-    """The path of an uncompressed file: this one, or a temporary copy."""
-    opener = _OPEN.get(Path(path).suffix.lower())
-    if opener is None:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="ndem-unpacked-") as folder:
-        copy = Path(folder) / Path(path).stem
-        try:
-            with opener(path, "rb") as packed, copy.open("wb") as plain:
-                shutil.copyfileobj(packed, plain, 1 << 20)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise
-            raise DataError(
-                f"{path}: cannot be unpacked in {folder} ({error.strerror}); unpack it "
-                "yourself, or set TMPDIR to a folder with enough space"
-            ) from None
-        yield str(copy)
+def expand_sources(arguments: Sequence[str]) -> list[Source]:
+    """:func:`fairchem_kit.data.frame_files.expand` for ASE's files."""
+    return expand(arguments, AseFiles())
 
 
 def _iter_trajectory(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
     from ase.io.trajectory import Trajectory
 
-    with _unpacked(path) as plain:
+    with unpacked(path) as plain:
         try:
             trajectory = Trajectory(plain)
             count = len(trajectory)
@@ -110,7 +77,7 @@ def _iter_xyz(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
 
     wanted = None if frames is None else {int(f) for f in frames}
     last = None if frames is None else int(frames[-1])
-    opener = _OPEN.get(Path(path).suffix.lower(), open)
+    opener = COMPRESSED.get(Path(path).suffix.lower(), open)
     with opener(path, "rt", encoding="utf-8", errors="replace") as stream:
         for index, text in enumerate(_xyz_texts(stream)):
             if wanted is None or index in wanted:
@@ -154,7 +121,7 @@ def _xyz_texts(stream: IO[str]) -> Iterator[str | FrameError]:
 
 
 def _iter_database(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
-    with _unpacked(path) as plain:
+    with unpacked(path) as plain:
         try:
             database = _database(plain)
             ids = sorted(row.id for row in database.select(include_data=False))

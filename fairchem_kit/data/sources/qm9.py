@@ -1,22 +1,22 @@
-"""QM9 -> LMDBs with twelve targets per molecule (``ndem data qm9``)."""
+"""QM9 -> LMDBs with twelve targets per molecule."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .fields import QM9_UNITS
-from .index_split import SplitOptions, make_split
-from .lock import one_writer
-from .molecule_shards import finish, write_splits
-from .molecules import Molecules, check_molecules, file_record
-from .qm9_files import Qm9Arrays, read_qm9
-from .split import TRAIN
-from .staging import check_target, staging
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.fields import QM9_UNITS
+from fairchem_kit.data.index_split import make_split
+from fairchem_kit.data.molecule_source import MoleculeSource
+from fairchem_kit.data.molecules import Molecules, check_molecules, file_record
+from fairchem_kit.data.qm9_files import Qm9Arrays, read_qm9
+from fairchem_kit.data.sources import register
+from fairchem_kit.data.writer import DataSet
 
 #: Hartree in eV as in PyTorch Geometric and, through it, in TorchMD-NET
 HARTREE = 27.211386246
@@ -30,75 +30,66 @@ ATOMREFS = {
     "G": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
 }
 REFERENCES = ("atoms", "none")
-#: the split of the literature; the rest of the 130,831 characterised molecules are for test
-DEFAULT_SPLIT = (110_000, 10_000, None)
 UNITS = {**QM9_UNITS, "pos": "A", "cell": "A"}
 
 
+@register
 @dataclass(frozen=True)
-class Qm9Options:
-    """Settings of a conversion.
+class Qm9(MoleculeSource):
+    """QM9, from any of its published forms (``qm9_files.read_qm9``).
 
     Attributes:
         reference: ``atoms`` subtracts ATOMREFS from U0, U, H and G; ``none`` keeps the totals.
-        split: how the molecules are divided. overwrite: replace an older conversion.
     """
+
+    description = (
+        "Convert QM9 without the 3,054 uncharacterised molecules: 110,000 molecules "
+        "for training, 10,000 for validation and 10,831 for test, unless other numbers or index "
+        "files are given."
+    )
+    default_split = (110_000, 10_000, None)  # of the literature; 130,831 are characterised
 
     reference: str = "atoms"
-    split: SplitOptions = field(default_factory=SplitOptions)
-    overwrite: bool = False
 
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add(
+            "inputs",
+            metavar="SOURCE",
+            help="PyTorch Geometric's raw folder, an npz file with qm9pack's names, or `qm9pack` "
+            "(pip install qm9pack)",
+        )
+        add(
+            "--reference",
+            choices=REFERENCES,
+            default="atoms",
+            help="subtracted from U0, U, H and G: QM9's energies of the free atoms, or nothing "
+            "(default: atoms)",
+        )
 
-@one_writer
-def convert_qm9(
-    source: str,
-    out: str | Path,
-    options: Qm9Options | None = None,
-    *,
-    workers: int = 1,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Convert QM9 to ``out/train``, ``out/val`` and ``out/test``.
+    def paths(self, inputs: str | Path) -> list[str | Path]:
+        return [] if inputs == "qm9pack" else [inputs]
 
-    Args:
-        source: see ``qm9_files.read_qm9``. out: the data set; written under a temporary name and
-            moved there when complete. options: settings. workers: processes. progress: show bars.
-
-    Returns:
-        This conversion's entry in dataset.json.
-
-    Raises:
-        DataError: an unusable source, impossible splits, an existing target.
-    """
-    options, out = options or Qm9Options(), Path(out)
-    if options.reference not in REFERENCES:
-        raise DataError(f"--reference {options.reference}: give one of {', '.join(REFERENCES)}")
-    check_target(out, None, options.overwrite)
-    arrays = read_qm9(str(source), progress)
-    splits, split_record = make_split(len(arrays.index), options.split, DEFAULT_SPLIT, source)
-    molecules = to_molecules(arrays, options.reference)
-    check_molecules(
-        molecules,
-        np.concatenate(list(splits.values())),
-        "download the source again, or leave the molecule out with --train-indices ...",
-    )
-    with staging(out, None) as directory:
-        counts, statistics = write_splits(
-            directory, molecules, splits, double=options.reference == "none",
-            workers=workers, progress=progress,
-        )  # fmt: skip
+    def read(self, inputs: str | Path, progress: bool) -> DataSet:
+        if self.reference not in REFERENCES:
+            raise DataError(f"--reference {self.reference}: give one of {', '.join(REFERENCES)}")
+        arrays = read_qm9(str(inputs), progress)
+        count = len(arrays.index)
+        splits, split_record = make_split(count, self.split, self.default_split, str(inputs))
+        molecules = to_molecules(arrays, self.reference)
+        used = np.concatenate(list(splits.values()))
+        advice = "download the source again, or leave the molecule out with --train-indices ..."
+        check_molecules(molecules, used, advice)
         entry = {
-            "splits": counts,
-            "options": asdict(options),
-            "energy_reference": _reference(options.reference),
+            "energy_reference": _reference(self.reference),
             "hartree_in_eV": HARTREE,
             "sources": [{**file_record(path), "kind": arrays.kind} for path in arrays.paths],
             "dropped": {"uncharacterised": arrays.removed},
             "split": split_record,
-            "statistics": {TRAIN: statistics.as_dict()},
-            "pbc": ["FFF"],
         }
-        return finish(directory, entry, {}, "molecular properties LMDB", UNITS)
+        what = "molecular properties LMDB"
+        return DataSet(molecules, splits, entry, described=what, units=UNITS)
 
 
 def _reference(mode: str) -> dict[str, Any]:
@@ -156,6 +147,7 @@ def to_molecules(arrays: Qm9Arrays, reference: str) -> Molecules:
         row=np.arange(count),
         files=(path,),
         keys=arrays.keys,
+        double=reference == "none",
     )
     order = np.argsort(arrays.index, kind="stable")
-    return molecules if np.array_equal(order, np.arange(count)) else molecules.take(order)
+    return molecules if np.array_equal(order, np.arange(count)) else molecules.part(order)

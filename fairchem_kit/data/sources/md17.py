@@ -1,122 +1,123 @@
-"""MD17, revised MD17 and CCSD(T) npz files -> S2EF LMDBs (``ndem data md17``)."""
+"""MD17, revised MD17 and CCSD(T) npz files -> S2EF LMDBs."""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .index_split import SplitOptions, indices_hash, make_split, random_split
-from .lock import one_writer
-from .md17_files import LABELS, Trajectory, join, read_trajectory
-from .molecule_shards import finish, write_splits
-from .molecules import check_molecules, file_record
-from .split import TEST, TRAIN
-from .staging import check_target, staging
-from .units import IN_EV
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.index_split import SplitOptions, indices_hash, make_split, random_split
+from fairchem_kit.data.md17_files import LABELS, Trajectory, join, read_trajectory
+from fairchem_kit.data.molecule_source import MoleculeSource
+from fairchem_kit.data.molecules import check_molecules, file_record
+from fairchem_kit.data.sources import register
+from fairchem_kit.data.split import TEST, TRAIN
+from fairchem_kit.data.units import IN_EV
+from fairchem_kit.data.writer import DataSet
 
 UNITS = ("file", "eV")
 REFERENCES = ("mean", "none")
-#: the paper's split: 950 training, 50 validation, the rest test
-DEFAULT_SPLIT = (950, 50, None)
 
 
+@register
 @dataclass(frozen=True)
-class Md17Options:
-    """Settings of a conversion.
+class Md17(MoleculeSource):
+    """Frames of one molecule, from npz files; several are concatenated, and indices count through
+    them.
 
     Attributes:
         test_file: npz file of the test frames, never mixed with the others.
         labels: ``file``, or ``original`` for the MD17 labels that rMD17 files also have.
         units: ``file`` (kcal/mol, kcal/mol/A) or ``eV``.
         reference: ``mean`` of the training energies is subtracted, or ``none``.
-        split: how the frames are divided. overwrite: replace an older conversion.
     """
+
+    description = (
+        "Convert the frames of one molecule: 950 for training, 50 for validation and all "
+        "others for test, unless other numbers, index files or a test file are given."
+    )
+    default_split = (950, 50, None)  # the paper's
 
     test_file: str | None = None
     labels: str = "file"
     units: str = "file"
     reference: str = "mean"
-    split: SplitOptions = field(default_factory=SplitOptions)
-    overwrite: bool = False
 
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("inputs", nargs="+", metavar="FILE.npz", help="MD17, rMD17 or CCSD(T) layout")
+        add("--test-file", metavar="FILE.npz", help="test frames, never mixed with the others")
+        add(
+            "--labels",
+            choices=LABELS,
+            default="file",
+            help="original: the MD17 labels, which rMD17 files have as old_energies and old_forces "
+            "(default: file)",
+        )
+        add(
+            "--units",
+            choices=UNITS,
+            default="file",
+            help="file: keep kcal/mol and kcal/mol/A; eV: convert to eV and eV/A (default: file)",
+        )
+        add(
+            "--reference",
+            choices=REFERENCES,
+            default="mean",
+            help="subtracted from the energies: the mean of the training frames, recorded in "
+            "dataset.json, or nothing (default: mean)",
+        )
 
-@one_writer
-def convert_md17(
-    files: Sequence[str | Path],
-    out: str | Path,
-    options: Md17Options | None = None,
-    *,
-    workers: int = 1,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Convert the frames of one molecule to ``out/train``, ``out/val`` and ``out/test``.
+    def paths(self, inputs: Sequence[str | Path]) -> list[str | Path]:
+        return [*inputs, *([self.test_file] if self.test_file else [])]
 
-    Args:
-        files: npz files; several are concatenated, and indices count through them.
-        out: the data set; written under a temporary name and moved there when complete.
-        options: settings. workers: processes. progress: show a bar.
-
-    Returns:
-        This conversion's entry in dataset.json.
-
-    Raises:
-        DataError: unknown or unusable files, impossible splits, an existing target.
-    """
-    options, out = options or Md17Options(), Path(out)
-    _check_options(files, options)
-    check_target(out, None, options.overwrite)
-    paths = [*files, *([options.test_file] if options.test_file else [])]
-    trajectories = [read_trajectory(path, options.labels) for path in paths]
-    unit = "eV" if options.units == "eV" else trajectories[0].unit
-    molecules = join(trajectories, IN_EV[trajectories[0].unit] / IN_EV[unit])
-    before = sum(map(len, trajectories[: len(files)]))
-    splits, split_record = _split(trajectories, before, options)
-    used = np.concatenate(list(splits.values()))
-    check_molecules(
-        molecules, used, "download the file again, or leave the frame out with --train-indices ..."
-    )
-    reference = _reference(molecules.labels["y"][splits[TRAIN]], options.reference, unit)
-    energies = molecules.labels["y"] - reference.get("constant", 0.0)
-    fids = np.arange(len(molecules))  # counted through FILEs; from 0 again in the test file
-    fids[before:] -= before
-    molecules = replace(molecules, labels={"y": energies}, fid=fids)
-    units = {"y": unit, "force": f"{unit}/A", "pos": "A", "cell": "A"}
-    own = "train and val" if options.test_file else "all splits"  # of the FILEs' frames
-    with staging(out, None) as directory:
-        counts, statistics = write_splits(
-            directory, molecules, splits, double=options.reference == "none",
-            workers=workers, progress=progress,
-        )  # fmt: skip
+    def read(self, inputs: Sequence[str | Path], progress: bool) -> DataSet:
+        _check_options(inputs, self)
+        trajectories = [read_trajectory(path, self.labels) for path in self.paths(inputs)]
+        unit = "eV" if self.units == "eV" else trajectories[0].unit
+        molecules = join(trajectories, IN_EV[trajectories[0].unit] / IN_EV[unit])
+        before = sum(map(len, trajectories[: len(inputs)]))
+        splits, split_record = _split(trajectories, before, self)
+        used = np.concatenate(list(splits.values()))
+        advice = "download the file again, or leave the frame out with --train-indices ..."
+        check_molecules(molecules, used, advice)
+        reference = _reference(molecules.labels["y"][splits[TRAIN]], self.reference, unit)
+        energies = molecules.labels["y"] - reference.get("constant", 0.0)
+        fids = np.arange(
+            len(molecules)
+        )  # counted through the inputs; from 0 again in the test file
+        fids[before:] -= before
+        double = self.reference == "none"
+        molecules = replace(molecules, labels={"y": energies}, fid=fids, double=double)
+        own = "train and val" if self.test_file else "all splits"  # of the inputs' frames
         entry = {
-            "splits": counts,
-            "options": asdict(options),
-            "labels": _labels(trajectories[0], options.labels),
+            "labels": _labels(trajectories[0], self.labels),
             "energy_reference": reference,
             "sources": [
                 {
                     **file_record(t.path),
                     "layout": t.layout,
                     "frames": len(t),
-                    "for": TEST if number == len(files) else own,
+                    "for": TEST if number == len(inputs) else own,
                     "notes": t.notes,
                 }
                 for number, t in enumerate(trajectories)
             ],
             "split": split_record,
-            "statistics": {TRAIN: statistics.as_dict()},
-            "pbc": ["FFF"],
         }
-        systems = {_name(trajectories[0]): _system(trajectories, counts, reference, unit)}
-        return finish(directory, entry, systems, "OC20 S2EF LMDB", units)
+        systems = {_name(trajectories[0]): _system(trajectories, splits, reference, unit)}
+        units = {"y": unit, "force": f"{unit}/A", "pos": "A", "cell": "A"}
+        return DataSet(molecules, splits, entry, systems, units=units)
 
 
-def _check_options(files: Sequence[str | Path], options: Md17Options) -> None:
+def _check_options(files: Sequence[str | Path], options: Md17) -> None:
     for name, value, allowed in (
         ("--labels", options.labels, LABELS),
         ("--units", options.units, UNITS),
@@ -142,19 +143,19 @@ def _check_options(files: Sequence[str | Path], options: Md17Options) -> None:
 
 
 def _split(
-    trajectories: Sequence[Trajectory], before: int, options: Md17Options
+    trajectories: Sequence[Trajectory], before: int, options: Md17
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Rows of each split among all frames; those of the test file come last."""
     split, source = options.split, ", ".join(t.path for t in trajectories if t.path)
     if options.test_file is None:
-        return make_split(before, split, DEFAULT_SPLIT, source)
+        return make_split(before, split, Md17.default_split, source)
     source = ", ".join(t.path for t in trajectories[:-1])
-    splits, record = make_split(before, replace(split, test=0), DEFAULT_SPLIT, source)
+    splits, record = make_split(before, replace(split, test=0), Md17.default_split, source)
     last = trajectories[-1]
     rows = np.arange(len(last))
     if split.test is not None:  # the first of a permutation, as for the other splits
         chosen = SplitOptions(train=split.test, val=0, test=0, seed=split.seed)
-        rows = np.sort(random_split(len(last), chosen, DEFAULT_SPLIT, last.path)[TRAIN])
+        rows = np.sort(random_split(len(last), chosen, Md17.default_split, last.path)[TRAIN])
     record["indices_sha256"][TEST] = indices_hash(rows)
     record["test_file_unused"] = len(last) - len(rows)
     splits[TEST] = rows + before
@@ -206,7 +207,7 @@ def _name(trajectory: Trajectory) -> str:
 
 def _system(
     trajectories: Sequence[Trajectory],
-    counts: dict[str, dict[str, Any]],
+    splits: dict[str, np.ndarray],
     reference: dict[str, Any],
     unit: str,
 ) -> dict[str, Any]:
@@ -217,8 +218,8 @@ def _system(
         "sid": 0,
         "formula": Symbols(trajectories[0].numbers.astype(int)).get_chemical_formula(),
         "source": [t.path for t in trajectories],
-        "split": sorted(counts),
-        "frames": sum(count["frames"] for count in counts.values()),
+        "split": sorted(name for name, rows in splits.items() if len(rows)),
+        "frames": sum(map(len, splits.values())),
     }
     if "constant" in reference:
         entry[f"reference_energy_{unit.replace('/', '_')}"] = reference["constant"]
