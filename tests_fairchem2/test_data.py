@@ -87,6 +87,23 @@ def test_the_check_says_the_same_of_both(both, capsys):
     assert "fairchem2.yaml has what fairchem 2 needs to know" in capsys.readouterr().out
 
 
+def test_data_of_fairchems_own_scripts_is_checked_too(both, tmp_path, capsys):
+    """It has stress, and neither our names of structures nor our file of settings."""
+    from fairchem.core.scripts.create_finetune_dataset import launch_processing
+
+    source = tmp_path / "source"
+    source.mkdir()
+    labelled = frames(2)
+    for atoms in labelled:
+        atoms.calc.results["stress"] = np.zeros(6)
+    write(source / "slab.traj", labelled)
+    launch_processing(source, tmp_path / "set/train", 1)
+    assert main(["data", "check", str(tmp_path / "set"), "--no-progress"]) == 0
+    said = capsys.readouterr().out
+    assert "frames            2 of 2 systems" in said
+    assert "fairchem2.yaml" not in said
+
+
 def test_settings_have_references_and_normalizer(both):
     settings = yaml.safe_load((both / "aselmdb/fairchem2.yaml").read_text())
     energies = [atoms.get_potential_energy() for atoms in frames()]

@@ -202,7 +202,7 @@ def test_heads_that_are_kept_are_wrapped_by_data_set(tuning, checkpoint, caplog)
     words = [f"{task}.0.name=oc20_energy", f"{task}.1.name=oc20_forces"]
     mapping = "{energy: oc20_energy, forces: oc20_forces}"
     words += [f"+data.{split}_dataset.key_mapping={mapping}" for split in ("train", "val")]
-    words += ["data.heads=null", "runner.train_eval_unit.ndem.start=0.0"]
+    words += ["runner.train_eval_unit.model.heads=null", "runner.train_eval_unit.ndem.start=0.0"]
     unit, lines, _ = tuning(*words)
     assert all("ndem_loss" in line for line in lines)
     assert "the main heads are the checkpoint's" in caplog.text

@@ -115,7 +115,9 @@ def print_check(reports: list[SplitReport], show: int) -> None:
         if report.statistics is None:
             continue
         if is_fairchem2(Path(report.path)):
-            print(f"\n{Path(report.path).parent / SETTINGS_FILE} has what fairchem 2 needs to know")
+            settings = Path(report.path).parent / SETTINGS_FILE
+            if settings.is_file():  # not beside data that fairchem's own scripts wrote
+                print(f"\n{settings} has what fairchem 2 needs to know")
         else:
             print(f"\n# values of {report.path}, ready to paste\n{normalizer_yaml(report)}", end="")
 
