@@ -34,6 +34,7 @@ SHOWN = (
     "ndem_noise_cosine",
 )
 FORCES_MAE, ENERGY_MAE = "own.val,forces,mae", "own.val,energy,mae"
+WINDOW = 15  # steps that a curve of training is averaged over
 
 
 class DemoError(UserError, RuntimeError):
@@ -83,6 +84,7 @@ def _fairchem(args: argparse.Namespace, config: Path, name: str) -> list[str]:
         str(Path(sys.executable).parent / "fairchem"), "-c", str(config),
         "job.device_type=CPU", f"job.run_dir={args.out}", f"+job.timestamp_id={name}",
         f"steps={args.steps}", "max_atoms=120", "workers=0",
+        "energy_weight=100",  # with 10 the energy hardly gets better in so few steps
         f"runner.evaluate_every_n_steps={max(1, args.steps // 4)}",
         f"runner.callbacks.0.checkpoint_every_n_steps={args.steps}",
         "runner.train_eval_unit.optimizer_fn.lr=2e-3",
@@ -184,6 +186,12 @@ def relax(checkpoint: Path, steps: int = 30) -> dict[str, float]:
     }
 
 
+def smoothed(values: Sequence[float]) -> list[float]:
+    """At each step the mean of the last ``WINDOW`` values, or of as many as there are."""
+    starts = (max(0, step - WINDOW) for step in range(1, len(values) + 1))
+    return [sum(values[i:step]) / (step - i) for step, i in enumerate(starts, 1)]
+
+
 def plot_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     """Plot training and validation errors of each run, and how well it recovers the noise."""
     from fairchem_kit.figure_style import plt, save
@@ -196,11 +204,17 @@ def plot_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     )
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2))
     for axis, (key, split, title) in zip(axes, panels):
-        for name, lines in histories.items():
+        for number, (name, lines) in enumerate(histories.items()):
             points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                style = "o-" if split == "val" else "-"
-                axis.plot(*zip(*points), style, label=name, alpha=0.8, markersize=4)
+            if not points:
+                continue
+            steps, values = zip(*points)
+            color = f"C{number}"  # a run has one in all panels
+            if split == "val":
+                axis.plot(steps, values, "o-", color=color, label=name, markersize=4)
+            else:
+                axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+                axis.plot(steps, smoothed(values), color=color, label=f"{name}, mean of {WINDOW}")
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.legend()
