@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from fairchem.core._cli import get_hydra_config_from_yaml
 from small import FINE_TUNED, SAVING, config_of, run, train, without_times
 
 from fairchem_kit.history.file import read_history
@@ -52,13 +53,12 @@ def test_resumed_is_uninterrupted(model, demo, tmp_path):
     words = [f"model={model}", "+runner.train_eval_unit.ndem.start=0.5", SAVING % 2]
     whole, lines, folder = train("ndem.yaml", demo, tmp_path / "a", *words)
     assert ["ndem_loss" in line for line in lines] == [False, False, True, True]
-    state = folder / "checkpoints" / "step_2"
-    config = config_of("ndem.yaml", demo, tmp_path / "b", *words)
-    config.job.runner_state_path = str(state)
-    again = run(config).train_eval_unit
-    assert without_times(read_history(config.job.metadata.log_dir, "train")) == without_times(
-        lines[2:]
-    )
+    # In the same folder, as resume.yaml does: fairchem writes step_2 anew before it goes on.
+    resume = folder / "checkpoints/step_2/resume.yaml"
+    again = run(get_hydra_config_from_yaml(str(resume), [])).train_eval_unit
+    assert '"resumed": 1' in (folder / "logs/history.jsonl").read_text()
+    resumed = read_history(folder / "logs", "train")
+    assert without_times(resumed) == without_times(lines)
     for (name, mine), (_, other) in zip(
         whole.model.state_dict().items(), again.model.state_dict().items(), strict=True
     ):
@@ -111,8 +111,6 @@ def test_direct_first_then_conserving(demo, tmp_path):
     # its own checkpoint goes on without the first part's
     resume = tmp_path / "b/runs/first/checkpoints/step_1/resume.yaml"
     checkpoint.unlink()
-    from fairchem.core._cli import get_hydra_config_from_yaml
-
     config = get_hydra_config_from_yaml(str(resume), ["job.timestamp_id=again"])
     again = run(config).train_eval_unit
     for mine, other in zip(unit.model.parameters(), again.model.parameters(), strict=True):

@@ -57,8 +57,8 @@ def other_auxiliary(folder: str | Path | None) -> Iterator[None]:
         ) from error
 
 
-def save_random_state(folder: str | Path) -> None:
-    """Save the state of this rank's random number generators, which fairchem does not save.
+def random_state() -> dict[str, torch.Tensor]:
+    """The state of this rank's random number generators, which fairchem does not save.
 
     They determine the random frames of edges and the dropout of experts, so that a resumed run
     draws the same numbers as an uninterrupted one.
@@ -66,19 +66,25 @@ def save_random_state(folder: str | Path) -> None:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
-    torch.save(state, _random_file(folder))
+    return state
 
 
-def load_random_state(folder: str | Path) -> bool:
-    """Restore this rank's random state; False if the checkpoint has none for this rank."""
-    path = _random_file(folder)
-    if not path.is_file():
-        return False
-    state = torch.load(path, map_location="cpu", weights_only=True)
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Continue from a state of :func:`random_state`."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-    return True
+
+
+def save_random_state(folder: str | Path, state: dict[str, torch.Tensor]) -> None:
+    """Write this rank's random state into a checkpoint."""
+    torch.save(state, _random_file(folder))
+
+
+def saved_random_state(folder: str | Path) -> dict[str, torch.Tensor] | None:
+    """This rank's random state in a checkpoint; None if it has none."""
+    path = _random_file(folder)
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
 
 def _random_file(folder: str | Path) -> Path:

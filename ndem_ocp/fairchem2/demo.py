@@ -84,6 +84,7 @@ def _fairchem(args: argparse.Namespace, config: Path, name: str) -> list[str]:
         str(Path(sys.executable).parent / "fairchem"), "-c", str(config),
         "job.device_type=CPU", f"job.run_dir={args.out}", f"+job.timestamp_id={name}",
         f"steps={args.steps}", "max_atoms=120", "workers=0",
+        "energy_weight=100",  # with 10 the energy hardly gets better in so few steps
         f"runner.evaluate_every_n_steps={max(1, args.steps // 4)}",
         f"runner.callbacks.0.checkpoint_every_n_steps={args.steps}",
         "runner.train_eval_unit.optimizer_fn.lr=2e-3",

@@ -32,9 +32,11 @@ from torchtnt.framework import State
 
 from ndem_ocp.fairchem2.checkpoints import (
     leave_out_auxiliary,
-    load_random_state,
     other_auxiliary,
+    random_state,
     save_random_state,
+    saved_random_state,
+    set_random_state,
 )
 from ndem_ocp.fairchem2.idle_parameters import IdleParameters
 from ndem_ocp.fairchem2.log import StepLog
@@ -95,7 +97,9 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
         self._idle = IdleParameters(self.optimizer, getattr(model, "auxiliary", []))
         self._idle.keep_from_decay(getattr(model, "log_curvature", None))
         self._views: AseViewSource | None = None
-        self._random_from: str | None = None  # checkpoint whose random state is to be restored
+        # A checkpoint's random state, until the next step, which draws from it. (Starting a data
+        # loader draws a number, too. And fairchem writes the checkpoint anew before that step.)
+        self._resumed_random: dict[str, torch.Tensor] | None = None
         self._noisy = False  # whether the last step had second views
         self._total_steps = 1
         folder = getattr(getattr(job_config, "metadata", None), "log_dir", None)
@@ -135,8 +139,9 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
             self.logger.resumed(done)
 
     def train_step(self, state: State, data: AtomicData) -> None:
-        if self._random_from is not None:  # not earlier: starting a data loader draws a number
-            self._continue_random_numbers(self._random_from)
+        if self._resumed_random is not None:
+            set_random_state(self._resumed_random)
+            self._resumed_random = None
         done = self.train_progress.num_steps_completed
         weight = self.settings.coefficient_at(done + 1, self._total_steps)
         self._noisy = weight > 0
@@ -155,11 +160,6 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
         self._idle.set(idle=not self._noisy, starts=self._noisy and before == 0)
         super().train_step(state, data)
         self._say_step(done)
-
-    def _continue_random_numbers(self, folder: str) -> None:
-        self._random_from = None
-        if not load_random_state(folder):
-            logging.info("ndem: %s has no random state of this rank: edges get new frames.", folder)
 
     def _draw(self, data: AtomicData, step: int, progress: float) -> Noise:
         """The noise of a step, on the CPU, which only depends on (seed, data-parallel rank, step).
@@ -205,7 +205,7 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
 
     def save_state(self, checkpoint_location: str) -> None:
         super().save_state(checkpoint_location)
-        save_random_state(checkpoint_location)
+        save_random_state(checkpoint_location, self._resumed_random or random_state())
         path = os.path.join(checkpoint_location, UNIT_INFERENCE_CHECKPOINT)
         if self.save_inference_ckpt and distutils.is_master() and self._idle.auxiliary:
             leave_out_auxiliary(path)
@@ -213,7 +213,10 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
     def _execute_load_state(self, checkpoint_location: str | None) -> None:
         with refusals(), other_auxiliary(checkpoint_location):
             super()._execute_load_state(checkpoint_location)
-        self._random_from = checkpoint_location
+        if checkpoint_location is not None:
+            self._resumed_random = saved_random_state(checkpoint_location)
+            if self._resumed_random is None:
+                logging.info("ndem: %s has no random state of this rank.", checkpoint_location)
 
 
 def total_steps(state: State) -> int:
