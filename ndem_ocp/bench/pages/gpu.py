@@ -32,11 +32,12 @@ def gpu_predicted(results: Path) -> str:
             rows.append([words, kind.upper(), aim, *predicted, *seen])
     head = ["ratio to fairchem's", "products", "aim", "predicted: torch's code"]
     head += ["predicted: kernels", "measured: torch's code", "measured: kernels"]
-    device = found["device"]
+    device, dirty = found["device"], found["commit"].endswith("-dirty")
+    commit = found["commit"][:10] + (" and changes since" if dirty else "")
     origin = (
         f"{found['model']}, {found['layers']} layers, {found['atoms']} atoms in a batch, predicted "
-        f"for one {device['name']} by `python -m ndem_ocp.bench.gpu.predict`, commit "
-        f"{found['commit'][:10]}; [all numbers](results/gpu_predicted.json). "
+        f"for one {device['name']} by `python -m ndem_ocp.bench.gpu.predict`, commit {commit}; "
+        "[all numbers](results/gpu_predicted.json). "
         f"Measured: {_origin(cards)}."
     )
     return f"{table(head, rows)}\n\n{origin}"
