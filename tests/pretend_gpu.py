@@ -12,7 +12,6 @@ makes is where its arguments are. Operations are seen below autograd, in backwar
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 import traceback
@@ -267,11 +266,12 @@ def pretend_gpu() -> Iterator[_Places]:
             return found
         return tree_map_only(Tensor, lambda tensor: places.moved(tensor, True), found)
 
-    autocast = torch.autocast
+    autocast, autocast_dtype = torch.autocast, torch.get_autocast_dtype
+    usual = autocast_dtype("cuda")
 
-    def float16(device_type: str, *args: Any, **kwargs: Any) -> Any:
+    def of_cuda(device_type: str, *args: Any, **kwargs: Any) -> Any:
         if device_type == "cuda":
-            kwargs = {"dtype": torch.float16, **kwargs}
+            kwargs = {"dtype": autocast_dtype("cuda"), **kwargs}
         return autocast("cpu", *args, **kwargs)
 
     def nothing(*_: Any, **__: Any) -> None:
@@ -299,15 +299,19 @@ def pretend_gpu() -> Iterator[_Places]:
     with contextlib.ExitStack() as stack:
         constants.clear()  # of other contexts: where they are is known in theirs
         stack.callback(constants.clear)
+        stack.callback(torch.set_autocast_dtype, "cuda", usual)
         for name, value in cuda.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", backward))
         stack.enter_context(mock.patch.object(torch, "load", loaded))
-        stack.enter_context(mock.patch.object(torch, "autocast", float16))
-        for name in ("is_autocast_enabled", "get_autocast_dtype"):
-            real = getattr(torch, name)
-            of_cpu = functools.partial(lambda of, *_: of("cpu"), real)
-            stack.enter_context(mock.patch.object(torch, name, of_cpu))
+        stack.enter_context(mock.patch.object(torch, "autocast", of_cuda))
+        cast = torch.is_autocast_enabled
+        said = {
+            "is_autocast_enabled": lambda *_: cast("cpu"),
+            "get_autocast_dtype": lambda kind: autocast_dtype("cpu" if cast("cpu") else kind),
+        }
+        for name, value in said.items():
+            stack.enter_context(mock.patch.object(torch, name, value))
         # checkpointing compares devices from inside functions, where tensors say what they are
         checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
         shape_and_type = {"default": lambda tensor: {"of": (tensor.shape, tensor.dtype)}}

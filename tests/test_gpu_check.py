@@ -47,6 +47,11 @@ def test_equality(stage):
     for name in ("upstream", "ours"):
         assert max(found["precisions, error to float64"][name]["fp32"].values()) < 1e-3
     assert len(found["training steps"]["cpu"]) == 5
+    assert set(found["kernels, to torch's code"]) == {"fp32", "tf32", "bf16"}
+    assert found["kernels in use"] == {}  # on a CPU
+    twice = found["the same step twice"]
+    assert set(twice) == {"kernels", "torch's code", "task.deterministic"}
+    assert all(error == 0 for each in twice.values() for error in each.values())
 
 
 def test_step_times_and_kernels(stage):
@@ -54,6 +59,9 @@ def test_step_times_and_kernels(stage):
     arms = found["31M"]["fp32, batch 1"]
     assert arms["upstream"]["to upstream"] == 1
     assert arms["ndem"]["edges"] == 2 * arms["plain"]["edges"]
+    assert arms["instead"]["edges"] == arms["plain"]["edges"]
+    assert arms["ndem, torch's code"]["edges"] == arms["ndem"]["edges"]
+    assert {"plain", "plain, torch's code"} <= set(found["inference"]["fp32, batch 1"])
     assert found["inference"]["fp32, batch 1"]["plain"] > 0
     found = stage("kernels")
     assert found["ndem"]["step"]["operations"] > found["plain"]["step"]["operations"] > 0

@@ -21,6 +21,7 @@ from fairchem_kit.checkpoints import CheckpointError, read_checkpoint
 from fairchem_kit.checkpoints.config import building, check_config
 from fairchem_kit.evaluation.errors import EvaluationError
 from fairchem_kit.inference.weights import AUTO, chosen_weights
+from fairchem_kit.training.amp import MixedPrecision
 from fairchem_kit.training.no_free_atoms import NoFreeAtoms
 from fairchem_kit.training.trainer import Trainer
 
@@ -28,7 +29,7 @@ from fairchem_kit.training.trainer import Trainer
 class Predictor(Trainer):
     """fairchem's trainer for prediction and metrics alone."""
 
-    kinds = (NoFreeAtoms,)
+    kinds = (MixedPrecision, NoFreeAtoms)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def load_model(
         weights: ``ema`` (moving average), ``last``, or ``auto``: EMA if the file has it, as in
             ``fairchem --mode validate``.
         cpu: do not use a GPU. device_number: which GPU.
-        amp: mixed precision on the GPU.
+        amp: mixed precision on the GPU, of the type that the checkpoint was trained in.
         unsafe: read the file even if that runs code in it.
 
     Raises:

@@ -192,10 +192,12 @@ def skip_infinite_gradients(optimizer: torch.optim.Optimizer, tell: Callable[[],
     """Make ``optimizer.step()`` do nothing but call ``tell`` if a gradient is not finite.
 
     At this point gradients are the same on all ranks, so all ranks decide alike. An AMP scaler has
-    checked gradients already and does not call the step.
+    checked gradients already: it does not call the step, or tells a fused optimizer to do nothing.
     """
 
     def look(opt: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if getattr(opt, "found_inf", None) is not None:
+            return
         gradients = [p.grad for group in opt.param_groups for p in group["params"]]
         found = [gradient for gradient in gradients if gradient is not None]
         if found and not bool(torch.stack(torch._foreach_norm(found)).isfinite().all()):

@@ -8,12 +8,13 @@ component overrides the moments that it needs; the others do nothing.
 
     moment              when                                          who uses it
     read                the configuration is available                Keys AuxiliaryTask Precision
+                                                                      MixedPrecision Deterministic
                                                                       EarlyStopping Costs Resume
                                                                       Ending BadSteps
     problems            mistakes are collected, to report them all    AuxiliaryTask
     prepare             before anything is built                      Keys InitFrom Normalizers
                                                                       AuxiliaryTask UnitMetrics
-                                                                      Resume
+                                                                      MixedPrecision Resume
     after_model         the model is built                            AuxiliaryTask Freeze
     before_datasets     data sets are about to be opened              RecordLimits Relaxations
     after_datasets      the data loaders are built                    Relaxations ValidationSplits

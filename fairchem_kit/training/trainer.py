@@ -22,11 +22,14 @@ from fairchem_kit.data.reader import loader_options
 from fairchem_kit.history.failsafe import FailsafeLogger, logger_or_none
 from fairchem_kit.history.logger import HistoryLogger
 from fairchem_kit.training import no_free_atoms, relaxations, schedule
+from fairchem_kit.training.amp import MixedPrecision
 from fairchem_kit.training.bad_steps import BadSteps
 from fairchem_kit.training.component import Call, Component
 from fairchem_kit.training.config import Keys
+from fairchem_kit.training.deterministic import Deterministic
 from fairchem_kit.training.early_stopping import EarlyStopping
 from fairchem_kit.training.freeze import Freeze
+from fairchem_kit.training.moving_average import MovingAverage
 from fairchem_kit.training.normalizers import Normalizers
 from fairchem_kit.training.precision import Precision
 from fairchem_kit.training.record_limits import RecordLimits
@@ -42,6 +45,8 @@ TRAINING: tuple[type[Component], ...] = (
     UnitMetrics,
     Freeze,
     Precision,
+    MixedPrecision,
+    Deterministic,
     RecordLimits,
     no_free_atoms.NoFreeAtoms,
     relaxations.Relaxations,
@@ -145,6 +150,8 @@ class Trainer(OCPTrainer):
             OCPTrainer.load_extras(call.trainer)
         for made in ("scheduler", "clip_grad_norm", "ema_decay", "ema"):
             setattr(self, made, getattr(call.trainer, made))
+        if self.ema is not None:
+            self.ema = MovingAverage(self.model.parameters(), self.ema_decay)
 
     # ------------------------------------------------------------------ checkpoints: resume/
 

@@ -22,8 +22,8 @@ from fairchem_kit.training.resume.content import (
 from fairchem_kit.training.resume.position import Position
 from fairchem_kit.training.resume.restore import (
     check_names,
+    configured,
     ema_by_name,
-    keep_configured,
     optimizer_names,
     restore_schedule,
     trained_names,
@@ -129,20 +129,20 @@ class Resume(Component):
         trainer = self.trainer
         if checkpoint is None:
             path, checkpoint = self._read(path)
-        groups = None
-        if not inference_only and "optimizer" in checkpoint:
+        state = {**checkpoint, "scheduler": None}  # restored below, with this run's settings
+        resumed = not inference_only and "optimizer" in checkpoint
+        if resumed:
             here = optimizer_names(trainer._unwrapped_model, trainer.optimizer)
             check_names(checkpoint.get("optimizer_names"), here, str(path))
-            groups = [dict(group) for group in trainer.optimizer.param_groups]
-        state = {**checkpoint, "scheduler": None}  # restored below, with this run's settings
+            schedule = getattr(trainer.scheduler, "scheduler", None)  # "Null" has none
+            groups = trainer.optimizer.param_groups
+            state["optimizer"] = configured(checkpoint["optimizer"], groups, schedule)
         if state.get("ema") is not None and trainer.ema is not None:
             names = trained_names(trainer._unwrapped_model)
             strict = self.config["task"].get("strict_load", True)
             state["ema"] = ema_by_name(state["ema"], names, trainer.ema.shadow_params, strict)
         fairchem_load(path, state, inference_only)
-        if groups is not None:
-            schedule = getattr(trainer.scheduler, "scheduler", None)  # "Null" has none
-            keep_configured(trainer.optimizer, groups, schedule)
+        if resumed:
             self._restore_run(Path(path), checkpoint)
 
     def _read(self, path: str) -> tuple[str, dict[str, Any]]:

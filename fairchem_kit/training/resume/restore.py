@@ -119,18 +119,21 @@ def restore_schedule(schedule: Any, saved: Mapping[str, Any] | None, last_epoch:
     return False
 
 
-def keep_configured(
-    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], schedule: Any = None
-) -> None:
-    """Restore the settings that each parameter group had before a state was loaded.
+def configured(
+    saved: Mapping[str, Any], groups: list[dict[str, Any]], schedule: Any = None
+) -> dict[str, Any]:
+    """An optimizer's saved state with the settings of this run's parameter groups.
 
     Except those that change during training: the learning rate, and the momentum if ``schedule``
-    (of torch) changes it, as OneCycleLR does.
+    (of torch) changes it, as OneCycleLR does. To be called before the state is loaded, because
+    ``fused`` decides on which device torch puts it.
     """
     cycles = getattr(schedule, "cycle_momentum", False)
     moving = (*_GROUP_STATE, *(_MOMENTUM if cycles else ()))
-    for group, configured in zip(optimizer.param_groups, groups):
-        group.update({key: value for key, value in configured.items() if key not in moving})
+    here = [{k: v for k, v in group.items() if k not in moving} for group in groups]
+    if len(here) == len(saved["param_groups"]):  # torch refuses another number
+        saved = {**saved, "param_groups": [a | b for a, b in zip(saved["param_groups"], here)]}
+    return dict(saved)
 
 
 def _rates(schedule: Any) -> list[float] | None:

@@ -10,9 +10,11 @@ card, numbers and error messages, but none of your data or paths.
 
     environment   versions, card, copy bandwidth, matrix products, launch time
     equality      our EquiformerV2 against fairchem's on the device in float64, float32, TF32, bf16
-                  and fp16; with and without kernels; two views; edges; device against CPU
+                  and fp16; with and without kernels; the same step twice, as it is and with
+                  task.deterministic; two views; edges; device against CPU
     whole_run     the fairchem command: train, kill -9, resume, validate on device and CPU
-    step_times    training steps of 31M and 153M for several batch sizes and precisions; inference
+    step_times    training steps of 31M and 153M for several batch sizes and precisions,
+                  and inference: fairchem's, ours with kernels and with torch's code
     kernels       a step's longest kernels, launches, utilization and synchronisations
     second_views  a small model with and without second views, in equal times
 
@@ -126,6 +128,7 @@ def _one_stage(name: str, args: Namespace, end: float) -> str:
 def run_until(command: list[str], deadline: float, log: Path) -> str:
     """Run a command in its own process group, which is killed at the deadline."""
     quiet = {"WANDB_MODE": "offline", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT)}
+    quiet["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for deterministic products
     quiet["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
     begin = time.time()
     with log.open("a") as stream:

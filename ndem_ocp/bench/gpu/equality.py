@@ -101,13 +101,39 @@ def precisions(check: Check, out: Results, batch: Any) -> None:
 
 
 def _ours_alone(check: Check, out: Results, model: Any, batch: Any) -> None:
-    """Our model alone: the same step twice, and the device compared with the CPU."""
-    here = [results_of(model, moved(batch, check, torch.float32)) for _ in range(2)]
-    out.put("the same step twice", errors(here[1], here[0]))
+    """Kernels against torch's code, the same step twice, and the device against the CPU."""
+    from ndem_ocp.models.equiformer import kernels
+
+    def step(cast: torch.dtype | None = None) -> dict[str, Tensor]:
+        return results_of(model, moved(batch, check, torch.float32), cast)
+
+    for kind in ("fp32", "tf32", "bf16", *(["fp16"] if check.cuda else [])):
+        cast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind)
+        with out.guarded("kernels, to torch's code", kind), precision(kind):
+            found = step(cast)
+            with kernels.without_kernels():
+                out.put("kernels, to torch's code", kind, errors(found, step(cast)))
+    used = {f"{key[0]}, {key[1]}": agreed for key, agreed in kernels._agreed.items()}
+    out.put("kernels in use", used)
+    here = step()
+    out.put("the same step twice", "kernels", errors(step(), here))
+    with kernels.without_kernels():
+        out.put("the same step twice", "torch's code", errors(step(), step()))
+    with out.guarded("the same step twice", "task.deterministic"), deterministic():
+        out.put("the same step twice", "task.deterministic", errors(step(), step()))
     if check.cuda:
-        out.put(
-            "device against CPU, float32", errors(here[0], results_of(model.cpu(), batch.clone()))
-        )
+        out.put("device against CPU, float32", errors(here, results_of(model.cpu(), batch.clone())))
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """As with task.deterministic."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def edges(check: Check, records: Any) -> dict[str, Any]:

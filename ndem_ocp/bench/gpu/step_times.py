@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import torch
 
 from ndem_ocp.bench.gpu.results import TINY, Check, Results, precision
+from ndem_ocp.models.equiformer.kernels import without_kernels
 
 ARMS = ["upstream", "plain", "ndem"]
+INSTEAD = "instead"  # displaced structures in place of some of the batch's
+# of the same models, timed beside them with one precision
+MORE = (INSTEAD, "plain, torch's code", "ndem, torch's code")
 
 
 def run(check: Check, out: Results) -> None:
@@ -21,8 +26,10 @@ def run(check: Check, out: Results) -> None:
     for size in sizes:  # the most informative first
         for kind in kinds:
             if check.left() > 0.35 * whole:
+                more = MORE if kind == kinds[0] else ()
                 with out.guarded("31M", f"{kind}, batch {size}"):
-                    out.put("31M", f"{kind}, batch {size}", bench.measure(kind, size, 0.03 * whole))
+                    found = bench.measure(kind, size, (0.06 if more else 0.03) * whole, more)
+                    out.put("31M", f"{kind}, batch {size}", found)
     for kind in kinds[:2]:
         for size in (1,) if check.tiny else (1, 8, 32):
             if check.left() > 0.25 * whole:
@@ -63,7 +70,11 @@ class Bench:
             name: build_arm(name, arm_config(name, config, data, 4), check.device) for name in ARMS
         }
         share_weights(list(self.arms.values()))
-        self.too_large = dict.fromkeys(self.arms, 1 << 30)
+        # no noise head: its main heads are those of plain
+        other = {**config, "task": {"ndem": {"target": "first_order"}}}
+        self.arms[INSTEAD] = build_arm(INSTEAD, arm_config("ndem", other, data, 4), check.device)
+        share_weights([self.arms["plain"], self.arms[INSTEAD]])
+        self.too_large = dict.fromkeys((*ARMS, *MORE), 1 << 30)
         self.scaler = torch.amp.GradScaler("cuda") if check.cuda else None
 
     def batches(self, size: int) -> Any:
@@ -71,12 +82,14 @@ class Bench:
 
         return read_batches(self.records, size, 3, repeat=self.repeat)
 
-    def measure(self, kind: str, size: int, seconds: float) -> dict[str, Any]:
+    def measure(
+        self, kind: str, size: int, seconds: float, more: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         """Alternating rounds for a number of seconds: medians per arm, ratios within rounds."""
         from ndem_ocp.bench.clock import Stopwatch
 
         batches, watch = self.batches(size), Stopwatch(self.check.device)
-        arms = [name for name in self.arms if size < self.too_large[name]]
+        arms = [name for name in (*ARMS, *more) if size < self.too_large[name]]
         timings: dict[str, list[Any]] = {name: [] for name in arms}
         peaks: dict[str, float] = {}
         number, (warmup, most) = 0, (0, 1) if self.check.tiny else (2, 14)
@@ -94,21 +107,24 @@ class Bench:
         return self._summary(timings, batches, peaks)
 
     def _step(
-        self, name: str, kind: str, batches: Any, number: int, watch: Any, peaks: dict[str, float]
+        self, label: str, kind: str, batches: Any, number: int, watch: Any, peaks: dict[str, float]
     ) -> Any:
+        name, _, with_torch = label.partition(", ")
         arm = self.arms[name]
         # bf16 needs no scaler, but an arm with a scaler uses autocast
-        arm.trainer.scaler = self.scaler if kind in ("bf16", "fp16") else None
+        scaler = {"fp16": self.scaler, "bf16": torch.GradScaler("cuda", enabled=False)}
+        arm.trainer.scaler = scaler.get(kind)
         if self.check.cuda:
             torch.cuda.reset_peak_memory_stats()
         try:
-            timing = arm.step(batches.on(number, self.check.device), number, watch)
+            with without_kernels() if with_torch else contextlib.nullcontext():
+                timing = arm.step(batches.on(number, self.check.device), number, watch)
         except torch.cuda.OutOfMemoryError:
             arm.trainer.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             return None
         if self.check.cuda:
-            peaks[name] = max(peaks.get(name, 0.0), torch.cuda.max_memory_allocated() / 2**30)
+            peaks[label] = max(peaks.get(label, 0.0), torch.cuda.max_memory_allocated() / 2**30)
         return timing
 
     def _summary(
@@ -126,7 +142,7 @@ class Bench:
                     phase: 1e3 * statistics.median(timing.phases_s.get(phase, 0) for timing in each)
                     for phase in each[0].phases_s
                 },
-                "edges": self.arms[name].edges,
+                "edges": self.arms[name.partition(", ")[0]].edges,
                 "peak, GiB": peaks.get(name),
             }
             if reference:
@@ -140,9 +156,10 @@ class Bench:
         repeats, warmup = (1, 0) if check.tiny else (10, 3)
         found: dict[str, Any] = {"atoms": batches.atoms[0]}
         with precision(kind), torch.no_grad():
-            for name in ("upstream", "plain"):
-                model = self.arms[name].trainer._unwrapped_model.eval()
-                found[name] = 1e3 * check.seconds(
-                    lambda model=model: model(batches.on(0, check.device)), repeats, warmup
-                )
+            for name in ("upstream", "plain", "plain, torch's code"):
+                model = self.arms[name.partition(", ")[0]].trainer._unwrapped_model.eval()
+                with without_kernels() if "," in name else contextlib.nullcontext():
+                    found[name] = 1e3 * check.seconds(
+                        lambda model=model: model(batches.on(0, check.device)), repeats, warmup
+                    )
         return {**found, "to upstream": found["plain"] / found["upstream"]}

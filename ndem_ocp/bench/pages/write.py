@@ -17,6 +17,7 @@ from ndem_ocp.bench.pages.backbones import backbones
 from ndem_ocp.bench.pages.budgets import budgets
 from ndem_ocp.bench.pages.cost import COST_TABLES
 from ndem_ocp.bench.pages.fairchem2 import FAIRCHEM2_TABLES
+from ndem_ocp.bench.pages.gpu import GPU_TABLES
 from ndem_ocp.bench.pages.molecules import MOLECULE_TABLES
 from ndem_ocp.bench.pages.neighbors import neighbors
 from ndem_ocp.bench.pages.oc20 import oc20_trajectories, paper_table_3
@@ -43,6 +44,7 @@ TABLES = {
     "paper_table_3": paper_table_3,
     **MOLECULE_TABLES,
     **COST_TABLES,
+    **GPU_TABLES,
     **SECOND_VIEWS_TABLES,
     **FAIRCHEM2_TABLES,
 }

@@ -1,0 +1,82 @@
+"""Tables of docs/cost.md on GPUs: what is predicted, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ndem_ocp.bench.pages.table import NOT_RUN, read, table
+
+# what is compared with fairchem's: (words, part of both files, arm, aim)
+AIMS = (
+    ("a plain step", "step", "plain", "0.5"),
+    ("a step with NDeM", "step", "ndem", "0.9"),
+    ("a step with `place: instead`", "step", "instead", "as plain"),
+    ("energies and forces", "inference", "plain", "0.5"),
+)
+KINDS = ("tf32", "fp32")
+
+
+def gpu_predicted(results: Path) -> str:
+    """Ratios to fairchem's plain step: aims, predictions of gpu/predict.py, measurements."""
+    found = read(results, "gpu_predicted")
+    if found is None:
+        return NOT_RUN
+    cards, rows = measured(results), []
+    for words, part, arm, aim in AIMS:
+        for kind in KINDS:
+            both = [found[part][name] for name in (arm, f"{arm}, kernels")]
+            predicted = [f"{each[f'{kind}, to upstream']:.2f}" for each in both]
+            seen = [_seen(cards, part, kind, name) for name in (f"{arm}, torch's code", arm)]
+            rows.append([words, kind.upper(), aim, *predicted, *seen])
+    head = ["ratio to fairchem's", "products", "aim", "predicted: torch's code"]
+    head += ["predicted: kernels", "measured: torch's code", "measured: kernels"]
+    device, dirty = found["device"], found["commit"].endswith("-dirty")
+    commit = found["commit"][:10] + (" and changes since" if dirty else "")
+    origin = (
+        f"{found['model']}, {found['layers']} layers, {found['atoms']} atoms in a batch, predicted "
+        f"for one {device['name']} by `python -m ndem_ocp.bench.gpu.predict`, commit {commit}; "
+        "[all numbers](results/gpu_predicted.json). "
+        f"Measured: {_origin(cards)}."
+    )
+    return f"{table(head, rows)}\n\n{origin}"
+
+
+def measured(results: Path) -> dict[str, dict[str, Any]]:
+    """{file name: result} of gpu_check.py on GPUs, the newest of each card."""
+    found: dict[str, dict[str, Any]] = {}
+    newest: dict[str, str] = {}
+    for path in sorted((results / "gpu").glob("*.json"), key=lambda each: each.stem[-15:]):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        card = (content.get("environment") or {}).get("card")
+        if card:
+            found.pop(newest.get(card["name"], ""), None)
+            newest[card["name"]], found[path.name] = path.name, content
+    return found
+
+
+def _seen(cards: dict[str, dict[str, Any]], part: str, kind: str, arm: str) -> str:
+    """The ratio on each card, for the batch size next to the predicted one."""
+    numbers = []
+    for content in cards.values():
+        times = content.get("step_times") or {}
+        setting = (times.get("31M" if part == "step" else part) or {}).get(f"{kind}, batch 8") or {}
+        if part == "step":
+            ratio = (setting.get(arm) or {}).get("to upstream")
+        else:
+            ratio = setting[arm] / setting["upstream"] if arm in setting else None
+        if ratio is not None:
+            numbers.append(f"{ratio:.2f}")
+    return ", ".join(numbers) or NOT_RUN
+
+
+def _origin(cards: dict[str, dict[str, Any]]) -> str:
+    links = [
+        f"{content['environment']['card']['name']} ([all numbers](results/gpu/{name}))"
+        for name, content in cards.items()
+    ]
+    return ", ".join(links) or f"{NOT_RUN} (`make gpu-check`)"
+
+
+GPU_TABLES = {"gpu_predicted": gpu_predicted}
