@@ -121,7 +121,7 @@ def test_a_stage_that_fails_is_a_problem_and_the_others_run(tmp_path, monkeypatc
     assert "1 problem(s). File to send:" in capsys.readouterr().out
     out.unlink()
     assert gpu_check.main([*words, "--seconds", "1", "--stages", "kernels"]) == 0
-    assert "left out" in json.loads(out.read_text())["stages"]["kernels"]
+    assert "skipped" in json.loads(out.read_text())["stages"]["kernels"]
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
@@ -129,4 +129,4 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         gpu_check.main([])
     assert ended.value.code == 2
-    assert "torch sees no GPU" in capsys.readouterr().err
+    assert "torch finds no GPU" in capsys.readouterr().err
