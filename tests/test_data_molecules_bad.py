@@ -56,6 +56,16 @@ def test_a_bad_frame_can_be_left_out(tmp_path):
     assert [fields["fid"] for fields in records(tmp_path / "out/train")] == rows[:9]
 
 
+@pytest.mark.parametrize("content", [b"hello", b"9\nProperties=...\n", None])
+def test_foreign_bytes_and_folders_bring_no_advice_to_unpickle(tmp_path, content):
+    path = tmp_path / "a.npz"
+    path.mkdir() if content is None else path.write_bytes(content)
+    words = r"a\.npz: a folder; give" if content is None else r"as npz \(it is none\)"
+    with pytest.raises(DataError, match=words) as refused:
+        convert(path, tmp_path / "out")
+    assert "pickle" not in str(refused.value)
+
+
 @pytest.mark.parametrize("what", ["text", "array", "empty", "cut", "gone"])
 def test_files_that_are_not_npz(tmp_path, what):
     path = tmp_path / "a.npz"

@@ -77,6 +77,29 @@ def test_a_database_that_is_not_from_ase_stops_the_conversion_by_name(tmp_path):
     assert state_of(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.traj", b"", r"a\.traj: cannot be read: an empty file, not an ASE trajectory"),
+        ("a.traj", b"hello", r"a\.traj: cannot be read: it starts with b'hello', not an ASE traj"),
+        ("a.xyz", b"hello\n", r"a\.xyz: frame 0: cannot be read: its first line should be"),
+        ("a.npz", b"", r"a\.npz: files of this kind .* `ndem data md17`"),
+        ("none/", None, r"nothing in this folder ends in \.traj"),
+        ("*.db", None, r"\*\.db: no file matches this pattern"),
+        ("a.xyz", None, r"a\.xyz: no such file or directory$"),
+    ],
+)
+def test_files_that_are_of_no_use_are_named_with_the_reason(tmp_path, name, content, words):
+    source = tmp_path / name
+    if content is not None:
+        source.write_bytes(content)
+    elif name.endswith("/"):
+        source.mkdir()
+    with pytest.raises(DataError, match=words) as refused:
+        run([source], tmp_path / "out")
+    assert "Error" not in str(refused.value)
+
+
 def test_a_database_in_a_folder_without_write_permission(tmp_path):
     folder = tmp_path / "sources"
     make_sources(folder)

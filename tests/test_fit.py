@@ -269,6 +269,10 @@ BAD = {
     "a wrong key": (
         "f", lambda: rattled(surface(), 12), ("--forces-key", "grad"), "no forces under 'grad'",
     ),
+    "no labels": (
+        "f", lambda: without(without(rattled(surface(), 12), "energy"), "forces"), (),
+        "--energy-key; no forces (the frame has: ['numbers', 'positions'",
+    ),
     "few frames": ("f", lambda: rattled(surface(), 5), (), "at least 10"),
     "mixed cells": (
         "f", lambda: rattled(surface(), 12) + rattled(molecule("CO"), 12), (), "different period",

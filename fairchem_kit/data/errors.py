@@ -13,5 +13,12 @@ class FrameError(ValueError):
     """A frame or file cannot be used. The message is only the reason, without file and frame."""
 
 
+def not_read(error: Exception) -> str:
+    """Why a frame or file cannot be read; errors of other libraries with their kind."""
+    if isinstance(error, FrameError):
+        return f"cannot be read: {error}"
+    return f"cannot be read ({type(error).__name__}: {error})"
+
+
 class Stopped(RuntimeError):
     """A worker process stopped because its parent asked it to."""

@@ -153,6 +153,15 @@ def unpacked(path: str) -> Iterator[str]:
         yield str(copy)
 
 
+def _nothing(argument: str, sought: Sequence[str]) -> str:
+    """Why an argument gives no files."""
+    if Path(argument).expanduser().is_dir():
+        return f"nothing in this folder ends in {', '.join(sought)}"
+    if glob.has_magic(argument):
+        return "no file matches this pattern"
+    return "no such file or directory"
+
+
 def expand(arguments: Sequence[str], reader: FrameReader) -> list[Source]:
     """The files given as paths, directories (searched recursively) and glob patterns.
 
@@ -168,10 +177,7 @@ def expand(arguments: Sequence[str], reader: FrameReader) -> list[Source]:
             existing(argument, DataError)  # also refuses broken links and links to themselves
         found = _expand_one(argument, sought)
         if not found:
-            raise DataError(
-                f"{argument}: no such file or directory, or nothing in it ends in "
-                f"{', '.join(sought)}"
-            )
+            raise DataError(f"{argument}: {_nothing(argument, sought)}")
         for path in found:
             # not resolve(), which raises another error for a link to itself
             paths.setdefault(Path(os.path.realpath(path)), path)

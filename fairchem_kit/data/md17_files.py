@@ -66,10 +66,14 @@ def read_trajectory(path: str | Path, labels: str = "file") -> Trajectory:
     Raises:
         DataError: not an npz file, unknown keys or units, wrong shapes.
     """
+    if Path(path).is_dir():
+        raise DataError(f"{path}: a folder; give one of MD17's npz files")
     try:
         content = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as npz ({error}); download it again") from None
+        # for any foreign bytes numpy's message suggests unpickling them
+        reason = "it is none" if "pickle" in str(error) else error
+        raise DataError(f"{path}: cannot be read as npz ({reason}); download it again") from None
     if not isinstance(content, np.lib.npyio.NpzFile):
         raise DataError(f"{path}: one array, not an npz file; give MD17's npz file")
     with content:

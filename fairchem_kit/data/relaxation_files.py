@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import FrameError
+from .errors import FrameError, not_read
 from .frame_files import Source, iter_frames
 from .frame_records import structure_of
 from .frames import Frame, LabelOptions, fixed_atoms, read_frame
@@ -108,7 +108,7 @@ def read_relaxations(source: Source, options: LabelOptions) -> tuple[list[Relaxa
     for index, atoms in iter_frames(source):
         where = source.shown + ("" if index is None else f": frame {index}")
         if isinstance(atoms, Exception):
-            return [], [f"{where} cannot be read ({atoms})"]
+            return [], [f"{where} {not_read(atoms)}"]
         name = ""
         if options.system_key is not None:
             if options.system_key not in atoms.info:

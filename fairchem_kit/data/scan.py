@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError, FrameError
+from .errors import DataError, FrameError, not_read
 from .frame_files import Source, iter_frames
 from .frames import Frame, LabelOptions, other_constraints, read_frame
 from .parallel import check_stop, run_tasks
@@ -72,10 +72,8 @@ def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
     for index, atoms in iter_frames(source):
         check_stop()
         try:
-            if isinstance(atoms, FrameError):
-                raise FrameError(f"cannot be read: {atoms}")
             if isinstance(atoms, Exception):
-                raise FrameError(f"cannot be read ({type(atoms).__name__}: {atoms})")
+                raise FrameError(not_read(atoms))
             data = _frame(atoms, options)
             label = _label(atoms, options.system_key)
         except FrameError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairchem_kit.data.errors import FrameError
+from fairchem_kit.data.errors import FrameError, not_read
 from fairchem_kit.data.frame_files import Source
 from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.data.split import TEST, TRAIN, VAL
@@ -94,17 +94,21 @@ def read_inputs(
 def _look(source: Source, labels: LabelOptions) -> None:
     """A wrong key is wrong in every frame: report it once, before everything is read."""
     from fairchem_kit.data.frame_files import iter_frames
-    from fairchem_kit.data.frames import read_frame
+    from fairchem_kit.data.labels import energy_of, forces_of
 
     for number, atoms in iter_frames(source, [0]):
         if isinstance(atoms, Exception):
-            raise FitError(f"{source.path}: cannot be read ({type(atoms).__name__}: {atoms})")
-        try:
-            read_frame(atoms, labels)
-        except FrameError as error:
-            # any other fault may be in this frame only; the conversion finds all of them
-            if "no energy" in str(error) or "no forces" in str(error):
-                raise FitError(f"{source.path}: frame {number}: {error}") from None
+            raise FitError(f"{source.path}: {not_read(atoms)}")
+        missing = []
+        for label_of, key in ((energy_of, labels.energy_key), (forces_of, labels.forces_key)):
+            try:
+                label_of(atoms, key)
+            except FrameError as error:
+                # any other fault may be in this frame only; the conversion finds all of them
+                if str(error).startswith(("no energy", "no forces")):
+                    missing.append(str(error))
+        if missing:
+            raise FitError(f"{source.path}: frame {number}: {'; '.join(missing)}")
         return
     raise FitError(f"{source.path}: there are no frames in it")
 

@@ -78,7 +78,8 @@ def choose_length(
     reason = (
         f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps:,} steps of {speed.step_s:.3g} s "
         f"(measured): {duration(steps * speed.step_s + validations * (validation_s + _SAVING_S))} "
-        f"of the {minutes:g} min of --time; the learning rate reaches its end with the last step"
+        f"of the {minutes:g} min of --time; the learning rate reaches its final value "
+        "at the last step"
     )
     if used_train is not None:
         reason += (

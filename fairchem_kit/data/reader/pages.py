@@ -79,7 +79,11 @@ def _page_size(page: bytes) -> int:
         raise Refused("file", f"not a readable LMDB file ({len(page)} bytes); {AGAIN}")
     magic, version, _, _ = _META.unpack_from(page, 16)
     if magic != _MAGIC:
-        raise Refused("file", f"not a readable LMDB file (wrong first bytes); {AGAIN}")
+        raise Refused(
+            "file",
+            f"not a readable LMDB file (wrong first bytes); {AGAIN}, or if it is a file of ASE, "
+            "make a data set from it (`ndem data --help`)",
+        )
     if version != _VERSION:
         raise Refused(
             "file", f"LMDB data format {version}; only format {_VERSION} (LMDB 0.9) can be read"

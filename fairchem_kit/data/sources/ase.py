@@ -27,6 +27,7 @@ from fairchem_kit.data.frame_source import FrameSource
 from fairchem_kit.data.sources import register
 
 DATABASES = (".db", ".json")
+_ULM = b"- of Ulm"  # ASE's trajectories begin with it
 _SQLITE = b"SQLite format 3\0"
 _WAL = 2  # in bytes 18 and 19 of an SQLite file that uses a write-ahead log
 
@@ -38,7 +39,10 @@ class AseFiles(FrameSource):
     description = "Convert .traj, .extxyz/.xyz and ASE databases (.db, .json) to sharded LMDBs."
     suffixes = (".traj", ".extxyz", ".xyz", *DATABASES)
     only_named = (".json",)
-    advice = "Convert it first, for example with `ase convert FILE out.traj`"
+    advice = (
+        "Convert it first, for example with `ase convert FILE out.traj`; for MD17's .npz there is "
+        "`ndem data md17`"
+    )
 
     def read(self, path: str, numbers: Sequence[int] | None = None) -> Iterator[Read]:
         suffix = suffix_of(Path(path))
@@ -56,6 +60,12 @@ def _iter_trajectory(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
     from ase.io.trajectory import Trajectory
 
     with unpacked(path) as plain:
+        with open(plain, "rb") as file:
+            start = file.read(len(_ULM))
+        if start != _ULM:
+            found = "an empty file" if not start else f"it starts with {start!r}"
+            yield None, FrameError(f"{found}, not an ASE trajectory")
+            return
         try:
             trajectory = Trajectory(plain)
             count = len(trajectory)
