@@ -66,7 +66,7 @@ def test_energies_that_are_not_numbers_are_named_and_skippable(tmp_path, key, te
         (np.zeros(9), r"forces of shape \(9,\)"),
         (np.full((9, 3), "a"), "not numbers in eV/A, the first is 'a'"),
         (np.full((9, 3), True), "not numbers in eV/A, the first is True"),
-        (np.full((9, 3), 1e39), "infinite forces on 9 atoms"),
+        (np.full((9, 3), 1e39), "infinite forces on 9 of 9 atoms"),
     ],
 )
 def test_forces_that_are_not_numbers_are_named(forces, message):

@@ -71,7 +71,9 @@ def forces_of(atoms: Atoms, key: str | None) -> np.ndarray:
     forces = forces.astype(np.float64)
     bad = np.flatnonzero(~(np.abs(forces) <= LARGEST).all(axis=1))
     if len(bad):
-        raise FrameError(f"NaN or infinite forces on {len(bad)} atoms, the first is atom {bad[0]}")
+        raise FrameError(
+            f"NaN or infinite forces on {len(bad)} of {len(atoms)} atoms, the first is atom {bad[0]}"
+        )
     return forces
 
 

@@ -39,8 +39,8 @@ _TABLE_NOTE = (
     "mean of splits is an average over splits, not over their structures."
 )
 _TRAINING = (
-    "Means since the last console line, from the model during training: with dropout, without "
-    "the moving average, each batch before its step."
+    "Means since the last console line, from the model during training: with dropout if it has "
+    "any, without the moving average, each batch before its step."
 )
 
 
