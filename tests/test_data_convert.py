@@ -171,9 +171,7 @@ def spoil(frames: list[Atoms], kind: str) -> str:
         return "frame 1: the energy is nan"
     if kind == "nan forces":
         frames[1].calc.results["forces"][3, 2] = np.nan
-        return (
-            f"frame 1: NaN or infinite forces on 1 of {len(frames[1])} atoms, the first is atom 3"
-        )
+        return f"frame 1: NaN or infinite forces on 1 of {len(frames[1])} atoms, first on atom 3"
     frames[1].cell[2] = 0
     frames[1].calc = SinglePointCalculator(frames[1], **frames[0].calc.results)
     return "frame 1: periodic along a lattice vector of length 0"

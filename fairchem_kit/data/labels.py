@@ -72,7 +72,7 @@ def forces_of(atoms: Atoms, key: str | None) -> np.ndarray:
     bad = np.flatnonzero(~(np.abs(forces) <= LARGEST).all(axis=1))
     if len(bad):
         raise FrameError(
-            f"NaN or infinite forces on {len(bad)} of {len(atoms)} atoms, the first is atom {bad[0]}"
+            f"NaN or infinite forces on {len(bad)} of {len(atoms)} atoms, first on atom {bad[0]}"
         )
     return forces
 
