@@ -218,7 +218,9 @@ def test_edge_vector_head_says_what_it_lacks(structures):
     batch = collate(structures)
     with pytest.raises(ValueError, match="output has no 'h'"):
         edge_head(features="h")(batch, embedding(batch))
-    with pytest.raises(ValueError, match="cannot read channels off SimpleNamespace"):
+    with pytest.raises(
+        ValueError, match="SimpleNamespace has no channels for ndem_edge_vector_head"
+    ):
         EdgeVectorHead(SimpleNamespace(cutoff=4.0, max_neighbors=10))
 
 

@@ -146,7 +146,7 @@ def test_normalizers_that_cannot_be_taken(published, new_trainer, tmp_path):
     with pytest.raises(PretrainedError, match="minus element references"):
         new_trainer(edit=starting_from(tmp_path / "references.pt", normalizers="checkpoint"))
     torch.save({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": {}}, tmp_path / "pl.pt")
-    with pytest.raises(PretrainedError, match="is for checkpoints of fairchem"):
+    with pytest.raises(PretrainedError, match="needs a checkpoint of fairchem"):
         new_trainer(edit=starting_from(tmp_path / "pl.pt", normalizers="checkpoint"))
     with pytest.raises(PretrainedError, match="Did you mean 'checkpoint'"):
         new_trainer(edit=starting_from(path, normalizers="chekpoint"))

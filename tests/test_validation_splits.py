@@ -128,7 +128,7 @@ def test_a_split_has_the_settings_of_the_main_one_but_its_selection(demo_data):
         ({"mean": "."}, "would be logged as val_mean, which is taken"),
         ({"val": "."}, "would be logged as val, which is taken"),
         ({"ood": ".", "val_ood": "."}, "ood and val_ood would both be logged as val_ood"),
-        ({"o/d": "."}, "'o/d' is not a name"),
+        ({"o/d": "."}, "'o/d' is not a valid name"),
         ({"ood": "no/such/folder"}, "task.validation_splits.ood = 'no/such/folder': there is no"),
     ],
 )

@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     from fairchem.core.common.utils import setup_imports
 
     import ndem_ocp
-    from fairchem_kit.provenance import git_commit
+    from fairchem_kit.provenance import provenance
     from ndem_ocp.bench.gpu.results import TINY
     from ndem_ocp.testing import small_data
 
@@ -156,8 +156,8 @@ def main(argv: list[str] | None = None) -> int:
         steps = Steps(data, args.model, small)
         found = predict(steps, args.layers, args.atoms / steps.atoms)
     result = {
-        "model": args.model, "layers": args.layers, "atoms": args.atoms, "commit": git_commit(ROOT),
-        "torch": torch.__version__,
+        **provenance(ROOT), "units": "ms on the device; ratios to upstream",
+        "model": args.model, "layers": args.layers, "atoms": args.atoms,
         "device": {"name": "H100 SXM5", "peak": PEAK, "reached": REACHED, "launch_s": LAUNCH_S},
         **found,
     }  # fmt: skip
