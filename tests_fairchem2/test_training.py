@@ -125,7 +125,7 @@ def test_direct_first_then_conserving(demo, tmp_path):
         (["+runner.train_eval_unit.ndem.objective=dens"], "'dens' does not run with fairchem 2"),
         (["model.backbone.otf_graph=False"], "set otf_graph: True"),
         (["+runner.train_eval_unit.train_strategy=fsdp"], "use ddp"),
-        (["+runner.train_eval_unit.ndem.auxiliary_head={module: a.B}"], "a.B cannot be made"),
+        (["+runner.train_eval_unit.ndem.auxiliary_head={module: a.B}"], "a.B cannot be built"),
         (["data.elem_refs=[0, 1]"], "end at atomic number 1"),
         ([], "eV per atom"),
     ],
