@@ -20,6 +20,7 @@ from fairchem.core.common.data_parallel import BalancedBatchSampler
 from fairchem.core.datasets import create_dataset, data_list_collater
 from torch.utils.data import DataLoader
 
+from fairchem_kit import plugins
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.reader import RecordError, loader_options
 from reliability import observed, soak
@@ -31,6 +32,7 @@ KEYS = {"y": "energy", "force": "forces"}
 
 
 def dataset_of(source, **extra):
+    plugins.register()  # also in processes that the tests start
     config = {"src": str(source), "format": "ndem_lmdb", "key_mapping": KEYS, **extra}
     return create_dataset(config, "train")
 
