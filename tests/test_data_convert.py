@@ -107,10 +107,17 @@ def test_directories_globs_and_doubles(tmp_path, trajectories):
     assert len(set(names)) == 5
 
 
-@pytest.mark.parametrize("what", ["nothing.traj", "*.db", "empty"])
-def test_sources_that_do_not_exist(tmp_path, what):
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("nothing.traj", "no such file or directory"),
+        ("*.db", "no file matches"),
+        ("empty", "nothing in this folder ends in .traj"),
+    ],
+)
+def test_sources_that_do_not_exist(tmp_path, what, why):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no such file or directory"):
+    with pytest.raises(DataError, match=why):
         expand_sources([str(tmp_path / what)])
 
 

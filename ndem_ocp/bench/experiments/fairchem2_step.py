@@ -28,7 +28,7 @@ from fairchem.core._cli import get_hydra_config_from_yaml
 from fairchem.core.common import distutils
 
 from fairchem_kit.data.demo import make_demo
-from fairchem_kit.provenance import provenance
+from fairchem_kit.provenance import config_hash, files_hash, provenance
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.cli import main as ndem
 from ndem_ocp.fairchem2.demo import _configs
@@ -126,6 +126,7 @@ def main() -> None:
         make_demo(data, size="small", form="aselmdb", progress=False)
         configs = _configs(argparse.Namespace(out=Path(folder), data=data))
         make_views(data / "train", configs / "views.lmdb")
+        origin = {"train": files_hash(data / "train", "*.aselmdb")}
         models = {model: measure(configs, model, args.rounds) for model in MODELS}
     result = {
         "what": "processor time of a training step, relative to fairchem's plain step",
@@ -133,6 +134,17 @@ def main() -> None:
         "size": SIZE,
         "rounds": args.rounds,
         "models": models,
+        "units": {"ratio": "1", "quartiles": "1", "seconds": "s"},
+        "seeds": [0],
+        "data": origin,
+        "config_hash": config_hash(
+            {
+                "base": Path("configs/fairchem2/ndem.yaml").read_text(encoding="utf-8"),
+                "arms": ARMS,
+                "size": SIZE,
+                "atoms": ATOMS,
+            }
+        ),
         **provenance(ROOT),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
