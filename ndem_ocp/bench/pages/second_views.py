@@ -133,8 +133,8 @@ def _curvature(values: dict[str, Any]) -> str:
     found = values.get("curvature", {}).get("force_change_error")
     if found is None:
         return NOT_RUN
-    spread_of = "" if found["stdev"] is None else f" ± {100 * found['stdev']:.0f}"
-    return f"{100 * found['mean']:.0f}{spread_of} %"
+    spread_of = "" if found["stdev"] is None else f" ± {100 * found['stdev']:.1f}"
+    return f"{100 * found['mean']:.1f}{spread_of} %"
 
 
 def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
