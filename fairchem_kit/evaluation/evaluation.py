@@ -12,7 +12,7 @@ from typing import Any
 from fairchem_kit.evaluation import ranks
 from fairchem_kit.evaluation.batches import evaluate, merge
 from fairchem_kit.evaluation.force_changes import COLUMN, force_change_metrics
-from fairchem_kit.evaluation.model import LoadedModel, load_model
+from fairchem_kit.evaluation.model import LoadedModel, model_of
 from fairchem_kit.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
 from fairchem_kit.evaluation.shared import progress, readers
 from fairchem_kit.evaluation.splits import Split, disagreements, open_split
@@ -33,14 +33,7 @@ def evaluate_splits(
     Raises:
         EvaluationError: before anything is computed, if the checkpoint or a split cannot be used.
     """
-    model = load_model(
-        args.checkpoint,
-        args.weights,
-        cpu=rank.cpu,
-        device_number=rank.device_number,
-        amp=args.amp,
-        unsafe=args.unsafe,
-    )
+    model = model_of(args, rank)
     batch_size = batch_size_of(model, args.batch_size)
     columns = [*columns_of(model.outputs), *([COLUMN] if args.curvature else [])]
     opened = [(split, open_split(model.config, split, list(model.outputs))) for split in splits]

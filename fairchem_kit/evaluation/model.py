@@ -6,6 +6,7 @@ and of fairchem 1.10's own trainers work, with a model section of either layout.
 
 from __future__ import annotations
 
+import argparse
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch_geometric.data import Batch
 from fairchem_kit.checkpoints import CheckpointError, read_checkpoint
 from fairchem_kit.checkpoints.config import building, check_config
 from fairchem_kit.evaluation.errors import EvaluationError
+from fairchem_kit.evaluation.ranks import Rank
 from fairchem_kit.inference.weights import AUTO, chosen_weights
 from fairchem_kit.training.amp import MixedPrecision
 from fairchem_kit.training.no_free_atoms import NoFreeAtoms
@@ -76,6 +78,22 @@ class LoadedModel:
                 name: trainer._denorm_preds(name, out[name].clone(), batch) for name in self.outputs
             }
         return out, raw
+
+
+def model_of(args: argparse.Namespace, rank: Rank) -> LoadedModel:
+    """The model that a command's arguments name (``shared.add_common``), on the device of a rank.
+
+    Raises:
+        EvaluationError: as :func:`load_model`.
+    """
+    return load_model(
+        args.checkpoint,
+        args.weights,
+        cpu=rank.cpu,
+        device_number=rank.device_number,
+        amp=args.amp,
+        unsafe=args.unsafe,
+    )
 
 
 def load_model(

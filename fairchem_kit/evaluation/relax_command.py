@@ -65,20 +65,13 @@ def run(args: argparse.Namespace) -> int:
 def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) -> int:
     from fairchem_kit.evaluation import relaxation
     from fairchem_kit.evaluation.evaluation import about_model, batch_size_of, caption, origin
-    from fairchem_kit.evaluation.model import load_model, needs_energy_and_forces
+    from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import open_relaxations
     from fairchem_kit.evaluation.tables import table_of, write_tables
     from fairchem_kit.provenance import data_hash
 
-    model = load_model(
-        args.checkpoint,
-        args.weights,
-        cpu=rank.cpu,
-        device_number=rank.device_number,
-        amp=args.amp,
-        unsafe=args.unsafe,
-    )
+    model = model_of(args, rank)
     needs_energy_and_forces(model, "a relaxation")
     settings = settings_of(args, model.config.get("task") or {})
     opened = [(split, open_relaxations(model.config, split)) for split in splits]

@@ -102,18 +102,11 @@ def _given(args: argparse.Namespace) -> dict[str, Path]:
 
 def _write(args: argparse.Namespace, rank: Any) -> int:
     from fairchem_kit.evaluation.evaluation import batch_size_of, caption
-    from fairchem_kit.evaluation.model import load_model, needs_energy_and_forces
+    from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import Split, open_split
 
-    model = load_model(
-        args.checkpoint,
-        args.weights,
-        cpu=rank.cpu,
-        device_number=rank.device_number,
-        amp=args.amp,
-        unsafe=args.unsafe,
-    )
+    model = model_of(args, rank)
     needs_energy_and_forces(model, "the leaderboard's task S2EF")
     arrays: dict[str, np.ndarray] = {}
     expected = {}
