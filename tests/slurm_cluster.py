@@ -126,7 +126,10 @@ class Cluster:
         for number in (signal.SIGSTOP, signal.SIGKILL):  # none may see another one die
             on_node = self._processes_with(f"SLURMD_NODENAME={node}")
             guards = {_parent(pid) for pid in on_node} - {0, 1, os.getpid()}
-            for pid in [self._processes[node].pid, *guards, *on_node]:
+            # Children first: the kernel wakes a stopped child whose parent is gone, and an srun
+            # that wakes asks SLURM to end its step, which by then is the next start's.
+            everything = {self._processes[node].pid, *guards, *on_node}
+            for pid in sorted(everything, key=_depth, reverse=True):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
         self._processes[node].wait()
@@ -275,6 +278,14 @@ def _environ(pid: int) -> list[str]:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
     return []
+
+
+def _depth(pid: int) -> int:
+    """How many ancestors a process has."""
+    depth = 0
+    while pid > 1:
+        pid, depth = _parent(pid), depth + 1
+    return depth
 
 
 def _parent(pid: int) -> int:

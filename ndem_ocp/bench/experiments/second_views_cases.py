@@ -61,6 +61,7 @@ class Evaluation:
 MOLECULE_ARMS = {
     "plain": Arm(PLAIN),
     "instead": Arm(VIEWS),
+    "forces_only": Arm({**VIEWS, "task.ndem.energies": False}),
     "ndem": Arm({"task.ndem.sigma_max": 0.05}, cost=1.6),
     "first_order": Arm(
         {"task.ndem.target": "first_order", "task.ndem.sigma_max": 0.02, "task.ndem.share": 0.25}
@@ -321,7 +322,7 @@ class Surfaces(Case):
         }
 
 
-ALL = ("plain", "instead", "ndem")
+ALL = ("plain", "instead", "forces_only", "ndem")
 FOUR = tuple(f"random1000{number}" for number in (120, 156, 161, 164))
 SIX = tuple(f"random1000{number}" for number in (103, 110, 141, 169, 187, 195))
 ASPIRIN = Pretraining("aspirin", "data/second_views/aspirin_950", 3120)

@@ -17,6 +17,7 @@ ARMS = {
     "plain": "plain",
     "instead": "**second views, in place**",
     "ndem": "NDeM, λ = 1",
+    "forces_only": "the same without energy labels",
     "first_order": "first order, no potential",
     "pretrained": "pre-trained on the potential's forces",
     "dens": "DeNS",
