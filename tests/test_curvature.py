@@ -1,4 +1,4 @@
-"""How forces change over near frames: pairs, errors, the command; frequencies of a minimum."""
+"""How forces change over near frames: pairs, errors, the command."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ import sys
 
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.build import molecule
 from ase.calculators.emt import EMT
-from ase.calculators.harmonic import HarmonicCalculator, HarmonicForceField
-from ase.constraints import FixAtoms
 
 from conftest import ROOT, short_training
 from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.curvature.measure import agreement_of, isotropic
 from fairchem_kit.curvature.pairs import near_pairs
 from fairchem_kit.data.records import Structure, iter_structures
-from fairchem_kit.evaluation.vibrations import frequencies_of, vibrations
 from ndem_ocp.cli import main
 
 EXACT = "ase.calculators.emt:EMT()"
@@ -161,49 +156,6 @@ def test_eval_has_the_error_of_the_curvature(demo_data, tmp_path, capsys):
     other = json.loads(found.read_text())["found"][1]
     assert metrics["force_change_error"] == pytest.approx(other["unscaled_error"], rel=1e-2)
     assert metrics["force_change_pairs"] == other["pairs"]
-
-
-# --- frequencies -------------------------------------------------------------------------------
-
-
-def test_frequencies_of_springs_are_known():
-    """nu = sqrt(k/m) / (2 pi c) for each of an atom's three directions."""
-    atoms = Atoms("H2", positions=[[0, 0, 0], [5, 0, 0]], cell=np.eye(3) * 20, pbc=True)
-    field = HarmonicForceField(ref_atoms=atoms.copy(), ref_energy=0.0, hessian_x=SPRING * np.eye(6))
-    atoms.calc = HarmonicCalculator(field)
-    expected = np.sqrt(SPRING * 1.602176634e-19 / 1e-20 / (1.008 * 1.66053907e-27))
-    expected /= 2 * np.pi * 2.99792458e10
-    assert frequencies_of(atoms) == pytest.approx(np.full(6, expected), rel=1e-3)
-    atoms.set_constraint(FixAtoms([0]))
-    assert len(frequencies_of(atoms)) == 3
-
-
-def test_a_free_molecule_has_3n_minus_6_and_a_linear_one_3n_minus_5():
-    for name, count in (("H2O", 3), ("CO2", 4), ("CH4", 9), ("N2", 1)):
-        atoms = molecule(name)
-        found = vibrations(atoms, EMT(), 0.05)
-        assert len(found.frequencies) == count
-        assert found.fmax <= 0.05
-
-
-def test_the_command_compares_with_a_calculator(demo_data, tmp_path, capsys):
-    checkpoint = short_training(demo_data, tmp_path) / "best_checkpoint.pt"
-    structure = next(iter_structures(demo_data / "val_id"))
-    atoms = Atoms(
-        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc,
-        constraint=FixAtoms(mask=~structure.free),
-    )  # fmt: skip
-    atoms.write(tmp_path / "start.traj")
-    out = tmp_path / "found.json"
-    words = ["vibrations", str(checkpoint), str(tmp_path / "start.traj"), "--cpu", "--fmax", "0.5"]
-    assert main([*words, "--calculator", EXACT, "--json", str(out)]) == 0
-    assert "mean |error|" in capsys.readouterr().out
-    found = json.loads(out.read_text())
-    assert len(found["frequencies_invcm"]) == 3 * structure.free.sum()
-    assert found["mae_invcm"] > 0
-    (tmp_path / "one.txt").write_text("100.0\n")
-    assert main([*words, "--reference", str(tmp_path / "one.txt")]) == 2
-    assert "the reference has 1 frequencies" in capsys.readouterr().err
 
 
 # --- where a potential lives -------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,84 +15,15 @@ import numpy as np
 
 from fairchem_kit.commands.options import add_cpu, add_unsafe, describe
 from fairchem_kit.evaluation.errors import EvaluationError
+from fairchem_kit.evaluation.frequencies import (
+    FMAX,
+    Vibrations,
+    distance,
+    free_atoms,
+    internal_motions,
+    vibrations,
+)
 from fairchem_kit.files import existing_file, write_text
-
-STEP = 0.01  # A, of the central differences
-FMAX, STEPS = 0.01, 500  # relaxation: eV/A, maximum number of steps
-
-
-@dataclass(frozen=True)
-class Vibrations:
-    """Frequencies at a minimum.
-
-    Attributes:
-        atoms: the relaxed structure (ase.Atoms).
-        frequencies: cm^-1, increasing; imaginary ones are negative. There are 3 n for n free atoms,
-            minus the six (five) translations and rotations of a free molecule. fmax: eV/A, largest
-            remaining force on a free atom. steps: of the relaxation.
-    """
-
-    atoms: Any
-    frequencies: np.ndarray
-    fmax: float
-    steps: int
-
-
-def vibrations(atoms: Any, calculator: Any, fmax: float = FMAX) -> Vibrations:
-    """Relax a structure with a calculator and compute the frequencies at the minimum.
-
-    Args:
-        atoms: ase.Atoms, not changed; atoms under FixAtoms do not move. calculator: of ASE, with
-            energies and forces. fmax: eV/A, convergence of the relaxation.
-
-    Raises:
-        EvaluationError: no free atom.
-    """
-    from ase.optimize import BFGS
-
-    atoms = atoms.copy()
-    atoms.calc = calculator
-    optimizer = BFGS(atoms, logfile=None)
-    optimizer.run(fmax=fmax, steps=STEPS)
-    left = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-    return Vibrations(atoms, frequencies_of(atoms), left, optimizer.get_number_of_steps())
-
-
-def frequencies_of(atoms: Any) -> np.ndarray:
-    """cm^-1, see :class:`Vibrations`, without relaxing; 6 force calculations per atom."""
-    from ase import units
-    from ase.constraints import FixAtoms
-
-    fixed = [i for c in atoms.constraints if isinstance(c, FixAtoms) for i in c.get_indices()]
-    free = np.setdiff1d(np.arange(len(atoms)), fixed)
-    if not free.size:
-        raise EvaluationError("all atoms are fixed, so there are no vibrations.")
-    columns = []
-    for atom in free:
-        for axis in range(3):
-            forces = []
-            for sign in (1, -1):
-                moved = atoms.copy()
-                moved.calc = atoms.calc
-                moved.positions[atom, axis] += sign * STEP
-                forces.append(moved.get_forces(apply_constraint=False)[free])
-            columns.append(-(forces[0] - forces[1]).ravel() / (2 * STEP))
-    hessian = np.array(columns)
-    weight = np.repeat(atoms.get_masses()[free], 3) ** -0.5
-    squared = np.linalg.eigvalsh((hessian + hessian.T) / 2 * np.outer(weight, weight))
-    energies = np.sign(squared) * np.sqrt(np.abs(squared))
-    energies *= units._hbar * 1e10 / np.sqrt(units._e * units._amu)
-    found = energies / units.invcm
-    own = 0 if len(free) < len(atoms) or atoms.pbc.any() else _own_motions(atoms)
-    keep = np.sort(np.argsort(np.abs(found))[own:])
-    return np.sort(found[keep])
-
-
-def _own_motions(atoms: Any) -> int:
-    """Translations and rotations of a free molecule: 3, 5 (linear) or 6."""
-    if len(atoms) == 1:
-        return 3
-    return 5 if np.sort(atoms.get_moments_of_inertia())[0] < 1e-3 else 6
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, help="checkpoint.pt or best_checkpoint.pt")
     add("structure", type=Path, help="any file that ASE can read; its last frame is relaxed")
-    add("--calculator", metavar="SPEC", help="reference: an ASE calculator as MODULE:CALL")
-    add(
+    reference = parser.add_mutually_exclusive_group()
+    reference.add_argument(
+        "--calculator", metavar="SPEC", help="reference: an ASE calculator as MODULE:CALL"
+    )
+    reference.add_argument(
         "--reference",
         type=Path,
         metavar="FILE",
@@ -127,20 +60,21 @@ def run(args: argparse.Namespace) -> int:
     for path in filter(None, (args.checkpoint, args.structure, args.reference)):
         existing_file(path, EvaluationError)
 
-    from fairchem_kit.calculators.spec import calculator_of
     from fairchem_kit.inference import calculator
 
     atoms = _read(args.structure)
-    given = None if args.reference is None else _numbers(args.reference)
+    free_atoms(atoms)
+    given = None if args.reference is None else _numbers(args.reference, atoms)
     device = "cpu" if args.cpu else None
     model = calculator(args.checkpoint, device=device, unsafe=args.unsafe)
+    if "forces" not in model.implemented_properties:
+        raise EvaluationError(f"{args.checkpoint} predicts no forces, and frequencies need them.")
     found = vibrations(atoms, model, args.fmax)
-    other = None
-    if args.calculator is not None:
-        other = vibrations(atoms, calculator_of(args.calculator), args.fmax)
+    other = None if args.calculator is None else _with_calculator(atoms, args)
+    if other is not None:
         given = other.frequencies
     about = _about(found, given, other)
-    print(_table(found, given, about, args.fmax))
+    print(_table(found, given, other, about))
     if args.json is not None:
         write_text(args.json, json.dumps(about, indent=1) + "\n")
     return 0
@@ -155,27 +89,52 @@ def _read(path: Path) -> Any:
         raise EvaluationError(f"{path}: ASE cannot read it ({error}).") from None
 
 
-def _numbers(path: Path) -> np.ndarray:
+def _numbers(path: Path, atoms: Any) -> np.ndarray:
     try:
-        return np.sort(np.loadtxt(path, ndmin=1, dtype=float))
+        found = np.sort(np.loadtxt(path, ndmin=1, dtype=float))
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: give one frequency in cm^-1 per line ({error}).") from None
+    if not np.isfinite(found).all():
+        raise EvaluationError(f"{path}: a frequency is not a finite number.")
+    if found.shape != (expected := len(internal_motions(atoms)),):
+        raise EvaluationError(
+            f"{path}: the reference has {found.size} frequencies, but the structure {expected}: "
+            "leave out translations and rotations of a structure without fixed atoms, and give all "
+            "others, one per line."
+        )
+    return found
+
+
+def _with_calculator(atoms: Any, args: argparse.Namespace) -> Vibrations:
+    from fairchem_kit.calculators.spec import calculator_of
+
+    calculator = calculator_of(args.calculator)
+    try:
+        return vibrations(atoms, calculator, args.fmax)
+    except EvaluationError:
+        raise
+    except Exception as error:  # whatever it raises, for example for an unknown element
+        raise EvaluationError(
+            f"--calculator {args.calculator!r} fails on {args.structure} "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 def _about(found: Vibrations, given: np.ndarray | None, other: Vibrations | None) -> dict[str, Any]:
     about: dict[str, Any] = {
         "frequencies_invcm": found.frequencies.tolist(),
-        "imaginary": int((found.frequencies < 0).sum()),
+        "imaginary": found.imaginary,
         "fmax_eV_per_A": found.fmax,
+        "converged": found.converged,
         "relaxation_steps": found.steps,
+        "moved_A": found.moved,
     }
     if given is None:
         return about
     if len(given) != len(found.frequencies):
         raise EvaluationError(
-            f"the reference has {len(given)} frequencies, but the structure "
-            f"{len(found.frequencies)}: leave out translations and rotations of a free molecule, "
-            "and give all others."
+            f"the reference has {len(given)} frequencies, but the model's relaxed structure "
+            f"{len(found.frequencies)}: one of them is linear."
         )
     error = found.frequencies - given
     about |= {
@@ -185,31 +144,22 @@ def _about(found: Vibrations, given: np.ndarray | None, other: Vibrations | None
         "largest_error_invcm": float(np.abs(error).max()),
     }
     if other is not None:
-        about["distance_of_minima_A"] = _distance(found.atoms, other.atoms)
+        about |= {
+            "reference_imaginary": other.imaginary,
+            "reference_fmax_eV_per_A": other.fmax,
+            "reference_converged": other.converged,
+            "distance_of_minima_A": distance(found.atoms, other.atoms),
+        }
     return about
 
 
-def _distance(first: Any, second: Any) -> float:
-    """rms distance in A over atoms after the best rotation (molecules) or lattice translation."""
-    from ase.build import minimize_rotation_and_translation
-    from ase.geometry import find_mic
-
-    second = second.copy()
-    if not first.pbc.any():
-        minimize_rotation_and_translation(first, second)
-        moved = second.positions - first.positions
-    else:
-        moved, _ = find_mic(second.positions - first.positions, first.cell, first.pbc)
-    return float(np.sqrt(np.square(moved).sum(1).mean()))
-
-
-def _table(found: Vibrations, given: np.ndarray | None, about: dict[str, Any], fmax: float) -> str:
-    lines = [f"relaxed in {found.steps} steps to {found.fmax:.3g} eV/A; frequencies in cm^-1"]
-    if found.fmax > fmax:
-        lines.append(
-            f"The relaxation stopped above {fmax:g} eV/A: this is not a minimum, so these numbers "
-            "are not vibrational frequencies."
-        )
+def _table(
+    found: Vibrations, given: np.ndarray | None, other: Vibrations | None, about: dict[str, Any]
+) -> str:
+    lines = [
+        f"relaxed in {found.steps} steps to {found.fmax:.3g} eV/A, {found.moved:.4f} A (rms) from "
+        "the given structure; frequencies in cm^-1, imaginary ones negative"
+    ]
     if given is None:
         lines += [f"{value:10.1f}" for value in found.frequencies]
     else:
@@ -219,8 +169,24 @@ def _table(found: Vibrations, given: np.ndarray | None, about: dict[str, Any], f
             f"mean |error| {about['mae_invcm']:.1f}, mean error {about['mean_error_invcm']:+.1f}, "
             f"largest {about['largest_error_invcm']:.1f} cm^-1"
         )
-    if about["imaginary"]:
-        lines.append(f"{about['imaginary']} imaginary (printed as negative)")
-    if "distance_of_minima_A" in about:
+    if other is not None:
         lines.append(f"the two minima are {about['distance_of_minima_A']:.4f} A apart (rms)")
+    lines += _warnings("the model", found)
+    lines += _warnings("the reference", other) if other is not None else []
     return "\n".join(lines)
+
+
+def _warnings(name: str, found: Vibrations) -> list[str]:
+    """What keeps the relaxed structure from being a minimum."""
+    lines = []
+    if not found.converged:
+        lines.append(
+            f"The relaxation with {name} stopped after {found.steps} steps at {found.fmax:.3g} "
+            "eV/A: this is not a minimum, so its numbers are not vibrational frequencies."
+        )
+    if found.imaginary:
+        lines.append(
+            f"{found.imaginary} imaginary with {name}: a saddle point, unless they are numerical "
+            "noise."
+        )
+    return lines
