@@ -1,4 +1,4 @@
-"""Frequencies of a minimum, and `ndem vibrations`."""
+"""Frequencies of a minimum, `ndem vibrations`, and the experiment and table made with it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from fairchem_kit.evaluation.frequencies import (
     vibrations,
 )
 from fairchem_kit.evaluation.vibrations import _about, _table, _with_calculator
+from ndem_ocp.bench.experiments import vibrations as experiment
+from ndem_ocp.bench.experiments.vibrations_reference import DIHEDRALS, start
+from ndem_ocp.bench.pages import vibrations as page
 from ndem_ocp.cli import main
 
 EXACT = "ase.calculators.emt:EMT()"
@@ -151,3 +154,70 @@ def test_a_reference_that_fails_is_one_sentence(tmp_path):
     args = Namespace(calculator=EXACT, structure=tmp_path / "uranium.xyz", fmax=0.01)
     with pytest.raises(EvaluationError, match=r"uranium\.xyz \(NotImplementedError"):
         _with_calculator(Atoms("U2", positions=[[0, 0, 0], [0, 0, 2]]), args)
+
+
+# --- the experiment ------------------------------------------------------------------------------
+
+
+def test_a_calculator_has_no_error_against_itself_and_a_known_one_in_each_band():
+    atoms = molecule("CH3CH2OH")
+    own = vibrations(atoms, EMT(), 0.002)
+    given = {
+        "symbols": list(atoms.symbols),
+        "positions_A": own.atoms.positions.tolist(),
+        "frequencies_invcm": own.frequencies.tolist(),
+    }
+    found = experiment.measured(EMT(), {"one": given})
+    assert found["conformers"]["one"]["moved_A"] < 1e-3
+    assert found["conformers"]["one"]["imaginary"] == own.imaginary
+    wanted = np.array([300.0, 900, 1400, 3000])
+    off = experiment.errors(wanted + np.array([-10, 20, 40, -100]), wanted)
+    assert off == {"all": 42.5, "low": 15.0, "middle": 40.0, "stretches": 100.0}
+
+
+def test_the_conformers_differ_in_one_dihedral():
+    bonds = []
+    for name, degrees in DIHEDRALS.items():
+        atoms = start(name)
+        assert atoms.get_dihedral(0, 1, 2, 3) == pytest.approx(degrees)
+        bonds.append([atoms.get_distance(*pair) for pair in ((0, 1), (1, 2), (2, 3))])
+    assert bonds[0] == pytest.approx(bonds[1])
+
+
+def test_the_table_says_what_is_not_a_minimum(tmp_path):
+    def minimum(imaginary: int, converged: bool) -> dict:
+        return {"imaginary": imaginary, "converged": converged, "moved_A": 0.02}
+
+    def arm(mean: float, **conformer) -> dict:
+        one = {"mean": mean, "stdev": 1.0}
+        runs = [{"seed": 0, "conformers": {"trans": minimum(**conformer)}}]
+        return {"runs": runs, "summary": dict.fromkeys(experiment.BANDS, one)}
+
+    made_of = {"package": "ase", "version": "1", "spec": EXACT}
+    found = {
+        "commit": "0123456789abcdef",
+        "bands_invcm": experiment.BANDS,
+        "reference": {
+            "method": "PBE",
+            "packages": {"pyscf": "2"},
+            "conformers": {"trans": {"frequencies_invcm": [1.0] * 21, "d3_shifts_invcm": [2.0]}},
+        },
+        "potential": {
+            "made_of": made_of,
+            "mae_invcm": dict.fromkeys(experiment.BANDS, 7.0),
+            "conformers": {"trans": minimum(0, True)},
+        },
+        "cases": {
+            "ethanol_50_x2": {
+                "plain": arm(20.0, imaginary=1, converged=False),
+                "instead": arm(10.0, imaginary=0, converged=True),
+            }
+        },
+    }
+    (tmp_path / "vibrations_ethanol.json").write_text(json.dumps(found))
+    text = page.vibrations(tmp_path)
+    assert "20.0 ± 1.0 |" in text
+    assert "10.0 ± 1.0 (-50 %)" in text
+    assert "| 1, 1 not converged | 1 |" in text
+    assert "at most 2." in text
+    assert "below 1000 | 1000 to 2700 | above 2700" in text

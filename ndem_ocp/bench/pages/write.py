@@ -23,6 +23,7 @@ from ndem_ocp.bench.pages.neighbors import neighbors
 from ndem_ocp.bench.pages.oc20 import oc20_trajectories, paper_table_3
 from ndem_ocp.bench.pages.reliability import reliability
 from ndem_ocp.bench.pages.second_views import SECOND_VIEWS_TABLES
+from ndem_ocp.bench.pages.vibrations import vibrations
 
 # page -> path from it to the folder results/
 PAGES = {
@@ -42,6 +43,7 @@ TABLES = {
     "backbones": backbones,
     "neighbors": neighbors,
     "paper_table_3": paper_table_3,
+    "vibrations": vibrations,
     **MOLECULE_TABLES,
     **COST_TABLES,
     **GPU_TABLES,
