@@ -10,6 +10,7 @@ import lzma
 import os
 import shutil
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,23 +113,30 @@ def iter_frames(source: Source, frames: Sequence[int] | None = None) -> Iterator
 
     Yields:
         ``(frame number, Atoms)``, or ``(frame number, exception)`` for one that cannot be read,
-        or ``(None, exception)`` for a file that cannot be read at all. Reading continues after an
-        unreadable frame if the beginning of the next one can be found.
+        or ``(None, exception)`` for a file that cannot be read at all or has no frame. Reading
+        continues after an unreadable frame if the beginning of the next one can be found.
 
     Raises:
         DataError: no disk space to unpack a compressed file.
     """
     if frames is not None and len(frames) == 0:
         return
+    empty = frames is None
     try:
-        yield from source.reader.read(source.path, frames)
+        for found in source.reader.read(source.path, frames):
+            empty = False
+            yield found
     except (
         OSError,
         EOFError,
         lzma.LZMAError,
+        zlib.error,
         UnicodeError,
     ) as error:  # of the file
         yield None, error
+        return
+    if empty:
+        yield None, FrameError("there are no frames in it")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .frames import MAX_ATOMIC_NUMBER
 from .molecules import Molecules
 
 #: keys of the layouts; MD17's is also that of the CCSD(T) sets and of sGDML's files
@@ -131,6 +132,7 @@ def _checked(
     notes: dict[str, str],
 ) -> Trajectory:
     """The trajectory, after checking shapes and units."""
+    _check_numbers(path, keys["numbers"], arrays["numbers"])
     numbers, positions = arrays["numbers"].reshape(-1), arrays["positions"]
     energies = arrays["y"]
     if energies.ndim == 2 and energies.shape[1] == 1:
@@ -161,6 +163,29 @@ def _checked(
     return Trajectory(
         path, layout, keys, numbers, positions, energies, arrays["forces"], unit, old, notes
     )
+
+
+def _check_numbers(path: str, key: str, numbers: np.ndarray) -> None:
+    """They belong to all frames, so a wrong one cannot be avoided by leaving frames out."""
+    if numbers.ndim > 1 and min(numbers.shape) > 1:
+        raise DataError(
+            f"{path}: `{key}` has shape {numbers.shape}, expected one list of atomic numbers for "
+            "all frames; write one file per molecule, or convert the frames to extxyz and use "
+            "`ndem data ase`"
+        )
+    numbers = numbers.reshape(-1)
+    wrong = np.flatnonzero((numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))
+    if len(wrong):
+        value = int(numbers[wrong[0]])
+        advice = (
+            "if it only fills up the list, remove that atom from the positions and forces too"
+            if value == 0
+            else "correct it in the file"
+        )
+        raise DataError(
+            f"{path}: `{key}`: atom {wrong[0]} has the atomic number {value}, but elements have 1 "
+            f"to {MAX_ATOMIC_NUMBER}; {advice}"
+        )
 
 
 def join(trajectories: Sequence[Trajectory], factor: float) -> Molecules:

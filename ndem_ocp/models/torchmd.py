@@ -17,6 +17,7 @@ from fairchem.core.models.base import BackboneInterface, GraphModelMixin
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_kit.native_messages import without_lines
 from ndem_ocp.models.heads import calls_of
 
 
@@ -46,15 +47,22 @@ def require_torchmd(module: str) -> Any:
         ImportError: naming the extra to install.
     """
     try:
-        import warp
+        with without_lines(_is_of_no_use):
+            import warp
 
-        warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no banner in logs
+            warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)  # no banner
+            warp.init()  # here, and not at the first kernel
         return importlib.import_module(f"torchmdnet.{module}")
     except ImportError as error:
         raise ImportError(
             "The TorchMD-NET backbones need torchmd-net 3.1 and torch 2.7 or newer: "
             f"pip install 'ndem-ocp[molecules]' (or make env). Import error: {error}"
         ) from error
+
+
+def _is_of_no_use(line: str) -> bool:
+    """Whether a line of Warp only says that there is no GPU where torch sees none either."""
+    return line.startswith("Warp CUDA") and not torch.cuda.is_available()
 
 
 class _TorchMDBackbone(nn.Module, GraphModelMixin, BackboneInterface):

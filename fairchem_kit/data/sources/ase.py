@@ -7,16 +7,14 @@ database.
 
 from __future__ import annotations
 
-import io
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
-from fairchem_kit.data.errors import FrameError
+from fairchem_kit.data.errors import CUT_OFF, FrameError
 from fairchem_kit.data.frame_files import (
-    COMPRESSED,
     Read,
     Source,
     expand,
@@ -25,6 +23,8 @@ from fairchem_kit.data.frame_files import (
 )
 from fairchem_kit.data.frame_source import FrameSource
 from fairchem_kit.data.sources import register
+from fairchem_kit.data.xyz_files import iter_xyz
+from fairchem_kit.words import counted
 
 DATABASES = (".db", ".json")
 _ULM = b"- of Ulm"  # ASE's trajectories begin with it
@@ -48,7 +48,7 @@ class AseFiles(FrameSource):
         suffix = suffix_of(Path(path))
         if suffix in DATABASES:
             return _iter_database(path, numbers)
-        return _iter_trajectory(path, numbers) if suffix == ".traj" else _iter_xyz(path, numbers)
+        return _iter_trajectory(path, numbers) if suffix == ".traj" else iter_xyz(path, numbers)
 
 
 def expand_sources(arguments: Sequence[str]) -> list[Source]:
@@ -70,64 +70,36 @@ def _iter_trajectory(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
             trajectory = Trajectory(plain)
             count = len(trajectory)
         except Exception as error:  # ase raises many kinds for a damaged file
-            yield None, error
+            yield None, _missing(error, "its table of frames is")
             return
         with trajectory:
+            failed: list[Read] = []  # and no frame after them has been read
             for index in range(count) if frames is None else frames:
                 try:
                     atoms = trajectory[int(index)]
                 except Exception as error:
-                    yield int(index), error
+                    failed.append((int(index), error))
                     continue
+                yield from failed
+                failed.clear()
                 yield int(index), atoms
+            yield from _one_for_all(failed)
 
 
-def _iter_xyz(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
-    from ase.io import read
-
-    wanted = None if frames is None else {int(f) for f in frames}
-    last = None if frames is None else int(frames[-1])
-    opener = COMPRESSED.get(Path(path).suffix.lower(), open)
-    with opener(path, "rt", encoding="utf-8", errors="replace") as stream:
-        for index, text in enumerate(_xyz_texts(stream)):
-            if wanted is None or index in wanted:
-                try:
-                    if isinstance(text, Exception):
-                        raise text
-                    result = read(io.StringIO(text), index=0, format="extxyz")
-                except Exception as error:
-                    result = error
-                yield index, result
-            if index == last:
-                return
+def _one_for_all(failed: Sequence[Read]) -> Iterator[Read]:
+    """One error for the unreadable frames at the end of a trajectory, which has been cut off."""
+    if failed:
+        number, error = failed[0]
+        more = f"this frame and {counted(len(failed) - 1, 'frame')} after it"
+        yield number, _missing(error, f"{more} are" if failed[1:] else "a part of this frame is")
 
 
-def _xyz_texts(stream: IO[str]) -> Iterator[str | FrameError]:
-    """The text of each frame of an (ext)xyz file. After a wrong number of atoms or a truncated
-    frame, the beginning of the next one cannot be found."""
-    line = stream.readline()
-    while line:
-        if not line.strip():  # for ASE's own reader an empty line is the end of the file
-            line = stream.readline()
-            continue
-        try:
-            natoms = int(line)
-        except ValueError:
-            yield FrameError(
-                f"its first line should be a number of atoms and is {line.strip()[:40]!r}; the "
-                "rest of the file is not read"
-            )
-            return
-        lines = [line, *(stream.readline() for _ in range(1 + max(natoms, 0)))]
-        if not lines[-1]:
-            found = sum(map(bool, lines)) - 2
-            yield FrameError(f"the file ends after {max(found, 0)} of its {natoms} atoms")
-            return
-        line = stream.readline()
-        while line.lstrip().startswith("VEC"):  # lattice vectors, as ADF writes them
-            lines.append(line)
-            line = stream.readline()
-        yield "".join(lines)
+def _missing(error: Any, what: str) -> Exception:
+    """What a library raises where a file is cut off, in words; errors of a disk and of a database
+    in use stay as they are."""
+    if isinstance(error, (FrameError, OSError, sqlite3.OperationalError)):
+        return error
+    return FrameError(f"{what} missing or damaged; {CUT_OFF}")
 
 
 def _iter_database(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
@@ -136,7 +108,7 @@ def _iter_database(path: str, frames: Sequence[int] | None) -> Iterator[Read]:
             database = _database(plain)
             ids = sorted(row.id for row in database.select(include_data=False))
         except Exception as error:
-            yield None, error
+            yield None, _missing(error, "a part of the database is")
             return
         with database:
             for index in range(len(ids)) if frames is None else frames:
@@ -167,6 +139,7 @@ def _database(path: str) -> Any:
         raise FrameError("an empty file, not an ASE database")
     if not head.startswith(_SQLITE):
         raise FrameError("not an SQLite file, so not an ASE database")
+    _refuse_cut_off(head, Path(path).stat().st_size)
     options = "mode=ro"
     if _WAL in head[18:20]:
         log = Path(f"{path}-wal")
@@ -188,6 +161,15 @@ def _database(path: str) -> Any:
             super()._initialize(connection)
 
     return ReadOnly(path, create_indices=False, use_lock_file=False)
+
+
+def _refuse_cut_off(head: bytes, size: int) -> None:
+    """SQLite reads zeros where the last page of a file is missing."""
+    page, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
+    page = 1 << 16 if page == 1 else page
+    counted_now = head[24:28] == head[92:96]  # else the number of pages is not up to date
+    if len(head) < 100 or (counted_now and page * pages > size):
+        raise FrameError(f"it has {size:,} of {page * pages:,} bytes; {CUT_OFF}")
 
 
 def _refuse_foreign(connection: sqlite3.Connection) -> None:
