@@ -21,7 +21,7 @@ from fairchem.core.trainers import OCPTrainer
 from conftest import ROOT
 from fairchem_kit.training.schedule import safe_optim, uses_epochs
 from helpers import on_meta_device
-from ndem_ocp.method import NDeMSettings, SettingsError, noise_diagnostics
+from ndem_ocp.method import NDeMSettings, Noise, SettingsError, noise_diagnostics
 from ndem_ocp.method.settings import choices_of_all
 from ndem_ocp.models import two_view_config
 from ndem_ocp.trainer.config import HOST_KEYS, check_config, read_task
@@ -328,13 +328,12 @@ def test_docs_list_every_setting_with_its_default():
 
 def test_docs_name_every_logged_quantity():
     rows = table_after("What NDeM logs")
-    ones = torch.ones(2, 3)
+    ones, yes = torch.ones(2, 3), torch.ones(2).bool()
     logged = noise_diagnostics(
         difference=ones,
         scale=ones[:, :1],
-        eps=ones,
-        sigma=ones[:, 0],
-        moved=ones[:, 0] > 0,
+        noise=Noise(eps=ones, sigma=ones[:, 0], moved=yes, viewed=yes),
+        keep=yes,
         force_rms=1.0,
         energy_unit=NDeMSettings().energy_unit,
         sigma_range=(0.0, 1.0),

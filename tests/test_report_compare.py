@@ -312,8 +312,8 @@ def test_a_real_log_of_second_views_has_its_panels(tmp_path):
     """Names as the method logs them, in another unit."""
     import torch
 
+    from ndem_ocp.method.diagnostics import change_diagnostics
     from ndem_ocp.method.noise import Noise, ViewLabels
-    from ndem_ocp.method.second_views import change_diagnostics
 
     ones = torch.ones(2, 3)
     labels = ViewLabels(ones, torch.zeros(1), torch.zeros(2))

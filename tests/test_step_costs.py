@@ -7,6 +7,7 @@ import torch
 
 from fairchem_kit.history.logger import read_history
 from helpers import state_of
+from ndem_ocp.method import Noise
 from ndem_ocp.method.diagnostics import QUARTERS, noise_diagnostics
 from ndem_ocp.trainer.share_of_time import second_view_share
 
@@ -98,12 +99,12 @@ def test_noise_is_counted_in_the_quarter_of_its_sigma():
     sigma = torch.tensor([0.1, 0.15, 0.29, 0.5])
     eps = torch.tensor([[1.0, 0, 0], [3.0, 0, 0], [2.0, 0, 0], [4.0, 0, 0]])
     guess = torch.tensor([[1.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0], [8.0, 0, 0]])
+    yes = torch.tensor([True, True, True, True])
     log = noise_diagnostics(
         difference=2 * guess,
         scale=torch.full((4, 1), 2.0),
-        eps=eps,
-        sigma=sigma,
-        moved=torch.tensor([True, True, True, True]),
+        noise=Noise(eps, sigma, moved=yes, viewed=yes),
+        keep=yes,
         sigma_range=(0.1, 0.5),
     )
     found = {n: log[f"ndem_unrecovered_sigma_{n}of{QUARTERS}"] for n in range(1, QUARTERS + 1)}
@@ -114,8 +115,7 @@ def test_noise_is_counted_in_the_quarter_of_its_sigma():
 
 
 def test_a_fixed_sigma_logs_no_quarters():
-    ones = torch.ones(2, 3)
-    log = noise_diagnostics(
-        difference=ones, scale=ones[:, :1], eps=ones, sigma=ones[:, 0], moved=torch.ones(2).bool()
-    )
+    ones, yes = torch.ones(2, 3), torch.ones(2).bool()
+    noise = Noise(eps=ones, sigma=ones[:, 0], moved=yes, viewed=yes)
+    log = noise_diagnostics(difference=ones, scale=ones[:, :1], noise=noise, keep=yes)
     assert not any("unrecovered" in name for name in log)

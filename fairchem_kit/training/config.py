@@ -124,8 +124,8 @@ def _source_problems(config: Mapping[str, Any], command: Mapping[str, Any] | Non
                 yield (
                     f"{key} = {source!r}: there is no such file or directory (from {Path.cwd()})."
                 )
-    trains = command is not None and command.get("mode") == "train"
-    if trains and "src" not in _mapping(config.get("dataset")):
+    asked_to_train = command is not None and command.get("mode") == "train"
+    if asked_to_train and "src" not in _mapping(config.get("dataset")):
         yield "dataset.train.src is missing: there is no training data."
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
@@ -21,3 +22,17 @@ class MovingAverage(ExponentialMovingAverage):
             torch._foreach_lerp_(self.shadow_params, weights, 1.0 - self.decay)
         else:
             super().update(parameters)
+
+
+@contextlib.contextmanager
+def averaged_weights(ema: ExponentialMovingAverage | None) -> Iterator[None]:
+    """Use the moving average, if there is one, as the model's weights in this context."""
+    if ema is None:
+        yield
+        return
+    ema.store()
+    ema.copy_to()
+    try:
+        yield
+    finally:
+        ema.restore()

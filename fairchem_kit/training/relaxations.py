@@ -8,15 +8,13 @@ Four problems in fairchem 1.10 are fixed here, without copying its loop:
 - Predicted energies have shape (B, 1) but labels (B,), so that errors are computed over all B x B
   pairs.
 - In a relaxation, ``predict`` switches to the moving average (EMA) and does not restore the
-weights.
-  A run with ``task.eval_relaxations`` would then continue training from the average.
+  weights. A run with ``task.eval_relaxations`` would then continue training from the average.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +24,7 @@ from torch_geometric.data import Batch, Data
 
 from fairchem_kit.data.sources.is2re import KEY_MAPPING
 from fairchem_kit.training.component import Component
+from fairchem_kit.training.moving_average import averaged_weights
 
 if TYPE_CHECKING:
     from fairchem_kit.training.trainer import Trainer
@@ -59,7 +58,7 @@ def run(trainer: Trainer) -> None:
     options = dict(task.get("relax_opt") or {})
     seen.config = {**trainer.config, "task": {**task, "relax_opt": options}}
     seen.ema = None  # so that it is not applied a second time
-    with averaged_weights(trainer):
+    with averaged_weights(trainer.ema):
         OCPTrainer.run_relaxations(seen)
 
 
@@ -74,18 +73,3 @@ def energies_in_a_column(collate: Callable[[list[Data]], Batch], records: list[D
     if ENERGY in batch:
         batch[ENERGY] = batch[ENERGY].view(-1, 1)
     return batch
-
-
-@contextlib.contextmanager
-def averaged_weights(trainer: Trainer) -> Iterator[None]:
-    """Use the moving average, if there is one, as the model's weights in this context."""
-    ema = trainer.ema
-    if ema is None:
-        yield
-        return
-    ema.store()
-    ema.copy_to()
-    try:
-        yield
-    finally:
-        ema.restore()

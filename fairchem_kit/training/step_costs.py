@@ -14,10 +14,11 @@ steps since the last line:
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from fairchem.core.common import distutils
@@ -117,15 +118,15 @@ class Clock:
         """Atoms and structures so far."""
         return int(self._atoms), self._structures
 
-    def stopped(self) -> Clock:
-        return self
-
-    def __enter__(self) -> None:
-        self._paused = time.perf_counter()
-
-    def __exit__(self, *error: Any) -> None:
-        if self._began is not None:
-            self._began += time.perf_counter() - self._paused
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What is done in this context takes no time."""
+        paused = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._began is not None:
+                self._began += time.perf_counter() - paused
 
 
 def peak_memory(device: torch.device) -> int:

@@ -4,7 +4,7 @@ Nothing in this folder imports fairchem or torch_geometric, so that other traini
 """
 
 from ndem_ocp.method.dens import DeNS, dens_loss, forces_of_clean_atoms, forces_to_encode
-from ndem_ocp.method.diagnostics import Tally, noise_diagnostics
+from ndem_ocp.method.diagnostics import Tally, change_diagnostics, noise_diagnostics
 from ndem_ocp.method.ndem import Forces, NDeM, ndem_loss
 from ndem_ocp.method.noise import Noise, ViewLabels, choose_graphs, draw_noise, step_generator
 from ndem_ocp.method.noisy_nodes import NoisyNodes, noisy_nodes_loss
@@ -20,7 +20,6 @@ from ndem_ocp.method.registry import OBJECTIVES, objective_of, register
 from ndem_ocp.method.schedules import SettingsError, at
 from ndem_ocp.method.second_views import (
     Instead,
-    change_diagnostics,
     view_energy,
     view_forces,
     view_weights,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ndem_ocp.method.diagnostics import noise_diagnostics
+from ndem_ocp.method.diagnostics import change_diagnostics, noise_diagnostics
 from ndem_ocp.method.noise import Noise
 from ndem_ocp.method.objective import (
     FORCES,
@@ -28,7 +28,7 @@ from ndem_ocp.method.objective import (
 )
 from ndem_ocp.method.registry import register
 from ndem_ocp.method.schedules import SettingsError
-from ndem_ocp.method.second_views import Instead, change_diagnostics
+from ndem_ocp.method.second_views import Instead
 from ndem_ocp.method.settings import NDeMSettings
 
 
@@ -126,33 +126,30 @@ def ndem_loss(
             raise ValueError(
                 f"{name} forces have shape {tuple(field.shape)}, eps {tuple(noise.eps.shape)}"
             )
-    keep = (counted & noise.viewed).nonzero().squeeze(-1)  # only once, because it waits for the GPU
+    included = counted & noise.viewed
+    keep = included.nonzero().squeeze(-1)  # only once, because it waits for the GPU
     # At least float32: half precision would lose the small difference f - f'.
     wide = torch.promote_types(forces.noisy.dtype, torch.float32)
     # f(X) - f'(X~)
     difference = clean_reference(forces, settings).to(wide) - forces.noisy.to(wide)
     c = 1.0 if curvature_factor is None else curvature_factor
-    if noise.labels is not None:  # the change of the forces is known and replaces eps*
-        change = noise.labels.force_change.to(wide) / force_rms
-        loss = mean(per_atom_error((difference + change)[keep], settings.norm))
-        mask = counted & noise.viewed
-        return AuxiliaryLoss(
-            loss,
-            change_diagnostics(-force_rms * difference, noise, mask, settings.energy_unit),
-        )
-    residual = difference / c - noise_target(noise, settings, force_rms).to(wide)  # ... - eps*
+    if noise.labels is None:
+        eps_star = noise_target(noise, settings, force_rms).to(wide)
+    else:  # the change of the forces is known
+        eps_star = -noise.labels.force_change.to(wide) / force_rms
+    residual = difference / c - eps_star
     loss = mean(per_atom_error(residual[keep], settings.norm))  # (1/N) sum || ... ||^2
-
-    with torch.no_grad():
-        scale = target_scale(noise, settings, force_rms).to(wide) * c
-        log = noise_diagnostics(
-            difference=difference[keep],
-            scale=scale[keep],
-            eps=noise.eps.to(wide)[keep],
-            sigma=noise.sigma.to(wide)[keep],
-            moved=noise.moved[keep],
-            force_rms=force_rms,
-            energy_unit=settings.energy_unit,
-            sigma_range=settings.sigma_range,
-        )
+    if noise.labels is not None:
+        change = -force_rms * difference
+        log = change_diagnostics(change, noise, included, settings.energy_unit)
+        return AuxiliaryLoss(loss, log)
+    log = noise_diagnostics(
+        difference,
+        target_scale(noise, settings, force_rms).to(wide) * c,
+        noise,
+        keep,
+        force_rms=force_rms,
+        energy_unit=settings.energy_unit,
+        sigma_range=settings.sigma_range,
+    )
     return AuxiliaryLoss(loss, log)

@@ -75,16 +75,11 @@ def noise_error(predicted: Tensor, noise: Noise, settings: NDeMSettings) -> Tens
     return per_atom_error(predicted.to(wide) - target, settings.norm)
 
 
-@torch.no_grad()
 def error_diagnostics(
     predicted: Tensor, noise: Noise, keep: Tensor, settings: NDeMSettings
 ) -> dict[str, Tally]:
     wide = torch.promote_types(predicted.dtype, torch.float32)
+    scale = target_scale(noise, settings, force_rms=1.0)
     return noise_diagnostics(
-        difference=predicted.to(wide)[keep],
-        scale=target_scale(noise, settings, 1.0).to(wide)[keep],
-        eps=noise.eps.to(wide)[keep],
-        sigma=noise.sigma.to(wide)[keep],
-        moved=noise.moved[keep],
-        sigma_range=settings.sigma_range,
+        predicted.to(wide), scale, noise, keep, sigma_range=settings.sigma_range
     )

@@ -47,9 +47,9 @@ def schedule_of(name: str, given: Any) -> Schedule | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        return _number(name, given)
+        return finite_number(name, given)
     points = sorted(
-        (_number(f"{name}'s time", when), _number(name, v)) for when, v in given.items()
+        (finite_number(f"{name}'s time", when), finite_number(name, v)) for when, v in given.items()
     )
     if not points or not all(0 <= when <= 1 for when, _ in points):
         raise SettingsError(
@@ -59,14 +59,24 @@ def schedule_of(name: str, given: Any) -> Schedule | None:
     return tuple(points)
 
 
-def _number(name: str, given: Any) -> float:
+def is_number(given: Any) -> bool:
+    """Whether YAML's value is meant as a number; PyYAML reads 1e-2 as a string."""
     try:
-        value = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
+        float(given)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not isinstance(given, bool)
+
+
+def finite_number(name: str, given: Any) -> float:
+    """A number from what YAML has.
+
+    Raises:
+        SettingsError: naming ``task.ndem.<name>``.
+    """
+    if not is_number(given) or not math.isfinite(float(given)):
         raise SettingsError(f"task.ndem.{name} = {given!r}: must be a finite number.")
-    return value
+    return float(given)
 
 
 def as_mapping(schedule: Schedule | None) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ndem_ocp.method.diagnostics import Tally
+from ndem_ocp.method.diagnostics import Tally, change_diagnostics
 from ndem_ocp.method.noise import Noise, ViewLabels
 from ndem_ocp.method.objective import ENERGY, FORCES, AuxiliaryLoss, Objective, Step
 from ndem_ocp.method.schedules import at
@@ -182,38 +182,3 @@ def weighted_residual(predicted: Tensor, label: Tensor, weight: Tensor, squared:
     wide = torch.promote_types(predicted.dtype, label.dtype)
     label = label.to(wide)
     return label + factor.to(wide)[:, None] * (predicted.to(wide) - label)
-
-
-@torch.no_grad()
-def change_diagnostics(
-    predicted: Tensor, noise: Noise, keep: Tensor, energy_unit: str
-) -> dict[str, Tally]:
-    """How well the model predicts the change of the forces from X to X + eps, over moved atoms.
-
-    Args:
-        predicted: (N, 3) the model's change of forces, not normalised.
-        noise: with labels. keep: (N,) bool, atoms to include. energy_unit: for the names.
-
-    Returns:
-        ``ndem_change_error_<unit>_per_A``: mean |predicted - label| of an atom's vector;
-        ``ndem_change_size_<unit>_per_A``: mean |label|, which is the error of predicting no change;
-        ``ndem_change_slope``: least-squares slope of predictions over labels, ideally 1;
-        ``ndem_change_cosine``: mean cosine of the two; ``ndem_sigma_A``: mean sigma of the views.
-    """
-    assert noise.labels is not None
-    given = noise.labels.force_change.to(predicted.dtype)
-    mask = (keep & noise.moved).to(predicted.dtype)
-    size = given.norm(dim=-1)
-    error = (predicted - given).norm(dim=-1)
-    product = (predicted * given).sum(-1)
-    cosine = product / (predicted.norm(dim=-1) * size).clamp_min(1e-12)
-    unit = energy_unit.replace("/", "_per_")  # a slash would open a group in W&B
-    sums = {
-        f"ndem_change_error_{unit}_per_A": (error * mask, mask),
-        f"ndem_change_size_{unit}_per_A": (size * mask, mask),
-        "ndem_change_slope": (product * mask, size.square() * mask),
-        "ndem_change_cosine": (cosine * mask, mask),
-        "ndem_sigma_A": (noise.sigma.to(mask.dtype) * mask, mask),
-    }
-    flat = torch.stack([part.sum() for pair in sums.values() for part in pair]).tolist()
-    return {name: Tally(*flat[2 * i : 2 * i + 2]) for i, name in enumerate(sums)}

@@ -7,7 +7,6 @@ from these comments (``make docs-pages``): they are Markdown, and the first sent
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import math
@@ -16,7 +15,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ndem_ocp.method.registry import OBJECTIVES, objective_of, objectives_with
-from ndem_ocp.method.schedules import Schedule, SettingsError, as_mapping, schedule_of, values_of
+from ndem_ocp.method.schedules import (
+    Schedule,
+    SettingsError,
+    as_mapping,
+    finite_number,
+    is_number,
+    schedule_of,
+    values_of,
+)
 
 # The choices of ``objective`` are the names of the registered ones.
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -327,34 +334,22 @@ class NDeMSettings:
         return values
 
 
-_FLOATS = tuple(
-    field.name for field in fields(NDeMSettings) if field.type in ("float", "float | None")
-)
-_FLAGS = ("learned_curvature", "energies")
-_SCHEDULES = tuple(
-    field.name for field in fields(NDeMSettings) if str(field.type).startswith("Schedule")
-)
+_TYPES = {field.name: str(field.type) for field in fields(NDeMSettings)}
+_SCHEDULES = tuple(name for name, kind in _TYPES.items() if kind.startswith("Schedule"))
 
 
 def _coerce(name: str, value: Any) -> Any:
-    """Convert YAML's numbers to floats; refuse other values where a finite number is needed."""
+    """What YAML has, in the type of the setting; refuse other values where a number is needed."""
+    kind = _TYPES[name]
     if name in _SCHEDULES:
         return schedule_of(name, value)
-    if name in _FLAGS:
-        if not isinstance(value, bool):
-            raise SettingsError(f"task.ndem.{name} = {value!r}: must be True or False.")
+    if kind == "bool" and not isinstance(value, bool):
+        raise SettingsError(f"task.ndem.{name} = {value!r}: must be True or False.")
+    if kind == "float | str" and not is_number(value):
         return value
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(value, str) and name in (*_FLOATS, "noise_scale"):
-        # PyYAML reads "1e-2" as a string: accept what float() accepts.
-        with contextlib.suppress(ValueError):
-            value, is_number = float(value), True
-    needs_number = name in _FLOATS and not (name == "curvature" and value is None)
-    if needs_number or (name == "noise_scale" and is_number):
-        if not is_number or not math.isfinite(value):
-            raise SettingsError(f"task.ndem.{name} = {value!r}: must be a finite number.")
-        return float(value)
-    return value
+    if kind == "float | None" and value is None:
+        return None
+    return finite_number(name, value) if kind.startswith("float") else value
 
 
 def check_second_views(settings: NDeMSettings, path: Any, auxiliary_head: Any) -> None:

@@ -11,7 +11,7 @@ from fairchem.core.common.registry import registry
 from fairchem_kit.errors import UserError
 from ndem_ocp.method import NDeMSettings
 from ndem_ocp.models.equiformer_names import BACKBONE, to_ours
-from ndem_ocp.models.two_view import SHARED
+from ndem_ocp.models.two_view import FORCES, SHARED
 
 # Written into configurations and checkpoints: the dotted name resolves in every process and in
 # stock fairchem, where a short name would need this package to be imported first. The model in
@@ -62,7 +62,6 @@ def two_view_config(
     model: dict[str, Any],
     settings: NDeMSettings,
     auxiliary_head: dict[str, Any] | None = None,
-    force_head: str = "forces",
 ) -> dict[str, Any]:
     """The model configuration that trains with NDeM (a new dict).
 
@@ -71,7 +70,6 @@ def two_view_config(
         settings: ``head`` and ``learned_curvature`` are used.
         auxiliary_head: {"module": ..., ...}, or without "module" arguments of the backbone's
             default head; None: the default head.
-        force_head: name of the main force output.
 
     Raises:
         ModelConfigError: if the model is not a hydra model, or has no force output and needs one.
@@ -82,23 +80,23 @@ def two_view_config(
         return config
     if name != "hydra":
         raise ModelConfigError(_not_hydra(name))
-    _check_forces(config, settings, force_head)
+    _check_forces(config, settings)
     _caution(config.get("backbone") or {})
     config["name"] = TWO_VIEW_MODEL
-    config["force_head"] = force_head
+    config["force_head"] = FORCES
     config["learned_curvature"] = settings.learned_curvature
     if settings.head == SHARED:
         config["auxiliary_head"] = {"module": SHARED}
         return config
     given = dict(auxiliary_head or {})
     if "module" not in given:
-        given = {**default_auxiliary_head(config, force_head), **given}
+        given = {**default_auxiliary_head(config), **given}
     config["auxiliary_head"] = given
     # fairchem's heads on our backbone are replaced by our heads, which have the same parameters
     return to_ours(config) if config["backbone"].get("model") == BACKBONE else config
 
 
-def default_auxiliary_head(model: dict[str, Any], force_head: str = "forces") -> dict[str, Any]:
+def default_auxiliary_head(model: dict[str, Any]) -> dict[str, Any]:
     """{"module": ..., ...} of the auxiliary head f' if the configuration does not name one.
 
     The first that exists of: the default for the backbone, the ``ndem_auxiliary_head`` of the
@@ -109,20 +107,20 @@ def default_auxiliary_head(model: dict[str, Any], force_head: str = "forces") ->
     if found is None and backbone is not None:
         found = getattr(registry.get_model_class(backbone), "ndem_auxiliary_head", None)
     if found is None:
-        found = (model.get("heads") or {}).get(force_head, GENERIC_HEAD)
+        found = (model.get("heads") or {}).get(FORCES, GENERIC_HEAD)
     return {"module": found} if isinstance(found, str) else copy.deepcopy(found)
 
 
-def _check_forces(config: dict[str, Any], settings: NDeMSettings, force_head: str) -> None:
+def _check_forces(config: dict[str, Any], settings: NDeMSettings) -> None:
     """Refuse a model without f(X) of Eq. 17, unless f(X) is not needed."""
     heads = config.get("heads") or {}
     # With pass_through_head_outputs any head may return an output of this name.
-    if force_head in heads or config.get("pass_through_head_outputs"):
+    if FORCES in heads or config.get("pass_through_head_outputs"):
         return
     if not settings.needs_main_forces and settings.head != SHARED:
         return
     raise ModelConfigError(
-        f"model.heads has no {force_head!r} (it has: {', '.join(heads) or 'none'}). NDeM needs the "
+        f"model.heads has no {FORCES!r} (it has: {', '.join(heads) or 'none'}). NDeM needs the "
         "main force head under that name. If one head returns both energy and forces, set "
         "model.pass_through_head_outputs: True. Without forces (equilibrium structures), set "
         "task.ndem.clean_forces: zero, with a separate auxiliary head."

@@ -1,9 +1,9 @@
 """Start from the weights of a checkpoint of fairchem, Frad, SliDe, DP-TorchMD-NET or TorchMD-NET.
 
 Checkpoints of fairchem and of this package can be loaded into any backbone (fairchem.py); weights
-of the other four are mapped by name onto a TorchMD-NET backbone (section 5.4.3, Table 6). Weights
-that have another meaning in this model are refused. A report lists what was loaded where. Details
-are in docs/pretrained.md.
+of the other four are mapped by name onto a TorchMD-NET backbone (torchmd.py; section 5.4.3 and
+Table 6 of the paper). Weights that have another meaning in this model are refused. A report lists
+what was loaded where. Details are in docs/pretrained.md.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fairchem.core.modules.exponential_moving_average import ExponentialMovingAv
 from torch import nn
 
 from ndem_ocp.pretrained import fairchem, torchmd_names
-from ndem_ocp.pretrained.fairchem import AUTO, Run
-from ndem_ocp.pretrained.file import PretrainedError, existing, read_content, source_of
-from ndem_ocp.pretrained.plan import NONE, Plan
+from ndem_ocp.pretrained.fairchem import AUTO, NONE, Run
+from ndem_ocp.pretrained.file import PretrainedError, existing, read_content
 from ndem_ocp.pretrained.report import LoadReport
+from ndem_ocp.pretrained.torchmd import load_torchmd
 
 RUN, CHECKPOINT = "run", "checkpoint"  # whose normalizers to use (normalizers.py)
 SECTION: dict[str, Any] = {
@@ -137,33 +137,16 @@ def load_pretrained(
             f"task.init_from.weights: {weights} is for checkpoints of fairchem, but {path} is not "
             "one."
         )
-    network = _network_of(model)
-    source = source_of(content, path)
-    heads = NONE if heads == AUTO else heads
-    plan = Plan(model, network, source)
-    plan.check_source(kind)
-    plan.map_representation()
-    if heads != NONE:
-        plan.map_output_head(heads)
-    if noise_head:
-        plan.map_noise_head(noise_gain)
-    plan.account_for_the_rest()
-    refusal = plan.report.refusal(strict)
-    if refusal is not None:
-        raise PretrainedError(f"{source.path}: {refusal}")
-    plan.carry_out()
-    return plan.report
-
-
-def _network_of(model: nn.Module) -> nn.Module:
-    network = getattr(getattr(model, "backbone", None), "representation_model", None)
-    if network is None or torchmd_names.network_of(network) is None:
-        raise PretrainedError(
-            "task.init_from needs a TorchMD-NET backbone (torchmd_et_backbone or "
-            "torchmd_tensornet_backbone) for all checkpoints except fairchem's. This backbone is "
-            f"{type(getattr(model, 'backbone', model)).__name__}."
-        )
-    return network
+    return load_torchmd(
+        model,
+        path,
+        content,
+        kind=kind,
+        heads=NONE if heads == AUTO else heads,
+        noise_head=noise_head,
+        noise_gain=noise_gain,
+        strict=strict,
+    )
 
 
 def init_settings(section: Mapping[str, Any] | str) -> dict[str, Any]:

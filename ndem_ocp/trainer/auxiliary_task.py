@@ -11,7 +11,9 @@ What the model sees and how the loss is computed is defined by an objective, one
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,7 +41,6 @@ from ndem_ocp.trainer.config import (
     curvature_problems,
     read_task,
 )
-from ndem_ocp.trainer.step import hide_atoms, step_of
 
 
 class AuxiliaryTask(Component):
@@ -106,14 +107,16 @@ class AuxiliaryTask(Component):
 
     def noise_gain(self) -> float:
         """Output of the auxiliary head along eps, per Angstrom of noise."""
-        return self.objective.head_sign * typical_scale(self.settings, self._force_rms())
+        return self.objective.head_sign * typical_scale(self.settings, self._force_rms)
 
     # ------------------------------------------------------------------ the forward
 
     def before_forward(self, call: Call) -> None:
         trainer = self.trainer
         self.noise = None
-        self.coefficient = self._coefficient_now() if trainer.model.training else 0.0
+        self.coefficient = 0.0
+        if self.settings.active and trainer.model.training:
+            self.coefficient = self.settings.coefficient_at(trainer.step, self._total_steps())
         if self.coefficient == 0:
             return
         if self._not_in_ddp:
@@ -135,12 +138,6 @@ class AuxiliaryTask(Component):
         if self.views is not None:
             return self.views.draw(batch, generator, self._progress())
         return self.objective.draw(batch, generator, self._progress())
-
-    def _coefficient_now(self) -> float:
-        """lambda_NDeM in this step, which depends on the step and the length of training."""
-        if not self.settings.active:
-            return 0.0
-        return self.settings.coefficient_at(self.trainer.step, self._total_steps())
 
     def _total_steps(self) -> int:
         return int(self.config["optim"]["max_epochs"] * len(self.trainer.train_loader))
@@ -179,13 +176,21 @@ class AuxiliaryTask(Component):
         return total
 
     def _step_of(self, batch: Batch) -> Step:
-        return step_of(
-            batch,
-            self.noise,
-            self.trainer.output_targets.get(FORCES),
-            self.trainer.normalizers.get(FORCES),
-            force_rms=self._force_rms(),
-            curvature_factor=getattr(self.trainer._unwrapped_model, "curvature_factor", None),
+        trainer, noise = self.trainer, self.noise
+        target = trainer.output_targets.get(FORCES)
+        labelled = target is not None and batch.get(FORCES) is not None
+        fixed = batch.get("fixed")
+        if fixed is None or not (target or {}).get("train_on_free_atoms", True):
+            counted = torch.ones_like(noise.moved)
+        else:
+            counted = fixed == 0
+        return Step(
+            batch=batch,
+            noise=noise,
+            label=self._normalised_label(FORCES, batch) if labelled else None,
+            counted=counted,
+            force_rms=self._force_rms,
+            curvature_factor=getattr(trainer._unwrapped_model, "curvature_factor", None),
             mean=self._mean_over_ranks,
             weight=self.coefficient,
             progress=self._progress(),
@@ -210,14 +215,12 @@ class AuxiliaryTask(Component):
             if isinstance(loss["fn"].loss_fn, (MSELoss, SquaredL2Loss))
         )
 
+    @cached_property
     def _force_rms(self) -> float:
-        """rms_F of Eq. 10 in energy unit per Angstrom; constant during a run, so read only once."""
+        """rms_F of Eq. 10 in energy unit per Angstrom; read only once, because that waits for the
+        GPU."""
         normalizer = self.trainer.normalizers.get(FORCES)
-        if normalizer is None:
-            return 1.0
-        if not hasattr(self, "_force_rms_value"):
-            self._force_rms_value = float(normalizer.rmsd)
-        return self._force_rms_value
+        return 1.0 if normalizer is None else float(normalizer.rmsd)
 
     # ------------------------------------------------------------------ metrics
 
@@ -231,7 +234,11 @@ class AuxiliaryTask(Component):
             return
         targets = call.trainer.output_targets
         forces = targets[FORCES]
-        call.batch = hide_atoms(call.batch, hidden, forces["eval_on_free_atoms"])
+        fixed = call.batch.fixed
+        call.batch = copy.copy(call.batch)
+        if forces["eval_on_free_atoms"]:
+            hidden = hidden | (fixed != 0)
+        call.batch.fixed = hidden.to(fixed.dtype)  # fairchem leaves these out
         call.trainer.output_targets = {**targets, FORCES: {**forces, "eval_on_free_atoms": True}}
 
     def after_metrics(self, metrics: dict[str, Any], evaluator: Evaluator) -> None:

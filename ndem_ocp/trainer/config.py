@@ -10,11 +10,10 @@ from fairchem.core.common import gp_utils
 
 from fairchem_kit.training.checks.messages import ConfigError, raise_if_any
 from fairchem_kit.training.checks.model import constructor_problems
+from fairchem_kit.training.config import FORCES
 from ndem_ocp.method import NDeMSettings, SettingsError
 from ndem_ocp.method.settings import check_second_views
 
-FORCES = "forces"
-ENERGY = "energy"
 # Keys of task.ndem that are not settings of the method; texts for docs/settings_reference.md.
 HOST_KEYS = {
     "auxiliary_head": "Arguments of the auxiliary head, such as `{width: 1.0}`, or another head: "

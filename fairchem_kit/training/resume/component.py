@@ -12,6 +12,7 @@ from fairchem.core.common import distutils
 
 from fairchem_kit.checkpoints import CheckpointError, CheckpointStore, UnsafeError, read_checkpoint
 from fairchem_kit.training.component import Call, Component
+from fairchem_kit.training.moving_average import averaged_weights
 from fairchem_kit.training.resume.content import (
     FinishedStep,
     best_state,
@@ -66,15 +67,8 @@ class Resume(Component):
         """Write the checkpoint of the best validation (only rank 0)."""
         if not distutils.is_master():
             return None
-        ema = self.trainer.ema
-        if ema is None:
+        with averaged_weights(self.trainer.ema):
             return str(self.store.save_best(best_state(self.trainer, metrics)))
-        ema.store()
-        ema.copy_to()
-        try:
-            return str(self.store.save_best(best_state(self.trainer, metrics)))
-        finally:
-            ema.restore()
 
     def _checkpoint_is_due(self) -> bool:
         """Whether fairchem's loop saves a checkpoint in this step, after the optimizer's step."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ndem_ocp.bench.pages.table import NOT_RUN
+from ndem_ocp.bench.pages.table import NOT_RUN, table
 
 ARMS = {
     "upstream": "upstream, plain",
@@ -16,73 +17,60 @@ ARMS = {
     "ndem": "**ours, NDeM**",
     "dens": "DeNS on upstream's model",
 }
-SHORT = ("plain", "naive", "ndem", "dens")
 PHASES = ("forward", "graph", "loss", "backward", "optimizer")
+Row = list[Any]
 
 
 def step(results: Path) -> str:
     """All models, batch sizes and arms of ``ndem bench step``."""
-    head = (
-        "| model, batch | arm | step (ms) | forward | of it graph | loss | backward | optimizer "
-        "| atoms/s | peak memory (MB) | time | processor time | memory |\n"
-        "| --- |" + " --- |" * 12
-    )
+    head = ["model, batch", "arm", "step (ms)", "forward", "of it graph", "loss", "backward",
+            "optimizer", "atoms/s", "peak memory (MB)", "time", "processor time",
+            "memory"]  # fmt: skip
+
+    def rows(found: dict[str, Any]) -> Iterator[Row]:
+        for setting in found["settings"]:
+            where = _where(found, setting)
+            for arm, one in setting["arms"].items():
+                phases = one["phases_s"]
+                yield [
+                    where,
+                    ARMS.get(arm, arm),
+                    _quartiles_ms(one["wall_s"]),
+                    *(_ms(phases[name]["median"]) if name in phases else "" for name in PHASES),
+                    _number(one["atoms_per_s"]["median"]),
+                    f"{one['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in one else "",
+                    _spread(one["ratio"]),
+                    _ratio(one["process_ratio"]),
+                    _two_digits(one.get("memory_ratio")),
+                ]
+                where = ""
+
     return _with_picture(
         "![Time and memory of a step by arm](images/bench_step.png)",
-        _tables(results, "step", head, _step_rows, without="fractions"),
+        _tables(results, "step", head, rows, without="fractions"),
     )
-
-
-def _step_rows(found: dict[str, Any]) -> list[str]:
-    rows = []
-    for setting in found["settings"]:
-        where = _where(found, setting)
-        for arm, one in setting["arms"].items():
-            wall = one["wall_s"]
-            phases = [
-                _ms(one["phases_s"][name]["median"]) if name in one["phases_s"] else ""
-                for name in PHASES
-            ]
-            peak = f"{one['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in one else ""
-            memory = f"{one['memory_ratio']:.2f}" if "memory_ratio" in one else ""
-            rows.append(
-                f"| {where} | {ARMS.get(arm, arm)} "
-                f"| {_ms(wall['median'])} ({_ms(wall['q25'])}-{_ms(wall['q75'])}) "
-                f"| {' | '.join(phases)} | {_number(one['atoms_per_s']['median'])} | {peak} "
-                f"| {_spread(one['ratio'])} | {_ratio(one['process_ratio'])} | {memory} |"
-            )
-            where = ""
-    return rows
 
 
 def ratios(results: Path) -> str:
     """Time and memory of each arm as a ratio to upstream's plain step; for the README."""
-    head = (
-        "| model, batch | ours, plain | naive NDeM | **ours, NDeM** | DeNS "
-        "| peak memory: naive NDeM | peak memory: **ours, NDeM** |\n| --- |" + " --- |" * 6
-    )
+    head = ["model, batch", "ours, plain", "naive NDeM", "**ours, NDeM**", "DeNS",
+            "peak memory: naive NDeM", "peak memory: **ours, NDeM**"]  # fmt: skip
 
-    def rows(found: dict[str, Any]) -> list[str]:
-        lines = []
+    def rows(found: dict[str, Any]) -> Iterator[Row]:
         for setting in found["settings"]:
             arms = setting["arms"]
-            times = [
-                _ratio(arms.get(a, {}).get("ratio")) for a in ("plain", "naive", "ndem", "dens")
-            ]
-            memory = [arms.get(a, {}).get("memory_ratio") for a in ("naive", "ndem")]
-            cells = [*times, *("" if m is None else f"{m:.2f}" for m in memory)]
-            lines.append(f"| {_where(found, setting)} | {' | '.join(cells)} |")
-        return lines
+            times = [arms.get(arm, {}).get("ratio") for arm in ("plain", "naive", "ndem", "dens")]
+            memory = [arms.get(arm, {}).get("memory_ratio") for arm in ("naive", "ndem")]
+            yield [_where(found, setting), *map(_ratio, times), *map(_two_digits, memory)]
 
     return _tables(results, "step", head, rows, without="fractions")
 
 
 def fractions(results: Path) -> str:
     """Time of an NDeM step against task.ndem.fraction."""
-    head = "| model, batch | fraction | step (ms) | to upstream | to ours, plain |\n" + "| --- " * 5
+    head = ["model, batch", "fraction", "step (ms)", "to upstream", "to ours, plain"]
 
-    def rows(found: dict[str, Any]) -> list[str]:
-        lines = []
+    def rows(found: dict[str, Any]) -> Iterator[Row]:
         for setting in found["settings"]:
             plain = setting["arms"].get("plain")
             for arm in sorted(setting["arms"], key=_fraction):
@@ -90,95 +78,89 @@ def fractions(results: Path) -> str:
                 if kind not in ("plain", "ndem"):
                     continue
                 one = setting["arms"][arm]
-                to_plain = (
-                    one["wall_s"]["median"] / plain["wall_s"]["median"] if plain else float("nan")
-                )
-                lines.append(
-                    f"| {_where(found, setting)} | {'0' if kind == 'plain' else fraction or '1'} "
-                    f"| {_ms(one['wall_s']['median'])} | {_spread(one['ratio'])} | {to_plain:.2f} |"
-                )
-        return lines
+                median = one["wall_s"]["median"]
+                to_plain = median / plain["wall_s"]["median"] if plain else float("nan")
+                yield [
+                    _where(found, setting),
+                    "0" if kind == "plain" else fraction or "1",
+                    _ms(median),
+                    _spread(one["ratio"]),
+                    f"{to_plain:.2f}",
+                ]
 
-    return _tables(results, "step", head + "|", rows, only="fractions")
+    return _tables(results, "step", head, rows, only="fractions")
 
 
 def inference(results: Path) -> str:
     """Inference: energies and forces."""
-    head = (
-        "| model, batch | arm | ms | structures/s | atoms/s | time | processor time "
-        "| forces differ by |\n| --- |" + " --- |" * 7
-    )
+    head = ["model, batch", "arm", "ms", "structures/s", "atoms/s", "time", "processor time",
+            "forces differ by"]  # fmt: skip
 
-    def rows(found: dict[str, Any]) -> list[str]:
-        lines = []
+    def rows(found: dict[str, Any]) -> Iterator[Row]:
         for setting in found["settings"]:
             for arm, one in setting["arms"].items():
-                wall = one["wall_s"]
                 difference = one["difference"].get("forces")
-                lines.append(
-                    f"| {_where(found, setting)} | {arm} "
-                    f"| {_ms(wall['median'])} ({_ms(wall['q25'])}-{_ms(wall['q75'])}) "
-                    f"| {_number(one['structures_per_s']['median'])} "
-                    f"| {_number(one['atoms_per_s']['median'])} | {_spread(one['ratio'])} "
-                    f"| {_ratio(one['process_ratio'])} "
-                    f"| {'' if difference is None else f'{difference:.0e}'} |"
-                )
-        return lines
+                yield [
+                    _where(found, setting),
+                    arm,
+                    _quartiles_ms(one["wall_s"]),
+                    _number(one["structures_per_s"]["median"]),
+                    _number(one["atoms_per_s"]["median"]),
+                    _spread(one["ratio"]),
+                    _ratio(one["process_ratio"]),
+                    "" if difference is None else f"{difference:.0e}",
+                ]
 
     return _tables(results, "inference", head, rows)
 
 
 def data(results: Path) -> str:
     """Data readers by number of workers, and what the models in the step table need."""
-    head = (
-        "| reader | workers | structures/s | atoms/s | until the first batch (s) "
-        "| to fairchem's |\n| --- |" + " --- |" * 5
-    )
+    head = ["reader", "workers", "structures/s", "atoms/s", "until the first batch (s)",
+            "to fairchem's"]  # fmt: skip
 
-    def rows(found: dict[str, Any]) -> list[str]:
-        lines = []
+    def rows(found: dict[str, Any]) -> Iterator[Row]:
         for row in found["rows"]:
             speed = row["structures_per_s"]
-            lines.append(
-                f"| `{row['reader']}` | {row['workers']} | {_number(speed['median'])} "
-                f"({_number(speed['q25'])}-{_number(speed['q75'])}) "
-                f"| {_number(row['atoms_per_s']['median'])} | {row['start_s']['median']:.2f} "
-                f"| {_spread(row['ratio'])} |"
-            )
+            yield [
+                f"`{row['reader']}`",
+                row["workers"],
+                f"{_number(speed['median'])} ({_number(speed['q25'])}-{_number(speed['q75'])})",
+                _number(row["atoms_per_s"]["median"]),
+                f"{row['start_s']['median']:.2f}",
+                _spread(row["ratio"]),
+            ]
+
+    def below(found: dict[str, Any]) -> str:
         needed = [
             f"{ARMS.get(arm, arm).strip('*')}: {_number(need['atoms_per_s'])} atoms/s, "
             f"{need['workers']} worker(s)"
             for arm, need in (found.get("needed") or {}).items()
             if need["workers"] is not None
         ]
-        if needed:
-            lines += ["", f"Workers of `ndem_lmdb` that keep it fed: {'; '.join(needed)}."]
-        return lines
+        return f"Workers of `ndem_lmdb` that keep it fed: {'; '.join(needed)}." if needed else ""
 
-    return _tables(results, "data", head, rows)
+    return _tables(results, "data", head, rows, below)
 
 
 def scaling(results: Path) -> str:
     """How the cost of a step grows: exponents, and ratios at both ends."""
-    head = (
-        "| grows | from, to | arm | step from, to (ms) | exponent | to upstream from, to |\n| --- |"
-        + " --- |" * 5
-    )
+    head = ["grows", "from, to", "arm", "step from, to (ms)", "exponent", "to upstream from, to"]
 
-    def rows(found: dict[str, Any]) -> list[str]:
-        lines = []
+    def rows(found: dict[str, Any]) -> Iterator[Row]:
         for axis in found["axes"].values():
             first, last = axis["points"][0], axis["points"][-1]
             for arm, k in axis["exponent"].items():
                 ends = (first["arms"][arm], last["arms"][arm])
-                lines.append(
-                    f"| {axis['what']} | {first['value']}, {last['value']} "
-                    f"({first['edges']:,}, {last['edges']:,} edges) | {ARMS.get(arm, arm)} "
-                    f"| {', '.join(_ms(end['wall_s']['median']) for end in ends)} "
-                    f"| {'' if k is None else f'{k:.2f}'} "
-                    f"| {', '.join(_ratio(end['ratio']) for end in ends)} |"
-                )
-        return lines
+                yield [
+                    axis["what"],
+                    f"{first['value']}, {last['value']} "
+                    f"({first['edges']:,}, {last['edges']:,} edges)",
+                    ARMS.get(arm, arm),
+                    ", ".join(_ms(end["wall_s"]["median"]) for end in ends),
+                    _two_digits(k),
+                    ", ".join(_ratio(end["ratio"]) for end in ends),
+                ]
 
     return _with_picture(
         "![Cost against atoms, edges, degree, layers and batch](images/bench_scaling.png)",
@@ -192,9 +174,24 @@ def _with_picture(picture: str, table: str) -> str:
 
 
 def _tables(
-    results: Path, what: str, head: str, rows: Any, only: str | None = None, without: str = "?"
+    results: Path,
+    what: str,
+    head: Row,
+    rows: Callable[[dict[str, Any]], Iterator[Row]],
+    below: Callable[[dict[str, Any]], str] = lambda found: "",
+    *,
+    only: str = "",
+    without: str = "?",
 ) -> str:
-    """One table per machine with all results of a command, and their origin."""
+    """One table per machine with all results of a command, and their origin.
+
+    Args:
+        results: folder of results/bench_WHAT*.json.
+        head: of the table.
+        rows: of one file.
+        below: a sentence about one file, below the table.
+        only, without: parts of the files' names.
+    """
     out = []
     for device in ("cuda", "cpu"):
         paths = [
@@ -202,7 +199,7 @@ def _tables(
             for path in sorted(results.glob(f"bench_{what}*.json"))
             if ("cuda" in path.stem.split("_")) == (device == "cuda")
             and without not in path.stem
-            and (only is None or only in path.stem)
+            and only in path.stem
         ]
         if not paths:
             continue
@@ -210,8 +207,8 @@ def _tables(
         if what == "step":  # from the smallest model to the largest
             order = sorted(range(len(found)), key=lambda i: _parameters(found[i]))
             found, paths = [found[i] for i in order], [paths[i] for i in order]
-        lines = [line for one in found for line in rows(one)]
-        out.append("\n".join([head, *lines, "", _origin(found, paths)]))
+        made = table(head, [row for one in found for row in rows(one)])
+        out += [made, *filter(None, map(below, found)), _origin(found, paths)]
     return "\n\n".join(out) or NOT_RUN
 
 
@@ -257,12 +254,20 @@ def _ms(seconds: float) -> str:
     return _number(1000 * seconds)
 
 
+def _quartiles_ms(found: dict[str, float]) -> str:
+    return f"{_ms(found['median'])} ({_ms(found['q25'])}-{_ms(found['q75'])})"
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _two_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 def _ratio(found: dict[str, float] | None) -> str:
-    return "" if found is None else f"{found['median']:.2f}"
+    return "" if found is None else _two_digits(found["median"])
 
 
 def _spread(found: dict[str, float]) -> str:

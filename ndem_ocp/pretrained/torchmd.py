@@ -1,8 +1,10 @@
-"""Decide which weights of a checkpoint are loaded where in a model, and which are refused."""
+"""Start from weights of TorchMD-NET, DP-TorchMD-NET, Frad or SliDe, on a TorchMD-NET backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,61 @@ from torch import Tensor, nn
 from ndem_ocp.models.two_view import AUXILIARY_OUTPUT
 from ndem_ocp.pretrained import heads as heads_of
 from ndem_ocp.pretrained import torchmd_names
-from ndem_ocp.pretrained.file import PretrainedError, SourceCheckpoint
+from ndem_ocp.pretrained.fairchem import AUTO, NONE
+from ndem_ocp.pretrained.file import PretrainedError, SourceCheckpoint, source_of
 from ndem_ocp.pretrained.report import LoadReport
 
-NONE = "none"
 _OURS = "backbone.representation_model."
 
 
-class Plan:
+def load_torchmd(
+    model: nn.Module,
+    path: Path,
+    content: Any,
+    *,
+    kind: str = AUTO,
+    heads: str = NONE,
+    noise_head: bool = False,
+    noise_gain: float | None = None,
+    strict: bool = True,
+) -> LoadReport:
+    """Load such a checkpoint into a new model; the model is unchanged if this is refused.
+
+    The arguments are those of :func:`ndem_ocp.pretrained.load_pretrained`; ``content`` is that of
+    the file.
+
+    Raises:
+        PretrainedError: if the load is refused, or the model has another backbone.
+    """
+    network = _network_of(model)
+    source = source_of(content, path)
+    plan = _Plan(model, network, source)
+    plan.check_source(kind)
+    plan.map_representation()
+    if heads != NONE:
+        plan.map_output_head(heads)
+    if noise_head:
+        plan.map_noise_head(noise_gain)
+    plan.account_for_the_rest()
+    refusal = plan.report.refusal(strict)
+    if refusal is not None:
+        raise PretrainedError(f"{source.path}: {refusal}")
+    plan.carry_out()
+    return plan.report
+
+
+def _network_of(model: nn.Module) -> nn.Module:
+    network = getattr(getattr(model, "backbone", None), "representation_model", None)
+    if network is None or torchmd_names.network_of(network) is None:
+        raise PretrainedError(
+            "task.init_from needs a TorchMD-NET backbone (torchmd_et_backbone or "
+            "torchmd_tensornet_backbone) for all checkpoints except fairchem's. This backbone is "
+            f"{type(getattr(model, 'backbone', model)).__name__}."
+        )
+    return network
+
+
+class _Plan:
     """A mapping of weights; nothing is loaded before :meth:`carry_out`."""
 
     def __init__(self, model: nn.Module, network: nn.Module, source: SourceCheckpoint) -> None:
