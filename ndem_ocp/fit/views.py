@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ndem_ocp.fit.errors import FitError
 
@@ -60,17 +59,12 @@ def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: b
 
 
 def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
-    """How many views of each structure fit into the time, from two calculations."""
+    """How many views of each structure fit into the time, from a few calculations."""
     from fairchem_kit.calculators.potential import Potential
     from fairchem_kit.calculators.spec import calculator_of
     from fairchem_kit.data.records import iter_structures
 
-    potential: Any = Potential(calculator_of(spec))
-    structure = next(iter(iter_structures(train)))
-    potential(structure)  # the first call may compile or load something
-    began = time.perf_counter()
-    potential(structure)
-    seconds = time.perf_counter() - began
+    seconds = Potential(calculator_of(spec)).seconds(next(iter(iter_structures(train))))
     possible = int(60 * minutes / (seconds * frames)) - 1
     if possible < LEAST:
         needed = (LEAST + 1) * seconds * frames / 60

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -205,10 +204,8 @@ def _fill(
 
 
 def _cost(structure: Structure, count: int, potential: Potential, options: MakeOptions) -> str:
-    """An estimate of the time, from one calculation."""
-    began = time.perf_counter()
-    potential(structure)
-    seconds = (time.perf_counter() - began) * (options.draws.count + 1) * count / options.workers
+    """An estimate of the time, from a few calculations."""
+    seconds = potential.seconds(structure) * (options.draws.count + 1) * count / options.workers
     return (
         f"{count} structures, {options.draws.count} displacements each: about {_duration(seconds)}"
         f" on {options.workers} process(es). You can stop it at any time; the same command "
