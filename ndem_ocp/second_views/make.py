@@ -18,7 +18,7 @@ import numpy as np
 
 from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.calculators.spec import calculator_of, provenance_of
-from fairchem_kit.curvature.measure import Agreement, agreement_of
+from fairchem_kit.curvature.measure import USABLE, Agreement, agreement_of
 from fairchem_kit.curvature.pairs import MOST_READ, near_pairs
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.lock import only_writer
@@ -46,7 +46,7 @@ class MakeOptions:
 
     draws: Draws = field(default_factory=Draws)
     scale: float | None = None
-    max_error: float = 0.5
+    max_error: float = USABLE
     pairs: int = 60
     workers: int = 1
     skip_failed: bool = False
