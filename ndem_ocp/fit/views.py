@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,10 +69,12 @@ def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
     possible = int(60 * minutes / (seconds * frames)) - 1
     if possible < LEAST:
         needed = (LEAST + 1) * seconds * frames / 60
+        command = ["ndem", "data", "second-views", str(train), "--calculator", spec]
+        command += ["--out", "views.lmdb", "--workers", "N"]
         raise FitError(
             f"--second-views: the potential takes {seconds:.2g} s per structure, so {LEAST} "
-            f"views of {frames} structures take {needed:.0f} minutes, and --time is {minutes:g}: "
-            "give a longer --time, or make them with ndem data second-views --workers N and name "
-            "the file"
+            f"views of {frames} structures take {needed:.2g} minutes, and --time is {minutes:g}: "
+            "give a longer --time. Or make the views with several processes,\n  "
+            f"{shlex.join(command)}\nand then give --second-views views.lmdb"
         )
     return min(MOST, possible)
