@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -120,6 +121,10 @@ def test_the_potential_of_the_data_is_without_error(demo_data, tmp_path, capsys)
     table = capsys.readouterr().out
     assert "isotropic c" in table
     assert "EMT()" in table
+    assert "(scale: c in eV/A^2, or" in table
+    assert "EMT() predicts the change of forces with an error of 0%" in table
+    command = ["ndem", "data", "second-views", words[2], "--calculator", EXACT]
+    assert shlex.split(table.splitlines()[-1]) == [*command, "--out", "views.lmdb"]
     stored = json.loads(out.read_text())
     simple, emt = stored["found"]
     assert emt["relative_error"] < 1e-3 < simple["relative_error"]
@@ -127,6 +132,15 @@ def test_the_potential_of_the_data_is_without_error(demo_data, tmp_path, capsys)
     assert stored["unit"] == "eV/A"
     assert len(stored["data"]["hash"]) == 12
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_potential_of_another_kind_is_said_to_be_no_use(demo_data, capsys):
+    unlike = "ase.calculators.lj:LennardJones(sigma=1.0, rc=2.0)"
+    words = ["data", "curvature", str(demo_data / "train"), "--pairs", "5", "--calculator"]
+    assert main([*words, unlike]) == 0
+    said = capsys.readouterr().out
+    assert "That is too much for second views: above 50% they are refused." in said
+    assert "ndem data second-views" not in said
 
 
 def test_what_cannot_be_compared_is_one_sentence(demo_data, tmp_path, capsys):

@@ -74,6 +74,7 @@ def test_from_a_file_to_a_model(frames, folder, capfd):
         "plain training: ",
         "epoch",
         "On test, its forces are ",
+        "For lower errors try a longer --time, more frames or second views",
         'ndem_ocp.calculator("cu_fit/model.pt")',
     ):
         assert words in said

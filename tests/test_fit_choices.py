@@ -22,6 +22,7 @@ from ndem_ocp.fit.config import config_text, parse
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.fit.length import Speed, choose_length
 from ndem_ocp.fit.plan import EQUIFORMER, ET, make_plan
+from ndem_ocp.fit.result import advice
 from ndem_ocp.fit.splitting import BLOCKS, choose_reference, choose_split
 
 
@@ -250,6 +251,7 @@ def test_plain_training_with_ndem_one_number_away(with_torchmdnet):
     assert ours == {**{key: ndem[key] for key in ("sigma_max", "sigma_min", "norm")},
                     "coefficient": 0}  # fmt: skip
     assert "in runs of minutes" in plan.reasons["objective"]
+    assert "--second-views MODULE:CALL" in plan.reasons["objective"]
 
 
 def test_second_views_go_into_the_configuration(with_torchmdnet, tmp_path):
@@ -261,6 +263,15 @@ def test_second_views_go_into_the_configuration(with_torchmdnet, tmp_path):
         "coefficient": 1,
         "place": "instead",
     }
+
+
+def test_what_to_try_next_follows_from_the_run():
+    whole, early = advice(600, 600, False), advice(240, 600, True)
+    assert "all 600 steps" in whole
+    assert "a longer --time, more frames or second views" in whole
+    assert "after 240 of 600 steps" in early
+    assert "--time" not in early
+    assert "second views" not in early
 
 
 def test_any_path_and_number_is_read_back(with_torchmdnet):

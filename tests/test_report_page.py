@@ -379,6 +379,23 @@ def test_evaluations_are_found_by_their_checkpoint_and_drawn(sweep):
     assert "Free atoms: O: 12, Cu: 60." in text
 
 
+def test_evaluations_have_a_table_with_the_error_of_no_forces(sweep):
+    rng = np.random.default_rng(0)
+    samples = [evaluate(sweep / f"ndem-seed{n}", sweep / f"ndem-seed{n}/eval", rng) for n in (0, 1)]
+    runs = find_runs([sweep])
+    report = Report(runs, find_evaluations(runs, [])[0])
+    free = samples[0].atoms["free"]
+    shares = [20 / np.abs(s.atoms["force_label"][free]).mean() for s in samples]
+    head, rows = report.evaluated
+    assert head == ["arm", "runs", "split", "Energy MAE (unit of the data)", "% of zero forces"]
+    assert rows == [
+        ["ndem", "2", "val_id", "0.1 ± 0", f"{np.mean(shares):.4g} ± {np.std(shares, ddof=1):.2g}"]
+    ]
+    for text in (Page(report.page()).text, report.markdown()):
+        assert rows[0][-1] in text
+        assert "the error of predicting zero forces" in text
+
+
 def test_an_evaluation_of_another_run_is_left_out_and_named(sweep, tmp_path):
     evaluate(tmp_path / "gone", sweep / "elsewhere", np.random.default_rng(0))
     (sweep / "gone").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.records import Structure, iter_structures
 from helpers import state_of
 from ndem_ocp.cli import main
+from ndem_ocp.fit import views as fit_views
+from ndem_ocp.fit.errors import FitError
 from ndem_ocp.method import (
     NDeMSettings,
     SettingsError,
@@ -41,13 +44,15 @@ class Changed(Calculator):
 
     implemented_properties = ("energy", "forces")
 
-    def __init__(self, energy=1.0, forces=1.0, fails_on=None) -> None:
+    def __init__(self, energy=1.0, forces=1.0, fails_on=None, takes_s=0.0) -> None:
         super().__init__()
         self.parameters.update(energy=energy, forces=forces)
         self.fails_on = fails_on
+        self.takes_s = takes_s
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
+        time.sleep(self.takes_s)
         if self.fails_on in atoms.symbols:
             raise NotImplementedError(f"no parameters for {self.fails_on}")
         copy = atoms.copy()
@@ -163,6 +168,16 @@ def test_an_element_that_the_potential_lacks_is_named_or_counted(train_split, tm
     spec = changed(fails_on="Pt")
     with pytest.raises(DataError, match=r"record \d+ \(.*Pt.*\): the calculator fails .*for Pt"):
         make_second_views(train_split, spec, tmp_path / "views.lmdb", FEW)
+
+
+def test_the_time_of_a_calculation_is_not_that_of_remembering_one(train_split):
+    """ASE's calculators return their last results again for the same positions."""
+    spec = changed(takes_s=0.05)
+    assert Potential(calculator_of(spec)).seconds(next(iter_structures(train_split))) >= 0.05
+    # 30 structures take 1.5 s: in 9 s at most 6 calculations of each, one of them at X
+    assert 2 <= fit_views._count(spec, train_split, frames=30, minutes=0.15) <= 5
+    with pytest.raises(FitError, match=r"ndem data second-views .*train --calculator .* N\n"):
+        fit_views._count(spec, train_split, frames=30, minutes=0.05)
 
 
 def same_views(structures, ours, theirs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,20 @@ class Potential:
 
     def __init__(self, calculator: Any) -> None:
         self.calculator = calculator
+
+    def seconds(self, structure: Structure, calls: int = 3) -> float:
+        """Median time of a calculation on the structure.
+
+        The first one may compile or load something and is not counted. Each of the others is
+        shifted: an ASE calculator repeats its last results for the same positions.
+        """
+        times = []
+        for call in range(calls + 1):
+            eps = np.full(structure.positions.shape, 0.01 * call, dtype=structure.positions.dtype)
+            began = time.perf_counter()
+            self(structure, eps)
+            times.append(time.perf_counter() - began)
+        return float(np.median(times[1:]))
 
     def __call__(
         self, structure: Structure, eps: np.ndarray | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def _run(args: argparse.Namespace) -> int:
         found.append(_agreement(name, structures, pairs, forces))
     unit = units_of(Path(args.path)).get("force", "eV/A")
     print(_table(found, structures, pairs, unit))
+    if args.calculator:
+        print(f"\n{_verdict(args, found)}")
     if args.json:
         _write(args, found, unit)
     if args.figure:
@@ -162,6 +165,10 @@ def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
             f"{each.name[:34]:34s} {each.scale:9.4g} {each.relative_error:7.3f} {each.median:7.3f} "
             f"{ones:>7s} {own:>9s}   {parts}"
         )
+    lines.append(
+        f"(scale: c in {unit}^2, or the calculator's s; s = 1: its error without a scale; "
+        "F itself: the relative error of its forces)"
+    )
     elements = sorted({z for each in found for z in each.by_element})
     if len(elements) > 1:
         lines += ["", f"{'by element':34s} " + " ".join(f"{z:>6s}" for z in elements)]
@@ -172,3 +179,20 @@ def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
                 + " ".join("     -" if v is None else f"{v:6.3f}" for v in values)
             )
     return "\n".join(lines)
+
+
+def _verdict(args: argparse.Namespace, found: Any) -> str:
+    """Whether the best calculator can label second views, and the command that lets it."""
+    from .measure import USABLE
+
+    simple, *given = found[: 1 + len(args.calculator)]
+    best = min(given, key=lambda each: each.relative_error)
+    text = (
+        f"{best.name} predicts the change of forces with an error of {best.relative_error:.0%} "
+        f"(isotropic c: {simple.relative_error:.0%})."
+    )
+    if best.relative_error > USABLE:
+        return f"{text} That is too much for second views: above {USABLE:.0%} they are refused."
+    command = ["ndem", "data", "second-views", args.path, "--calculator"]
+    command += [args.calculator[given.index(best)], "--out", "views.lmdb"]
+    return f"{text} It can label second views:\n  {shlex.join(command)}"

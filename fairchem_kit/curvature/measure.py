@@ -20,6 +20,8 @@ from fairchem_kit.data.records import Structure
 
 from .pairs import Pair
 
+#: largest relative error of a calculator whose changes of forces can serve as labels
+USABLE = 0.5
 _BINS = 4  # of displacement
 _MIN_ATOMS = 10  # of an element, to report it separately
 

@@ -93,6 +93,11 @@ class Folder:
     def is_trained(self) -> bool:
         return Record(self.path, RUN_ID).read().get("state") == "finished"
 
+    def steps(self) -> tuple[int, int]:
+        """Training steps taken, and those of the whole schedule."""
+        record = Record(self.path, RUN_ID).read()
+        return record["step"], record["total"]
+
     def splits(self) -> list[str]:
         """Those of val and test that exist."""
         return [name for name in ("val", "test") if (self.data / name).is_dir()]

@@ -135,8 +135,10 @@ def _objective(second_views: str | None) -> str:
             "ones"
         )
     return (
-        "plain training: in runs of minutes NDeM's second view did not pay for its cost "
-        "(docs/settings.md); task.ndem.coefficient: 1 adds it"
+        "plain training. Where frames are few, second views from a potential that you have "
+        "installed can lower the force error: --second-views MODULE:CALL (docs/second_views.md). "
+        "The paper's NDeM did not pay for its cost in runs of minutes (docs/settings.md); "
+        "task.ndem.coefficient: 1 adds it"
     )
 
 

@@ -52,7 +52,7 @@ def table(errors: Sequence[Errors]) -> str:
     """One line per split."""
     head = (
         f"{'':<6}{'frames':>8}{'force MAE':>12}{'no force':>12}{'energy MAE':>14}"
-        f"{'mean energy':>14}   (meV/A, meV)"
+        f"{'mean energy':>14}   (meV/A; meV per structure)"
     )
     rows = [
         f"{e.split:<6}{e.structures:>8}{e.force:>12.1f}{e.force_guess:>12.1f}{e.energy:>14.1f}"
@@ -82,6 +82,26 @@ def verdict(errors: Errors) -> str:
             "work on new ones), a longer --time, a GPU."
         )
     return sentence
+
+
+def advice(steps: int, planned: int, second_views: bool) -> str:
+    """What may lower the errors.
+
+    Args:
+        steps: taken. planned: of the whole schedule; more than ``steps`` after early stopping.
+        second_views: whether they were used.
+    """
+    if steps < planned:
+        ways = ["more frames"]
+        first = f"Training stopped after {steps:,} of {planned:,} steps, because the force error "
+        first += "on val no longer fell."
+    else:
+        ways = ["a longer --time", "more frames"]
+        first = f"Training took all {planned:,} steps that fit into --time."
+    if not second_views:
+        ways.append("second views from a potential (--second-views, docs/second_views.md)")
+    listed = f"{', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else ways[0]
+    return f"{first} For lower errors try {listed}, with another --out."
 
 
 def write_model(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ndem_ocp.fit.errors import FitError
 
@@ -60,24 +60,21 @@ def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: b
 
 
 def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
-    """How many views of each structure fit into the time, from two calculations."""
+    """How many views of each structure fit into the time, from a few calculations."""
     from fairchem_kit.calculators.potential import Potential
     from fairchem_kit.calculators.spec import calculator_of
     from fairchem_kit.data.records import iter_structures
 
-    potential: Any = Potential(calculator_of(spec))
-    structure = next(iter(iter_structures(train)))
-    potential(structure)  # the first call may compile or load something
-    began = time.perf_counter()
-    potential(structure)
-    seconds = time.perf_counter() - began
+    seconds = Potential(calculator_of(spec)).seconds(next(iter(iter_structures(train))))
     possible = int(60 * minutes / (seconds * frames)) - 1
     if possible < LEAST:
         needed = (LEAST + 1) * seconds * frames / 60
+        command = ["ndem", "data", "second-views", str(train), "--calculator", spec]
+        command += ["--out", "views.lmdb", "--workers", "N"]
         raise FitError(
             f"--second-views: the potential takes {seconds:.2g} s per structure, so {LEAST} "
-            f"views of {frames} structures take {needed:.0f} minutes, and --time is {minutes:g}: "
-            "give a longer --time, or make them with ndem data second-views --workers N and name "
-            "the file"
+            f"views of {frames} structures take {needed:.2g} minutes, and --time is {minutes:g}: "
+            "give a longer --time. Or make the views with several processes,\n  "
+            f"{shlex.join(command)}\nand then give --second-views views.lmdb"
         )
     return min(MOST, possible)

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -19,7 +18,7 @@ import numpy as np
 
 from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.calculators.spec import calculator_of, provenance_of
-from fairchem_kit.curvature.measure import Agreement, agreement_of
+from fairchem_kit.curvature.measure import USABLE, Agreement, agreement_of
 from fairchem_kit.curvature.pairs import MOST_READ, near_pairs
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.lock import only_writer
@@ -47,7 +46,7 @@ class MakeOptions:
 
     draws: Draws = field(default_factory=Draws)
     scale: float | None = None
-    max_error: float = 0.5
+    max_error: float = USABLE
     pairs: int = 60
     workers: int = 1
     skip_failed: bool = False
@@ -205,10 +204,8 @@ def _fill(
 
 
 def _cost(structure: Structure, count: int, potential: Potential, options: MakeOptions) -> str:
-    """An estimate of the time, from one calculation."""
-    began = time.perf_counter()
-    potential(structure)
-    seconds = (time.perf_counter() - began) * (options.draws.count + 1) * count / options.workers
+    """An estimate of the time, from a few calculations."""
+    seconds = potential.seconds(structure) * (options.draws.count + 1) * count / options.workers
     return (
         f"{count} structures, {options.draws.count} displacements each: about {_duration(seconds)}"
         f" on {options.workers} process(es). You can stop it at any time; the same command "

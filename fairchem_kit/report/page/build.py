@@ -8,7 +8,16 @@ from html import escape
 
 import fairchem_kit
 from fairchem_kit import markdown
-from fairchem_kit.report.page import about, by_group, curves, html, ndem_curves, table
+from fairchem_kit.report.metrics import EFWT
+from fairchem_kit.report.page import (
+    about,
+    by_group,
+    curves,
+    evaluated,
+    html,
+    ndem_curves,
+    table,
+)
 from fairchem_kit.report.page.arm import method
 from fairchem_kit.report.page.baseline import baseline_first, baseline_of
 from fairchem_kit.report.page.cautions import cautions
@@ -34,9 +43,13 @@ _CHANGE = (
     "(1: perfect); mean cosine."
 )
 _TABLE_NOTE = (
-    "Mean ± standard deviation over the runs of an arm, each at its best step (by its primary "
-    "metric on val). Validated with the moving average of the weights if the run has one. The "
-    "mean of splits is an average over splits, not over their structures."
+    "Validation in training. Mean ± standard deviation over the runs of an arm, each at its best "
+    "step (by its primary metric on val), with the moving average of the weights if the run has "
+    "one. The mean of splits is an average over splits, not over their structures."
+)
+_EFWT_NOTE = (
+    " EFwT: share of structures whose energy is within 0.02 eV and whose forces are within 0.03 "
+    "eV/Å of the reference."
 )
 _TRAINING = (
     "Means since the last console line, from the model during training: with dropout if it has "
@@ -74,9 +87,11 @@ class Report:
         self.not_comparable = [*self.sets.notes, *by_group.notes(evaluations)]
         self.cautions = cautions(self.arms)
         self.metrics = table.metrics_of(runs)
+        self.note = _TABLE_NOTE + _EFWT_NOTE * any(m.name == EFWT for m in self.metrics)
         self.head = table.header(self.metrics)
         self.rows = table.rows(self.arms, self.metrics, self.sets)
         self.paired = table.differences(self.arms, self.metrics, self.sets, self.baseline.arm)
+        self.evaluated = evaluated.rows(self.arms, evaluations)
         self.missing = [*notes, *about.missing(self.arms, evaluations)]
         self.title = title or _title(self.arms)
 
@@ -85,12 +100,14 @@ class Report:
         marked = [f"> **Not comparable.** {note}\n" for note in self.not_comparable]
         marked += [f"> **Read with care.** {note}\n" for note in self.cautions]
         parts = [">\n".join(marked)] if marked else []
-        parts.append(f"{markdown.table(self.head, self.rows)}\n\n{_TABLE_NOTE}\n")
+        parts.append(f"{markdown.table(self.head, self.rows)}\n\n{self.note}\n")
         parts.append("".join(f"- {arm}: {what}\n" for arm, what in self._captions()))
         if self._compared():
             parts.append(f"{self._compared()}\n")
         if self.paired[1]:
             parts.append(markdown.table(*self.paired) + "\n")
+        if self.evaluated[1]:
+            parts.append(f"{markdown.table(*self.evaluated)}\n\n{evaluated.NOTE}\n")
         return "\n".join(parts)
 
     def csv(self) -> str:
@@ -135,13 +152,19 @@ class Report:
     def _result(self) -> str:
         captions = html.definitions(self._captions())
         if not self.rows:
-            return html.paragraph("No validation yet.") + captions
-        text = table.html(self.head, self.rows) + html.paragraph(_TABLE_NOTE)
+            return html.paragraph("No validation yet.") + captions + self._evaluated()
+        text = table.html(self.head, self.rows) + html.paragraph(self.note) + self._evaluated()
         text += f"<h3>{'Arms' if len(self.arms) > 1 else 'Method'}</h3>{captions}"
         text += html.paragraph(self._compared()) if self._compared() else ""
         if not self.paired[1]:
             return text
         return f"{text}<h3>Differences, seed by seed</h3>{table.html(*self.paired)}"
+
+    def _evaluated(self) -> str:
+        if not self.evaluated[1]:
+            return ""
+        drawn = table.html(*self.evaluated)
+        return f"<h3>Evaluation (ndem eval)</h3>{drawn}{html.paragraph(evaluated.NOTE)}"
 
 
 def _title(arms: Arms) -> str:

@@ -32,7 +32,7 @@ def groups_of_figures(
     Evaluations of different data under the same split name get separate figures.
     """
     groups = []
-    for split, letter, members in _evaluated(evaluations):
+    for split, letter, members in evaluated(evaluations):
         found = {
             arm: [e.samples(split) for run in runs for e in members if e.run is run]
             for arm, runs in arms.items()
@@ -57,7 +57,7 @@ def _splits(evaluations: Sequence[Evaluation]) -> list[str]:
     return list(dict.fromkeys(name for e in evaluations for name in e.splits))
 
 
-def _evaluated(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, str, list[Evaluation]]]:
+def evaluated(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, str, list[Evaluation]]]:
     """(split, letter of its set, the evaluations on it)."""
     for split in _splits(evaluations):
         members = [e for e in evaluations if split in e.splits]
