@@ -159,20 +159,29 @@ def test_a_reference_that_fails_is_one_sentence(tmp_path):
 # --- the experiment ------------------------------------------------------------------------------
 
 
-def test_a_calculator_has_no_error_against_itself_and_a_known_one_in_each_band():
-    atoms = molecule("CH3CH2OH")
-    own = vibrations(atoms, EMT(), 0.002)
-    given = {
-        "symbols": list(atoms.symbols),
-        "positions_A": own.atoms.positions.tolist(),
-        "frequencies_invcm": own.frequencies.tolist(),
-    }
-    found = experiment.measured(EMT(), {"one": given})
-    assert found["conformers"]["one"]["moved_A"] < 1e-3
-    assert found["conformers"]["one"]["imaginary"] == own.imaginary
-    wanted = np.array([300.0, 900, 1400, 3000])
-    off = experiment.errors(wanted + np.array([-10, 20, 40, -100]), wanted)
-    assert off == {"all": 42.5, "low": 15.0, "middle": 40.0, "stretches": 100.0}
+def test_errors_are_those_of_the_modes_in_each_band():
+    positions = molecule("H2O").positions
+    own = {"symbols": list("OHH"), "positions_A": positions, "frequencies_invcm": [310, 1380, 3100]}
+    moved = {**own, "positions_A": positions + 1.0, "frequencies_invcm": [1400, 300, 3000]}
+    found = experiment.compared({"one": own}, {"one": moved})
+    assert found["mae_invcm"] == {"all": 130 / 3, "low": 10, "middle": 20, "stretches": 100}
+    assert found["conformers"]["one"]["distance_of_minima_A"] == pytest.approx(0, abs=1e-6)
+
+
+def test_frequencies_are_kept_until_the_model_changes(tmp_path, monkeypatch):
+    made = []
+
+    def make():
+        made.append(1)
+        return EMT()
+
+    monkeypatch.setattr(experiment, "OUT", tmp_path / "vibrations" / "ethanol.json")
+    first = experiment.kept("name", "weights", make, "trans")
+    assert experiment.kept("name", "weights", make, "trans") == first
+    assert len(made) == 1
+    assert len(first["frequencies_invcm"]) == 21
+    experiment.kept("name", "others", make, "trans")
+    assert len(made) == 2
 
 
 def test_the_conformers_differ_in_one_dihedral():
@@ -186,7 +195,7 @@ def test_the_conformers_differ_in_one_dihedral():
 
 def test_the_table_says_what_is_not_a_minimum(tmp_path):
     def minimum(imaginary: int, converged: bool) -> dict:
-        return {"imaginary": imaginary, "converged": converged, "moved_A": 0.02}
+        return {"imaginary": imaginary, "converged": converged, "distance_of_minima_A": 0.02}
 
     def arm(mean: float, **conformer) -> dict:
         one = {"mean": mean, "stdev": 1.0}

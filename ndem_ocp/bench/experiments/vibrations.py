@@ -4,10 +4,10 @@
     python -m ndem_ocp.bench.experiments.vibrations --calculator SPEC
 
 The first command needs PySCF and may run in an environment of its own; any other file with the
-same keys will do (``--reference FILE``). The second takes the trained models from runs/, and from
-the calculator, the potential of their second views, the same frequencies. It computes what
-``ndem vibrations`` computes, from DFT's minimum of each conformer, and writes
-results/vibrations_ethanol.json. Modes are compared in increasing order.
+same keys will do (``--reference FILE``). The second computes with the trained models in runs/, and
+with the potential of their second views, what ``ndem vibrations`` computes, from the same initial
+structures as the reference. It writes results/vibrations_ethanol.json. Frequencies of models are
+kept in runs/vibrations and not computed again, so they may be there before the reference is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ import numpy as np
 from ase import Atoms
 
 from fairchem_kit.calculators.spec import calculator_of, provenance_of
-from fairchem_kit.evaluation.frequencies import STEP, vibrations
+from fairchem_kit.evaluation.frequencies import STEP, distance, vibrations
 from fairchem_kit.inference import calculator
 from fairchem_kit.launch.sweep_file import DONE, RUN_ID, run_directory
-from fairchem_kit.provenance import config_hash, data_hash, provenance
+from fairchem_kit.provenance import config_hash, data_hash, git_commit, provenance
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Molecule
+from ndem_ocp.bench.experiments.vibrations_reference import DIHEDRALS, OUT, start
 
 RESULTS = ROOT / "results/vibrations_ethanol.json"
 MOLECULE = "ethanol"
@@ -38,31 +41,57 @@ FMAX = 0.002  # eV/A; the torsions are soft
 BANDS = {"all": (0, 1e9), "low": (0, 1000), "middle": (1000, 2700), "stretches": (2700, 1e9)}
 
 
-def measured(calculator: Any, reference: dict[str, Any]) -> dict[str, Any]:
-    """Frequencies of all conformers, and their errors.
+def kept(name: str, model: str | None, make: Callable[[], Any], conformer: str) -> dict[str, Any]:
+    """The minimum of a conformer and its frequencies, from runs/vibrations or computed.
 
     Args:
-        calculator: of ASE. reference: {conformer: symbols, positions_A, frequencies_invcm}.
+        name: of the calculator. model: hash of its weights, which a kept result must have.
+        make: makes the calculator of ASE. conformer: key of ``DIHEDRALS``.
 
     Returns:
-        ``conformers``: {name: frequencies_invcm, imaginary, converged, fmax_eV_per_A, moved_A},
-        where ``moved_A`` is the rms distance of the minima; ``mae_invcm``: {band: mean absolute
-        error over the modes of all conformers}.
+        ``symbols``, ``positions_A``, ``frequencies_invcm``, ``imaginary``, ``converged``,
+        ``fmax_eV_per_A``, ``commit``, ``model``.
     """
-    found, wanted, conformers = [], [], {}
+    path = OUT.parent / f"{MOLECULE}_{name}_{conformer}.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["model"] == model:
+            return found
+    print(name, conformer, flush=True)
+    own = vibrations(start(conformer), make(), FMAX)
+    found = {
+        "symbols": list(own.atoms.symbols),
+        "positions_A": own.atoms.positions.tolist(),
+        "frequencies_invcm": own.frequencies.tolist(),
+        "imaginary": own.imaginary,
+        "converged": own.converged,
+        "fmax_eV_per_A": own.fmax,
+        "commit": git_commit(ROOT),
+        "model": model,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def compared(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The conformers of a calculator with their errors.
+
+    Args:
+        found, reference: {conformer: symbols, positions_A, frequencies_invcm, ...}.
+
+    Returns:
+        ``conformers``: those of ``found``, with the rms distance of the minima
+        ``distance_of_minima_A``; ``mae_invcm``: {band: mean absolute error over the modes of all
+        conformers, compared in increasing order}.
+    """
+    conformers, own, wanted = {}, [], []
     for name, given in reference.items():
-        atoms = Atoms(given["symbols"], given["positions_A"])
-        own = vibrations(atoms, calculator, FMAX)
-        conformers[name] = {
-            "frequencies_invcm": own.frequencies.tolist(),
-            "imaginary": own.imaginary,
-            "converged": own.converged,
-            "fmax_eV_per_A": own.fmax,
-            "moved_A": own.moved,
-        }
-        found.append(own.frequencies)
+        first, second = (Atoms(x["symbols"], x["positions_A"]) for x in (given, found[name]))
+        conformers[name] = {**found[name], "distance_of_minima_A": distance(first, second)}
+        own.append(found[name]["frequencies_invcm"])
         wanted.append(np.sort(given["frequencies_invcm"]))
-    return {"conformers": conformers, "mae_invcm": errors(*map(np.concatenate, (found, wanted)))}
+    return {"conformers": conformers, "mae_invcm": errors(*map(np.concatenate, (own, wanted)))}
 
 
 def errors(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
@@ -83,12 +112,18 @@ def finished(case: Case, arm: str) -> dict[int, Path]:
     return found
 
 
-def over_seeds(checkpoints: dict[int, Path], reference: dict[str, Any]) -> dict[str, Any]:
+def with_models(case: str, arm: str, paths: dict[int, Path], names: list[str]) -> dict[int, Any]:
+    """{seed: {conformer: frequencies}} of the models of an arm."""
+    found: dict[int, Any] = {}
+    for seed, path in paths.items():
+        make, model = partial(calculator, path, "cpu"), data_hash(path)
+        found[seed] = {each: kept(f"{case}_{arm}_{seed}", model, make, each) for each in names}
+    return found
+
+
+def over_seeds(models: dict[int, Any], reference: dict[str, Any]) -> dict[str, Any]:
     """Every run of an arm, and mean and standard deviation of its errors."""
-    runs = []
-    for seed, path in checkpoints.items():
-        print(path.relative_to(ROOT), flush=True)
-        runs.append({"seed": seed, **measured(calculator(path, device="cpu"), reference)})
+    runs = [{"seed": seed, **compared(found, reference)} for seed, found in models.items()]
     summary = {}
     for band in BANDS:
         values = [run["mae_invcm"][band] for run in runs]
@@ -100,39 +135,44 @@ def over_seeds(checkpoints: dict[int, Path], reference: dict[str, Any]) -> dict[
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calculator", required=True, help="potential of the second views")
-    parser.add_argument("--reference", type=Path, default=ROOT / "runs/vibrations/ethanol.json")
+    parser.add_argument("--reference", type=Path, default=OUT)
+    parser.add_argument("--conformers", nargs="+", choices=DIHEDRALS, default=list(DIHEDRALS))
     args = parser.parse_args()
+    cases = {each.name: each for each in CASES
+             if isinstance(each, Molecule) and each.molecule == MOLECULE}  # fmt: skip
+    paths = {name: {arm: finished(case, arm) for arm in ARMS} for name, case in cases.items()}
+    paths = {name: arms for name, arms in paths.items() if all(arms.values())}
+    if not paths:
+        parser.error("runs/second_views has no finished runs of ethanol; second_views makes them")
+    models = {
+        name: {arm: with_models(name, arm, each, args.conformers) for arm, each in arms.items()}
+        for name, arms in paths.items()
+    }
+    potential = calculator_of(args.calculator)
+    made_of = provenance_of(potential, args.calculator).as_dict()
+    alone = {
+        each: kept("potential", made_of["weights"], lambda: potential, each)
+        for each in args.conformers
+    }
     if not args.reference.exists():
         parser.error(
             f"--reference: {args.reference} does not exist; vibrations_reference writes it"
         )
-    cases = [case for case in CASES if isinstance(case, Molecule) and case.molecule == MOLECULE]
-    models = {case.name: {arm: finished(case, arm) for arm in ARMS} for case in cases}
-    models = {name: arms for name, arms in models.items() if all(arms.values())}
-    if not models:
-        parser.error("runs/second_views has no finished runs of ethanol; second_views makes them")
     reference = json.loads(args.reference.read_text(encoding="utf-8"))
-    conformers = reference["conformers"]
-    seeds = {seed for arms in models.values() for paths in arms.values() for seed in paths}
-    potential = calculator_of(args.calculator)
+    wanted = {each: reference["conformers"][each] for each in args.conformers}
+    seeds = {seed for arms in paths.values() for each in arms.values() for seed in each}
     found = {
         **provenance(ROOT),
         "about": "Harmonic frequencies of ethanol, small ET of second_views.py, against DFT",
-        "units": {"frequencies": "cm^-1", "moved": "A"},
-        "data": {
-            case.name: data_hash(ROOT / case.data / "train")
-            for case in cases if case.name in models
-        },
+        "units": {"frequencies": "cm^-1", "distance_of_minima": "A"},
+        "data": {name: data_hash(ROOT / cases[name].data / "train") for name in paths},
         "seeds": sorted(seeds),
         "config_hash": config_hash({"bands": BANDS, "fmax": FMAX, "step": STEP}),
         "bands_invcm": BANDS,
-        "reference": reference,
-        "potential": {
-            "made_of": provenance_of(potential, args.calculator).as_dict(),
-            **measured(potential, conformers),
-        },
+        "reference": {**reference, "conformers": wanted},
+        "potential": {"made_of": made_of, **compared(alone, wanted)},
         "cases": {
-            name: {arm: over_seeds(paths, conformers) for arm, paths in arms.items()}
+            name: {arm: over_seeds(each, wanted) for arm, each in arms.items()}
             for name, arms in models.items()
         },
     }  # fmt: skip

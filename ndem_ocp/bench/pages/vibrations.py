@@ -56,7 +56,7 @@ def _minima(runs: list[dict[str, Any]]) -> list[str]:
     unfinished = sum(not one["converged"] for one in each)
     if unfinished:
         imaginary += f", {unfinished} not converged"
-    return [f"{np.mean([one['moved_A'] for one in each]):.3f}", imaginary]
+    return [f"{np.mean([one['distance_of_minima_A'] for one in each]):.3f}", imaginary]
 
 
 def _note(found: dict[str, Any]) -> str:
