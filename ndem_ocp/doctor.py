@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairchem_kit.hosts import HOSTS, host
+from fairchem_kit.words import counted
 
 PACKAGES = (
     "ndem-ocp",
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if not report.problems:
         print("No problems found.")
         return 0
-    print(f"{len(report.problems)} problem(s):")
+    print(f"{counted(len(report.problems), 'problem')}:")
     for problem in report.problems:
         print(f"  - {problem}")
     return 1
@@ -106,7 +107,9 @@ def _devices(report: Report) -> None:
     import torch
 
     report.title("Devices")
-    report.line("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    report.line(
+        "CPU", f"{os.cpu_count()} cores, torch uses {counted(torch.get_num_threads(), 'thread')}"
+    )
     report.line("torch build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only")
     if not torch.cuda.is_available():
         report.line("GPU", "none visible")

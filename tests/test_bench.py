@@ -482,7 +482,7 @@ def test_bench_data_counts_workers(demo_data, tmp_path, capsys):
     assert [key for key in PROVENANCE if key not in result] == []
     assert result["needed"]["upstream"]["workers"] == 1
     assert result["needed"]["ndem"]["workers"] > 100
-    assert "upstream, 10 atoms/s: 1 worker(s)" in printed
+    assert "upstream, 10 atoms/s: 1 worker" in printed
 
 
 def test_workers_needed_are_rounded_up():
@@ -564,7 +564,7 @@ def test_a_batch_larger_than_the_data_is_refused(tiny, demo_data, capsys):
         "cpu", "--no-memory", "--no-progress", "--arms", "upstream",
     )  # fmt: skip
     assert code == 2
-    assert "a batch has 1000 structures, but the data set only 40" in error
+    assert "a batch has 1,000 structures, but the data set only 40" in error
 
 
 def test_dens_is_left_out_if_a_model_does_not_take_forces():

@@ -536,7 +536,7 @@ def test_a_split_in_many_files_is_not_opened_whole(demo_data, tmp_path, caplog):
     config = {"optim": {"batch_size": 10, "eval_every": 101, "max_epochs": 1}}
     with caplog.at_level(logging.WARNING):
         _warn_about_length(config, section, parts)
-    assert "This run has 100 steps (1000 structures" in caplog.text  # as metadata.npz says
+    assert "This run has 100 steps (1,000 structures" in caplog.text  # as metadata.npz says
 
 
 class _FakeEnvironment:

@@ -163,7 +163,7 @@ def test_ase_layers_are_not_taken_for_ocs_tags(tmp_path, capsys, atoms, tags):
     assert "layers from the top as in ASE" in what
     assert number == 1
     print_conversion(tmp_path / "out", entry)
-    assert f"the tags of 1 frame(s) are {what}, and not OC20's" in capsys.readouterr().err
+    assert f"the tags of 1 frame are {what}, and not OC20's" in capsys.readouterr().err
 
 
 def test_tags_of_ocs_kind_are_kept():

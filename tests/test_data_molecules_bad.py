@@ -100,9 +100,9 @@ def test_original_labels_need_a_revised_file(tmp_path):
             "0\n1\n",
             "2\n1\n",
             None,
-            r"val\.txt: 1 indices for val are also in train, the first is 1",
+            r"val\.txt: 1 index for val also in train, the first is 1",
         ),
-        ("0\n1\n", "2\n", "4\n2\n", r"test\.txt: 1 indices for test are also in val, .* is 2"),
+        ("0\n1\n", "2\n", "4\n2\n", r"test\.txt: 1 index for test also in val, .* is 2"),
         ("0\n1.5\n", "2", None, r"train\.txt: line 2 is '1\.5', not an index"),
         ("", "2", None, r"train\.txt: no index for training"),
         ("0\n1\n", None, None, "index files are needed for training and validation"),
@@ -128,7 +128,7 @@ def test_bad_index_files(tmp_path, train, val, test, message):
             r"the key `idx_test` is missing; it has \['idx_train', 'idx_val'",
         ),
         ({"idx_train": [0.5], "idx_val": [1], "idx_test": [2]}, "`idx_train` is float64"),
-        ({"idx_train": [0], "idx_val": [1], "idx_test": [2, 0]}, "for test are also in train"),
+        ({"idx_train": [0], "idx_val": [1], "idx_test": [2, 0]}, "1 index for test also in train"),
     ],
 )
 def test_bad_split_files(tmp_path, content, message):

@@ -64,7 +64,7 @@ def test_the_source_that_the_documentation_adds_converts(packages, tmp_path):
     words = ["--separator", ";", "--split-by", "frame", "--val-fraction", "0.2", "--workers", "2"]
     done = ndem(packages, "data", "atom-table", str(file), "--out", str(out), *words)
     assert done.returncode == 0, done.stderr
-    assert "5 frames of 1 systems, 15 atoms" in done.stdout
+    assert "5 frames of 1 system, 15 atoms" in done.stdout
     for fields in [*records(out / "train"), *records(out / "val")]:
         frame = fields["fid"]
         assert fields["y"] == pytest.approx((-100 - frame) * KCAL)

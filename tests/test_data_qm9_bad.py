@@ -78,7 +78,7 @@ def test_check_reports_what_single_records_lack(tmp_path):
     (report,) = check_dataset(split, progress=False, isolate=False)
     found = {(f.record, f.message) for f in report.findings if f.severity == "error"}
     assert found == {
-        (None, "1 record(s) without `mu`, which others have"),
+        (None, "1 record without `mu`, which others have"),
         (5, "1 NaN or inf in `gap`"),
         (6, "neither `y` nor `energy`"),
         (6, "neither `force` nor `forces`"),

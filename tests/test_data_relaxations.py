@@ -113,7 +113,7 @@ def test_rows_of_a_database_are_relaxations_where_a_key_says_so(tmp_path, capsys
         database.write(relaxation(seed=2)[0], run="alone")
     arguments = (tmp_path / "a.db", "--out", tmp_path / "most", "--system-key", "run")
     assert is2re(*arguments) == 2
-    assert "a.db: run alone: 1 frame(s)" in capsys.readouterr().err
+    assert "a.db: run alone: 1 frame;" in capsys.readouterr().err
     assert is2re(*arguments, "--skip-bad") == 0
     assert len(records(tmp_path / "most")) == 2
     assert is2re(tmp_path / "a.db", "--out", tmp_path / "o", "--system-key", "name") == 2

@@ -157,11 +157,11 @@ def test_two_systems_with_one_number_are_found(tmp_path, trajectories):
     messages = errors(tmp_path / "a", "sid")
     assert any("sid 0 is O1-Ag8 here and O1-Cu8 in" in message for message in messages)
     (warning,) = errors(tmp_path / "a", "sid", "warning")
-    assert "systems.json: it has system(s) 0 in other splits, but they are also in val" in warning
+    assert "systems.json: systems of val are listed for other splits only: 0;" in warning
     run(trajectories[1:3], tmp_path / "c")
     (tmp_path / "c/train").rename(tmp_path / "a/more")
     messages = errors(tmp_path / "a", "sid")
-    assert any("systems.json: it does not have system(s) 1 of more" in m for m in messages)
+    assert any("systems.json: it lacks systems of more: 1;" in m for m in messages)
     systems = json.loads((tmp_path / "a/systems.json").read_text())
     systems["other"] = systems["system0"]
     (tmp_path / "a/systems.json").write_text(json.dumps(systems))

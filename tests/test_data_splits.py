@@ -159,7 +159,7 @@ def test_targets_are_not_lost(tmp_path, trajectories):
         ({"split": "a/b"}, "letters, digits"),
         ({"max_force": -1}, "above 0"),
         ({"frames_per_shard": 0}, "at least 1"),
-        ({"max_force": 1e-9}, "are above --max-force"),
+        ({"max_force": 1e-9}, "no frame is below --max-force"),
     ],
 )
 def test_bad_options(tmp_path, trajectories, options, message):
@@ -199,7 +199,7 @@ def test_command_line(tmp_path, trajectories, capsys):
     out = str(tmp_path / "out")
     arguments = ["ase", str(trajectories[0]), "--out", out, "--no-progress", "--workers", "1"]
     assert cli.main(arguments) == 0
-    assert "5 frames of 1 systems" in capsys.readouterr().out
+    assert "5 frames of 1 system" in capsys.readouterr().out
     assert cli.main(arguments) == 2
     assert "ndem: " in capsys.readouterr().err
     assert cli.main([*arguments[:-1], "0"]) == 2

@@ -160,7 +160,7 @@ def test_a_missing_or_doubled_batch_is_an_error():
     metrics, samples = merge([result(1, [2]), result(0, [0, 1])], 3)
     assert metrics == {"energy_mae": 0.5}
     assert samples.columns["index"].tolist() == [0, 1, 2]
-    with pytest.raises(EvaluationError, match="2 structures were evaluated, but the split has 3"):
+    with pytest.raises(EvaluationError, match="evaluated: 2 structures, but the split has 3"):
         merge([result(0, [0, 1])], 3)
     with pytest.raises(EvaluationError, match="a rank is missing"):
         merge([result(0, [0, 1]), result(0, [0, 1])], 3)

@@ -304,7 +304,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(folder, capfd, name):
 def test_a_frame_in_two_files_is_named(frames, folder, capfd):
     valid = write_frames(folder / "v.extxyz", rattled(surface(), 40)[3:5])
     assert fit(frames, *SHORT, "--valid", valid) == 2
-    assert "2 frame(s) are in both training and evaluation files" in capfd.readouterr().err
+    assert "2 frames in both training and evaluation files" in capfd.readouterr().err
 
 
 def test_a_bad_record_is_named_by_its_frame(folder, capfd):

@@ -115,7 +115,7 @@ def test_a_frame_in_training_and_evaluation_is_refused_in_files_and_moved_in_ran
     twice.energy[val] = twice.energy[int(np.flatnonzero(drawn(twice).of == "train")[0])]
     split = drawn(twice)
     assert split.of[val] == "train"
-    assert "1 duplicate frame(s) are in training only" in split.reason
+    assert "1 duplicate frame kept in training only" in split.reason
 
 
 def test_elements_that_do_not_train_are_refused():
@@ -138,7 +138,7 @@ def test_the_reference_is_linear_if_the_data_determine_it():
     of = np.repeat(np.array(["train"] * 5 + ["val"], dtype=object), 10)
     mode, why = choose_reference(alone, of)
     assert mode == "last-frame"
-    assert "5 compositions do not determine the energies of 6 elements" in why
+    assert "5 compositions cannot determine the energies of 6 elements" in why
 
 
 def test_the_length_fills_the_time():

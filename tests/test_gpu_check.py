@@ -118,7 +118,7 @@ def test_a_stage_that_fails_is_a_problem_and_the_others_run(tmp_path, monkeypatc
     assert gpu_check.main([*words, "--stages", "environment", "equality", "kernels"]) == 1
     stages = json.loads(out.read_text())["stages"]
     assert stages["kernels"] == stages["environment"] == "1 s"
-    assert "1 problem(s). File to send:" in capsys.readouterr().out
+    assert "1 problem. File to send:" in capsys.readouterr().out
     out.unlink()
     assert gpu_check.main([*words, "--seconds", "1", "--stages", "kernels"]) == 0
     assert "skipped" in json.loads(out.read_text())["stages"]["kernels"]

@@ -213,11 +213,13 @@ def test_keys_and_length(tmp_path):
             put(folder / "data.0000.lmdb", key, value)
         return {"src": str(folder)}
 
-    with pytest.raises(RecordError, match=r"data.0000.lmdb: `length` says 9, there are 5 records"):
+    with pytest.raises(
+        RecordError, match=r"data.0000.lmdb: `length` says 9, but the file has 5 records"
+    ):
         LmdbReader(split("wrong", (b"length", pickle.dumps(9))))
-    with pytest.raises(RecordError, match=r"1 key\(s\) missing: 3"):
+    with pytest.raises(RecordError, match=r"1 key missing: 3"):
         LmdbReader(split("gap", (b"3", None)))
-    with pytest.raises(RecordError, match=r"1 key\(s\) that are not numbers: b'nextid'"):
+    with pytest.raises(RecordError, match=r"1 key other than numbers: b'nextid'"):
         LmdbReader(split("foreign", (b"nextid", b"\x01")))
     with pytest.raises(RecordError, match="`length` cannot be read"):
         LmdbReader(split("hostile", (b"length", b"cos\nsystem\n(S'true'\ntR.")))

@@ -90,7 +90,7 @@ def test_a_trajectory_that_is_not_a_relaxation_is_refused(tmp_path, demo_data):
         assert not (tmp_path / "o").exists()
         return str(error.value)
 
-    assert "1 frame(s)" in refused([labelled("Cu2")])
+    assert "1 frame;" in refused([labelled("Cu2")])
     assert "different atoms" in refused([labelled("Cu2"), labelled("CuPt")])
     assert "no energy" in refused([labelled("Cu2"), Atoms("Cu2", positions=np.eye(3)[:2] * 3)])
     reference = str(demo_data / "linear_reference.npz")

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fairchem_kit.words import counted
+
 
 def averaged(
     content: Mapping[str, Any],
@@ -29,7 +31,8 @@ def averaged(
     shadows, names = list(ema["shadow_params"]), ema.get("names")
     if names is not None:
         if len(names) != len(shadows):
-            return f"ema.names has {len(names)} entries, the average {len(shadows)}"
+            entries = counted(len(names), "entry", "entries")
+            return f"ema.names has {entries}, the average {len(shadows)}"
         return dict(zip(names, shadows))
     trained = dict(model.named_parameters())
     buffers = dict(model.named_buffers())

@@ -12,6 +12,7 @@ from typing import Any
 from fairchem_kit.commands.options import add_seed, add_unsafe, at_least
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.files import existing, existing_file, write_text
+from fairchem_kit.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +150,8 @@ def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
     change = np.concatenate([np.abs(each).ravel() for each in force_changes(structures, pairs)])
     systems = len({structures[pair.first].sid for pair in pairs})
     lines = [
-        f"{len(pairs)} pairs of near frames, {systems} system(s); displacement (rms of an atom) "
+        f"{counted(len(pairs), 'pair')} of near frames, {counted(systems, 'system')}; "
+        "displacement (rms of an atom) "
         f"{min(sizes):.3f} to {max(sizes):.3f} A, median {np.median(sizes):.3f}; "
         f"mean |change of a force component| {change.mean():.4g} {unit}",
         "",

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .aselmdb import SUFFIX, RecordFile, is_aselmdb, record_files
 from .errors import DataError
 from .fields import QM9_UNITS, as_array, properties_of, sid_of
@@ -229,7 +231,7 @@ def _merge(report: SplitReport, chunks: list[Chunk]) -> None:
     identities = np.concatenate([np.asarray(c.identities, dtype=np.int64) for c in chunks] or [[]])
     doubles = len(identities) - len(np.unique(identities))
     if doubles:
-        warn("double", f"{doubles} record(s) have the same sid and fid as another one")
+        warn("double", f"{counted(doubles, 'record')} with the sid and fid of another one")
     _check_labels(report, keys)
     if len(pbc) > 1:
         warn("pbc", f"different periodicity ({', '.join(sorted(pbc))}); fairchem cannot batch them")
@@ -247,5 +249,5 @@ def _check_labels(report: SplitReport, keys: Counter[str]) -> None:
     most = max(labels.values())
     for name, number in labels.items():
         if 0 < number < most:
-            message = f"{most - number} record(s) without `{name}`, which others have"
+            message = f"{counted(most - number, 'record')} without `{name}`, which others have"
             report.add(Finding(report.path, None, ERROR, "missing key", message))

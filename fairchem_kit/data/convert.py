@@ -148,17 +148,17 @@ def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]
         for b in bad
     ]
     shown = "\n  ".join(lines[:20] + ([f"... and {len(lines) - 20} more"] if bad[20:] else []))
+    what = counted(len(bad), "unusable frame or file", "unusable frames or files")
     if len(bad) == 1 and not skip:
         raise DataError(
             f"{shown}. Nothing was written: correct this, or leave it out with --skip-bad"
         )
     if bad and not skip:
         raise DataError(
-            f"{len(bad)} unusable frames or files; nothing was written:\n  {shown}\n"
+            f"{what}; nothing was written:\n  {shown}\n"
             "Correct the sources, or leave out and count such frames with --skip-bad"
         )
     if bad:
-        what = counted(len(bad), "unusable frame or file", "unusable frames or files")
         print(f"skipped {what}:\n  {shown}", file=sys.stderr)
     return bad
 

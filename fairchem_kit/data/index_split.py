@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 from .split import TEST, TRAIN, VAL
 
@@ -96,7 +98,8 @@ def random_split(
         if test is not None:
             wanted += f", {test} for testing"
         raise DataError(
-            f"{source} has {count} frames, not enough for {wanted}; give smaller --train, --val "
+            f"{source} has {counted(count, 'frame')}, not enough for {wanted}; give smaller "
+            "--train, --val "
             "and --test, or more data"
         )
     order = np.random.default_rng(options.seed).permutation(count)
@@ -140,8 +143,8 @@ def _check_indices(
     outside = rows[(rows < 0) | (rows >= len(owner))]
     if len(outside):
         raise DataError(
-            f"{file}: index {outside[0]} for {name} is out of range: {source} has {len(owner)} "
-            "frames, counted from 0; give the index file that belongs to it"
+            f"{file}: index {outside[0]} for {name} is out of range: {source} has "
+            f"{counted(len(owner), 'frame')}, counted from 0; give the index file of this data"
         )
     values, counts = np.unique(rows, return_counts=True)
     if (counts > 1).any():
@@ -152,7 +155,8 @@ def _check_indices(
     taken = rows[owner[rows] >= 0]
     if len(taken):
         raise DataError(
-            f"{file}: {len(taken)} indices for {name} are also in {names[owner[taken[0]]]}, the "
+            f"{file}: {counted(len(taken), 'index', 'indices')} for {name} also in "
+            f"{names[owner[taken[0]]]}, the "
             f"first is {taken[0]}; each frame may be in one split only"
         )
 

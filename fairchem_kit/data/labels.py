@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import FrameError
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def forces_of(atoms: Atoms, key: str | None) -> np.ndarray:
     except ValueError:  # lists of different lengths
         raise FrameError("the forces are not a table of three numbers per atom") from None
     if forces.shape != (len(atoms), 3):
-        raise FrameError(f"forces of shape {forces.shape} for {len(atoms)} atoms")
+        raise FrameError(f"forces of shape {forces.shape} for {counted(len(atoms), 'atom')}")
     if forces.dtype.kind not in "iuf":
         first = _shown(forces.reshape(-1)[0])
         raise FrameError(f"the forces are not numbers in eV/A, the first is {first}")
@@ -72,7 +74,8 @@ def forces_of(atoms: Atoms, key: str | None) -> np.ndarray:
     bad = np.flatnonzero(~(np.abs(forces) <= LARGEST).all(axis=1))
     if len(bad):
         raise FrameError(
-            f"NaN or infinite forces on {len(bad)} of {len(atoms)} atoms, first on atom {bad[0]}"
+            f"NaN or infinite forces on {len(bad)} of {counted(len(atoms), 'atom')}, first on "
+            f"atom {bad[0]}"
         )
     return forces
 
@@ -88,6 +91,6 @@ def _first(key: str, *places: Mapping[str, Any]) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
-        return f"a list of {len(value)} values"
+        return f"a list of {counted(len(value), 'value')}"
     text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 40 else f"{text[:37]}..."

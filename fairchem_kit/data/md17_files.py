@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 from .frames import MAX_ATOMIC_NUMBER
 from .molecules import Molecules
@@ -147,7 +149,8 @@ def _checked(
         if array.shape != shape:
             raise DataError(
                 f"{path}: `{keys[what]}` has shape {arrays[what].shape}, expected {shape} for "
-                f"{frames} frames (`{keys['positions']}`) of {len(numbers)} atoms "
+                f"{counted(frames, 'frame')} (`{keys['positions']}`) of "
+                f"{counted(len(numbers), 'atom')} "
                 f"(`{keys['numbers']}`); download the file again"
             )
     if frames == 0 or atoms == 0:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .findings import Finding, SplitReport
 from .record_check import ERROR, WARNING
 
@@ -40,14 +42,18 @@ def check_metadata(
     if not np.issubdtype(stored.dtype, np.integer):
         error(None, f"`natoms` is {stored.dtype}, fairchem needs integers")
     elif stored.shape != (len(natoms),):
-        error(None, f"`natoms` has shape {stored.shape}, there are {len(natoms)} records")
+        error(
+            None,
+            f"`natoms` has shape {stored.shape}, but the data have "
+            f"{counted(len(natoms), 'record')}",
+        )
     else:
         wrong = np.flatnonzero((stored != natoms) & (natoms >= 0))
         if len(wrong):
             first = int(wrong[0])
             shard = _shard_of(first, runs)
             error(first, f"natoms {stored[first]}, {shard} says {natoms[first]} "
-                  f"({len(wrong)} records differ)")  # fmt: skip
+                  f"({counted(len(wrong), 'record')} differ)")  # fmt: skip
 
 
 def _shard_of(position: int, runs: Sequence[Run]) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 from .stream import Record
 
@@ -148,7 +150,7 @@ def _refuse(
     if not bad.any():
         return
     first = rows[int(np.argmax(bad) if order is None else np.argmin(order))]
-    more = f" ({bad.sum()} records in all)" if bad.sum() > 1 else ""
+    more = f" ({counted(bad.sum(), 'record')} in all)" if bad.sum() > 1 else ""
     raise DataError(f"{molecules.where(first, key)}: {found}{more}; {advice}")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 from .frame_records import FrameRecords
 from .frames import LabelOptions
@@ -135,7 +137,10 @@ def kept_frames(everything: FrameTable, options: ConvertOptions) -> np.ndarray:
     if options.max_force is not None:
         keep = everything.max_force <= options.max_force
     if not keep.any():
-        raise DataError(f"all {len(keep)} frames are above --max-force {options.max_force} eV/A")
+        raise DataError(
+            f"no frame is below --max-force {options.max_force} eV/A "
+            f"({counted(len(keep), 'frame')} read)"
+        )
     return keep
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 
 #: our target -> (column of gdb9.sdf.csv, key of qm9pack); units as in QM9: D, a0^3, Hartree, a0^2,
@@ -104,7 +106,8 @@ def _read_npz(path: Path) -> Qm9Arrays:
         if arrays[key].shape != shapes[key] or arrays[key].dtype.kind not in "iuf":
             raise DataError(
                 f"{path}: `{key}` is {arrays[key].dtype} of shape {arrays[key].shape}, expected "
-                f"numbers of shape {shapes[key]} for {count} molecules (`N`) of {atoms} atoms"
+                f"numbers of shape {shapes[key]} for {counted(count, 'molecule')} (`N`) of "
+                f"{counted(atoms, 'atom')}"
             )
     for key in ("Z", "N", "Index"):
         broken = np.flatnonzero(arrays[key] != np.round(arrays[key]))
@@ -133,7 +136,7 @@ class _Builder:
     ) -> None:
         """Raise ValueError or KeyError if it is not a molecule of QM9."""
         if len(positions) != 3 * len(symbols):
-            raise ValueError(f"{len(positions)} coordinates of {len(symbols)} atoms")
+            raise ValueError(f"{len(positions)} coordinates of {counted(len(symbols), 'atom')}")
         self.numbers.extend([_ELEMENTS[symbol] for symbol in symbols])
         self.positions.extend(positions)
         self.targets.extend([float(text) for text in targets])
@@ -223,7 +226,7 @@ def _csv_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[str]]]
         places = [head.index(column) for column in columns]
         for row in reader:
             if len(row) != len(head):
-                raise DataError(f"{path}: line {reader.line_num} has {len(row)} columns")
+                raise DataError(f"{path}: line {reader.line_num} has {counted(len(row), 'column')}")
             yield reader.line_num, [row[place] for place in places]
 
 

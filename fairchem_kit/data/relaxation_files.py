@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import FrameError, not_read
 from .frame_files import Source, iter_frames
 from .frame_records import structure_of
@@ -133,7 +135,7 @@ def _relaxation(source: Source, name: str, ends: _Ends, options: LabelOptions) -
         raise FrameError(ends.problem)
     count = len(ends.numbers)
     if count < 2:
-        raise FrameError(f"{count} frame(s); a relaxation needs a first and a last one")
+        raise FrameError(f"{counted(count, 'frame')}; a relaxation needs a first and a last one")
     frames = []
     for number, atoms in ((ends.numbers[0], ends.first), (ends.numbers[-1], ends.last)):
         try:

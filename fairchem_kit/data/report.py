@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairchem_kit.words import counted
+
 from .aselmdb import SETTINGS_FILE, is_fairchem2
 from .errors import DataError
 from .fields import QM9_UNITS
@@ -26,8 +28,9 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
     """Print what was written where, and what was dropped and why."""
     for split, counts in entry["splits"].items():
         print(
-            f"{Path(out) / split}: {counts['frames']} frames of {counts['systems']} systems, "
-            f"{counts['atoms']} atoms, {counts['shards']} shard(s)"
+            f"{Path(out) / split}: {counted(counts['frames'], 'frame')} of "
+            f"{counted(counts['systems'], 'system')}, "
+            f"{counted(counts['atoms'], 'atom')}, {counted(counts['shards'], 'shard')}"
         )
     settings = Path(out) / SETTINGS_FILE
     if entry["options"].get("format") == "aselmdb":
@@ -44,17 +47,19 @@ def print_losses(entry: dict[str, Any]) -> None:
     dropped = entry["dropped"]
     for path, number in dropped["above_max_force_per_source"].items():
         limit = entry["options"]["max_force"]
-        print(f"dropped {number} frame(s) above --max-force ({limit:g} eV/A): {path}")
+        print(f"dropped {counted(number, 'frame')} above --max-force ({limit:g} eV/A): {path}")
     if dropped["systems_without_frames"]:
         print(f"no frames left of: {', '.join(dropped['systems_without_frames'])}")
     if dropped["bad"]:
-        print(f"skipped {len(dropped['bad'])} unusable frame(s) or file(s), listed in dataset.json")
+        what = "unusable frame or file", "unusable frames or files"
+        print(f"skipped {counted(len(dropped['bad']), *what)}, listed in dataset.json")
     for name, number in entry["constraints_not_stored"].items():
-        _warn(f"{name} constraints on {number} frame(s) are not stored; only FixAtoms is")
+        _warn(f"{name} constraints on {counted(number, 'frame')} are not stored; only FixAtoms is")
     derived = entry["options"]["labels"]["tags"] == "auto"
     for values, number in entry["tags_of_another_convention"].items():
         _warn(
-            f"the tags of {number} frame(s) are {values}, and not OC20's (0 below the surface, 1 "
+            f"the tags of {counted(number, 'frame')} are {values}, and not OC20's (0 below the "
+            "surface, 1 "
             "surface, 2 adsorbate); they "
             f"{'were replaced by derived tags' if derived else 'are kept (--tags)'}"
         )
@@ -72,12 +77,13 @@ def print_molecules(out: str | Path, entry: dict[str, Any]) -> None:
 
     for split, counts in entry["splits"].items():
         print(
-            f"{Path(out) / split}: {counts['frames']} molecules, {counts['atoms']} atoms, "
-            f"{counts['shards']} shard(s)"
+            f"{Path(out) / split}: {counted(counts['frames'], 'molecule')}, "
+            f"{counted(counts['atoms'], 'atom')}, "
+            f"{counted(counts['shards'], 'shard')}"
         )
     unused = entry["split"]["unused"] + entry["split"].get("test_file_unused", 0)
     if unused:
-        print(f"{unused} molecules are in no split")
+        print(f"{counted(unused, 'molecule')} in no split")
     removed = entry.get("dropped", {}).get("uncharacterised")
     if removed:
         print(f"left out {removed} uncharacterised molecules")
@@ -105,7 +111,7 @@ def print_check(reports: list[SplitReport], show: int) -> None:
         if total > show:
             print(f"... {total - show} more findings (--show, --json)")
         for (severity, kind), number in sorted(report.counts.items()):
-            print(f"{number} {severity}(s): {kind}")
+            print(f"{counted(number, severity)}: {kind}")
         if not total:
             print("no problems found")
         if report.statistics is not None:
@@ -130,10 +136,11 @@ def statistics_lines(statistics: Statistics, units: Mapping[str, str] = DEFAULT)
     curvature = (
         f"not enough pairs of consecutive frames ({s.curvature_pairs})"
         if s.curvature is None
-        else f"{s.curvature:.4g} {force}^2 from {s.curvature_pairs} pairs of consecutive frames"
+        else f"{s.curvature:.4g} {force}^2 from {counted(s.curvature_pairs, 'pair')} of "
+        "consecutive frames"
     )
     lines = [
-        f"frames            {s.frames} of {s.systems} systems",
+        f"frames            {s.frames} of {counted(s.systems, 'system')}",
         f"atoms             {s.atoms} ({s.free_atoms} free), {s.atoms_min}-{s.atoms_max} per frame",
         f"elements          {' '.join(chemical_symbols[z] for z in s.elements)}",
     ]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 from .findings import Finding, SplitReport
 from .record_check import ERROR, WARNING
@@ -74,9 +76,9 @@ def _check_shared(
             report,
             report.path,
             "sid",
-            f"sid {sid} is {found[sid]} here and {others[sid]} in {earlier.path} ({len(both)} such "
-            "number(s)): two systems have the same number; convert them again, one split after the "
-            "other",
+            f"sid {sid} is {found[sid]} here and {others[sid]} in {earlier.path} "
+            f"({counted(len(both), 'such number')}): two systems have the same number; convert "
+            "them again, one split after the other",
         )
 
 
@@ -115,13 +117,13 @@ def _check_systems(report: SplitReport, split: Path, found: Formulas) -> None:
             report,
             path,
             "sid",
-            f"it does not have system(s) {_some(missing)} of {name}; two conversions have written "
+            f"it lacks systems of {name}: {_some(missing)}; two conversions have written "
             "here at the same time, or it belongs to another data set: convert again",
         )
     elsewhere = [sid for sid in known if sid in every and sid not in own]
     if elsewhere:
         message = (
-            f"it has system(s) {_some(elsewhere)} in other splits, but they are also in {name}: "
+            f"systems of {name} are listed for other splits only: {_some(elsewhere)}; "
             "two conversions have written here at the same time, or one of an earlier version has "
             "replaced the entries of another"
         )

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 
 TRAIN, VAL, TEST = "train", "val", "test"
@@ -39,7 +41,7 @@ def split_units(
     ]
     if sum(counts) >= len(names):
         raise DataError(
-            f"{len(names)} {what}(s) are too few for these fractions: none is left for training; "
+            f"{counted(len(names), what)}: too few for these fractions: none is left for training; "
             "use smaller fractions, more data or --split-by frame"
         )
     order = np.random.default_rng(seed).permutation(names)

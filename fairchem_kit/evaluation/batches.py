@@ -27,6 +27,7 @@ from fairchem_kit.evaluation.model import LoadedModel
 from fairchem_kit.evaluation.samples import Samples, hill, join
 from fairchem_kit.units.columns import EFWT, FORCES, forces_in_ev
 from fairchem_kit.units.metrics import add_unit_metrics, unit_metrics
+from fairchem_kit.words import counted
 
 ENERGY_THRESHOLD, FORCE_THRESHOLD = 0.02, 0.03  # eV, eV/A: thresholds of EFwT in OC20 and fairchem
 
@@ -150,7 +151,8 @@ def merge(results: list[BatchResult], records: int) -> tuple[dict[str, float], S
     samples = join([result.samples for result in results])
     if not np.array_equal(samples.columns["index"], np.arange(records)):
         raise EvaluationError(
-            f"{len(samples)} structures were evaluated, but the split has {records}: a rank is "
+            f"evaluated: {counted(len(samples), 'structure')}, but the split has {records}: a "
+            "rank is "
             "missing, or the data were changed meanwhile. Start the command again."
         )
     names = sorted({name for result in results for name in result.sums})

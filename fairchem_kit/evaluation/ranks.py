@@ -21,6 +21,7 @@ from fairchem_kit.launch.places import LOCAL, Place, alone, place_of
 from fairchem_kit.launch.rank import with_device
 from fairchem_kit.launch.rendezvous import meet
 from fairchem_kit.launch.signals import stop_with_parent
+from fairchem_kit.words import counted
 
 _LIMIT = timedelta(hours=24)  # waiting time for the slowest rank of a split
 INTERRUPTED = b"\nndem: stopping all ranks; nothing was written.\n"
@@ -57,7 +58,8 @@ def my_place(ranks: int) -> Place | None:
         return alone() if ranks == 1 else None
     if ranks not in (1, place.world_size):
         raise LaunchError(
-            f"--ranks {ranks} inside an srun step of {place.world_size} tasks: leave it out, srun "
+            f"--ranks {ranks} inside an srun step of {counted(place.world_size, 'task')}: leave "
+            "it out, srun "
             "has started the ranks."
         )
     if LOCAL in os.environ:

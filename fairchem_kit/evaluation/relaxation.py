@@ -33,6 +33,7 @@ from fairchem_kit.evaluation.samples import cells, hill
 from fairchem_kit.files import replacing
 from fairchem_kit.training.relaxations import ENERGY, allow_relaxations
 from fairchem_kit.units.columns import Column
+from fairchem_kit.words import counted
 
 #: OC20's relaxations (fairchem's TRAIN.md); a run's own task.relax_opt takes precedence
 LBFGS = {"maxstep": 0.04, "memory": 50, "damping": 1.0, "alpha": 70.0}
@@ -208,7 +209,7 @@ def merge(
     columns = {name: values[order] for name, values in columns.items()}
     if not np.array_equal(columns["index"], np.arange(records)):
         raise EvaluationError(
-            f"{len(columns['index'])} structures were relaxed, but the split has {records}."
+            f"relaxed: {counted(len(columns['index']), 'structure')}, but the split has {records}."
         )
     metrics = {}
     for name in results[0].sums:

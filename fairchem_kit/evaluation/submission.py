@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from fairchem_kit.evaluation.errors import EvaluationError
+from fairchem_kit.words import counted
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
 FIELDS = ("ids", "energy", "forces", "chunk_idx")
@@ -92,7 +93,7 @@ def arrays_of(
     ids, counts = np.unique(predictions.ids, return_counts=True)
     if len(ids) != len(predictions.ids):
         raise EvaluationError(
-            f"{split}: {int((counts > 1).sum())} ids belong to several structures, such as "
+            f"{split}: {counted(int((counts > 1).sum()), 'id')} for several structures, such as "
             f"{str(ids[counts > 1][0])!r}: sid and fid do not distinguish its records."
         )
     if layout == FAIRCHEM:
@@ -177,20 +178,21 @@ def _shape_problems(split: str, ids: Any, energy: Any, forces: Any, cuts: Any) -
     elif energy.dtype.kind != "f" or energy.ndim != 1:
         yield f"{split}_energy: {_is(energy)}; it must be (structures,) floating point."
     elif len(energy) != count:
-        yield f"{split}_energy has {len(energy)} values for {count} ids."
+        yield f"{split}_energy has {counted(len(energy), 'value')} for {counted(count, 'id')}."
     if forces.dtype.kind != "f" or forces.ndim != 2 or forces.shape[1] != 3:
         yield f"{split}_forces: {_is(forces)}; it must be (atoms, 3) floating point."
     if cuts.dtype.kind not in "iu" or cuts.ndim != 1:
         yield f"{split}_chunk_idx: {_is(cuts)}; it must be (structures - 1,) integers."
         return
+    given = f"{counted(len(cuts), 'entry', 'entries')} for {counted(count, 'structure')}"
     if len(cuts) == count and count:
         yield (
-            f"{split}_chunk_idx has {len(cuts)} entries for {count} structures: the last one, "
+            f"{split}_chunk_idx has {given}: the last one, "
             "which is the number of all atoms, must be left out (np.cumsum(counts)[:-1])."
         )
         return
     if len(cuts) != count - 1:
-        yield f"{split}_chunk_idx has {len(cuts)} entries for {count} structures, not {count - 1}."
+        yield f"{split}_chunk_idx has {given}, not {count - 1}."
         return
     cuts = cuts.astype(np.int64)
     rows = len(forces) if forces.ndim else 0
@@ -200,7 +202,7 @@ def _shape_problems(split: str, ids: Any, energy: Any, forces: Any, cuts: Any) -
         yield (
             f"{split}_chunk_idx is not cumulative: entry {min(where, len(cuts) - 1)} is "
             f"{int(cuts[min(where, len(cuts) - 1)])}"
-            + (f", and there are {rows} rows of forces." if where == len(cuts)
+            + (f", and there are {counted(rows, 'row')} of forces." if where == len(cuts)
                else f", after {int(cuts[where - 1])}." if where else ".")
         )  # fmt: skip
 
@@ -221,7 +223,7 @@ def _value_problems(
     found, counts = np.unique(ids, return_counts=True)
     if len(found) != len(ids):
         yield (
-            f"{split}_ids: {int((counts > 1).sum())} ids appear more than once, such as "
+            f"{split}_ids: {counted(int((counts > 1).sum()), 'id')} more than once, such as "
             f"{str(found[counts > 1][0])!r}."
         )
     elif layout == FAIRCHEM:
@@ -251,9 +253,10 @@ def _data_problems(
     missing = [name for name in expected.counts if name not in given]
     extra = [name for name in names if name not in expected.counts]
     if missing:
-        yield f"{split}: {len(missing)} structures of the data are missing: {_some(missing)}."
+        number = counted(len(missing), "structure")
+        yield f"{split}: {number} of the data missing: {_some(missing)}."
     if extra:
-        yield f"{split}: {len(extra)} ids are not in the data: {_some(extra)}."
+        yield f"{split}: {counted(len(extra), 'id')} not in the data: {_some(extra)}."
     rows = np.diff(np.concatenate([[0], cuts.astype(np.int64), [len(forces)]]))
     wrong = [
         (name, int(n), expected.counts[name])
@@ -263,7 +266,8 @@ def _data_problems(
     if wrong:
         name, has, wants = wrong[0]
         yield (
-            f"{split}_chunk_idx gives {len(wrong)} structures another number of atoms than the "
+            f"{split}_chunk_idx gives {counted(len(wrong), 'structure')} another number of atoms "
+            "than the "
             f"data, such as {name!r}: {has}, not {wants}. Are ids and forces in the same order, "
             "and are these the right atoms (free ones in the layout fairchem, all in leaderboard)?"
         )

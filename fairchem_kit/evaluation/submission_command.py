@@ -29,6 +29,7 @@ from fairchem_kit.evaluation.submission import (
     problems_of_file,
 )
 from fairchem_kit.files import existing, existing_file, replacing, writable_folder
+from fairchem_kit.words import counted
 
 
 def configure_write(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +123,9 @@ def _write(args: argparse.Namespace, rank: Any) -> int:
             continue
         predictions = join([part for _, part in sorted(parts, key=lambda part: part[0])])
         if len(predictions.ids) != len(dataset):
-            raise EvaluationError(f"{name}: {len(predictions.ids)} of {len(dataset)} structures.")
+            raise EvaluationError(
+                f"{name}: {len(predictions.ids)} of {counted(len(dataset), 'structure')}."
+            )
         arrays |= arrays_of(name, predictions, args.layout, args.float16)
         counts = zip(predictions.ids.tolist(), predictions.counts.tolist())
         expected[name] = Expected(dict(counts))

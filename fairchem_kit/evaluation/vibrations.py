@@ -24,6 +24,7 @@ from fairchem_kit.evaluation.frequencies import (
     vibrations,
 )
 from fairchem_kit.files import existing_file, write_text
+from fairchem_kit.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +158,7 @@ def _table(
     found: Vibrations, given: np.ndarray | None, other: Vibrations | None, about: dict[str, Any]
 ) -> str:
     lines = [
-        f"relaxed in {found.steps} steps to {found.fmax:.3g} eV/A, {found.moved:.4f} A (rms) from "
+        f"relaxed in {counted(found.steps, 'step')} to {found.fmax:.3g} eV/A, {found.moved:.4f} A (rms) from "
         "the given structure; frequencies in cm^-1, imaginary ones negative"
     ]
     if given is None:

@@ -34,6 +34,7 @@ from fairchem_kit.inference.structures import CalculatorError, StructureLimits
 from fairchem_kit.inference.weights import AUTO, chosen_weights, plain_normalizers
 from fairchem_kit.training.config import ConfigError
 from fairchem_kit.units.conversion import conversion
+from fairchem_kit.words import counted
 
 __all__ = ["CalculatorError", "NDeMCalculator", "calculator"]
 ENERGY, FORCES = "energy", "forces"
@@ -194,7 +195,8 @@ def _device(device: str | None) -> torch.device:
     found = torch.device("cuda", found.index or 0)
     if found.index >= torch.cuda.device_count():
         raise CalculatorError(
-            f"device = {device!r}: torch sees {torch.cuda.device_count()} GPUs here. Use cpu; "
+            f"device = {device!r}: torch sees {counted(torch.cuda.device_count(), 'GPU')} here. "
+            "Use cpu; "
             "`ndem doctor` may show why."
         )
     return found

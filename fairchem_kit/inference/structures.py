@@ -17,6 +17,7 @@ from torch import nn
 from fairchem_kit.data.reader import limits_from_model
 from fairchem_kit.data.reader.geometry import nearest
 from fairchem_kit.errors import UserError
+from fairchem_kit.words import counted
 
 SAME_PLACE = 0.01  # A; fairchem's neighbour search makes no edge below it
 
@@ -62,7 +63,8 @@ class StructureLimits:
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
         if len(bad):
             raise CalculatorError(
-                f"The positions of {len(bad)} atoms are NaN or infinite, first atom {bad[0]}. An "
+                f"The positions of {counted(len(bad), 'atom')} are NaN or infinite, first atom "
+                f"{bad[0]}. An "
                 "earlier step went wrong: a smaller time step or maxstep, or other start positions."
             )
         self._check_elements(atoms)

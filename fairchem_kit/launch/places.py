@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fairchem_kit.launch.errors import LaunchError
+from fairchem_kit.words import counted
 
 #: rank,world size,name of the start: set by the local launcher.
 LOCAL = "NDEM_PLACE"
@@ -130,7 +131,8 @@ def tasks_per_node(text: str, nodes: int, tasks: int) -> list[int]:
         counts = [tasks // nodes] * nodes
     if sum(counts) != tasks or len(counts) != nodes:
         raise LaunchError(
-            f"SLURM says {tasks} tasks on {nodes} nodes and also {text or 'nothing'} per node. "
+            f"SLURM says {counted(tasks, 'task')} on {nodes} nodes and also {text or 'nothing'} "
+            "per node. "
             "Give --ntasks-per-node."
         )
     return counts

@@ -29,6 +29,7 @@ from fairchem_kit.launch.rendezvous import Rendezvous, meet
 from fairchem_kit.launch.signals import default_signals, stops_between_steps
 from fairchem_kit.training.bad_steps import BadStepsError
 from fairchem_kit.training.resume.stopping import Stopped
+from fairchem_kit.words import counted
 
 _CLOSING_S = 120.0  # for W&B's last upload
 
@@ -128,8 +129,8 @@ def _headline(trainer: Any, record: Record) -> str:
     steps = len(trainer.train_loader) * trainer.config["optim"]["max_epochs"]
     parameters = sum(p.numel() for p in trainer._unwrapped_model.parameters())
     return (
-        f"{record.run_dir / 'checkpoints' / record.run_id}: {parameters:,} parameters, "
-        f"{len(trainer.train_dataset):,} structures, {steps:,} steps of "
+        f"{record.run_dir / 'checkpoints' / record.run_id}: {counted(parameters, 'parameter')}, "
+        f"{counted(len(trainer.train_dataset), 'structure')}, {counted(steps, 'step')} of "
         f"{trainer.config['optim'].get('batch_size', 1)} per rank, on {trainer.device}"
     )
 
@@ -210,7 +211,8 @@ def with_device(place: Place) -> Place:
         return Place(**{**vars(place), "local_rank": 0})
     if seen < place.local_size:
         raise LaunchError(
-            f"{place.local_size} ranks on {socket.gethostname()}, but {seen} GPUs are visible "
+            f"{counted(place.local_size, 'rank')} on {socket.gethostname()}, but "
+            f"{counted(seen, 'visible GPU')} "
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}): start as "
             "many ranks as there are GPUs."
         )

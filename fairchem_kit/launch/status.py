@@ -16,6 +16,7 @@ from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.record import Record, best_value, records_below
 from fairchem_kit.launch.submit import LOGS
 from fairchem_kit.launch.tasks import read_manifest
+from fairchem_kit.words import counted
 
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
 _ENDED_BY_SLURM = {
@@ -167,7 +168,8 @@ def table(folder: Path, lines: list[Line]) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     text = [
-        f"{folder}: {len(lines)} tasks: " + ", ".join(f"{n} {state}" for state, n in counts.items())
+        f"{folder}: {counted(len(lines), 'task')}: "
+        + ", ".join(f"{n} {state}" for state, n in counts.items())
     ]
     for row in (head, *rows):
         text.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

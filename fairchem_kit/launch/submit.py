@@ -20,6 +20,7 @@ from fairchem_kit.launch.record import Record
 from fairchem_kit.launch.requeue import MAX_RESTARTS, TASK
 from fairchem_kit.launch.sweep_file import Sweep, read_sweep
 from fairchem_kit.launch.tasks import Manifest, Task, read_manifest, tasks_of
+from fairchem_kit.words import counted
 
 LOGS = "slurm_logs"
 
@@ -105,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         return _show(executor, manifest, waiting)
     if not waiting:
         print(
-            f"All {len(manifest.tasks)} tasks are finished or queued: ndem status {_of(manifest)}"
+            f"Nothing to submit, {counted(len(manifest.tasks), 'task')} finished or queued: ndem "
+            f"status {_of(manifest)}"
         )
         return 0
     manifest.write()  # before the first task starts
@@ -114,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         task.job = job.job_id
     manifest.write()
     ids = jobs[0].job_id if len(jobs) == 1 else f"{jobs[0].job_id} to {jobs[-1].job_id}"
-    print(f"submitted {len(jobs)} of {len(manifest.tasks)} tasks as {ids}")
+    print(f"submitted {len(jobs)} of {counted(len(manifest.tasks), 'task')} as {ids}")
     print(f"folder   {manifest.folder}\nlogs     {manifest.folder / LOGS}")
     print(f"look at  ndem status {_of(manifest)}")
     return 0

@@ -24,6 +24,7 @@ from fairchem_kit.launch.record import Record, safe_id
 from fairchem_kit.launch.signals import stop_with_parent
 from fairchem_kit.launch.sweep_file import read_sweep
 from fairchem_kit.launch.tasks import tasks_of
+from fairchem_kit.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         return _run_here(command, args.ranks)
     if args.ranks not in (1, place.world_size):
         raise LaunchError(
-            f"--ranks {args.ranks} inside an srun step of {place.world_size} tasks: leave it out, "
+            f"--ranks {args.ranks} inside an srun step of {counted(place.world_size, 'task')}: "
+            "leave it out, "
             "srun has started the ranks."
         )
     if LOCAL in os.environ:

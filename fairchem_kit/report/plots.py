@@ -10,6 +10,7 @@ import numpy as np
 
 from fairchem_kit.figure_style import MUTED, TRAIN, VAL, plt, save
 from fairchem_kit.report.predictions import Parity
+from fairchem_kit.words import counted
 
 
 def plot_curves(
@@ -25,7 +26,7 @@ def plot_curves(
             step, so the record of a printed step is the mean of that many steps.
     """
     train = [r for r in history if r["split"] == "train" and r["step"] % window == 0]
-    label = f"training (mean of {window} steps)"
+    label = f"training (mean of {counted(window, 'step')})"
     val = [r for r in history if r["split"] == "val"]
     figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), layout="constrained")
     force, energy, cosine, noise = axes.flat

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from fairchem.core.datasets import LmdbDataset
 
+from fairchem_kit.words import counted
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -69,7 +71,8 @@ def load_parity(predictions: Path, data: Path) -> Parity:
     missing = [name for name in stored["ids"] if name not in labels]
     if missing:
         raise ValueError(
-            f"{predictions} has {len(missing)} frames that are not in {data}, such as "
+            f"{predictions} has {counted(len(missing), 'frame')} that {data} does not have, such "
+            "as "
             f"{missing[0]!r} (sid_fid): was it made from another data set?"
         )
     matched = [labels[name] for name in stored["ids"]]

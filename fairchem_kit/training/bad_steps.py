@@ -23,6 +23,7 @@ from torch_geometric.data import Batch
 from fairchem_kit.errors import UserError
 from fairchem_kit.training.component import Call, Component
 from fairchem_kit.training.resume.settings import RunSettings
+from fairchem_kit.words import counted
 
 FILE_NAME = "skipped_steps.jsonl"
 _SHOWN = 8
@@ -120,7 +121,7 @@ class BadSteps(Component):
             self._log(step, what, named)
         if self.in_a_row >= self.limit:
             raise BadStepsError(
-                f"{self.in_a_row} steps in a row, up to step {step}, were not finite "
+                f"{counted(self.in_a_row, 'step')} in a row, up to step {step}, were not finite "
                 f"({what}) and were skipped. The weights are those of step "
                 f"{step - self.in_a_row}; the last good checkpoint is in "
                 f"{self.config['cmd']['checkpoint_dir']}. Samples: "

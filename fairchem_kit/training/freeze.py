@@ -21,6 +21,7 @@ from torch import nn
 from fairchem_kit.training.checks.messages import ConfigError
 from fairchem_kit.training.component import Component
 from fairchem_kit.training.distributed import rewrap
+from fairchem_kit.words import counted
 
 _SHOWN = 12
 
@@ -78,8 +79,9 @@ def freeze(model: nn.Module, patterns: Any) -> int:
     if distutils.is_master():
         total = sum(parameter.numel() for parameter in parameters.values())
         logging.info(
-            f"task.freeze: {len(frozen)} of {len(parameters)} tensors are frozen, {count:,} of "
-            f"{total:,} parameters; {total - count:,} are trained."
+            f"task.freeze: {len(frozen)} of {counted(len(parameters), 'tensor')} frozen, "
+            f"{count:,} of "
+            f"{counted(total, 'parameter')}; {total - count:,} are trained."
         )
     return count
 

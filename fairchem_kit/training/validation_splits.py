@@ -26,6 +26,7 @@ from fairchem.core.trainers import OCPTrainer
 from fairchem_kit.history.validation_sets import KEY, extra_validation_splits
 from fairchem_kit.training.component import Component
 from fairchem_kit.training.resume.rng import generators_kept
+from fairchem_kit.words import counted
 
 MEAN = "val_mean"
 
@@ -67,7 +68,7 @@ class ValidationSplits(Component):
         mean = mean_over_splits(splits)
         if distutils.is_master():
             numbers = ", ".join(f"{name}: {value:.4f}" for name, value in mean.items())
-            logging.info(f"Mean of {len(splits)} validation splits: {numbers}")
+            logging.info(f"Mean of {counted(len(splits), 'validation split')}: {numbers}")
         trainer = self.trainer
         if trainer.logger is not None:
             trainer.logger.log({**mean, "epoch": trainer.epoch}, step=trainer.step, split=MEAN)

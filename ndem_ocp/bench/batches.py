@@ -14,6 +14,7 @@ from torch_geometric.data import Batch, Data
 import ndem_ocp
 from fairchem_kit.data.demo import make_demo
 from fairchem_kit.provenance import files_hash
+from fairchem_kit.words import counted
 from ndem_ocp.bench.errors import BenchError
 
 DEMO = Path("data/demo")  # the demo's data set; made in seconds if absent
@@ -84,7 +85,8 @@ def read_batches(
     """
     if batch_size > len(dataset):
         raise BenchError(
-            f"a batch has {batch_size} structures, but the data set only {len(dataset)}: give a "
+            f"a batch has {counted(batch_size, 'structure')}, but the data set only "
+            f"{len(dataset)}: give a "
             "larger --data or smaller --batch-sizes."
         )
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()

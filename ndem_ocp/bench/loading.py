@@ -17,6 +17,7 @@ from tqdm import tqdm
 import ndem_ocp
 from fairchem_kit.data.reader import loader_options
 from fairchem_kit.provenance import config_hash
+from fairchem_kit.words import counted
 from ndem_ocp.bench.batches import KEYS, data_hash
 from ndem_ocp.bench.errors import BenchError
 from ndem_ocp.bench.measure import summary
@@ -58,7 +59,7 @@ class LoadingBench:
             for number in bar:
                 found = {}
                 for reader, count in work:
-                    bar.set_postfix_str(f"{reader}, {count} workers")
+                    bar.set_postfix_str(f"{reader}, {counted(count, 'worker')}")
                     found[reader, count] = self._pass(reader, count, self.seed + number)
                 for key, value in found.items():
                     self.rounds[key].append(value)

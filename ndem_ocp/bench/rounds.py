@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fairchem_kit.words import counted
 from ndem_ocp.bench.arms import build_arm, share_weights
 from ndem_ocp.bench.batches import Batches
 from ndem_ocp.bench.clock import Stopwatch, Timing, parameters_of
@@ -53,7 +54,7 @@ def measure_arms(
         return arms[name].step(batches.on(number, device), seed + number, watch)
 
     def progress(numbers: Any) -> Any:
-        text = f"{label}, {len(arms)} arms"
+        text = f"{label}, {counted(len(arms), 'arm')}"
         return tqdm(numbers, desc=text, disable=not common.progress, leave=False)
 
     measured = interleave(list(arms), step, repeats, warmup, progress)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fairchem_kit.provenance import hardware
+from fairchem_kit.words import counted
 
 NOT_RUN = "-"
 
@@ -27,7 +28,7 @@ def head_lines(result: dict[str, Any]) -> str:
     if result["device"].startswith("cuda"):
         machine = found["gpus"][0]
     else:
-        machine = f"{found['cpu']}, {result['threads']} thread(s)"
+        machine = f"{found['cpu']}, {counted(result['threads'], 'thread')}"
     precision = f"{result['dtype']}{', amp' if result['amp'] else ''}"
     if result["matmul_precision"] != "highest":
         precision += f", matrix products {result['matmul_precision']}"
@@ -74,7 +75,8 @@ def step_table(setting: dict[str, Any]) -> str:
     first = next(iter(setting["arms"].values()))
     title = (
         f"batch {setting['batch_size']}: {setting['atoms']['median']:.0f} atoms, "
-        f"{first['edges']} edges; median of {setting['rounds']} rounds; last three columns: ratios "
+        f"{counted(first['edges'], 'edge')}; median of {setting['rounds']} rounds; last three "
+        "columns: ratios "
         "to upstream"
     )
     return f"{title}\n{text_table(head, rows)}\nreading and collating a batch: {loading}"
@@ -145,7 +147,11 @@ def data_table(result: dict[str, Any], needed: dict[str, dict[str, Any]]) -> str
         workers = found["workers"]
         lines.append(
             f"{name}, {number(found['atoms_per_s'])} atoms/s: "
-            + ("measure --workers 1 as well" if workers is None else f"{workers} worker(s)")
+            + (
+                "measure --workers 1 as well"
+                if workers is None
+                else f"{counted(workers, 'worker')}"
+            )
         )
     return "\n".join(lines)
 

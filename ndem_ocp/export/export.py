@@ -21,6 +21,7 @@ from fairchem_kit.checkpoints import CheckpointError, read_checkpoint, write_che
 from fairchem_kit.checkpoints.config import building, check_config
 from fairchem_kit.inference.process import unchanged_process
 from fairchem_kit.inference.weights import AUTO, chosen_weights, plain_normalizers
+from fairchem_kit.words import counted
 from ndem_ocp.export.plain_config import plain_config, plain_model
 
 OF_THE_DATA = ("elements", "energy_reference")  # read by this package's calculator only
@@ -48,10 +49,13 @@ class ExportReport:
     def __str__(self) -> str:
         kind = {"ema": "the moving average (EMA)", "last": "those of the last step (no EMA)"}
         lines = [
-            f"{self.out}: {self.parameters:,} parameters from {self.source}"
+            f"{self.out}: {counted(self.parameters, 'parameter')} from {self.source}"
             + (f" at step {self.step}" if self.step is not None else ""),
             f"  weights: {kind[self.weights]}",
-            *(f"  left out: {name} ({count:,} parameters)" for name, count in self.dropped.items()),
+            *(
+                f"  left out: {name} ({counted(count, 'parameter')})"
+                for name, count in self.dropped.items()
+            ),
             *(f"  configuration: {change}" for change in self.changed),
         ]
         return "\n".join(lines)

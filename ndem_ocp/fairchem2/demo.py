@@ -23,6 +23,7 @@ from fairchem_kit.errors import UserError
 from fairchem_kit.files import write_text
 from fairchem_kit.history.file import read_history
 from fairchem_kit.hosts import require_host
+from fairchem_kit.words import counted
 
 CONFIGS = Path("configs/fairchem2")
 RUNS = {"plain": "plain.yaml", "ndem": "ndem.yaml"}
@@ -146,9 +147,10 @@ def _in_words(name: str, found: dict[str, Any]) -> str:
     relaxed = found["relaxation"]
     return (
         f"\n{name}: force MAE {found['forces_mae_eV_per_A']:.4f} eV/A, energy MAE "
-        f"{found['energy_mae_eV']:.4f} eV on val_id after {found['steps']} steps, "
+        f"{found['energy_mae_eV']:.4f} eV on val_id after {counted(found['steps'], 'step')}, "
         f"{found['time_s']:.0f} s\n  O on Cu(111) relaxed with FAIRChemCalculator: "
-        f"{relaxed['steps']} steps, the model's largest force {relaxed['fmax_first']:.2f} to "
+        f"{counted(relaxed['steps'], 'step')}, the model's largest force "
+        f"{relaxed['fmax_first']:.2f} to "
         f"{relaxed['fmax_last']:.2f} eV/A, EMT's energy {relaxed['emt_energy_change_eV']:+.2f} eV"
     )
 

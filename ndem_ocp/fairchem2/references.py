@@ -16,6 +16,7 @@ from fairchem.core.units.mlip_unit.mlip_unit import Task
 from torch.utils.data import Dataset
 
 from fairchem_kit.errors import UserError
+from fairchem_kit.words import counted
 from ndem_ocp.fairchem2.section import ENERGY
 
 LOOKED_AT = 200  # structures
@@ -82,10 +83,11 @@ def _check(task: Task, structures: list) -> None:
     if now > LARGE and now > TIMES * best:
         what = "its element references leave" if references is not None else "without references"
         raise ReferencesError(
-            f"task {task.name}: {what} {now:.3g} eV per atom (rms over {len(left)} training "
-            f"structures), but references fitted to these would leave {best:.3g}. They seem to be "
-            "from another method or data set: fit references (create_uma_finetune_dataset does), "
-            "or set ndem.check_references: false to train with these."
+            f"task {task.name}: {what} {now:.3g} eV per atom (rms over "
+            f"{counted(len(left), 'training structure')}), but references fitted to these would "
+            f"leave {best:.3g}. They seem to be from another method or data set: fit "
+            "references (create_uma_finetune_dataset does), or set ndem.check_references: false "
+            "to train with these."
         )
 
 

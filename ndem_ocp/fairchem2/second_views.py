@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.frames import fixed_atoms
 from fairchem_kit.data.positions import near_origin
+from fairchem_kit.words import counted
 from ndem_ocp.fairchem2.objectives import restricted
 from ndem_ocp.method import NDeMSettings, Noise
 from ndem_ocp.second_views.sidecar import Views, structure_digest
@@ -48,7 +49,8 @@ class AseViewSource(ViewSource):
         for name, (found, looked_at) in known.items():
             if 0 < found < looked_at:
                 raise DataError(
-                    f"{path} has second views for {found} of the first {looked_at} structures of "
+                    f"{path} has second views for {found} of the first "
+                    f"{counted(looked_at, 'structure')} of "
                     f"{name}: records were changed or added later. Run `ndem data "
                     "second-views` again"
                 )

@@ -9,6 +9,8 @@ import torch
 from fairchem.core.datasets.atomic_data import AtomicData
 from torch import Tensor
 
+from fairchem_kit.words import counted
+
 # Entries of a batch by which it asks the model for a second view.
 EPS = "ndem_eps"  # (N, 3) | displacement of each atom, Angstrom
 VIEWED = "ndem_viewed"  # (N,) bool | atoms of the structures that get a second view
@@ -82,7 +84,7 @@ def first_part(output: object, rows: dict[int, int]) -> object:
     assert isinstance(output, Tensor)
     if output.shape[0] not in rows:
         raise ValueError(
-            f"A head returned {output.shape[0]} rows for a batch of "
+            f"A head returned {counted(output.shape[0], 'row')} for a batch of "
             f"{' or '.join(map(str, rows))} (atoms or structures of two views)."
         )
     return output[: rows[output.shape[0]]]

@@ -26,6 +26,7 @@ from fairchem_kit.commands.options import add_device, add_labels, add_seed, desc
 from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.files import existing
 from fairchem_kit.launch.device import choose_cpu
+from fairchem_kit.words import counted
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.fit.views import is_potential, make_views, views_file
 
@@ -186,8 +187,9 @@ def _plan(
     length = choose_length(speed, args.time, *frames, plan.batch_size)
     print(f"{'length':<10}{length.reason}")
     print(
-        f"{'stopping':<10}early, after {length.patience} validations in a row (one every "
-        f"{length.eval_every} steps) without a better force error"
+        f"{'stopping':<10}early, after {counted(length.patience, 'validation')} in a row (one "
+        "every "
+        f"{counted(length.eval_every, 'step')}) without a better force error"
     )
     return plan, length
 
@@ -201,8 +203,8 @@ def _described(data: FitData) -> str:
     counts = ", ".join(f"{data.splits[name].frames} {name}" for name in named)
     atoms = f"{s.atoms_min}" if s.atoms_min == s.atoms_max else f"{s.atoms_min}-{s.atoms_max}"
     return (
-        f"{'data':<10}{frames} frames ({counts}) of "
-        f"{' '.join(chemical_symbols[z] for z in s.elements)}, {atoms} atoms, "
+        f"{'data':<10}{counted(frames, 'frame')} ({counts}) of "
+        f"{' '.join(chemical_symbols[z] for z in s.elements)}, {counted(atoms, 'atom')}, "
         f"{'periodic ' + data.pbc if data.periodic else 'no cell'}; forces rms "
         f"{s.force_rms:.4g} eV/A, energies vary by {s.energy_stdev:.4g} eV"
     )

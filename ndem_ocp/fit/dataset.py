@@ -19,6 +19,7 @@ from fairchem_kit.data.scan import SourceScan, merge_scans
 from fairchem_kit.data.split import TRAIN
 from fairchem_kit.data.staging import DATASET_FILE, SYSTEMS_FILE, read_json
 from fairchem_kit.data.statistics import Statistics
+from fairchem_kit.words import counted
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.fit.inputs import Inputs
 from ndem_ocp.fit.splitting import choose_reference, choose_split
@@ -142,7 +143,8 @@ def _refuse_errors(reports: list[SplitReport], path: Path) -> None:
     shown = "\n  ".join(_with_source(finding, path) for finding in errors[:5])
     more = f"\n  ... and {number - 5} more (ndem data check {path})" if number > 5 else ""
     raise FitError(
-        f"{number} record(s) would stop or spoil the training:\n  {shown}{more}\nTake these "
+        f"{counted(number, 'record')} would stop or spoil the training:\n  {shown}{more}\nTake "
+        "these "
         "frames out of the source."
     )
 

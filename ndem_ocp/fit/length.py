@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fairchem_kit.launch.console import duration
+from fairchem_kit.words import counted
 
 _WARM, _LEAST, _MOST = 1, 2, 60  # steps; the first is slower
 _SHARE = 0.05  # of the budget, for measuring
@@ -76,14 +77,15 @@ def choose_length(
     steps = epochs * per_epoch
     eval_every = max(1, steps // validations)
     reason = (
-        f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps:,} steps of {speed.step_s:.3g} s "
+        f"{counted(epochs, 'epoch')}, {counted(steps, 'step')} of {speed.step_s:.3g} s "
         f"(measured): {duration(steps * speed.step_s + validations * (validation_s + _SAVING_S))} "
         f"of the {minutes:g} min of --time; the learning rate reaches its final value "
         "at the last step"
     )
     if used_train is not None:
         reason += (
-            f". An epoch of all {train_frames:,} frames does not fit: {used_train:,} of them, "
+            f". An epoch of all {counted(train_frames, 'frame')} does not fit: {used_train:,} of "
+            "them, "
             "drawn at random, are used once each. A longer --time uses more"
         )
     patience = max(_VALIDATIONS[0], validations // _PATIENCE)

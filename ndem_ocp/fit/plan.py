@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairchem_kit.data.statistics import Statistics
+from fairchem_kit.words import counted
 from ndem_ocp.fit.dataset import FitData
 from ndem_ocp.fit.errors import FitError
 
@@ -104,7 +105,7 @@ def _batch(train: Statistics, cpu: bool) -> tuple[int, str]:
         why = f": at least {_STEPS_IN_AN_EPOCH} steps per epoch"
     elif batch < _BATCH:
         why = f": about {_ATOMS} atoms per step, for many steps"
-    return batch, f"{batch} structure{'s' if batch > 1 else ''}{why}"
+    return batch, f"{counted(batch, 'structure')}{why}"
 
 
 def _model(data: FitData, asked: str | None) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import numpy as np
 from fairchem_kit.data.reference import composition_matrix
 from fairchem_kit.data.scan import FrameTable
 from fairchem_kit.data.split import TEST, TRAIN, VAL
+from fairchem_kit.words import counted
 from ndem_ocp.fit.errors import FitError
 
 FRACTION = 0.1  # for validation, and the same for test
@@ -50,7 +51,8 @@ def choose_split(table: FrameTable, roles: Mapping[str, str], seed: int) -> Spli
     drawn = [] if VAL in named else [VAL] if TEST in named else [VAL, TEST]
     if train.sum() < FEWEST_FRAMES:
         raise FitError(
-            f"{int(train.sum())} usable frames to train on: at least {FEWEST_FRAMES} are needed, "
+            f"{counted(int(train.sum()), 'usable frame')} to train on: at least {FEWEST_FRAMES} "
+            "are needed, "
             "and some hundreds for a useful model."
         )
     by_system, reason = True, f"{_files(named)} as given"
@@ -127,14 +129,16 @@ def _reason(
     given = f"; {_files(named)} as given" if named else ""
     if by_system:
         return (
-            f"{what}{len(systems)} whole systems: frames of one system resemble each other, and "
+            f"{what}{counted(len(systems), 'whole system')}: frames of one system resemble each "
+            "other, and "
             f"splitting them would flatter the model{given}"
         )
     longest = int(np.bincount(table.system[train]).max())
     one = len(systems) == 1
+    few = "one system" if one else f"{counted(len(systems), 'system')}, too few to leave one out"
     return (
         f"{what}frames, in blocks of {max(1, round(longest / BLOCKS))} consecutive ones "
-        f"({'one system' if one else f'{len(systems)} systems, too few to leave one out'}): "
+        f"({few}): "
         "neighbours in a trajectory resemble each other, and splitting single frames would flatter "
         f"the model. Errors are for new frames of {'this system' if one else 'these systems'}, not "
         f"for new systems{given}"
@@ -178,13 +182,14 @@ def _same_frames(table: FrameTable, of: np.ndarray, named: list[str]) -> str:
         row = of_files[0]
         twin = seen[_identity(table, row)]
         raise FitError(
-            f"{len(of_files)} frame(s) are in both training and evaluation files: the first is "
+            f"{counted(len(of_files), 'frame')} in both training and evaluation files: the first "
+            "is "
             f"frame {table.frame[row]} of {_path(table, row)}, which is also frame "
             f"{table.frame[twin]} of {_path(table, twin)} (same atoms, energy and largest force). "
             "Remove them from one of the two."
         )
     of[rows] = TRAIN
-    return f"; {len(rows)} duplicate frame(s) are in training only" if rows else ""
+    return f"; {counted(len(rows), 'duplicate frame')} kept in training only" if rows else ""
 
 
 def _identity(table: FrameTable, row: int) -> tuple:
@@ -243,7 +248,9 @@ def choose_reference(table: FrameTable, of: np.ndarray) -> tuple[str, str]:
         )
     return (
         "last-frame",
-        f"minus that of each system's last frame: {len(used)} compositions do not determine the "
-        f"energies of {int((known.sum(axis=0) > 0).sum())} elements. Only differences within one "
+        f"minus that of each system's last frame: {counted(len(used), 'composition')} cannot "
+        "determine the "
+        f"energies of {counted(int((known.sum(axis=0) > 0).sum()), 'element')}. Only differences "
+        "within one "
         "system are meaningful",
     )

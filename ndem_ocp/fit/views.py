@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairchem_kit.words import counted
 from ndem_ocp.fit.errors import FitError
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
         command += ["--out", "views.lmdb", "--workers", "N"]
         raise FitError(
             f"--second-views: the potential takes {seconds:.2g} s per structure, so {LEAST} "
-            f"views of {frames} structures take {needed:.2g} minutes, and --time is {minutes:g}: "
-            "give a longer --time. Or make the views with several processes,\n  "
+            f"views of {counted(frames, 'structure')} take {needed:.2g} minutes, and --time is "
+            f"{minutes:g}: give a longer --time. Or make the views with several processes,\n  "
             f"{shlex.join(command)}\nand then give --second-views views.lmdb"
         )
     return min(MOST, possible)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from fairchem_kit.words import counted
 from ndem_ocp.method.views import EPS, JOINT, VIEWED, with_second_view
 
 __all__ = ["EPS", "JOINT", "VIEWED", "Views", "join_views", "split_output", "with_second_view"]
@@ -94,6 +95,8 @@ def split_output(value: Tensor, views: Views) -> tuple[Tensor, Tensor]:
     if rows == views.joint.natoms.numel():
         return value[: views.num_graphs], value[views.num_graphs :]
     raise ValueError(
-        f"A head returned {rows} rows for {views.joint.pos.shape[0]} atoms in "
-        f"{views.joint.natoms.numel()} structures: it must return one per atom or per structure."
+        f"A head returned {counted(rows, 'row')} for {counted(views.joint.pos.shape[0], 'atom')} "
+        "in "
+        f"{counted(views.joint.natoms.numel(), 'structure')}: it must return one per atom or per "
+        "structure."
     )

@@ -19,6 +19,7 @@ from fairchem.core.common import distutils
 from torch import Tensor, nn
 
 from fairchem_kit.checkpoints.ema import averaged
+from fairchem_kit.words import counted
 from ndem_ocp.models.two_view import AUXILIARY_OUTPUT
 from ndem_ocp.pretrained.compare import normalizer_differences, settings_differences
 from ndem_ocp.pretrained.file import PretrainedError
@@ -188,7 +189,8 @@ class _Plan:
             )
         elif loaded != trained:
             report.problems.append(
-                f"Only {len(loaded)} of the backbone's {len(trained)} weights are in the file with "
+                f"Only {len(loaded)} of the backbone's {counted(len(trained), 'weight')} are in "
+                "the file with "
                 "the same shape."
             )
         used = set(report.loaded.values()) | set(report.ignored)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairchem_kit.words import counted
 from ndem_ocp.models.two_view import AUXILIARY_OUTPUT
 from ndem_ocp.pretrained import heads as heads_of
 from ndem_ocp.pretrained import torchmd_names
@@ -161,7 +162,8 @@ class _Plan:
             )
         elif len(report.loaded) < total:
             report.problems.append(
-                f"Only {len(report.loaded)} of the backbone's {total} weights are in the file with "
+                f"Only {len(report.loaded)} of the backbone's {counted(total, 'weight')} are in "
+                "the file with "
                 "the same shape."
             )
         self._check_radial_basis()

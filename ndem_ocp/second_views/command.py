@@ -9,6 +9,7 @@ from typing import Any
 
 from fairchem_kit.commands.options import add_no_progress, add_seed, at_least
 from fairchem_kit.files import existing
+from fairchem_kit.words import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +141,8 @@ def summary(out: str, meta: dict[str, Any]) -> str:
     error = meta.get("relative_error")
     return "\n".join(
         [
-            f"{out}: {draws['count']} second views of {counts['records']} records"
+            f"{out}: {counted(draws['count'], 'second view')} of "
+            f"{counted(counts['records'], 'record')}"
             + (f" (left out: {', '.join(left_out)})" if left_out else ""),
             f"calculator: {Provenance(**calculator)}; s = {meta['scale']:.4g}, relative error "
             + ("not measured" if error is None else f"{error:.3f}"),

@@ -25,6 +25,7 @@ from fairchem_kit.data.lock import only_writer
 from fairchem_kit.data.records import Structure, iter_structures
 from fairchem_kit.data.units import force_in_ev, units_of
 from fairchem_kit.data.writer import package_version
+from fairchem_kit.words import counted
 
 from .draws import Draws, digest_of, gradient_mismatch, views_of
 from .sidecar import SidecarWriter, Views
@@ -144,14 +145,15 @@ def _test_calculator(path: Path, potential: Potential, options: MakeOptions) -> 
     scale = found.scale if options.scale is None else options.scale
     error = found.relative_error if options.scale is None else _error_at(found, scale)
     say(
-        f"over {found.pairs} pairs of near frames the calculator's change of forces is off by "
+        f"over {counted(found.pairs, 'pair')} of near frames the calculator's change of forces "
+        "is off by "
         f"{100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
         f"{100 * (found.forces_error or 0):.0f} %)"
     )
     if error > options.max_error:
         raise DataError(
             f"the calculator's change of forces is off by {100 * error:.0f} % with s = {scale:.3g} "
-            f"over {found.pairs} pairs of near frames of {path}, more than --max-error "
+            f"over {counted(found.pairs, 'pair')} of near frames of {path}, more than --max-error "
             f"{options.max_error:g} allows. Compare calculators with `ndem data curvature`"
         )
     return {"scale": scale, "relative_error": error, "pairs": found.pairs,
@@ -207,8 +209,10 @@ def _cost(structure: Structure, count: int, potential: Potential, options: MakeO
     """An estimate of the time, from a few calculations."""
     seconds = potential.seconds(structure) * (options.draws.count + 1) * count / options.workers
     return (
-        f"{count} structures, {options.draws.count} displacements each: about {_duration(seconds)}"
-        f" on {options.workers} process(es). You can stop it at any time; the same command "
+        f"{counted(count, 'structure')}, {counted(options.draws.count, 'displacement')} each: "
+        f"about {_duration(seconds)}"
+        f" on {counted(options.workers, 'process', 'processes')}. You can stop it at any time; "
+        "the same command "
         "continues"
     )
 

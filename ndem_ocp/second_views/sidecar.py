@@ -23,6 +23,7 @@ import numpy as np
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.reader.errors import Refused
 from fairchem_kit.data.reader.pages import LmdbFile
+from fairchem_kit.words import counted
 
 META = b"meta"
 FORMAT = "ndem-second-views-1"
@@ -145,7 +146,8 @@ class Sidecar:
         self._file = LmdbFile(self.path)
         if not self.meta.get("complete"):
             raise DataError(
-                f"{path} is not finished ({len(self)} structures so far): run the command that "
+                f"{path} is not finished ({counted(len(self), 'structure')} so far): run the "
+                "command that "
                 f"makes it again; it will continue: {self.meta.get('command', '')}"
             )
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fairchem_kit.data.record_check import geometry_problem, number_problem, shape_problem
+from fairchem_kit.words import counted
 
 from .errors import Refused
 from .settings import ReaderSettings
@@ -40,7 +41,7 @@ def check_fields(fields: dict[str, Any], settings: ReaderSettings) -> None:
         count = len(numeric["pos"])
         if count > settings.max_atoms_per_graph:
             limit = settings.max_atoms_per_graph
-            raise Refused("size", f"{count} atoms (max_atoms_per_graph is {limit})")
+            raise Refused("size", f"{counted(count, 'atom')} (max_atoms_per_graph is {limit})")
         problem = number_problem(numeric, settings.max_atomic_number)
     if problem is None:
         problem = _geometry(numeric, settings)

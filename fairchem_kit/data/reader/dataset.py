@@ -19,6 +19,7 @@ from torch_geometric.data import Data
 
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.npz import check_npz
+from fairchem_kit.words import counted
 
 from .checks import check_fields
 from .errors import RecordError, Refused, TooManyBadRecords
@@ -98,7 +99,8 @@ class LmdbReader(BaseDataset):
             return BaseDataset._metadata.func(self)
         except AssertionError as error:
             raise DataError(
-                f"{self.path}: metadata.npz does not fit its {len(self)} records ({error}); write "
+                f"{self.path}: metadata.npz does not fit its {counted(len(self), 'record')} "
+                f"({error}); write "
                 "it again with fairchem's make_lmdb_sizes"
             ) from None
 

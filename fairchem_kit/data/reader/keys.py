@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fairchem_kit.words import counted
+
 from .errors import Refused
 from .pages import LmdbFile
 from .unpickle import load_integer
@@ -68,9 +70,16 @@ def _scan(file: LmdbFile, length: int | None, problem: str | None) -> Keys:
             foreign.append(key)
     problems = [] if problem is None else [("length", problem)]
     if length is not None and length != len(numbers):
-        problems.append(("length", f"`length` says {length}, there are {len(numbers)} records"))
+        problems.append(
+            (
+                "length",
+                f"`length` says {length}, but the file has {counted(len(numbers), 'record')}",
+            )
+        )
     if foreign:
-        problems.append(("keys", f"{len(foreign)} key(s) that are not numbers: {_some(foreign)}"))
+        problems.append(
+            ("keys", f"{counted(len(foreign), 'key')} other than numbers: {_some(foreign)}")
+        )
     numbers.sort()
     count = len(numbers) and numbers[-1] + 1
     if (
@@ -79,7 +88,7 @@ def _scan(file: LmdbFile, length: int | None, problem: str | None) -> Keys:
         raise Refused("keys", f"its keys are not a numbering from 0: the largest is {count - 1}")
     missing = sorted(set(range(count)).difference(numbers)) if count != len(numbers) else []
     if missing:
-        problems.append(("missing", f"{len(missing)} key(s) missing: {_some(missing)}"))
+        problems.append(("missing", f"{counted(len(missing), 'key')} missing: {_some(missing)}"))
     return Keys(file.path, count, problems, missing)
 
 

@@ -44,6 +44,7 @@ from fairchem_kit.data.staging import (
     write_json,
 )
 from fairchem_kit.data.writer import package_version
+from fairchem_kit.words import counted
 
 #: what the ``relax`` section of a configuration needs in addition to ``src``
 KEY_MAPPING = {"y_relaxed": "energy_relaxed"}
@@ -97,7 +98,8 @@ class Relaxations:
 
 def _print(out: str, entry: dict[str, Any]) -> None:
     print(
-        f"wrote {entry['records']} initial and relaxed structures ({entry['atoms']} atoms) to "
+        f"wrote {entry['records']} initial and relaxed structures "
+        f"({counted(entry['atoms'], 'atom')}) to "
         f"{out}; energy reference: {entry['energy_reference']}."
     )
     if entry["bad"]:

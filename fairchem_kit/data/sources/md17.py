@@ -20,6 +20,7 @@ from fairchem_kit.data.sources import register
 from fairchem_kit.data.split import TEST, TRAIN
 from fairchem_kit.data.units import IN_EV
 from fairchem_kit.data.writer import DataSet
+from fairchem_kit.words import counted
 
 UNITS = ("file", "eV")
 REFERENCES = ("mean", "none")
@@ -183,7 +184,8 @@ def _check_disjoint(
             raise DataError(
                 f"{last.path}: `{key}`: record {test - before} is also a training or validation "
                 f"frame (frame {train} of {', '.join(t.path for t in trajectories[:-1])}), "
-                f"{len(double)} such record(s); give the test file that belongs to the training "
+                f"{counted(len(double), 'such record')}; give the test file that belongs to the "
+                "training "
                 "file, or split one file with --train, --val and --test"
             )
 

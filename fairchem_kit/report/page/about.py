@@ -14,6 +14,7 @@ from fairchem_kit.report.page.evaluations import Evaluation
 from fairchem_kit.report.page.runs import Run
 from fairchem_kit.report.page.series import cost, summary
 from fairchem_kit.report.page.table import number, without_empty_columns
+from fairchem_kit.words import counted
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -71,7 +72,9 @@ def _batch(run: Run, optim: dict[str, Any]) -> str:
     ranks = starts[-1].get("ranks") if starts else None
     if "batch_size" not in optim:
         return ""
-    return f"{optim['batch_size']} structures per rank" + (f", {ranks} rank(s)" if ranks else "")
+    return f"{counted(optim['batch_size'], 'structure')} per rank" + (
+        f", {counted(ranks, 'rank')}" if ranks else ""
+    )
 
 
 def _weights(run: Run) -> str:

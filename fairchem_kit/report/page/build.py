@@ -24,6 +24,7 @@ from fairchem_kit.report.page.cautions import cautions
 from fairchem_kit.report.page.comparable import Arms, Sets
 from fairchem_kit.report.page.evaluations import Evaluation
 from fairchem_kit.report.page.runs import Run, arms_of, one_by_one
+from fairchem_kit.words import counted
 
 _BANDS = (
     "Lines are means over the runs of an arm. Bands are the 95 per cent confidence interval of the "
@@ -135,7 +136,7 @@ class Report:
             ("Runs", _runs(self.runs)),
         ]
         when = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-        runs = f"{len(self.runs)} runs" if len(self.runs) > 1 else "1 run"
+        runs = counted(len(self.runs), "run")
         subtitle = f"{runs}, written {when} by ndem_ocp {fairchem_kit.__version__}"
         return html.page(self.title, escape(subtitle), sections)
 
@@ -169,7 +170,11 @@ class Report:
 
 def _title(arms: Arms) -> str:
     names = list(arms)
-    return " against ".join(names) if len(names) < 4 else f"{len(names)} arms: {', '.join(names)}"
+    return (
+        " against ".join(names)
+        if len(names) < 4
+        else f"{counted(len(names), 'arm')}: {', '.join(names)}"
+    )
 
 
 def _with(text: str, groups: Sequence[tuple[str, Sequence[html.Figure]]]) -> str:

@@ -19,6 +19,7 @@ from fairchem_kit.report.page.evaluations import (
     by_force,
 )
 from fairchem_kit.report.page.figures import Figure, bar_figure, parity_figure
+from fairchem_kit.words import counted
 
 _MOST_POINTS = 200_000
 NO_FORCE = "predicting zero forces"
@@ -71,7 +72,9 @@ def _member(evaluation: Evaluation, split: str) -> Member:
     units = evaluation.about.get("units") or {}
     given = ", ".join(f"{name} in {unit}" for name, unit in sorted(units.items()))
     content = about.get("data_hash") or f"path {about.get('path')}"
-    description = f"{about.get('path')}, {about.get('structures')} structures, content "
+    description = (
+        f"{about.get('path')}, {counted(about.get('structures') or 0, 'structure')}, content "
+    )
     description += f"{about.get('data_hash') or 'not recorded'}" + (f", {given}" if given else "")
     return Member(evaluation.run.name, (str(content), given), description)
 
@@ -128,7 +131,9 @@ def _parities(samples: Samples, name: str, first: Evaluation) -> list[Figure | N
 def _parity(title: str, label: np.ndarray, predicted: np.ndarray, unit: str) -> Figure | None:
     error = np.abs(predicted - label)
     caption = (
-        f"MAE {np.nanmean(error):.4g} {unit} over {len(label):,} values." if len(label) else ""
+        f"MAE {np.nanmean(error):.4g} {unit} over {counted(len(label), 'value')}."
+        if len(label)
+        else ""
     )
     if len(label) > _MOST_POINTS:
         chosen = np.random.default_rng(0).choice(len(label), _MOST_POINTS, replace=False)

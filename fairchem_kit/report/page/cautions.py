@@ -5,6 +5,7 @@ from __future__ import annotations
 from fairchem_kit.report.page.comparable import MEAN, Arms, data_text
 from fairchem_kit.report.page.runs import Run
 from fairchem_kit.training.resume import changed_settings
+from fairchem_kit.words import counted
 
 
 def cautions(arms: Arms) -> list[str]:
@@ -20,7 +21,7 @@ def _lengths(arms: Arms) -> list[str]:
         steps = max(run.steps for run in runs)
         planned = next((run.planned_epochs for run in runs if run.planned_epochs), None)
         epochs = next((run.epochs for run in runs if run.steps == steps and run.epochs), None)
-        text = f"{steps} steps"
+        text = counted(steps, "step")
         if epochs is not None:
             text += f", {epochs:.3g}" + (f" of {planned:g} epochs" if planned else " epochs")
         lengths_of[arm] = (steps, planned, text)
@@ -102,7 +103,8 @@ def _shorter(arms: Arms) -> list[str]:
     for runs in arms.values():
         ends = [run.steps for run in runs]
         notes += [
-            f"{run.run_dir.name} has {end} steps so far, others of its arm {max(ends)}: the "
+            f"{run.run_dir.name} has {counted(end, 'step')} so far, others of its arm "
+            f"{max(ends)}: the "
             "arm's curves end there, and its row of the table averages runs of different lengths."
             for run, end in zip(runs, ends)
             if end < max(ends)

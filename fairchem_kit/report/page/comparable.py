@@ -13,6 +13,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from fairchem_kit.report.page.runs import Run
+from fairchem_kit.words import counted
 
 MEAN = "val_mean"
 Arms = dict[str, list[Run]]
@@ -137,7 +138,7 @@ def data_text(one: Mapping[str, Any]) -> str:
     """Path, size, selection and content of a split's data, as text."""
     parts = [str(one.get("src"))]
     if one.get("structures"):
-        parts.append(f"{one['structures']} structures")
+        parts.append(counted(one["structures"], "structure"))
     parts += [f"{key} {value}" for key, value in _selection(one)]
     parts.append(f"content {one['hash']}" if one.get("hash") else "content not recorded")
     return ", ".join(parts)

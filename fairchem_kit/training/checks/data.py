@@ -21,6 +21,7 @@ from fairchem_kit.npz import check_npz
 from fairchem_kit.training.checks.labels import SWITCH, label_problems, switched_off
 from fairchem_kit.training.checks.messages import ConfigError, shown, warn
 from fairchem_kit.training.checks.sections import SPLITS
+from fairchem_kit.words import counted
 
 RECORDS = 64  # number of records to read from the training split
 SHARDS = 8  # files to open of a split with more than ALL_SHARDS files
@@ -162,7 +163,8 @@ def _metadata_problems(section: Mapping[str, Any], parts: list[Any], where: str)
         return
     if count != len(parts[0]):
         yield (
-            f"{where}: {', '.join(map(str, paths))} lists {count} structures, but the data has "
+            f"{where}: {', '.join(map(str, paths))} lists {counted(count, 'structure')}, but the "
+            "data has "
             f"{len(parts[0])}: they are from different conversions. Convert again, or delete "
             "metadata.npz and set optim.load_balancing: null."
         )
@@ -196,7 +198,10 @@ def _spread_records(parts: list[Any], section: Mapping[str, Any]) -> Iterator[Da
             read += 1
             yield record
     if errors:
-        warn(f"dataset.train: {len(errors)} of {read + len(errors)} records could not be read.")
+        warn(
+            f"dataset.train: {len(errors)} of {counted(read + len(errors), 'record')} could not "
+            "be read."
+        )
         if not read:
             raise ValueError(errors[0])
 
@@ -213,8 +218,10 @@ def _warn_about_length(
     steps = math.ceil(count / batch) * optim["max_epochs"]
     if optim["eval_every"] > steps:
         logging.warning(
-            f"This run has {steps} steps ({count} structures, {batch} per step, "
-            f"{optim['max_epochs']} epochs) and optim.eval_every is {optim['eval_every']}: it ends "
+            f"This run has {counted(steps, 'step')} ({counted(count, 'structure')}, {batch} per "
+            "step, "
+            f"{counted(optim['max_epochs'], 'epoch')}) and optim.eval_every is "
+            f"{optim['eval_every']}: it ends "
             "without a validation and without best_checkpoint.pt. Lower optim.eval_every."
         )
 

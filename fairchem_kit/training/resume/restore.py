@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fairchem_kit.training.checks.messages import ConfigError
+from fairchem_kit.words import counted
 
 # State of torch's schedules that changes with the steps; the rest of it is configuration.
 _MOVING = (
@@ -87,7 +88,8 @@ def ema_by_name(
     if [tuple(p.shape) for p in shadows] != shapes:
         raise ConfigError(
             "the checkpoint's moving average (EMA) does not fit this model: "
-            f"{len(shadows)} tensors for {len(shapes)} parameters, or other shapes."
+            f"{counted(len(shadows), 'tensor')} for {counted(len(shapes), 'parameter')}, or "
+            "other shapes."
         )
     return {**saved, "shadow_params": shadows, "collected_params": []}
 

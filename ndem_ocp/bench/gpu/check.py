@@ -36,6 +36,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from fairchem_kit.words import counted
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 
 MODULE = "ndem_ocp.bench.gpu.check"  # this module, even if it runs as __main__
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     problems = list(_errors(read(args.out)))
     for problem in problems:
         print(f"  {problem}")
-    print(f"{len(problems)} problem(s). File to send: {_shown(args.out)}")
+    print(f"{counted(len(problems), 'problem')}. File to send: {_shown(args.out)}")
     return 1 if problems else 0
 
 
