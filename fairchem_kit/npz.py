@@ -21,6 +21,21 @@ _HEADERS = {
 }
 
 
+def read_npz(path: str | Path, error: type[UserError] = InputError) -> dict[str, np.ndarray]:
+    """The arrays of an npz file by name.
+
+    Raises:
+        InputError: or ``error``, as :func:`check_npz`, or if an array is damaged.
+    """
+    try:
+        with np.load(check_npz(path, error), allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except UserError:
+        raise
+    except Exception as problem:  # numpy, zipfile and zlib raise many kinds
+        raise error(f"{path}: this npz file is damaged ({problem}); make it again.") from problem
+
+
 def check_npz(path: str | Path, error: type[UserError] = InputError) -> Path:
     """Return ``path`` if it is an npz file of numbers and text; only array headers are read.
 

@@ -179,12 +179,17 @@ def spoil(frames: list[Atoms], kind: str) -> str:
     if kind == "nan forces":
         frames[1].calc.results["forces"][3, 2] = np.nan
         return f"frame 1: NaN or infinite forces on 1 of {len(frames[1])} atoms, first on atom 3"
+    if kind == "nan positions":
+        frames[1].positions[4, 1] = np.nan
+        return "frame 1: NaN or infinite positions"
     frames[1].cell[2] = 0
     frames[1].calc = SinglePointCalculator(frames[1], **frames[0].calc.results)
     return "frame 1: periodic along a lattice vector of length 0"
 
 
-@pytest.mark.parametrize("kind", ["unlabelled", "no forces", "nan energy", "nan forces", "cell"])
+@pytest.mark.parametrize(
+    "kind", ["unlabelled", "no forces", "nan energy", "nan forces", "nan positions", "cell"]
+)
 def test_bad_frames_are_named_or_skipped_and_listed(tmp_path, kind, capsys):
     frames = make_frames()
     pattern = spoil(frames, kind)

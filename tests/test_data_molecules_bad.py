@@ -19,11 +19,12 @@ def spoiled(key, where, value) -> dict[str, np.ndarray]:
 
 
 BAD = {
-    "energy": (spoiled("energies", 7, np.nan), r"`energies`: record 7: NaN or infinite; .*leave"),
+    "energy": (spoiled("energies", 7, np.nan), r"`energies`: record 7: NaN or infinite .*leave"),
     "forces": (spoiled("forces", (slice(5, 7), 2), np.inf), r"`forces`: record 5: .*2 records"),
     "positions": (spoiled("coords", (9, 1, 2), np.nan), r"`coords`: record 9: NaN or infinite"),
     "overlap": (spoiled("coords", (4, 1), spoiled("coords", 0, 0)["coords"][4, 2] + 0.1),
                 r"`coords`: record 4: atoms 0\.173 A apart, below 0\.3 A"),
+    "far": (spoiled("coords", (3, 1, 2), 1e300), r"`coords`: record 3: .*infinite in float32"),
     "element": (arrays(nuclear_charges=np.array([6, -6, 1])), "atom 1 has .* -6, .*correct"),
     "padding": (spoiled("nuclear_charges", 2, 0), r"`nuclear_charges`: atom 2 has .* 0, .*remove"),
     "table z": (arrays(nuclear_charges=np.ones((20, 3), int)), r"shape \(20, 3\).*one file per"),

@@ -30,6 +30,10 @@ def test_a_missing_package_is_explained(tmp_path, monkeypatch):
         ({"Z": np.full(50, 14)}, r"`Z`: record 0 has atomic number 14; QM9 has H, C, N, O and F"),
         ({"Z": np.full(50, 6.5)}, r"`Z`: entry 0 is 6\.5, expected whole numbers"),
         ({"ZPVE_au": np.r_[np.zeros(9), np.nan]}, r"`ZPVE_au`: record 9: NaN or infinite"),
+        ({"N": np.array(["3"] * 10)}, r"`N` must be a list of the numbers of atoms.*<U1"),
+        ({"N": np.r_[np.nan, np.ones(9)]}, r"`N` must be a list of the numbers of atoms"),
+        ({"N": np.array(12)}, r"`N` must be a list .* shape \(\)"),
+        ({"Index": np.r_[INDEX[:9], 1e300]}, r"`Index`: entry 9 is 1e\+300, expected whole"),
         ({"R": np.zeros((50, 3))}, r"`R`: record 0: atoms 0\.000 A apart"),
     ],
 )
@@ -52,6 +56,7 @@ def test_bad_arrays(tmp_path, changes, message):
         ("gdb9.sdf.csv", "mol_id,A,B,C,mu", "mol_id,A,B,C,dipole", r"csv: needs the columns"),
         ("gdb9.sdf.csv", "gdb_5,", "gdb_5,1,", r"csv: line 6 has 18 columns"),
         ("uncharacterized.txt", "     9", "  nine", "not the list of uncharacterised"),
+        ("uncharacterized.txt", "2 compounds\n", "", "not the list of uncharacterised"),
     ],
 )
 def test_bad_raw_files(tmp_path, file, old, new, message):
@@ -60,6 +65,9 @@ def test_bad_raw_files(tmp_path, file, old, new, message):
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
     with pytest.raises(DataError, match=message):
+        read_qm9(str(folder), progress=False)
+    (folder / file).write_bytes(b"\xff\xfe" + b"x" * 140_000)  # no text, one endless field
+    with pytest.raises(DataError, match=rf"{file}"):
         read_qm9(str(folder), progress=False)
     (folder / file).unlink()
     with pytest.raises(DataError, match=rf"{file} missing"):

@@ -107,7 +107,7 @@ def test_linear_reference_does_not_cover_an_element(tmp_path, trajectories):
     with pytest.raises(DataError, match="neither a file nor one of none, last-frame"):
         run(trajectories, tmp_path / "out", energy_reference=str(tmp_path / "no.npz"))
     np.savez(tmp_path / "other.npz", values=np.zeros(3))
-    for path, message in ((trajectories[0], "cannot be read as npz"), ("other.npz", "`coeff`")):
+    for path, message in ((trajectories[0], "this is not an npz file"), ("other.npz", "`coeff`")):
         with pytest.raises(DataError, match=message):
             run(trajectories, tmp_path / "out", energy_reference=str(tmp_path / path))
 

@@ -85,10 +85,10 @@ def read_frame(atoms: Atoms, options: LabelOptions) -> Frame:
     if len(atoms) == 0:
         raise FrameError("the frame has no atoms")
     factor = IN_EV[options.unit]
+    numbers = _elements(atoms)
+    positions, cell, pbc = _geometry(atoms)  # with NaN in them ASE does not give its labels
     energy = energy_of(atoms, options.energy_key) * factor
     forces = forces_of(atoms, options.forces_key) * factor
-    numbers = _elements(atoms)
-    positions, cell, pbc = _geometry(atoms)
     fixed = fixed_atoms(atoms)
     given = np.asarray(atoms.get_tags(), dtype=np.int64)
     tags, foreign = _tags(given, numbers, fixed, positions, cell, pbc, options.tags)
@@ -117,7 +117,9 @@ def _geometry(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not np.all(np.isfinite(values)):
             raise FrameError(f"NaN or infinite {name}")
         if np.abs(values).max(initial=0.0) > limit:
-            raise FrameError(f"{name} of up to {np.abs(values).max():.3g} A")
+            raise FrameError(
+                f"{name} of up to {np.abs(values).max():.3g} A: damaged, or not in Angstrom"
+            )
     if np.any(pbc & (np.linalg.norm(cell, axis=1) < 1e-6)):
         raise FrameError(
             "periodic along a lattice vector of length 0; set pbc or the cell in the source"

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.files import existing_file
+from fairchem_kit.npz import read_npz
 from fairchem_kit.words import counted
 
 from .errors import DataError
@@ -164,17 +166,17 @@ def _check_indices(
 def _read_text(path: Path) -> np.ndarray:
     """(n,) int64 from a csv or txt file with one index per line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}); for npz use --splits") from None
+        lines = existing_file(path, DataError).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: this is not text; for npz use --splits") from None
     rows = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:
             continue
         try:
-            rows.append(int(text))
-        except ValueError:
+            rows.append(np.int64(text))
+        except (ValueError, OverflowError):
             raise DataError(
                 f"{path}: line {number} is {text[:40]!r}, not an index; write one index per line"
             ) from None
@@ -183,11 +185,7 @@ def _read_text(path: Path) -> np.ndarray:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays idx_train, idx_val and idx_test of an npz file."""
-    try:
-        with np.load(path) as content:
-            arrays = {key: content[key] for key in content.files}
-    except Exception as error:  # numpy raises many kinds for a damaged file
-        raise DataError(f"--splits {path}: cannot be read as npz ({error})") from None
+    arrays = read_npz(path, DataError)
     splits = {}
     for name in NAMES:
         rows = arrays.get(f"idx_{name}")

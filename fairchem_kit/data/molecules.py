@@ -14,6 +14,7 @@ import numpy as np
 from fairchem_kit.words import counted
 
 from .errors import DataError
+from .labels import LARGEST
 from .stream import Record
 
 #: A; atoms that are closer overlap
@@ -109,7 +110,8 @@ class Molecules:
 
 
 def check_molecules(molecules: Molecules, rows: np.ndarray, advice: str) -> None:
-    """Refuse molecules with NaN or infinite numbers, impossible elements or overlapping atoms.
+    """Refuse molecules with numbers that a record cannot hold, impossible elements or overlapping
+    atoms.
 
     Args:
         molecules: all molecules. rows: those to check. advice: what to do, the end of the messages.
@@ -119,18 +121,25 @@ def check_molecules(molecules: Molecules, rows: np.ndarray, advice: str) -> None
     """
     rows = np.sort(rows)
     for name, values in molecules.labels.items():
-        bad = ~np.isfinite(values[rows])
-        _refuse(molecules, rows, bad, name, "NaN or infinite", advice)
+        _refuse(molecules, rows, _impossible(values[rows]), name, _IMPOSSIBLE, advice)
     atoms = {"positions": molecules.positions, "forces": molecules.forces}
     for name, values in atoms.items():
         if values is not None:
-            bad = _any_atom(molecules, ~np.isfinite(values).all(axis=1))[rows]
-            _refuse(molecules, rows, bad, name, "NaN or infinite", advice)
+            bad = _any_atom(molecules, _impossible(values).any(axis=1))[rows]
+            _refuse(molecules, rows, bad, name, _IMPOSSIBLE, advice)
     bad = _any_atom(molecules, (molecules.numbers < 1) | (molecules.numbers > 118))[rows]
     _refuse(molecules, rows, bad, "numbers", "an atomic number outside 1 to 118", advice)
     nearest = smallest_distances(molecules, rows)
     found = f"atoms {nearest.min(initial=math.inf):.3f} A apart, below {MIN_DISTANCE} A"
     _refuse(molecules, rows, nearest < MIN_DISTANCE, "positions", found, advice, nearest)
+
+
+_IMPOSSIBLE = "NaN or infinite in float32"
+
+
+def _impossible(values: np.ndarray) -> np.ndarray:
+    """bool of the same shape: what a record cannot hold."""
+    return ~(np.abs(values) <= LARGEST)
 
 
 def _any_atom(molecules: Molecules, flags: np.ndarray) -> np.ndarray:

@@ -8,10 +8,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from fairchem_kit.npz import read_npz
 from fairchem_kit.words import counted
 
 from .errors import DataError
@@ -85,22 +87,20 @@ def read_qm9(source: str, progress: bool = True) -> Qm9Arrays:
 
 
 def _read_npz(path: Path) -> Qm9Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            found = set(content.files)
-            wanted = {"R", "Z", "N", "Index"} | {pack for _, pack in COLUMNS.values()}
-            if not wanted <= found:
-                raise DataError(
-                    f"{path}: unknown layout; it lacks {sorted(wanted - found)} and has "
-                    f"{sorted(found)}. The units are taken from the names, so other names are not "
-                    "guessed"
-                )
-            arrays = {key: content[key] for key in wanted}
-    except DataError:
-        raise
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        raise DataError(f"{path}: cannot be read as npz ({error}); make it again") from None
-    count, atoms = len(arrays["N"].reshape(-1)), int(arrays["N"].sum())
+    arrays = read_npz(path, DataError)
+    wanted = {"R", "Z", "N", "Index"} | {pack for _, pack in COLUMNS.values()}
+    if not wanted <= set(arrays):
+        raise DataError(
+            f"{path}: unknown layout; it lacks {sorted(wanted - set(arrays))} and has "
+            f"{sorted(arrays)}. The units are taken from the names, so other names are not guessed"
+        )
+    natoms = arrays["N"]
+    if natoms.ndim != 1 or natoms.dtype.kind not in "iuf" or not (natoms >= 1).all():
+        raise DataError(
+            f"{path}: `N` must be a list of the numbers of atoms, 1 or more each, and is "
+            f"{natoms.dtype} of shape {natoms.shape}; make the file again"
+        )
+    count, atoms = len(natoms), int(natoms.sum())
     shapes = dict.fromkeys(wanted, (count,)) | {"R": (atoms, 3), "Z": (atoms,)}
     for key in sorted(wanted):
         if arrays[key].shape != shapes[key] or arrays[key].dtype.kind not in "iuf":
@@ -110,7 +110,9 @@ def _read_npz(path: Path) -> Qm9Arrays:
                 f"{counted(atoms, 'atom')}"
             )
     for key in ("Z", "N", "Index"):
-        broken = np.flatnonzero(arrays[key] != np.round(arrays[key]))
+        broken = np.flatnonzero(
+            (arrays[key] != np.round(arrays[key])) | (np.abs(arrays[key]) > _LARGEST_WHOLE)
+        )
         if len(broken):
             raise DataError(
                 f"{path}: `{key}`: entry {broken[0]} is {arrays[key][broken[0]]:g}, expected whole "
@@ -122,6 +124,9 @@ def _read_npz(path: Path) -> Qm9Arrays:
         "npz", [path], arrays["Index"].astype(np.int64), arrays["N"].astype(np.int64),
         arrays["Z"], arrays["R"], targets, keys,
     )  # fmt: skip
+
+
+_LARGEST_WHOLE = 2**53  # from here on float64 cannot tell whole numbers apart
 
 
 class _Builder:
@@ -192,7 +197,11 @@ def _uncharacterised(path: Path) -> set[int]:
     """Numbers of the molecules that failed QM9's consistency check."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     try:
-        return {int(line.split()[0]) for line in lines[_HEADER : len(lines) - _FOOTER]}
+        found = {int(line.split()[0]) for line in lines[_HEADER : len(lines) - _FOOTER]}
+        count = lines[-1].split()[0]  # "3054 compounds"; a row if the file was cut off
+        if not found or (count.isdigit() and int(count) != len(found)):
+            raise ValueError
+        return found
     except (ValueError, IndexError):
         raise DataError(
             f"{path}: not the list of uncharacterised molecules ({_HEADER} lines of text, then a "
@@ -218,16 +227,31 @@ def _sdf_molecules(stream: Iterable[str], path: Path) -> Iterator[tuple[list[str
 
 def _csv_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and the wanted columns of each row of a csv file."""
-    with open(path, encoding="utf-8", newline="") as stream:
+    with open(path, encoding="utf-8", errors="replace", newline="") as stream:
         reader = csv.reader(stream)
-        head = next(reader, [])
+        head = _next_row(reader, path) or []
         if not set(columns) <= set(head):
-            raise DataError(f"{path}: needs the columns {columns}, it has {head}")
+            raise DataError(f"{path}: needs the columns {columns}, it has {_short(head)}")
         places = [head.index(column) for column in columns]
-        for row in reader:
+        while (row := _next_row(reader, path)) is not None:
             if len(row) != len(head):
                 raise DataError(f"{path}: line {reader.line_num} has {counted(len(row), 'column')}")
             yield reader.line_num, [row[place] for place in places]
+
+
+def _next_row(reader: Any, path: Path) -> list[str] | None:
+    """The next row of a csv file; None at its end."""
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: line {reader.line_num} is damaged ({error}); unpack or download it again"
+        ) from None
+
+
+def _short(head: list[str]) -> str:
+    text = repr(head)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _read_pack(progress: bool) -> Qm9Arrays:

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.npz import read_npz
 from fairchem_kit.words import counted
 
 from .errors import DataError
+from .labels import LARGEST
 from .scan import Composition, FrameTable
 
 MODES = ("none", "last-frame", "linear")
@@ -89,28 +91,29 @@ def load_linear(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         (SIZE,) coefficients, eV per atom, and (SIZE,) bool of the elements that the file covers:
-        its ``seen`` entry if it has one, else all finite coefficients.
+        its ``seen`` entry if it has one, else all coefficients that a record can hold.
 
     Raises:
         DataError: no such file, or the key is missing.
     """
-    try:
-        with np.load(path) as content:
-            values = {key: np.asarray(content[key]) for key in content.files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"--energy-reference {path}: cannot be read as npz ({error})") from None
+    values = read_npz(path, DataError)
     key = "coeff" if "coeff" in values else "element_references"
-    if key not in values or values[key].ndim != 1:
+    seen_there = values.get("seen", np.ones(np.shape(values.get(key)), dtype=bool))
+    if not (
+        key in values
+        and values[key].ndim == 1
+        and values[key].dtype.kind in "iuf"
+        and seen_there.shape == values[key].shape
+    ):
+        found = ", ".join(f"{name} {a.dtype} {a.shape}" for name, a in sorted(values.items()))
         raise DataError(
-            f"--energy-reference {path}: needs a 1-dimensional array `coeff` indexed by atomic "
-            f"number; it has {sorted(values)}"
+            f"--energy-reference {path}: needs an array `coeff` of numbers (eV per atom) indexed "
+            f"by atomic number, and may have `seen` of that length; it has {found or 'no arrays'}"
         )
     size = min(len(values[key]), SIZE)
     coefficients = np.zeros(SIZE)
     seen = np.zeros(SIZE, dtype=bool)
-    seen[:size] = np.isfinite(values[key][:size])
-    if "seen" in values:
-        seen[:size] &= values["seen"][:size].astype(bool)
+    seen[:size] = (np.abs(values[key][:size]) <= LARGEST) & seen_there[:size].astype(bool)
     coefficients[:size] = np.where(seen[:size], values[key][:size], 0.0)
     return coefficients, seen
 
