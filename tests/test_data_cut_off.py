@@ -12,6 +12,7 @@ from ase.io import write
 
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.frame_files import iter_frames
+from fairchem_kit.data.frames import LabelOptions
 from fairchem_kit.data.sources.ase import expand_sources
 from ndem_ocp.cli import main
 from test_data_support import make_frames, run
@@ -132,3 +133,12 @@ def test_compressed_data_that_are_damaged_in_the_middle_are_one_sentence(whole, 
     (tmp_path / "a.extxyz.gz").write_bytes(packed)
     with pytest.raises(DataError, match="its compressed data are incomplete or damaged"):
         run([tmp_path / "a.extxyz.gz"], tmp_path / "out")
+
+
+def test_one_fault_of_all_frames_is_one_line(whole, tmp_path):
+    with pytest.raises(DataError) as refused:
+        run([whole / "a.traj"], tmp_path / "out", labels=LabelOptions(energy_key="E"))
+    said = str(refused.value)
+    assert re.search(r"a\.traj: 6 frames, the first is frame 0: no energy under 'E'", said)
+    assert said.endswith("leave them out with --skip-bad")
+    assert "\n" not in said

@@ -91,6 +91,19 @@ def ndem(*words: object, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, **options)
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_an_option_is_a_finite_number(number, capsys):
+    for words in (
+        ["data", "ase", "x.traj", "--out", "out", f"--val-fraction={number}"],
+        ["data", "check", "x", f"--max-force={number}"],
+        ["fit", "x.traj", f"--time={number}"],
+    ):
+        assert main(words) == 2
+        option = words[-1].partition("=")[0]
+        said = capsys.readouterr().err
+        assert said.startswith(f"ndem: argument {option}: give a finite number, not {number} (see")
+
+
 def test_closed_output_ends_without_an_error():
     read, write = os.pipe()
     os.close(read)
@@ -276,6 +289,12 @@ def test_configurations_that_cannot_train(good, refused, tmp_path):
     assert "model.backbone.model = 'no.Such'" in changed(model__backbone={"model": "no.Such"})
     assert "trainer = 'nosuch' is not a trainer" in changed(trainer="nosuch")
     assert "logger.name = 'nosuch'" in changed(logger="nosuch")
+    for logger in (None, 3):
+        assert "changed.yml: `logger` must be a name" in changed(logger=logger)
+    assert "changed.yml: `loss_functions` is empty" in changed(loss_functions=None)
+    for source in (None, 3, ["gone", None]):
+        said = changed(dataset__train__src=source)
+        assert "dataset.train.src must be a path, or a list of paths, not" in said
     assert "gone.pt" in changed(task__init_from="gone.pt")
     assert "dataset.train.src = 'gone'" in changed(dataset__train__src="gone")
     (tmp_path / "part.yml").write_text("model: {name: hydra}\n")

@@ -143,15 +143,13 @@ def _refuse_other_format(out: Path, old: Mapping[str, Any], options: ConvertOpti
 def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]:
     """Stop at unusable frames, or list them if they may be skipped."""
     bad = [entry for scan in scans for entry in scan.bad]
-    lines = [
-        f"{b['file']}: " + ("" if b["frame"] is None else f"frame {b['frame']}: ") + b["reason"]
-        for b in bad
-    ]
-    shown = "\n  ".join(lines[:20] + ([f"... and {len(lines) - 20} more"] if bad[20:] else []))
+    lines = _lines(bad)
+    shown = "\n  ".join(lines[:20] + ([f"... and {len(lines) - 20} more"] if lines[20:] else []))
     what = counted(len(bad), "unusable frame or file", "unusable frames or files")
-    if len(bad) == 1 and not skip:
+    if len(lines) == 1 and not skip:
+        them = "it" if len(bad) == 1 else "them"
         raise DataError(
-            f"{shown}. Nothing was written: correct this, or leave it out with --skip-bad"
+            f"{shown}. Nothing was written: correct this, or leave {them} out with --skip-bad"
         )
     if bad and not skip:
         raise DataError(
@@ -161,6 +159,20 @@ def _handle_bad(scans: Sequence[SourceScan], skip: bool) -> list[dict[str, Any]]
     if bad:
         print(f"skipped {what}:\n  {shown}", file=sys.stderr)
     return bad
+
+
+def _lines(bad: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for all frames of a file with the same fault, such as a wrong name of a label."""
+    frames: dict[tuple[str, str], list[int | None]] = {}
+    for entry in bad:
+        frames.setdefault((entry["file"], entry["reason"]), []).append(entry["frame"])
+    lines = []
+    for (file, reason), numbers in frames.items():
+        where = "" if numbers[0] is None else f"frame {numbers[0]}: "
+        if len(numbers) > 1:
+            where = f"{counted(len(numbers), 'frame')}, the first is {where}"
+        lines.append(f"{file}: {where}{reason}")
+    return lines
 
 
 def _entry(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -121,6 +122,11 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
     for key in NEEDED:
         if key not in config:
             raise LaunchError(f"{command.config}: the section `{key}` is missing.")
+    if "loss_functions" in config and config["loss_functions"] is None:
+        raise LaunchError(  # fairchem looks at it before anything of ours
+            f"{command.config}: `loss_functions` is empty; it must be a list such as "
+            "[{energy: {fn: mae, coefficient: 1}}]."
+        )
     config.update(
         world_size=world_size,
         distributed_backend="gloo" if command.cpu else "nccl",
@@ -129,6 +135,11 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
     )
     config["identifier"] = config["identifier"] or command.run_id
     logger = config.get("logger", "wandb")
+    if not isinstance(logger, (str, Mapping)):
+        raise LaunchError(
+            f"{command.config}: `logger` must be a name, such as tensorboard, or a mapping with "
+            f"name, not {logger!r}."
+        )
     config["logger"] = {"name": logger} if isinstance(logger, str) else dict(logger)
     if command.group:
         config["logger"]["group"] = command.group

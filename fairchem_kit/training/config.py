@@ -120,6 +120,8 @@ def _source_problems(config: Mapping[str, Any], command: Mapping[str, Any] | Non
     for key, section in given.items():
         sources = section.get("src")
         for source in sources if isinstance(sources, (list, tuple)) else [sources]:
+            if "src" in section and not isinstance(source, (str, Path)):
+                yield f"{key} must be a path, or a list of paths, not {source!r}."
             if isinstance(source, str) and not Path(source).exists() and "*" not in source:
                 yield (
                     f"{key} = {source!r}: there is no such file or directory (from {Path.cwd()})."
