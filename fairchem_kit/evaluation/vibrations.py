@@ -158,8 +158,9 @@ def _table(
     found: Vibrations, given: np.ndarray | None, other: Vibrations | None, about: dict[str, Any]
 ) -> str:
     lines = [
-        f"relaxed in {counted(found.steps, 'step')} to {found.fmax:.3g} eV/A, {found.moved:.4f} A (rms) from "
-        "the given structure; frequencies in cm^-1, imaginary ones negative"
+        f"relaxed in {counted(found.steps, 'step')} to {found.fmax:.3g} eV/A, "
+        f"{found.moved:.4f} A (rms) from the given structure; frequencies in cm^-1, "
+        "imaginary ones negative"
     ]
     if given is None:
         lines += [f"{value:10.1f}" for value in found.frequencies]
@@ -182,8 +183,9 @@ def _warnings(name: str, found: Vibrations) -> list[str]:
     lines = []
     if not found.converged:
         lines.append(
-            f"The relaxation with {name} stopped after {found.steps} steps at {found.fmax:.3g} "
-            "eV/A: this is not a minimum, so its numbers are not vibrational frequencies."
+            f"The relaxation with {name} stopped after {counted(found.steps, 'step')} at "
+            f"{found.fmax:.3g} eV/A: this is not a minimum, so its numbers are not "
+            "vibrational frequencies."
         )
     if found.imaginary:
         lines.append(

@@ -11,6 +11,7 @@ import numpy as np
 from fairchem_kit.atomic_files import read_json
 from fairchem_kit.checkpoints import read_checkpoint, write_checkpoint
 from fairchem_kit.evaluation.samples import read_samples
+from fairchem_kit.words import counted
 
 _CLEARLY = 0.9  # of the guess's error: below this the model has learned something
 
@@ -93,11 +94,11 @@ def advice(steps: int, planned: int, second_views: bool) -> str:
     """
     if steps < planned:
         ways = ["more frames"]
-        first = f"Training stopped after {steps:,} of {planned:,} steps, because the force error "
-        first += "on val no longer fell."
+        first = f"Training stopped after {steps:,} of {counted(planned, 'step')}, because the "
+        first += "force error on val no longer fell."
     else:
         ways = ["a longer --time", "more frames"]
-        first = f"Training took all {planned:,} steps that fit into --time."
+        first = f"Training took its full length, {counted(planned, 'step')} within --time."
     if not second_views:
         ways.append("second views from a potential (--second-views, docs/second_views.md)")
     listed = f"{', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else ways[0]
