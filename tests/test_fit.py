@@ -71,7 +71,7 @@ def test_from_a_file_to_a_model(frames, folder, capfd):
     for words in (
         "40 frames (32 train, 4 val, 4 test) of O Cu, 3 atoms, periodic TTT",
         "in blocks of 2 consecutive ones (one system)",
-        "plain training: ",
+        "plain training. Where frames are few, second views",
         "epoch",
         "On test, its forces are ",
         "For lower errors try a longer --time, more frames or second views",
