@@ -23,9 +23,9 @@ def existing_config(path: str | Path, error: type[UserError]) -> Path:
 
 
 def plain_instead(path: str | Path) -> str:
-    """A sentence about a file for NDeM beside a plain one, where only the plain one is there now.
+    """A sentence for the name of a file for NDeM that no longer exists next to the plain one.
 
-    Molecules had a file for each of the two; NDeM is a setting of theirs.
+    Molecules had a file for each; now NDeM is a setting in the plain one.
     """
     path = Path(path)
     plain = path.with_name(path.name.removesuffix(_WITH_NDEM) + path.suffix)

@@ -21,7 +21,7 @@ from fairchem_kit.training import Trainer
 from fairchem_kit.training.resume import stopping
 from fitting import labelled, molecule, rattled, surface, write_frames
 from ndem_ocp import calculator, cli
-from ndem_ocp.fit import command, dataset
+from ndem_ocp.fit import command, dataset, length
 from ndem_ocp.second_views.sidecar import read_meta
 
 SHORT = ("--time", "0.02", "--cpu", "--model", "equiformer_v2")
@@ -71,7 +71,7 @@ def test_from_a_file_to_a_model(frames, folder, capfd):
     for words in (
         "40 frames (32 train, 4 val, 4 test) of O Cu, 3 atoms, periodic TTT",
         "in blocks of 2 consecutive ones (one system)",
-        "plain training: ",
+        "plain training. Where frames are few, second views",
         "epoch",
         "On test, its forces are ",
         "For lower errors try a longer --time, more frames or second views",
@@ -182,6 +182,8 @@ def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures
             stopping.request_stop("Ctrl-C")
 
     monkeypatch.setattr(Trainer, "_backward", stop_at_two)
+    # a few steps, however busy the machine is
+    monkeypatch.setattr(length, "measure", lambda *_: length.Speed(0.4, 0.01))
     assert fit(*words) == exit_codes.STOPPED
     assert "The same command continues:\n  ndem fit" in capfd.readouterr().err
     assert Record(folder / "a", "fit").read()["state"] == "stopped"

@@ -15,7 +15,7 @@ import pytest
 from fairchem_kit.evaluation import Samples
 from fairchem_kit.evaluation.samples import write_samples
 from fairchem_kit.history.logger import HistoryLogger
-from fairchem_kit.report.metrics import describe, unit_text, validation_metrics
+from fairchem_kit.report.metrics import unit_text, validation_metrics
 from fairchem_kit.report.page.about import facts
 from fairchem_kit.report.page.build import Report
 from fairchem_kit.report.page.by_group import groups_of_figures
@@ -437,7 +437,6 @@ def test_names_units_and_direction_of_metrics():
         "EFwT (%)",
         "Gap MAE (unit of the data)",
     ]
-    assert describe("forces_cosine_similarity").higher_is_better
     assert unit_text("kcal_per_mol_A") == "kcal/mol/Å"
     assert unit_text("a0_3") == "a0^3"
 

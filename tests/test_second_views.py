@@ -159,6 +159,16 @@ def test_a_potential_of_twice_the_size_is_scaled_or_refused(train_split, tmp_pat
     assert not (tmp_path / "one.lmdb").exists()
 
 
+def test_without_pairs_of_near_frames_the_given_scale_counts(
+    train_split, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(make, "near_pairs", lambda *_: [])
+    options = MakeOptions(draws=Draws(1), scale=0.8, progress=False)
+    make_second_views(train_split, EXACT, tmp_path / "views.lmdb", options)
+    assert "cannot be tested on them; s = 0.8" in capsys.readouterr().err
+    assert Sidecar(tmp_path / "views.lmdb").scale == 0.8
+
+
 def test_forces_that_are_not_the_gradient_are_refused(train_split, tmp_path):
     with pytest.raises(DataError, match="not the gradient of its energy"):
         make_second_views(train_split, changed(forces=1.5), tmp_path / "views.lmdb", FEW)

@@ -121,10 +121,7 @@ def _stand_ins(path: Path) -> list[Any]:
     ]
     allowed.append(_named(lambda *_: {}, "collections.defaultdict"))
     for function in numpy_rebuilders():
-        for core in (
-            "core",
-            "_core",
-        ):  # its module depends on the NumPy version that wrote the file
+        for core in ("core", "_core"):  # depends on the NumPy version that wrote the file
             allowed.append(_named(function, f"numpy.{core}.multiarray.{function.__name__}"))
     for name in names_in(path):
         module, _, last = name.rpartition(".")

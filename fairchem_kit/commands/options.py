@@ -90,8 +90,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         choices=KINDS,
         default=AUTO,
         help="ema: the moving average; last: the weights of the last step; auto (default): ema if "
-        "the "
-        "checkpoint has it",
+        "the checkpoint has it",
     )
 
 

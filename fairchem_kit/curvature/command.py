@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
     from fairchem_kit.data.records import iter_structures
     from fairchem_kit.data.units import units_of
 
-    from .measure import isotropic
+    from .measure import agreement_of, isotropic
     from .pairs import MOST_READ, near_pairs
 
     for option, file in (("--json", args.json), ("--figure", args.figure)):
@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     found = [isotropic(structures, pairs)]
     for name, forces in _predictors(args, structures):
-        found.append(_agreement(name, structures, pairs, forces))
+        found.append(agreement_of(name, structures, pairs, forces))
     unit = units_of(Path(args.path)).get("force", "eV/A")
     print(_table(found, structures, pairs, unit))
     if args.calculator:
@@ -113,12 +113,6 @@ def _write(args: argparse.Namespace, found: Any, unit: str) -> None:
         "found": [each.as_dict() for each in found],
     }
     write_text(args.json, json.dumps(content, indent=1) + "\n")
-
-
-def _agreement(name: str, structures: Any, pairs: Any, forces: Any) -> Any:
-    from .measure import agreement_of
-
-    return agreement_of(name, structures, pairs, forces)
 
 
 def _predictors(args: argparse.Namespace, structures: Any) -> Any:

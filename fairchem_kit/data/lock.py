@@ -20,12 +20,8 @@ from typing import ParamSpec, TypeVar
 
 from .errors import DataError
 
-_NO_LOCKS = (
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-)  # the file system has no locks
+# The file system has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _held: set[Path] = set()

@@ -1,4 +1,4 @@
-"""The writer of all data sets: shards of records, metadata and what dataset.json says of them.
+"""The writer of all data sets: shards of records, metadata and what dataset.json says about them.
 
 A source of data gives a :class:`DataSet`; :func:`write` puts it in place when it is complete.
 """

@@ -35,9 +35,8 @@ def validation_sets(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def extra_validation_splits(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{name in the log: dataset section} of ``task.validation_splits``, in its order.
 
-    A section is that of ``dataset.val`` (joined with ``dataset.train`` as fairchem does it) with
-    the split's own keys in place of its. What belongs to the main split's data alone, its metadata
-    and its selection of frames, is not passed on.
+    A section is ``dataset.val`` (joined with ``dataset.train`` as in fairchem), overridden by the
+    split's own keys. The metadata and the selection of frames of the main split are left out.
     """
     given = (config.get("task") or {}).get(KEY) or {}
     val = dict(config.get("val_dataset") or {})

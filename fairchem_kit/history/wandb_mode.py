@@ -42,9 +42,8 @@ def go_offline(why: str) -> None:
 
 def _why_not_online(address: str) -> str | None:
     host, port = _server(address)
-    if not _reachable(
-        host, port
-    ):  # checked first, because a login with a key waits for the network
+    # checked first, because a login with a key waits for the network
+    if not _reachable(host, port):
         return f"{host} cannot be reached"
     try:
         if wandb.login(prompt=False):  # does not ask at the terminal

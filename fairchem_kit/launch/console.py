@@ -33,7 +33,6 @@ class Console:
         outputs: section of the configuration, with the units. total: steps of the run.
         print_every: steps between two lines of training.
         primary: the metric that decides which validation is the best so far.
-        lower_is_better: of it.
     """
 
     def __init__(

@@ -208,7 +208,7 @@ def with_device(place: Place) -> Place:
     if seen == 0:
         raise LaunchError("No CUDA device is visible. To train on the CPU, add --cpu.")
     if seen == 1:  # with srun --gpus-per-task each rank sees only its own
-        return Place(**{**vars(place), "local_rank": 0})
+        return replace(place, local_rank=0)
     if seen < place.local_size:
         raise LaunchError(
             f"{counted(place.local_size, 'rank')} on {socket.gethostname()}, but "

@@ -18,8 +18,6 @@ from fairchem_kit.training.resume.stopping import clear_stop, request_stop, stop
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 ALL = (*WARNINGS, signal.SIGHUP, signal.SIGINT)
-
-
 CTRL_C = "Ctrl-C"
 FIRST_INTERRUPT = (
     b"\nndem: stopping after this step, which will be saved. Ctrl-C again stops at once.\n"
@@ -45,9 +43,8 @@ def stops_between_steps(launched: bool) -> Iterator[None]:
         stop_on([signal.SIGHUP])
     signal.signal(signal.SIGINT, _note_interrupt if launched else _interrupt)
     _guarding_workers = True
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, ALL
-    )  # the local launcher starts ranks with blocked signals
+    # the local launcher starts ranks with blocked signals
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,7 @@ def _sweep_of(args: argparse.Namespace) -> Sweep:
     if unknown:
         raise LaunchError(f"{args.sweep} has no arm {unknown[0]!r}: {', '.join(sweep.arms)}.")
     arms = {arm: sweep.arms[arm] for arm in args.arms or sweep.arms}
-    return Sweep(
-        sweep.path, sweep.config, sweep.seeds, sweep.test, arms, sweep.metrics, sweep.about
-    )
+    return replace(sweep, arms=arms)
 
 
 def _waiting(tasks: list[Task]) -> list[Task]:

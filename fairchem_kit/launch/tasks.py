@@ -72,13 +72,13 @@ class Manifest:
         """The command of task ``index``."""
         task = self.tasks[index]
         return TrainCommand(
-            self.config,
-            task.run_dir,
-            task.run_id,
-            self.cpu,
-            self.name,
-            list(task.options),
-            list(task.overrides),
+            config=self.config,
+            run_dir=task.run_dir,
+            run_id=task.run_id,
+            cpu=self.cpu,
+            group=self.name,
+            options=list(task.options),
+            overrides=list(task.overrides),
         )
 
     def write(self) -> None:

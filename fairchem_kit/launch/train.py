@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -102,11 +101,11 @@ def _run_here(command: TrainCommand, ranks: int) -> int:
 
         code = run_local(command, ranks)
     if code in (exit_codes.STOPPED, exit_codes.LOST_RANK) or code > 128:
-        _say_how_to_go_on(command, ranks, code)
+        _say_how_to_continue(command, ranks, code)
     return code
 
 
-def _say_how_to_go_on(command: TrainCommand, ranks: int, code: int) -> None:
+def _say_how_to_continue(command: TrainCommand, ranks: int, code: int) -> None:
     step = Record(command.run_dir, command.run_id).read().get("step")
     how = {
         exit_codes.STOPPED: f"Stopped; everything up to step {step} is saved.",
@@ -169,10 +168,9 @@ def _command_of_sweep(
 
 def _value(words: list[str], option: str) -> str:
     """The value of an option among ``words`` (two words, or one with =), or nothing."""
-    parsed = shlex.split(shlex.join(words))
-    for i, word in enumerate(parsed):
+    for i, word in enumerate(words):
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
-        if word == option and i + 1 < len(parsed):
-            return parsed[i + 1]
+        if word == option and i + 1 < len(words):
+            return words[i + 1]
     return ""

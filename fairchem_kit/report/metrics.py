@@ -1,4 +1,4 @@
-"""Titles and units of logged metrics, and whether higher is better, for pages and panels."""
+"""Titles and units of logged metrics, for pages and panels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ class Metric:
 
     Attributes:
         name: in the log. title: to display. unit: "" for a plain number. factor: logged value ->
-            displayed value. higher_is_better: as the name says.
+            displayed value.
     """
 
     name: str
     title: str
     unit: str = ""
     factor: float = 1.0
-    higher_is_better: bool = False
 
     @property
     def label(self) -> str:
@@ -50,9 +49,9 @@ def unit_text(label: str) -> str:
 def describe(name: str) -> Metric:
     """Describe a metric of fairchem's evaluator, or one of ours with its unit."""
     if name == EFWT:
-        return Metric(name, "EFwT", "%", 100.0, True)
+        return Metric(name, "EFwT", "%", 100.0)
     if name == "energy_within_threshold":
-        return Metric(name, "EwT", "%", 100.0, True)
+        return Metric(name, "EwT", "%", 100.0)
     found = re.match(r"^(.+?)_(mae|mse|rmse|cosine_similarity|magnitude_error)(?:_(.+))?$", name)
     if not found:
         return Metric(name, name.replace("_", " "))
@@ -60,7 +59,7 @@ def describe(name: str) -> Metric:
     output = {"forces": "force"}.get(output, output)
     title = f"{output[0].upper()}{output[1:]} {_KINDS[kind]}"
     if kind == "cosine_similarity":
-        return Metric(name, title, higher_is_better=True)
+        return Metric(name, title)
     return Metric(name, title, unit_text(unit) if unit else "unit of the data")
 
 

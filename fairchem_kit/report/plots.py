@@ -32,7 +32,7 @@ def plot_curves(
     force, energy, cosine, noise = axes.flat
 
     _line(force, train, "forces_mae", label, TRAIN)
-    _points(force, val, "forces_mae", "validation", VAL)
+    _line(force, val, "forces_mae", "validation", VAL, "o")
     force.axhline(zero_force_mae, color=MUTED, ls="--", lw=1)
     force.annotate(
         "predicting zero", (0.99, zero_force_mae), xycoords=("axes fraction", "data"),
@@ -42,7 +42,7 @@ def plot_curves(
     force.legend(loc="upper right", bbox_to_anchor=(1.0, 0.9))
 
     _line(energy, train, "energy_mae", label, TRAIN)
-    _points(energy, val, "energy_mae", "validation", VAL)
+    _line(energy, val, "energy_mae", "validation", VAL, "o")
     energy.set(title="Energy", ylabel="MAE (eV)", ylim=(0, None))
 
     _line(cosine, train, "ndem_noise_cosine", "cosine of recovered and true noise", TRAIN)
@@ -96,16 +96,12 @@ def _parity_panel(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> No
     axis.set(xlim=limits, ylim=limits, aspect="equal")
 
 
-def _line(axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str) -> None:
+def _line(
+    axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str, marker: str = "."
+) -> None:
     found = [(r["step"], r[key]) for r in records if key in r]
     if found:
-        axis.plot(*zip(*found), color=color, marker=".", ms=4, lw=1.2, label=label)
-
-
-def _points(axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str) -> None:
-    found = [(r["step"], r[key]) for r in records if key in r]
-    if found:
-        axis.plot(*zip(*found), color=color, marker="o", ms=4, lw=1.2, label=label)
+        axis.plot(*zip(*found), color=color, marker=marker, ms=4, lw=1.2, label=label)
 
 
 ARM_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")

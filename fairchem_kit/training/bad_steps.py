@@ -4,7 +4,7 @@ A single such step would permanently spoil the weights, the optimizer's moments 
 average. The ranks agree before the backward pass, so that all of them skip the step and none waits.
 
     task:
-      max_bad_steps: 10     # stop after so many in a row
+      max_bad_steps: 10     # stop after this many in a row
 """
 
 from __future__ import annotations

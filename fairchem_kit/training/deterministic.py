@@ -30,6 +30,6 @@ class Deterministic(Component):
         if wanted:
             # cuBLAS reads this when it is first used, which in a trainer is later than now.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            # An operation without such an algorithm runs all the same; torch's warning names it.
+            # An operation without such an algorithm still runs, and torch warns about it.
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # for finding mistakes

@@ -1,4 +1,4 @@
-"""fairchem's moving average of the weights, updated in one call in place of three per parameter."""
+"""fairchem's moving average of the weights, updated in one call instead of three per parameter."""
 
 from __future__ import annotations
 

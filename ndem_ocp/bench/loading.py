@@ -67,7 +67,7 @@ class LoadingBench:
             self.interrupted = True
 
     def _pass(self, reader: str, workers: int, seed: int) -> dict[str, float]:
-        """One pass over so many batches of structures in random order."""
+        """One pass over a fixed number of batches, in random order."""
         dataset = self.datasets[reader]
         generator = torch.Generator().manual_seed(seed)
         count = self.batch_size * self.batches

@@ -29,9 +29,9 @@ def leave_out_auxiliary(path: str | Path) -> None:
     for weights in (plain.model_state_dict, plain.ema_state_dict or {}):
         for name in [name for name in weights if _AUXILIARY in name]:
             del weights[name]
-    beside = path.with_name(f".{path.name}.part")
-    torch.save(plain, beside)
-    os.replace(beside, path)
+    temporary = path.with_name(f".{path.name}.part")
+    torch.save(plain, temporary)
+    os.replace(temporary, path)
 
 
 class OtherHeadError(UserError, ValueError):

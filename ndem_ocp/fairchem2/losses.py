@@ -113,9 +113,8 @@ class PairLoss(DDPMTLoss):
         self.force_rms = float(task.normalizer.rmsd)
         self.noise: Noise | None = None
         self.result: AuxiliaryLoss | None = None
-        self._log_curvature = (
-            log_curvature,
-        )  # in a tuple, because it is a parameter of the model and not of this module
+        # in a tuple, because it is a parameter of the model and not of this module
+        self._log_curvature = (log_curvature,)
 
     def forward(self, input: Tensor, target: Tensor, mult_mask: Tensor, natoms: Tensor) -> Tensor:
         """() from (N, 6) [f(X), f'(X~)], normalised labels, and the mask of atoms to include."""

@@ -97,8 +97,8 @@ class NDeMTrainEvalUnit(MLIPTrainEvalUnit):
         self._idle = IdleParameters(self.optimizer, getattr(model, "auxiliary", []))
         self._idle.keep_from_decay(getattr(model, "log_curvature", None))
         self._views: AseViewSource | None = None
-        # A checkpoint's random state, until the next step, which draws from it. (Starting a data
-        # loader draws a number, too. And fairchem writes the checkpoint anew before that step.)
+        # A checkpoint's random state, until the next step, which draws from it. (Before that step,
+        # starting a data loader draws a number, and fairchem writes the checkpoint again.)
         self._resumed_random: dict[str, torch.Tensor] | None = None
         self._noisy = False  # whether the last step had second views
         self._total_steps = 1

@@ -13,12 +13,11 @@ continues. --dry-run prints the plan and the configuration, and writes nothing.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import os
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,9 +95,11 @@ def run(args: argparse.Namespace) -> int:
             raise
     code = 0 if folder.is_trained() else _train(args, folder, cpu)
     if code:
-        _say_how_to_go_on(args, code)
+        _say_how_to_continue(args, code)
         return code
-    _evaluate_and_report(folder, cpu)
+    from ndem_ocp.fit.result import evaluate_and_report
+
+    evaluate_and_report(folder, cpu)
     return 0
 
 
@@ -158,7 +159,7 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
         make_views(args.second_views, data, folder, args.time, _bars())
     plan, length = _plan(args, data, folder, cpu)
     folder.note("elements", data.train.elements)
-    folder.note("print_every", length.print_every)
+    folder.note("print_every", length.eval_every)
     folder.write_config(_text(args, plan, length, folder))
     print(f"{'config':<10}{folder.shown(folder.config)}, to edit and train again")
 
@@ -174,14 +175,13 @@ def _plan(
 
     views = views_file(args.second_views, folder)
     plan = make_plan(data, args.model, cpu, views)
-    print(_described(data))
+    print(data.described())
     for name, reason in plan.reasons.items():
         print(f"{name:<10}{reason}")
     frames = data.train.frames, data.splits["val"].frames
     guess = choose_length(Speed(1.0, 0.1), args.time, *frames, plan.batch_size)
+    guess = replace(guess, train_frames=None, val_frames=None)
     trial = parse(config_text(plan, guess, folder.path, data.path, ""))
-    for split, section in trial["dataset"].items():
-        section.pop(f"{split}_split_settings", None)
     with short_messages():
         speed = measure(trial, cpu, args.time)
     length = choose_length(speed, args.time, *frames, plan.batch_size)
@@ -192,22 +192,6 @@ def _plan(
         f"{counted(length.eval_every, 'step')}) without a better force error"
     )
     return plan, length
-
-
-def _described(data: FitData) -> str:
-    from ase.data import chemical_symbols
-
-    s = data.train
-    frames = sum(split.frames for split in data.splits.values())
-    named = [name for name in ("train", "val", "test") if name in data.splits]
-    counts = ", ".join(f"{data.splits[name].frames} {name}" for name in named)
-    atoms = f"{s.atoms_min}" if s.atoms_min == s.atoms_max else f"{s.atoms_min}-{s.atoms_max}"
-    return (
-        f"{'data':<10}{counted(frames, 'frame')} ({counts}) of "
-        f"{' '.join(chemical_symbols[z] for z in s.elements)}, {counted(atoms, 'atom')}, "
-        f"{'periodic ' + data.pbc if data.periodic else 'no cell'}; forces rms "
-        f"{s.force_rms:.4g} eV/A, energies vary by {s.energy_stdev:.4g} eV"
-    )
 
 
 def _text(args: argparse.Namespace, plan: Plan, length: Length, folder: Folder) -> str:
@@ -230,74 +214,12 @@ def _train(args: argparse.Namespace, folder: Folder, cpu: bool) -> int:
     return run_rank(command, alone())
 
 
-def _say_how_to_go_on(args: argparse.Namespace, code: int) -> None:
+def _say_how_to_continue(args: argparse.Namespace, code: int) -> None:
     from fairchem_kit.launch import exit_codes
 
     if code in (exit_codes.STOPPED, exit_codes.INTERRUPTED):
         line = shlex.join(["ndem", *args.given])
         print(f"Stopped. The same command continues:\n  {line}", file=sys.stderr)
-
-
-def _evaluate_and_report(folder: Folder, cpu: bool) -> None:
-    """Evaluate, write model.pt and the report, and print how to use the model."""
-    from fairchem_kit.evaluation.evaluation import file_hash
-    from ndem_ocp.fit.config import parse
-    from ndem_ocp.fit.dataset import subtracted
-    from ndem_ocp.fit.result import advice, errors_of, table, verdict, write_model
-
-    if not folder.best.is_file():
-        raise FitError(
-            f"{folder.best} is missing, because training ended before the first validation. Lower "
-            f"optim.eval_every in {folder.config} and train with ndem train."
-        )
-    coefficients = subtracted(folder.data)
-    best = file_hash(folder.best)
-    done = folder.read("evaluated") == best and folder.model.exists() and folder.report.exists()
-    if not done:
-        _evaluate(folder, cpu)
-        write_model(folder.best, folder.model, folder.read("elements"), coefficients)
-    config = parse(folder.config.read_text(encoding="utf-8"))
-    mean = config["dataset"]["train"]["transforms"]["normalizer"]["energy"]["mean"]
-    errors = [errors_of(folder.eval, name, mean) for name in folder.splits()]
-    views = config["task"]["ndem"].get("second_views") is not None
-    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}\n{advice(*folder.steps(), views)}\n")
-    if not done:
-        _report(folder)
-        folder.note("evaluated", best)
-    files = ", ".join(folder.shown(path) for path in (folder.model, folder.config, folder.report))
-    energies = "relative to each system's last frame" if coefficients is None else "total"
-    print(
-        f"wrote {files}\n\nIn ASE, with forces in eV/A and {energies} energies in eV:\n\n"
-        "    import ndem_ocp\n"
-        f'    atoms.calc = ndem_ocp.calculator("{folder.shown(folder.model)}")'
-    )
-
-
-def _evaluate(folder: Folder, cpu: bool) -> None:
-    """``ndem eval``; its table is printed later, next to the errors of the simplest guesses."""
-    splits = [str(folder.data / name) for name in folder.splits()]
-    words = ["eval", str(folder.best), "--data", *splits, "--out", str(folder.eval)]
-    _quietly([*words, "--workers", "0", *(["--cpu"] if cpu else [])])
-
-
-def _report(folder: Folder) -> None:
-    """``ndem report``."""
-    words = ["report", str(folder.path), "--out", str(folder.report), "--eval", str(folder.eval)]
-    _quietly([*words, f"--title={folder.path.name}"])
-
-
-def _quietly(words: list[str]) -> None:
-    """Run another command of ndem in this process, without its output.
-
-    Its own parser is used, so that options added to it later work here too.
-    """
-    from fairchem_kit.launch.console import short_messages
-    from ndem_ocp.commands.parser import build_parser
-
-    args = build_parser(words).parse_args(words)
-    args.given = words
-    with short_messages(), contextlib.redirect_stdout(io.StringIO()):
-        args.func(args)
 
 
 def _workers() -> int:

@@ -16,7 +16,7 @@ from fairchem_kit.data.reader.pages import LmdbFile
 from fairchem_kit.data.reader.unpickle import load_fields
 from fairchem_kit.data.reference import FILE_NAME, load_linear
 from fairchem_kit.data.scan import SourceScan, merge_scans
-from fairchem_kit.data.split import TRAIN
+from fairchem_kit.data.split import TEST, TRAIN, VAL
 from fairchem_kit.data.staging import DATASET_FILE, SYSTEMS_FILE, read_json
 from fairchem_kit.data.statistics import Statistics
 from fairchem_kit.words import counted
@@ -50,6 +50,22 @@ class FitData:
     @property
     def periodic(self) -> bool:
         return "T" in self.pbc
+
+    def described(self) -> str:
+        """Frames, elements, atoms, cell, and the spread of the labels, on one line."""
+        from ase.data import chemical_symbols
+
+        train, splits = self.train, self.splits
+        frames = sum(split.frames for split in splits.values())
+        counts = ", ".join(f"{splits[n].frames} {n}" for n in (TRAIN, VAL, TEST) if n in splits)
+        low, high = train.atoms_min, train.atoms_max
+        atoms = counted(low, "atom") if low == high else f"{low}-{high} atoms"
+        return (
+            f"{'data':<10}{counted(frames, 'frame')} ({counts}) of "
+            f"{' '.join(chemical_symbols[z] for z in train.elements)}, {atoms}, "
+            f"{'periodic ' + self.pbc if self.periodic else 'no cell'}; forces rms "
+            f"{train.force_rms:.4g} eV/A, energies vary by {train.energy_stdev:.4g} eV"
+        )
 
 
 def make(inputs: Inputs, out: Path, seed: int, skip_bad: bool, workers: int, bars: bool) -> None:

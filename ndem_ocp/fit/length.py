@@ -35,7 +35,7 @@ class Speed:
 class Length:
     """Attributes:
     epochs, steps: of the run. train_frames, val_frames: how many are used, None for all.
-    eval_every, print_every: steps. patience: validations. reason: a sentence.
+    eval_every: steps. patience: validations. reason: a sentence.
     """
 
     epochs: int
@@ -43,7 +43,6 @@ class Length:
     train_frames: int | None
     val_frames: int | None
     eval_every: int
-    print_every: int
     patience: int
     reason: str
 
@@ -89,9 +88,7 @@ def choose_length(
             "drawn at random, are used once each. A longer --time uses more"
         )
     patience = max(_VALIDATIONS[0], validations // _PATIENCE)
-    return Length(
-        epochs, steps, used_train, used_val, eval_every, max(1, eval_every), patience, reason
-    )
+    return Length(epochs, steps, used_train, used_val, eval_every, patience, reason)
 
 
 def measure(config: Mapping[str, Any], cpu: bool, minutes: float) -> Speed:
@@ -99,32 +96,21 @@ def measure(config: Mapping[str, Any], cpu: bool, minutes: float) -> Speed:
 
     Plain steps are enough: the second views of a fit replace structures.
     """
-    from fairchem.core.common.registry import registry
-
     import ndem_ocp
+    from fairchem_kit.training.build import trainer_of
 
     ndem_ocp.register()
-    config = {**config, "task": {"ndem": {"coefficient": 0}}}
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        trainer = registry.get_trainer_class(config["trainer"])(
-            task=config["task"],
-            model=config["model"],
-            outputs=config["outputs"],
-            dataset=config["dataset"],
-            optimizer=config["optim"],
-            loss_functions=config["loss_functions"],
-            evaluation_metrics=config["evaluation_metrics"],
+        trainer = trainer_of(
+            {**config, "task": {"ndem": {"coefficient": 0}}},
             identifier="speed",
             timestamp_id="speed",
-            local_rank=0,
-            is_debug=True,  # no folders, no files, no logger
-            print_every=10**9,
             seed=0,
-            logger=config["logger"],
             cpu=cpu,
-            name="ocp",
+            print_every=10**9,
+            is_debug=True,  # no folders, no files, no logger
         )
         return _speed(trainer, _SHARE * 60.0 * minutes)
     finally:
@@ -142,8 +128,8 @@ def _speed(trainer: Any, limit_s: float) -> Speed:
         start = time.perf_counter()
         _step(trainer, _batch(trainer, trainer.train_dataset, len(times) * size, size))
         times.append(time.perf_counter() - start)
-    counted = times[_WARM:]
-    return Speed(sum(counted) / len(counted), _validation_time(trainer))
+    timed = times[_WARM:]
+    return Speed(sum(timed) / len(timed), _validation_time(trainer))
 
 
 def _step(trainer: Any, batch: Any) -> None:

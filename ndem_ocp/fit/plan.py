@@ -44,15 +44,13 @@ class Plan:
     """What to train.
 
     Attributes:
-        model: et or equiformer_v2. cpu: whether on the CPU. sizes: values of the model's template.
-            batch_size: structures.
+        model: et or equiformer_v2. sizes: values of the model's template. batch_size: structures.
         normalizer: {energy: (mean, stdev), forces: (mean, stdev)}, eV and eV/A.
         second_views: a file of them, or None.
         reasons: {choice: sentence}, in the order to print them.
     """
 
     model: str
-    cpu: bool
     sizes: Mapping[str, Any]
     batch_size: int
     normalizer: Mapping[str, tuple[float, float]]
@@ -74,7 +72,6 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
         energy = (energy[0], train.force_rms or 1.0)
     plan = Plan(
         model=model,
-        cpu=cpu,
         sizes=_sizes(model, data, cpu),
         batch_size=batch,
         normalizer={"energy": energy, "forces": (0.0, train.force_rms or 1.0)},

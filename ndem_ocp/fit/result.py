@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,75 @@ import numpy as np
 
 from fairchem_kit.atomic_files import read_json
 from fairchem_kit.checkpoints import read_checkpoint, write_checkpoint
+from fairchem_kit.evaluation.evaluation import file_hash
 from fairchem_kit.evaluation.samples import read_samples
+from fairchem_kit.launch.console import short_messages
 from fairchem_kit.words import counted
+from ndem_ocp.commands.parser import build_parser
+from ndem_ocp.fit.config import parse
+from ndem_ocp.fit.dataset import subtracted
+from ndem_ocp.fit.errors import FitError
+from ndem_ocp.fit.folder import Folder
 
 _CLEARLY = 0.9  # of the guess's error: below this the model has learned something
+
+
+def evaluate_and_report(folder: Folder, cpu: bool) -> None:
+    """Evaluate, write model.pt and the report, and print how to use the model.
+
+    Raises:
+        FitError: if there is no checkpoint of a validation.
+    """
+    if not folder.best.is_file():
+        raise FitError(
+            f"{folder.best} is missing, because training ended before the first validation. Lower "
+            f"optim.eval_every in {folder.config} and train with ndem train."
+        )
+    coefficients = subtracted(folder.data)
+    best = file_hash(folder.best)
+    done = folder.read("evaluated") == best and folder.model.exists() and folder.report.exists()
+    if not done:
+        _evaluate(folder, cpu)
+        write_model(folder.best, folder.model, folder.read("elements"), coefficients)
+    config = parse(folder.config.read_text(encoding="utf-8"))
+    mean = config["dataset"]["train"]["transforms"]["normalizer"]["energy"]["mean"]
+    errors = [errors_of(folder.eval, name, mean) for name in folder.splits()]
+    views = config["task"]["ndem"].get("second_views") is not None
+    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}\n{advice(*folder.steps(), views)}\n")
+    if not done:
+        _report(folder)
+        folder.note("evaluated", best)
+    files = ", ".join(folder.shown(path) for path in (folder.model, folder.config, folder.report))
+    energies = "relative to each system's last frame" if coefficients is None else "total"
+    print(
+        f"wrote {files}\n\nIn ASE, with forces in eV/A and {energies} energies in eV:\n\n"
+        "    import ndem_ocp\n"
+        f'    atoms.calc = ndem_ocp.calculator("{folder.shown(folder.model)}")'
+    )
+
+
+def _evaluate(folder: Folder, cpu: bool) -> None:
+    """``ndem eval``; its table is printed later, next to the errors of the simplest guesses."""
+    splits = [str(folder.data / name) for name in folder.splits()]
+    words = ["eval", str(folder.best), "--data", *splits, "--out", str(folder.eval)]
+    _quietly([*words, "--workers", "0", *(["--cpu"] if cpu else [])])
+
+
+def _report(folder: Folder) -> None:
+    """``ndem report``."""
+    words = ["report", str(folder.path), "--out", str(folder.report), "--eval", str(folder.eval)]
+    _quietly([*words, f"--title={folder.path.name}"])
+
+
+def _quietly(words: list[str]) -> None:
+    """Run another command of ndem in this process, without its output.
+
+    Its own parser is used, so that options added to it later work here too.
+    """
+    args = build_parser(words).parse_args(words)
+    args.given = words
+    with short_messages(), contextlib.redirect_stdout(io.StringIO()):
+        args.func(args)
 
 
 @dataclass(frozen=True)

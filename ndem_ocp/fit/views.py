@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ndem_ocp.fit.folder import Folder
 
 MOST, LEAST = 32, 2  # views of a structure
-#: A, range of sigma: molecules, and surfaces or crystals (docs/second_views.md)
+#: A, range of sigma, by whether the structures are periodic (docs/second_views.md)
 SIGMA = {False: (0.02, 0.05), True: (0.002, 0.01)}
 FILE = "views.lmdb"
 
@@ -27,11 +27,6 @@ def is_potential(given: str | None) -> bool:
 def views_file(given: str | None, folder: Folder) -> str | None:
     """The file for the configuration: the given one, or the one that the fit makes."""
     return str(folder.path / FILE) if is_potential(given) else given
-
-
-def sigma_of(data: FitData) -> tuple[float, float]:
-    """Range of sigma in A for this kind of data."""
-    return SIGMA[data.periodic]
 
 
 def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: bool) -> None:
@@ -50,7 +45,7 @@ def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: b
     if views is None:
         views = _count(spec, train, data.train.frames, minutes)
         folder.note("views", views)
-    low, high = sigma_of(data)
+    low, high = SIGMA[data.periodic]
     print(
         f"{'views':<10}{views} of each structure, displaced by {low:g} to {high:g} A: "
         + ("surfaces and crystals" if data.periodic else "molecules")

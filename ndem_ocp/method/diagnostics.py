@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ndem_ocp.method.noise import Noise
 
-QUARTERS = 4  # the range of sigma is divided into so many bins
+QUARTERS = 4  # bins into which the range of sigma is divided
 
 
 class Tally(NamedTuple):

@@ -54,9 +54,7 @@ class ForceEmbedding(nn.Module):
     def __init__(self, lmax: int, channels: int, weight_init: str) -> None:
         super().__init__()
         self.lmax = lmax
-        weight = torch.empty(
-            lmax + 1, channels, 1
-        )  # the shape in fairchem's layer of the same name
+        weight = torch.empty(lmax + 1, channels, 1)  # as in fairchem's layer of the same name
         draw = nn.init.normal_ if weight_init == "normal" else (lambda w: nn.init.uniform_(w, -1))
         self.weight = nn.Parameter(draw(weight))
 

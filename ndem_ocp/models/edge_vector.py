@@ -11,10 +11,8 @@ from fairchem.core.models.gemnet.layers.radial_basis import PolynomialEnvelope
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-WIDTHS = (
-    "hidden_channels",
-    "sphere_channels",
-)  # attributes of backbones with the width of their embedding
+# Attributes of backbones with the width of their embedding.
+WIDTHS = ("hidden_channels", "sphere_channels")
 
 
 class Edges(NamedTuple):

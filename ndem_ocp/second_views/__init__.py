@@ -7,7 +7,6 @@ hundredths of an Angstrom is often good. So T labels the change, and DFT the res
     F(X + eps) ~ F_DFT(X) + s [T(X + eps) - T(X)]
 
 ============================  ===================================================================
-``calculators``               an ASE calculator from a string; its version and weights
 ``sidecar``                   the file of second views, linked to records by their structures
 ``make.make_second_views``    writes it (``ndem data second-views``)
 ``source.ViewSource``         draws from it in training

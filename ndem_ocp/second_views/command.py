@@ -52,8 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="fit",
         metavar="S",
         help="factor for the calculator's changes: a number, or fit (least squares on pairs of "
-        "near "
-        "frames of the data; the default)",
+        "near frames of the data; the default)",
     )
     add(
         "--max-error",

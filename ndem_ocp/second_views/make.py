@@ -40,9 +40,11 @@ class MakeOptions:
     Attributes:
         draws: the displacements.
         scale: s; None: by least squares on the data's own pairs of near frames.
-        max_error: largest relative error of s dT on these pairs. pairs: their number. workers:
-            processes. skip_failed: leave out and
-            count structures on which the calculator fails. progress: a bar with the time left.
+        max_error: largest relative error of s dT on these pairs.
+        pairs: their number.
+        workers: processes.
+        skip_failed: leave out and count structures on which the calculator fails.
+        progress: a bar with the time left.
     """
 
     draws: Draws = field(default_factory=Draws)
@@ -60,8 +62,10 @@ def make_second_views(
     """Write the second views of all labelled records of a split; existing views are kept.
 
     Args:
-        path: directory of the split, or one LMDB file. spec: the calculator, see ``calculators``.
-        out: the file to write. options: :class:`MakeOptions`.
+        path: directory of the split, or one LMDB file.
+        spec: the calculator, see ``fairchem_kit.calculators.spec``.
+        out: the file to write.
+        options: :class:`MakeOptions`.
 
     Returns:
         The file's ``meta``: calculator, draws, scale, relative error, counts.
@@ -132,12 +136,12 @@ def _test_calculator(path: Path, potential: Potential, options: MakeOptions) -> 
         )
     pairs = near_pairs(structures, options.pairs)
     if not pairs:
+        scale = 1.0 if options.scale is None else options.scale
         say(
-            "The data have no pairs of near frames, so the calculator cannot be tested on them; s "
-            "= 1"
+            "The data have no pairs of near frames, so the calculator cannot be tested on them; "
+            f"s = {scale:g}"
         )
-        return {"scale": options.scale or 1.0, "relative_error": None, "pairs": 0,
-                "gradient_mismatch": mismatch}  # fmt: skip
+        return {"scale": scale, "relative_error": None, "pairs": 0, "gradient_mismatch": mismatch}
     unit = force_in_ev(units_of(path))
     found = agreement_of(
         "calculator", structures, pairs, lambda index: potential(structures[index])[1] / unit

@@ -106,9 +106,7 @@ class ViewSource:
         for number in chosen.nonzero().flatten().tolist():
             here = slice(bounds[number], bounds[number + 1])
             views = self._views(batch, number, here)
-            if (
-                views is None
-            ):  # the potential failed on it, which was counted when the file was made
+            if views is None:  # the potential failed on it; counted when the file was made
                 continue
             draw = self._choose(views.sigma, float(place[number]), progress)
             eps[here], change[here] = views.eps[draw], views.force_change[draw]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairchem.core.common.registry import registry
 from fairchem.core.datasets import create_dataset
 from torch_geometric.data import Data
 
 from fairchem_kit.data.demo import make_demo
+from fairchem_kit.training import build
 
 KEYS = {"y": "energy", "force": "forces"}
 TRAINER = "ndem_ocp.NDeMTrainer"
@@ -117,24 +117,13 @@ def trainer_of(
         run_id: fairchem's ``--timestamp-id``, the run's name below ``run_dir``.
         **options: further arguments of the trainer: cpu (True by default), amp, is_debug.
     """
-    config = copy.deepcopy(config)
-    cls = registry.get_trainer_class(name or config["trainer"])
-    return cls(
-        task=config.get("task", {}),
-        model=config["model"],
-        outputs=config["outputs"],
-        dataset=config["dataset"],
-        optimizer=config["optim"],
-        loss_functions=config["loss_functions"],
-        evaluation_metrics=config["evaluation_metrics"],
+    return build.trainer_of(
+        {**config, "trainer": name or config["trainer"]},
         identifier="test",
         timestamp_id=run_id,
-        local_rank=0,
         run_dir=str(run_dir),
         print_every=1000,
         seed=seed,
-        logger=config["logger"],
-        name="ocp",
         **{"cpu": True, **options},
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fairchem_kit.words import counted
 
@@ -82,9 +81,8 @@ def _scan(file: LmdbFile, length: int | None, problem: str | None) -> Keys:
         )
     numbers.sort()
     count = len(numbers) and numbers[-1] + 1
-    if (
-        count > 2 * len(numbers) + 1000
-    ):  # one stray number must not make a huge data set of missing records
+    # one stray number must not make a huge data set of missing records
+    if count > 2 * len(numbers) + 1000:
         raise Refused("keys", f"its keys are not a numbering from 0: the largest is {count - 1}")
     missing = sorted(set(range(count)).difference(numbers)) if count != len(numbers) else []
     if missing:
@@ -95,9 +93,3 @@ def _scan(file: LmdbFile, length: int | None, problem: str | None) -> Keys:
 def _some(items: list[int] | list[bytes]) -> str:
     shown = ", ".join(str(item) for item in items[:_SHOWN])
     return shown + (", ..." if len(items) > _SHOWN else "")
-
-
-def keys_of(path: str | Path) -> Keys:
-    """:func:`map_keys` of a file that is opened for it and closed again."""
-    with LmdbFile(path) as file:
-        return map_keys(file)

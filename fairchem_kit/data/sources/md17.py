@@ -91,9 +91,8 @@ class Md17(MoleculeSource):
         check_molecules(molecules, used, advice)
         reference = _reference(molecules.labels["y"][splits[TRAIN]], self.reference, unit)
         energies = molecules.labels["y"] - reference.get("constant", 0.0)
-        fids = np.arange(
-            len(molecules)
-        )  # counted through the inputs; from 0 again in the test file
+        # counted through the inputs; from 0 again in the test file
+        fids = np.arange(len(molecules))
         fids[before:] -= before
         double = self.reference == "none"
         molecules = replace(molecules, labels={"y": energies}, fid=fids, double=double)

@@ -41,7 +41,6 @@ class Panel:
     unit: str = ""
     x: str = "step"
     group: str | None = None
-    log_y: bool = False
 
 
 @dataclass(frozen=True)

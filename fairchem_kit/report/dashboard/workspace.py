@@ -36,7 +36,7 @@ def make_workspace(
     """Make the workspace without saving it; does not use the network.
 
     Args:
-        name: of the saved view. run_ids: W&B ids of the runs to show; None: all.
+        name: of the saved view. run_ids: W&B ids of the runs to show; none: all.
 
     Raises:
         DashboardError: if wandb-workspaces is not installed.
@@ -88,7 +88,6 @@ def _panel(reports: Any, panel: Panel) -> Any:
         x={"step": "Step", "time": "RelativeTime(Wall)"}[panel.x],
         y=list(panel.keys),
         title_y=panel.unit or None,
-        log_y=panel.log_y or None,
         **group,
     )
 

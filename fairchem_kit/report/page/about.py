@@ -24,7 +24,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     found = [
         ("directory", f"{run.run_dir} (run {run.run_id})"),
         ("state", run.state),
-        ("steps", f"{run.history[-1]['step']}{_epochs(run, optim)}"),
+        ("steps", f"{run.steps}{_epochs(run)}"),
         ("method", method(run)),
         ("model", _model(run)),
         ("data", _data(config)),
@@ -40,12 +40,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [(what, value) for what, value in found if value]
 
 
-def _epochs(run: Run, optim: dict[str, Any]) -> str:
-    epoch = next((line["epoch"] for line in reversed(run.history) if "epoch" in line), None)
-    if epoch is None:
+def _epochs(run: Run) -> str:
+    if run.epochs is None:
         return ""
-    planned = f" of {optim['max_epochs']}" if "max_epochs" in optim else ""
-    return f" (epoch {epoch:.3g}{planned})"
+    planned = "" if run.planned_epochs is None else f" of {run.planned_epochs}"
+    return f" (epoch {run.epochs:.3g}{planned})"
 
 
 def _model(run: Run) -> str:

@@ -89,9 +89,8 @@ def second_views(arms: Arms) -> list[Figure]:
     shares = arm_lines(arms, "train", "ndem_share_of_atoms", 100.0)
     drawn += [
         line_figure(
-            "Slope of predicted over given "
-            "change", arm_lines(arms, "train", slope), "step", "slope",
-            levels={"right": 1.0},
+            "Slope of predicted over given change", arm_lines(arms, "train", slope), "step",
+            "slope", levels={"right": 1.0},
         ),
         line_figure(
             "Direction of the change", arm_lines(arms, "train", cosine), "step",

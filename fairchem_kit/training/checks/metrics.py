@@ -14,11 +14,7 @@ from fairchem_kit.training.checks import known_keys
 from fairchem_kit.training.checks.messages import hint, shown, unknown_keys
 from fairchem_kit.training.checks.sections import output_names
 
-_NO_METRICS = (
-    "metrics_dict",
-    "min_diff",
-    "wraps",
-)  # other functions in that module
+_NO_METRICS = ("metrics_dict", "min_diff", "wraps")  # other functions in that module
 
 
 def known_metrics() -> list[str]:

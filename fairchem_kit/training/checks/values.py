@@ -30,11 +30,7 @@ NUMBERS: dict[str, tuple[float, bool, tuple[Any, ...]]] = {
     "lr_gamma": (0, False, ()),
 }
 REQUIRED = ("num_workers", "max_epochs", "lr_initial")
-DECIMALS = (
-    "warmup_factor",
-    "lr_min_factor",
-    "decay_rate",
-)  # fairchem needs a float
+DECIMALS = ("warmup_factor", "lr_min_factor", "decay_rate")  # fairchem needs a float
 
 
 def number_problem(value: Any, where: str, least: float, whole: bool) -> str | None:

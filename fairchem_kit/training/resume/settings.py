@@ -4,7 +4,7 @@ task:
   resume: auto          # the run's newest good checkpoint, or a newer one in --checkpoint
                         # named: always --checkpoint; PATH: this file, if the run has none yet
   keep_checkpoints: 3   # number of checkpoints to keep, the newest ones
-  max_bad_steps: 10     # stop after so many steps in a row whose loss or gradient is not finite
+  max_bad_steps: 10     # stop after this many steps in a row whose loss or gradient is not finite
   unsafe: False         # True: run code in a checkpoint if it cannot be read otherwise
 """
 

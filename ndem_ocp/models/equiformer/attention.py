@@ -110,10 +110,8 @@ def _activate(
     module: SO2EquivariantGraphAttention, y: Tensor, gate: Tensor, edges: Edges, inputs: Layout
 ) -> Tensor:
     """The nonlinearity between the two convolutions, (E, R, H) -> (E, R', H)."""
-    whole, rows = (
-        edges.layout,
-        len(inputs.rows),
-    )  # rows are sorted by order, so a prefix has all lower orders
+    whole = edges.layout
+    rows = len(inputs.rows)  # rows are sorted by order, so a prefix has all lower orders
     if module.use_gate_act:
         return _gated(y, gate, edges)[:, :rows]
     gated = module.use_sep_s2_act

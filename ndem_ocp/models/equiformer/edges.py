@@ -25,9 +25,8 @@ class Edges:
 
     source: Tensor  # (E,)
     target: Tensor  # (E,)
-    distance: (
-        Tensor  # (E, G) distances in a radial basis; with species if layers share their embedding
-    )
+    # (E, G) distances in a radial basis; with species if layers share their embedding
+    distance: Tensor
     source_species: Tensor  # (E,)
     target_species: Tensor  # (E,)
     frames: Tensor  # (E, R, K) Wigner matrices, rows ordered as in layout

@@ -42,6 +42,8 @@ def weighted_messages(
 ) -> tuple[Tensor, Tensor | None]:
     """r o D [x_source, x_target] for a chunk of the edges, (n, R, 2C).
 
+    ``where`` is (Ends, Layout, for each order the slice of its radial weights), here and below.
+
     Also returns the rotated features before weighting, which the gradient needs (with ``keep``);
     None if a kernel is used, which computes them again.
     """

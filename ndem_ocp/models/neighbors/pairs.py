@@ -12,10 +12,7 @@ from torch import Tensor
 from ndem_ocp.models.neighbors.structures import Structures, boxes
 
 SAME_ATOM = 0.0001  # A^2, as in fairchem: closer than this is an atom itself, not a pair
-CPU_PAIRS, GPU_PAIRS = (
-    1 << 17,
-    1 << 24,
-)  # distances computed at a time; on a CPU they fit in its cache
+CPU_PAIRS, GPU_PAIRS = 1 << 17, 1 << 24  # computed at a time; on a CPU they fit in its cache
 
 
 class Pairs(NamedTuple):
