@@ -167,7 +167,8 @@ def table(folder: Path, lines: list[Line]) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     text = [
-        f"{folder}: {len(lines)} tasks: " + ", ".join(f"{n} {state}" for state, n in counts.items())
+        f"{folder}: {len(lines)} task{'s' * (len(lines) != 1)}: "
+        + ", ".join(f"{n} {state}" for state, n in counts.items())
     ]
     for row in (head, *rows):
         text.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
