@@ -135,7 +135,9 @@ def kept_frames(everything: FrameTable, options: ConvertOptions) -> np.ndarray:
     if options.max_force is not None:
         keep = everything.max_force <= options.max_force
     if not keep.any():
-        raise DataError(f"all {len(keep)} frames are above --max-force {options.max_force} eV/A")
+        raise DataError(
+            f"all {len(keep)} frames have a force above {options.max_force:g} eV/A (--max-force)"
+        )
     return keep
 
 

@@ -44,7 +44,7 @@ def print_losses(entry: dict[str, Any]) -> None:
     dropped = entry["dropped"]
     for path, number in dropped["above_max_force_per_source"].items():
         limit = entry["options"]["max_force"]
-        print(f"dropped {number} frame(s) above --max-force ({limit:g} eV/A): {path}")
+        print(f"left out {number} frame(s) with a force above {limit:g} eV/A: {path}")
     if dropped["systems_without_frames"]:
         print(f"no frames left of: {', '.join(dropped['systems_without_frames'])}")
     if dropped["bad"]:
