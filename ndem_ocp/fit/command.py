@@ -241,7 +241,7 @@ def _evaluate_and_report(folder: Folder, cpu: bool) -> None:
     from fairchem_kit.evaluation.evaluation import file_hash
     from ndem_ocp.fit.config import parse
     from ndem_ocp.fit.dataset import subtracted
-    from ndem_ocp.fit.result import advice, errors_of, table, verdict, write_model
+    from ndem_ocp.fit.result import advice, errors_of, table, useful, verdict, write_model
 
     if not folder.best.is_file():
         raise FitError(
@@ -257,8 +257,11 @@ def _evaluate_and_report(folder: Folder, cpu: bool) -> None:
     config = parse(folder.config.read_text(encoding="utf-8"))
     mean = config["dataset"]["train"]["transforms"]["normalizer"]["energy"]["mean"]
     errors = [errors_of(folder.eval, name, mean) for name in folder.splits()]
-    views = config["task"]["ndem"].get("second_views") is not None
-    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}\n{advice(*folder.steps(), views)}\n")
+    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}")
+    if useful(errors[-1]):
+        views = config["task"]["ndem"].get("second_views") is not None
+        print(advice(*folder.steps(), views))
+    print()
     if not done:
         _report(folder)
         folder.note("evaluated", best)

@@ -62,6 +62,11 @@ def table(errors: Sequence[Errors]) -> str:
     return "\n".join([head, *rows])
 
 
+def useful(errors: Errors) -> bool:
+    """Whether the forces are clearly better than none."""
+    return errors.force < _CLEARLY * errors.force_guess
+
+
 def verdict(errors: Errors) -> str:
     """Whether the model is better than guessing, plainly."""
     parts = []
@@ -76,7 +81,7 @@ def verdict(errors: Errors) -> str:
         else:
             parts.append(f"its {name} are no better than {what} ({value:.1f} against {guess:.1f})")
     sentence = f"On {errors.split}, {'; '.join(parts)}."
-    if errors.force >= _CLEARLY * errors.force_guess:
+    if not useful(errors):
         sentence += (
             " Do not use this model yet. These help: more frames (from more systems, if it is to "
             "work on new ones), a longer --time, a GPU."
@@ -85,7 +90,7 @@ def verdict(errors: Errors) -> str:
 
 
 def advice(steps: int, planned: int, second_views: bool) -> str:
-    """What may lower the errors.
+    """What may lower the errors of a useful model; of another, ``verdict`` says it.
 
     Args:
         steps: taken. planned: of the whole schedule; more than ``steps`` after early stopping.
