@@ -159,7 +159,7 @@ def test_targets_are_not_lost(tmp_path, trajectories):
         ({"split": "a/b"}, "letters, digits"),
         ({"max_force": -1}, "above 0"),
         ({"frames_per_shard": 0}, "at least 1"),
-        ({"max_force": 1e-9}, "no frame is below --max-force"),
+        ({"max_force": 1e-9}, "have a force above 1e-09 eV/A"),
     ],
 )
 def test_bad_options(tmp_path, trajectories, options, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from ndem_ocp.fit.config import config_text, parse
 from ndem_ocp.fit.errors import FitError
 from ndem_ocp.fit.length import Speed, choose_length
 from ndem_ocp.fit.plan import EQUIFORMER, ET, make_plan
-from ndem_ocp.fit.result import advice
+from ndem_ocp.fit.result import Errors, advice, useful, verdict
 from ndem_ocp.fit.splitting import BLOCKS, choose_reference, choose_split
 
 
@@ -272,6 +273,10 @@ def test_what_to_try_next_follows_from_the_run():
     assert "after 240 of 600 steps" in early
     assert "--time" not in early
     assert "second views" not in early
+    errors = Errors("test", 10, energy=5, energy_guess=50, force=20, force_guess=100)
+    assert useful(errors)
+    assert not useful(replace(errors, force=95))
+    assert "a longer --time" in verdict(replace(errors, force=95))
 
 
 def test_any_path_and_number_is_read_back(with_torchmdnet):

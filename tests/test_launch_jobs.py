@@ -130,8 +130,14 @@ def test_a_dry_run_shows_the_job_and_leaves_nothing(tmp_path, monkeypatch, capsy
     assert shown.count("# task ") == 10
     assert "--task.ndem.coefficient=0.1 --optim.max_epochs=3" in shown
     assert not out.exists()
-    assert main(["submit", SMALL, "--cpu", "--dry-run", "--out", str(out)]) == 0
-    assert "gpus" not in capsys.readouterr().out
+    words = ["submit", SMALL, "--cpu", "--dry-run", "--out", str(out)]
+    assert main([*words, "--", "optim.num_workers=3"]) == 0
+    said = capsys.readouterr()
+    assert "gpus" not in said.out
+    assert "#SBATCH --cpus-per-task=4\n" in said.out  # the rank and its three data workers
+    assert "Overwritten" not in said.err
+    assert main([*words, "--cpus-per-task", "2"]) == 0
+    assert "#SBATCH --cpus-per-task=2\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

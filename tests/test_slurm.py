@@ -323,7 +323,7 @@ def test_a_job_gets_the_gpus_that_it_asks_for(runs, slurm):
 def test_what_is_finished_is_not_submitted_again(runs, slurm, capsys):
     path = runs.node.folder.parent / "run.yml"
     submit(path, runs.node.folder, "--sbatch", "nodelist=n2", *GPUS)
-    assert "Nothing to submit, 1 task finished" in capsys.readouterr().out
+    assert "The task is finished or queued" in capsys.readouterr().out
     with pytest.raises(AssertionError):  # ndem's exit status is 2
         submit(path, runs.node.folder, "--seeds", "7")
     assert "use another --out" in capsys.readouterr().err

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fairchem_kit.words import counted
-
 from .errors import DataError
 from .frame_records import FrameRecords
 from .frames import LabelOptions
@@ -138,8 +136,7 @@ def kept_frames(everything: FrameTable, options: ConvertOptions) -> np.ndarray:
         keep = everything.max_force <= options.max_force
     if not keep.any():
         raise DataError(
-            f"no frame is below --max-force {options.max_force} eV/A "
-            f"({counted(len(keep), 'frame')} read)"
+            f"all {len(keep)} frames have a force above {options.max_force:g} eV/A (--max-force)"
         )
     return keep
 

@@ -47,7 +47,7 @@ def print_losses(entry: dict[str, Any]) -> None:
     dropped = entry["dropped"]
     for path, number in dropped["above_max_force_per_source"].items():
         limit = entry["options"]["max_force"]
-        print(f"dropped {counted(number, 'frame')} above --max-force ({limit:g} eV/A): {path}")
+        print(f"left out {counted(number, 'frame')} with a force above {limit:g} eV/A: {path}")
     if dropped["systems_without_frames"]:
         print(f"no frames left of: {', '.join(dropped['systems_without_frames'])}")
     if dropped["bad"]:

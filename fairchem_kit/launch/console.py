@@ -21,8 +21,10 @@ from tqdm import tqdm
 from fairchem_kit.units.columns import Column, columns_of
 
 _OURS = tuple(f"{os.sep}{package}{os.sep}" for package in ("ndem_ocp", "fairchem_kit"))
-# fairchem prints it in every run with one process.
-_NOISE = ("Disabled BalancedBatchSampler because num_replicas=1",)
+_NOISE = (
+    "Disabled BalancedBatchSampler because num_replicas=1",  # in every run with one process
+    "Overwritten config parameters from included configs",  # what includes are for
+)
 _HEAD_EVERY = 40  # lines
 
 

@@ -16,6 +16,7 @@ from fairchem_kit.config_names import existing_config
 from fairchem_kit.files import existing_file
 from fairchem_kit.launch import slurm
 from fairchem_kit.launch.command import read_config, split_words
+from fairchem_kit.launch.console import short_messages
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.record import Record
 from fairchem_kit.launch.requeue import MAX_RESTARTS, TASK
@@ -56,7 +57,11 @@ def _add_resources(group: Any) -> None:
     group.add_argument("--nodes", type=int, default=1)
     group.add_argument("--ranks-per-node", type=int, default=1)
     group.add_argument("--gpus-per-node", type=int, help="default: one per rank")
-    group.add_argument("--cpus-per-task", type=int, default=1, help="CPUs per rank")
+    group.add_argument(
+        "--cpus-per-task",
+        type=int,
+        help="CPUs per rank (default: 1 + optim.num_workers of the configuration)",
+    )
     group.add_argument("--mem-gb", type=float, help="memory per node")
     group.add_argument("--time", default="24:00:00", help="time limit: minutes, H:M:S or D-H:M:S")
     group.add_argument("--partition")
@@ -100,16 +105,18 @@ def run(args: argparse.Namespace) -> int:
     manifest = manifest_of(args)
     before = read_manifest(manifest.folder)
     manifest.name_runs(before)
-    read_config(manifest.command(0), args.nodes * args.ranks_per_node)  # stops at a bad file
+    with short_messages():
+        config = read_config(manifest.command(0), args.nodes * args.ranks_per_node)
+    if args.cpus_per_task is None:
+        args.cpus_per_task = 1 + int(config["optim"].get("num_workers") or 0)
     waiting = _waiting(manifest.tasks)
     executor = _executor(args, manifest, waiting)
     if args.dry_run:
         return _show(executor, manifest, waiting)
     if not waiting:
-        print(
-            f"Nothing to submit, {counted(len(manifest.tasks), 'task')} finished or queued: ndem "
-            f"status {_of(manifest)}"
-        )
+        count = len(manifest.tasks)
+        what = f"All {count} tasks are" if count > 1 else "The task is"
+        print(f"{what} finished or queued: ndem status {_of(manifest)}")
         return 0
     manifest.write()  # before the first task starts
     jobs = _submit(executor, manifest, waiting)

@@ -45,8 +45,11 @@ def evaluate_and_report(folder: Folder, cpu: bool) -> None:
     config = parse(folder.config.read_text(encoding="utf-8"))
     mean = config["dataset"]["train"]["transforms"]["normalizer"]["energy"]["mean"]
     errors = [errors_of(folder.eval, name, mean) for name in folder.splits()]
-    views = config["task"]["ndem"].get("second_views") is not None
-    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}\n{advice(*folder.steps(), views)}\n")
+    print(f"\n{table(errors)}\n\n{verdict(errors[-1])}")
+    if useful(errors[-1]):
+        views = config["task"]["ndem"].get("second_views") is not None
+        print(advice(*folder.steps(), views))
+    print()
     if not done:
         _report(folder)
         folder.note("evaluated", best)
@@ -130,6 +133,11 @@ def table(errors: Sequence[Errors]) -> str:
     return "\n".join([head, *rows])
 
 
+def useful(errors: Errors) -> bool:
+    """Whether the forces are clearly better than none."""
+    return errors.force < _CLEARLY * errors.force_guess
+
+
 def verdict(errors: Errors) -> str:
     """Whether the model is better than guessing, plainly."""
     parts = []
@@ -144,7 +152,7 @@ def verdict(errors: Errors) -> str:
         else:
             parts.append(f"its {name} are no better than {what} ({value:.1f} against {guess:.1f})")
     sentence = f"On {errors.split}, {'; '.join(parts)}."
-    if errors.force >= _CLEARLY * errors.force_guess:
+    if not useful(errors):
         sentence += (
             " Do not use this model yet. These help: more frames (from more systems, if it is to "
             "work on new ones), a longer --time, a GPU."
@@ -153,7 +161,7 @@ def verdict(errors: Errors) -> str:
 
 
 def advice(steps: int, planned: int, second_views: bool) -> str:
-    """What may lower the errors.
+    """What may lower the errors of a useful model; of another, ``verdict`` says it.
 
     Args:
         steps: taken. planned: of the whole schedule; more than ``steps`` after early stopping.

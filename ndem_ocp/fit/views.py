@@ -49,7 +49,7 @@ def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: b
     print(
         f"{'views':<10}{views} of each structure, displaced by {low:g} to {high:g} A: "
         + ("surfaces and crystals" if data.periodic else "molecules")
-        + " (docs/second_views.md gives the reasons)"
+        + f" (docs/second_views.md); as many as the potential makes in --time, at most {MOST}"
     )
     options = MakeOptions(draws=Draws(views, low, high), progress=bars)
     make_second_views(train, spec, folder.path / FILE, options)

@@ -164,9 +164,8 @@ def missing(arms: Arms, evaluations: Sequence[Evaluation]) -> list[str]:
         [run for run in runs if not run.validation_splits],
         "no validation yet: optim.eval_every is longer than the run so far.",
     )
-    several = {id(e.run) for e in evaluations if len(e.splits) > 1}
     note(
-        [run for run in runs if run.validation_splits == ["val"] and id(run) not in several],
+        [run for run in runs if run.validation_splits == ["val"] and id(run) not in evaluated],
         "validated on one split. task.validation_splits adds others, and their mean.",
     )
     note(
