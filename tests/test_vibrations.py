@@ -193,40 +193,49 @@ def test_the_conformers_differ_in_one_dihedral():
     assert bonds[0] == pytest.approx(bonds[1])
 
 
-def test_the_table_says_what_is_not_a_minimum(tmp_path):
-    def minimum(imaginary: int, converged: bool) -> dict:
-        return {"imaginary": imaginary, "converged": converged, "distance_of_minima_A": 0.02}
+def test_the_table_takes_errors_at_minima_and_counts_the_others(tmp_path):
+    wanted = {
+        "symbols": list("OHH"),
+        "positions_A": molecule("H2O").positions.tolist(),
+        "frequencies_invcm": [300.0, 1400.0, 3000.0],
+        "d3_shifts_invcm": [2.0, 0.1, 0.1],
+    }
 
-    def arm(mean: float, **conformer) -> dict:
-        one = {"mean": mean, "stdev": 1.0}
-        runs = [{"seed": 0, "conformers": {"trans": minimum(**conformer)}}]
-        return {"runs": runs, "summary": dict.fromkeys(experiment.BANDS, one)}
+    def arm(*offsets: float, converged: bool = True) -> dict:
+        models = {
+            seed: {
+                "trans": {
+                    **wanted,
+                    "frequencies_invcm": [value + off for value in wanted["frequencies_invcm"]],
+                    "imaginary": 0,
+                    "converged": converged or seed > 0,
+                }
+            }
+            for seed, off in enumerate(offsets)
+        }
+        return experiment.over_seeds(models, {"trans": wanted})
 
-    made_of = {"package": "ase", "version": "1", "spec": EXACT}
+    potential = arm(7)["runs"][0]
     found = {
         "commit": "0123456789abcdef",
         "bands_invcm": experiment.BANDS,
         "reference": {
             "method": "PBE",
             "packages": {"pyscf": "2"},
-            "conformers": {"trans": {"frequencies_invcm": [1.0] * 21, "d3_shifts_invcm": [2.0]}},
+            "conformers": {"trans": wanted},
         },
-        "potential": {
-            "made_of": made_of,
-            "mae_invcm": dict.fromkeys(experiment.BANDS, 7.0),
-            "conformers": {"trans": minimum(0, True)},
-        },
+        "potential": {"made_of": {"package": "ase", "version": "1", "spec": EXACT}, **potential},
         "cases": {
             "ethanol_50_x2": {
-                "plain": arm(20.0, imaginary=1, converged=False),
-                "instead": arm(10.0, imaginary=0, converged=True),
+                "plain": arm(900, 19, 21, converged=False),
+                "instead": arm(9, 10, 11),
             }
         },
     }
     (tmp_path / "vibrations_ethanol.json").write_text(json.dumps(found))
     text = page.vibrations(tmp_path)
-    assert "20.0 ± 1.0 |" in text
-    assert "10.0 ± 1.0 (-50 %)" in text
-    assert "| 1, 1 not converged | 1 |" in text
+    assert "| 2 of 3 | 20.0 ± 1.4 |" in text
+    assert "| 3 of 3 | 10.0 ± 1.0 (-50 %) |" in text
+    assert "| 7.0 | 7.0 | 7.0 | 7.0 | 0.000 |" in text
     assert "at most 2." in text
     assert "below 1000 | 1000 to 2700 | above 2700" in text

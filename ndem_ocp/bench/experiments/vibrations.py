@@ -122,14 +122,23 @@ def with_models(case: str, arm: str, paths: dict[int, Path], names: list[str]) -
 
 
 def over_seeds(models: dict[int, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """Every run of an arm, and mean and standard deviation of its errors."""
+    """Every run of an arm; mean and standard deviation of the errors of those with ``minima``.
+
+    Where a relaxation does not converge, or a frequency is imaginary, the numbers are not
+    vibrational frequencies; their error is in ``runs`` alone.
+    """
     runs = [{"seed": seed, **compared(found, reference)} for seed, found in models.items()]
+    minima = [run for run in runs if all(map(_is_minimum, run["conformers"].values()))]
     summary = {}
-    for band in BANDS:
-        values = [run["mae_invcm"][band] for run in runs]
+    for band in BANDS if minima else ():
+        values = [run["mae_invcm"][band] for run in minima]
         spread = statistics.stdev(values) if values[1:] else None
         summary[band] = {"mean": statistics.mean(values), "stdev": spread}
-    return {"runs": runs, "summary": summary}
+    return {"runs": runs, "minima": [run["seed"] for run in minima], "summary": summary}
+
+
+def _is_minimum(conformer: dict[str, Any]) -> bool:
+    return conformer["converged"] and not conformer["imaginary"]
 
 
 def main() -> int:

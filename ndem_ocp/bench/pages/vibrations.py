@@ -20,18 +20,23 @@ def vibrations(results: Path) -> str:
     if found is None:
         return NOT_RUN
     bands = found["bands_invcm"]
-    head = ["model", "trained on", *(_title(*bands[band]) for band in bands),
-            "distance of minima (Å)", "imaginary", "seeds"]  # fmt: skip
+    head = ["model", "trained on", "minima found", *(_title(*bands[band]) for band in bands),
+            "distance of minima (Å)"]  # fmt: skip
     titles = {case.name: case.title for case in CASES}
     rows = [
-        [ARMS[arm], titles[case], *(_error(arms, arm, band) for band in bands),
-         *_minima(arms[arm]["runs"]), len(arms[arm]["runs"])]
+        [ARMS[arm], titles[case], f"{len(arms[arm]['minima'])} of {len(arms[arm]['runs'])}",
+         *(_error(arms, arm, band) for band in bands), _distance(_minima(arms[arm]))]
         for case, arms in found["cases"].items() for arm in arms
     ]  # fmt: skip
     potential = found["potential"]
     alone = [f"{potential['mae_invcm'][band]:.1f}" for band in bands]
-    rows.append(["the potential itself", "", *alone, *_minima([potential]), ""])
+    rows.append(["the potential itself", "", "", *alone, _distance([potential])])
     return f"{table(head, rows)}\n\n{_note(found)}"
+
+
+def _minima(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs of an arm whose structures are minima."""
+    return [run for run in values["runs"] if run["seed"] in values["minima"]]
 
 
 def _title(low: float, high: float) -> str:
@@ -42,21 +47,18 @@ def _title(low: float, high: float) -> str:
 
 def _error(arms: dict[str, Any], arm: str, band: str) -> str:
     """Mean ± standard deviation in cm^-1, and the change to plain training."""
-    summary = arms[arm]["summary"][band]
-    if arm == "plain":
+    summary, plain = arms[arm]["summary"].get(band), arms["plain"]["summary"].get(band)
+    if summary is None:
+        return ""
+    if arm == "plain" or plain is None:
         return spread(summary, 1)
-    change = summary["mean"] / arms["plain"]["summary"][band]["mean"] - 1
-    return f"{spread(summary, 1)} ({100 * change:+.0f} %)"
+    return f"{spread(summary, 1)} ({100 * (summary['mean'] / plain['mean'] - 1):+.0f} %)"
 
 
-def _minima(runs: list[dict[str, Any]]) -> list[str]:
-    """Mean distance of the minima; imaginary frequencies, and relaxations that did not converge."""
-    each = [conformer for run in runs for conformer in run["conformers"].values()]
-    imaginary = f"{sum(one['imaginary'] for one in each)}"
-    unfinished = sum(not one["converged"] for one in each)
-    if unfinished:
-        imaginary += f", {unfinished} not converged"
-    return [f"{np.mean([one['distance_of_minima_A'] for one in each]):.3f}", imaginary]
+def _distance(runs: list[dict[str, Any]]) -> str:
+    """Mean over the conformers of all runs."""
+    each = [one["distance_of_minima_A"] for run in runs for one in run["conformers"].values()]
+    return f"{np.mean(each):.3f}" if each else ""
 
 
 def _note(found: dict[str, Any]) -> str:
@@ -74,9 +76,10 @@ def _note(found: dict[str, Any]) -> str:
         )
     packages = ", ".join(f"{name} {number}" for name, number in reference["packages"].items())
     return (
-        f"Mean absolute error of harmonic frequencies of ethanol in cm⁻¹, over the "
+        "Mean absolute error of harmonic frequencies of ethanol in cm⁻¹, over the "
         f"{modes} modes of {both}, compared in increasing order; each model at its own "
-        "minimum. Mean ± standard deviation over seeds, in brackets the change to plain training. "
+        "minimum. Mean ± standard deviation over the seeds with a minimum (no imaginary frequency, "
+        "relaxation converged); in brackets the change to plain training. "
         f"Reference: {reference['method']} ({packages}); the labels are PBE with the dispersion of "
         f"Tkatchenko and Scheffler.{dispersion} Potential: {potential['package']} "
         f"{potential['version']}, `{potential['spec'].partition(':')[2]}`. Commit "
