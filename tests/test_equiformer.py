@@ -188,7 +188,8 @@ def test_parameters_are_upstreams():
 def test_pieces_do_not_change_the_result(records, float64, monkeypatch):
     batch, config = batch_of(records, torch.float64), to_ours(model_config())
     whole = outputs_and_gradients(build(config), batch)
-    monkeypatch.setattr(autograd, "CPU_BYTES", 1)  # 16 rows each
+    for name in ("CPU_BYTES", "CPU_GRID_BYTES"):
+        monkeypatch.setattr(autograd, name, 1)  # 16 rows each
     assert_same(whole, outputs_and_gradients(build(config), batch), 1e-12)
 
 

@@ -151,25 +151,24 @@ def test_message(device, always, lmax, mmax, by_degree, dtype):
     lay, ends = a_graph(lmax, mmax, device)
     shared, weights = shared_weights(lay, by_degree)
     make = {"device": device, "dtype": dtype}
-    mats = [
-        numbers((b.stop - b.start) * 2 * channels, (b.stop - b.start) * heads, seed=5, **make)
-        for b in lay.blocks
+    degrees = [len(lay.of_order(order)) for order in lay.orders]
+    convolution = [
+        numbers((2 if order else 1) * count * heads, count * 2 * channels, seed=5, **make)
+        for order, count in zip(lay.orders, degrees)
     ]
     inputs = [
         numbers(3, (lmax + 1) ** 2, channels, seed=1, **make),
         numbers(3, hidden, seed=2, **make),
         numbers(weights * 2 * channels, hidden, seed=3, **make),
         numbers(weights * 2 * channels, seed=4, **make),
-        *mats,
+        *convolution,
     ]
     bias = numbers(lay.blocks[0].stop * heads, **make)
 
     def run(which):
-        def call(x, hidden, weight, radial_bias, *mats):
+        def call(x, hidden, weight, radial_bias, *weights):
             radial = Radial(hidden, weight, radial_bias)
-            return message(x, radial, which, lay, shared, list(mats), None, bias.to(x.dtype), None)[
-                0
-            ]
+            return message(x, radial, which, lay, shared, list(weights), bias.to(x.dtype))[0]
 
         return call
 
@@ -208,13 +207,13 @@ def test_sum_of_messages(device, always):
     inputs = [
         numbers(4, 6, device=device),
         numbers(4, 2, device=device, seed=1),
-        numbers(6, rows * channels, device=device, seed=2),
+        numbers(rows * channels, 6, device=device, seed=2),
     ]
 
     def run(which):
-        def call(y, attention, matrix):
-            bias = torch.zeros(1, dtype=y.dtype, device=device)
-            return sum_messages(y, attention, which, 3, [slice(0, 6)], [matrix], bias)
+        def call(y, attention, weight):
+            bias = torch.zeros(len(weight), dtype=y.dtype, device=device)
+            return sum_messages(y, attention, which, 3, [slice(0, 6)], [weight], bias)
 
         return call
 

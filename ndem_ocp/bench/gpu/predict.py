@@ -79,13 +79,15 @@ class Steps:
 
     def count(self, arm: str, layers: int, with_kernels: bool, train: bool) -> list[Operation]:
         from ndem_ocp.bench.clock import Stopwatch
-        from ndem_ocp.models.equiformer import autograd
+        from ndem_ocp.models.equiformer import autograd, orders
         from ndem_ocp.models.neighbors import pairs
 
         built = self._arm(arm, layers)
         batch, watch = self.batch.clone(), Stopwatch(self.device)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch.object(autograd, "CPU_BYTES", autograd.GPU_BYTES))
+            for name in ("CPU_BYTES", "CPU_GRID_BYTES"):
+                stack.enter_context(mock.patch.object(autograd, name, autograd.GPU_BYTES))
+            stack.enter_context(mock.patch.object(orders, "three_products", return_value=False))
             stack.enter_context(mock.patch.object(pairs, "CPU_PAIRS", pairs.GPU_PAIRS))
             count = Count(self.atoms)
             if with_kernels:

@@ -17,12 +17,7 @@ from torch.nn.functional import embedding, linear, silu
 
 from ndem_ocp.models.equiformer.autograd import compute_dtype
 from ndem_ocp.models.equiformer.constants import constant, index
-from ndem_ocp.models.equiformer.convolution import (
-    Radial,
-    message,
-    order_matrix,
-    sum_messages,
-)
+from ndem_ocp.models.equiformer.convolution import Radial, message, sum_messages
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.grid import s2_activation
 from ndem_ocp.models.equiformer.layout import Layout, layout
@@ -50,9 +45,10 @@ def graph_attention(
     kept = layout(whole.lmax, whole.mmax, degrees) if degrees else whole
     y, extra = _first_convolution(module, x, edges, dtype)
     split = module.num_heads * module.attn_alpha_channels
-    attention = _attention_weights(module, extra[:, :split], edges, len(x))
+    features, gate = extra.split([split, extra.shape[1] - split], dim=1)
+    attention = _attention_weights(module, features, edges, len(x))
     inputs = layout(whole.lmax, max(kept.orders))  # orders that the second convolution needs
-    y = _activate(module, y, extra[:, split:], edges, inputs)
+    y = _activate(module, y, gate, edges, inputs)
     out = _second_convolution(module, y, attention.to(dtype), edges, inputs, kept, len(x))
     weight = module.proj.weight[module.proj.expand_index[kept.node_rows]]
     out = torch.bmm(out.transpose(0, 1), weight.to(dtype).transpose(1, 2))
@@ -75,21 +71,21 @@ def _first_convolution(
         first = order if module.use_m_share_rad else start
         shared.append(slice(first, first + count))
         start += count
-    invariants = convolution.extra_m0_output_channels
-    weight, bias = convolution.fc_m0.weight.to(dtype).t(), convolution.fc_m0.bias.to(dtype)
-    mats = [weight[:, invariants:]]
-    mats += [order_matrix(part.fc.weight.to(dtype)) for part in convolution.so2_m_conv]
     return message(
         x.to(dtype),
         Radial(hidden.to(dtype), last.weight.to(dtype), last.bias.to(dtype)),
         edges.ends(dtype),
         lay,
         shared,
-        mats,
-        weight[:, :invariants],
-        bias[invariants:],
-        bias[:invariants],
+        [weight.to(dtype) for weight in order_weights(convolution)],
+        convolution.fc_m0.bias.to(dtype),
+        convolution.extra_m0_output_channels,
     )
+
+
+def order_weights(convolution: SO2_Convolution) -> list[Tensor]:
+    """The weights of the orders m = 0, 1, ..."""
+    return [convolution.fc_m0.weight, *(part.fc.weight for part in convolution.so2_m_conv)]
 
 
 def _attention_weights(
@@ -159,31 +155,32 @@ def _second_convolution(
     """(N, K', V): second convolution, weighted by attention, rotated back, summed over edges."""
     convolution: SO2_Convolution = module.so2_conv_2
     channels, hidden = convolution.m_output_channels, y.shape[2]
-    weights = [convolution.fc_m0.weight, *(part.fc.weight for part in convolution.so2_m_conv)]
-    mats, columns = [], []
-    factor = rescale(kept, y).repeat_interleave(channels)
-    for order, block in zip(kept.orders, kept.blocks):
-        weight, degrees = weights[order].to(y.dtype), kept.of_order(order)
-        # rows of these degrees; the weights have all degrees order ... L
-        out = slice((degrees[0] - order) * channels, (degrees[-1] + 1 - order) * channels)
-        if order == 0:
-            matrix, bias = weight[out].t(), convolution.fc_m0.bias[out].to(y.dtype)
-        else:
-            halves = weight.chunk(2, dim=0)
-            matrix = order_matrix(torch.cat([half[out] for half in halves]))
-        scale = factor[block.start * channels : block.stop * channels]
-        mats.append(matrix * scale)
-        if order == 0:
-            bias = bias * scale
-        rows = inputs.blocks[order]
-        columns.append(slice(rows.start * hidden, rows.stop * hidden))
+    kept_rows = [
+        _of_degrees(weight, order, edges.layout, kept, channels).to(y.dtype)
+        for order, weight in zip(kept.orders, order_weights(convolution))
+    ]
+    bias = _of_degrees(convolution.fc_m0.bias, 0, edges.layout, kept, channels).to(y.dtype)
+    blocks = (inputs.blocks[order] for order in kept.orders)
+    columns = [slice(block.start * hidden, block.stop * hidden) for block in blocks]
     ends = edges.ends(y.dtype, kept)
-    return sum_messages(y.flatten(1), attention, ends, num_nodes, columns, mats, bias)
+    out = sum_messages(y.flatten(1), attention, ends, num_nodes, columns, kept_rows, bias)
+    return _rescaled(out, kept)
 
 
-def rescale(lay: Layout, like: Tensor) -> Tensor:
-    """(R,) :attr:`Layout.rescale` in the dtype and on the device of ``like``."""
-    return constant(tuple(lay.rescale), like.dtype, like.device)
+def _of_degrees(weight: Tensor, order: int, whole: Layout, kept: Layout, channels: int) -> Tensor:
+    """The outputs of the kept degrees; the weights have those of all degrees order ... L."""
+    degrees = kept.of_order(order)
+    if degrees == whole.of_order(order):
+        return weight
+    rows = slice((degrees[0] - order) * channels, (degrees[-1] + 1 - order) * channels)
+    return weight[rows] if order == 0 else torch.cat([half[rows] for half in weight.chunk(2)])
+
+
+def _rescaled(x: Tensor, lay: Layout) -> Tensor:
+    """(N, K', V) times :attr:`Layout.rescale`."""
+    if max(lay.rescale) == 1:
+        return x
+    return x * constant(tuple(lay.rescale), x.dtype, x.device)[:, None]
 
 
 def radial_hidden(
@@ -213,11 +210,15 @@ def edge_degree(module: EdgeDegreeEmbedding, edges: Edges, num_nodes: int) -> Te
     """The edge-degree embedding, which is part of the first node embedding, (N, K, C)."""
     hidden, last = radial_hidden(module.rad_func, edges, module)
     dtype = compute_dtype(hidden)
-    lay = edges.layout
-    scale = rescale(lay, hidden.to(dtype))[: lay.lmax + 1]
-    scale = scale.repeat_interleave(module.sphere_channels) / module.rescale_factor
     ends = edges.ends(dtype)
-    ends = ends._replace(frames=ends.frames[:, : lay.lmax + 1])
-    matrix, bias = last.weight.to(dtype).t() * scale, last.bias.to(dtype) * scale
-    columns = [slice(0, hidden.shape[1])]
-    return sum_messages(hidden.to(dtype), None, ends, num_nodes, columns, [matrix], bias)
+    ends = ends._replace(frames=ends.frames[:, : edges.layout.lmax + 1])
+    out = sum_messages(
+        hidden.to(dtype),
+        None,
+        ends,
+        num_nodes,
+        [slice(0, hidden.shape[1])],
+        [last.weight.to(dtype)],
+        last.bias.to(dtype),
+    )
+    return _rescaled(out, edges.layout) / module.rescale_factor

@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 CPU_BYTES, GPU_BYTES = 8 << 20, 256 << 20
+# A grid is passed over several times, so it should fit in a core's own cache. For messages the
+# weights are read again with every chunk, so there should be few.
+CPU_GRID_BYTES = 2 << 20
 
 
-def chunks(total: int, like: Tensor, values_each: int) -> Iterator[slice]:
+def chunks(total: int, like: Tensor, values_each: int, grid: bool = False) -> Iterator[slice]:
     """Slices of ``total`` rows, each with ``values_each`` temporary values, that fit in a cache."""
-    budget = CPU_BYTES if like.device.type == "cpu" else GPU_BYTES
+    cpu = CPU_GRID_BYTES if grid else CPU_BYTES
+    budget = cpu if like.device.type == "cpu" else GPU_BYTES
     step = max(16, budget // (values_each * like.element_size()))
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))

@@ -62,7 +62,7 @@ class _S2Activation(torch.autograd.Function):
         ctx.save_for_backward(x, gate, to_grid, from_grid)
         channels = x.shape[2]
         out = x.new_empty(len(x), len(from_grid), channels)
-        for chunk in chunks(len(x), x, len(to_grid) * channels):
+        for chunk in chunks(len(x), x, len(to_grid) * channels, grid=True):
             grid = to_grid @ _by_row(x[chunk])
             result = from_grid @ silu(grid, inplace=True)
             out[chunk] = result.view(len(from_grid), -1, channels).transpose(0, 1)
@@ -77,7 +77,7 @@ class _S2Activation(torch.autograd.Function):
         x, gate, to_grid, from_grid = ctx.saved_tensors
         d_x = torch.empty_like(x)
         d_gate = None if gate is None else _silu_backward(g[:, 0].contiguous(), gate)
-        for chunk in chunks(len(x), x, 2 * len(to_grid) * x.shape[2]):
+        for chunk in chunks(len(x), x, 2 * len(to_grid) * x.shape[2], grid=True):
             grid = to_grid @ _by_row(x[chunk])
             d_grid = from_grid.t() @ _by_row(g[chunk])
             d_rows = to_grid.t() @ _silu_backward(d_grid, grid)
@@ -125,7 +125,7 @@ class _GridMLP(torch.autograd.Function):
     def forward(ctx, x, gate, first, bias, middle, last, to_grid, from_grid):
         ctx.save_for_backward(x, gate, first, bias, middle, last, to_grid, from_grid)
         out = x.new_empty(len(x), x.shape[1], last.shape[2])
-        for chunk in chunks(len(x), x, len(to_grid) * first.shape[2]):
+        for chunk in chunks(len(x), x, len(to_grid) * first.shape[2], grid=True):
             rows = x[chunk].transpose(0, 1)
             grid = silu(_to_grid(rows, first, bias, to_grid), inplace=True)
             if middle is not None:
@@ -146,7 +146,7 @@ class _GridMLP(torch.autograd.Function):
             gradient_buffer(ctx, number, like)
             for number, like in ((2, first), (3, bias), (4, middle), (5, last))
         )
-        for chunk in chunks(len(x), x, 4 * len(to_grid) * hidden):
+        for chunk in chunks(len(x), x, 4 * len(to_grid) * hidden, grid=True):
             rows, g_rows = x[chunk].transpose(0, 1), g[chunk].transpose(0, 1)
             one = _to_grid(rows, first, bias, to_grid)
             active = silu(one)

@@ -76,11 +76,15 @@ class Layout:
 
     @cached_property
     def rescale(self) -> list[float]:
-        """Factor of each row when rotated back to the nodes: sqrt((2l + 1) / (2M + 1)) for l > M,
-        which compensates for the omitted orders."""
+        """Factor of each of the K' kept coefficients after rotation back to the nodes.
+
+        sqrt((2l + 1) / (2M + 1)) for l > M, which compensates for the omitted orders.
+        """
+        first, end = self.degrees or (0, self.lmax + 1)
         return [
-            math.sqrt((2 * degree + 1) / (2 * self.mmax + 1)) if degree > self.mmax else 1.0
-            for degree, _ in self.rows
+            math.sqrt(max(1.0, (2 * degree + 1) / (2 * self.mmax + 1)))
+            for degree in range(first, end)
+            for _ in range(2 * degree + 1)
         ]
 
 
