@@ -9,7 +9,8 @@ import torch
 
 from ndem_ocp.bench.gpu import predict
 from ndem_ocp.bench.gpu.counting import Count, counted_kernels
-from ndem_ocp.bench.pages.gpu import gpu_predicted
+from ndem_ocp.bench.gpu.memory_count import Live
+from ndem_ocp.bench.pages.gpu import gpu_memory, gpu_predicted
 from ndem_ocp.models.equiformer.grid import s2_activation
 
 ATOMS = 13
@@ -98,3 +99,59 @@ def test_the_table_has_what_is_measured_beside_what_is_predicted(tmp_path):
     assert "| a plain step | TF32 | 0.5 | 0.40 | 0.40 | not run | 0.45 |" in table
     assert "| energies and forces | TF32 | 0.5 | 0.40 | 0.40 | not run | 0.75 |" in table
     assert "Measured: Card ([all numbers](results/gpu/card-2026-01-02-0000.json))" in table
+
+
+def test_memory_is_followed_until_it_is_free():
+    weight = torch.ones(10)
+    with Live(ATOMS, [weight]) as live:
+        rows = torch.ones(ATOMS, 10)
+        view = rows[1:]  # no memory of its own
+        twice = view * 2
+        del rows, view
+        twice = twice + weight  # the first two are never there together with the last
+    fixed, row = 40, 4 * 10
+    sizes = [sum(each) for each in live.moments]
+    assert sizes[0] == fixed + ATOMS * row
+    assert live.peak() == max(sizes) == fixed + (2 * ATOMS - 1) * row
+    assert sizes[-1] < live.peak()
+
+
+def test_what_autograd_keeps_is_in_memory():
+    """After forward as many bytes as autograd says that it keeps; more at the peak of backward."""
+    saved: dict[int, int] = {}
+
+    def keep(tensor):
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weight = torch.ones(8, 8, requires_grad=True)
+    with Live(ATOMS, [weight]) as live:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = (torch.ones(ATOMS, 8) @ weight).sigmoid().square().sum()
+        torch.zeros(1)  # by now what only forward needed is free
+        assert live.moments[-1][1] == sum(saved.values())
+        out.backward()
+    fixed, growing = live.moments[-1]
+    assert fixed >= 2 * weight.untyped_storage().nbytes()  # with its gradient
+    assert growing == 0
+    assert live.peak() > sum(saved.values())
+    assert live.peak(10.0) == max(fixed + 10 * growing for fixed, growing in live.moments)
+
+
+def test_the_table_of_memory(tmp_path):
+    assert gpu_memory(tmp_path) == "not run"
+    row = {"GiB": 12.34, "to upstream": 0.5}
+    memory = {**dict.fromkeys(predict.ARMS, row), "commit": "abc"}
+    content = {"model": "31M", "layers": 8, "atoms": 624, "memory": memory}
+    (tmp_path / "gpu_predicted.json").write_text(json.dumps(content))
+    assert gpu_memory(tmp_path).count("not run") == 8
+    (tmp_path / "gpu").mkdir()
+    steps = {"plain": {"peak, GiB": 10.0}, "plain, torch's code": {"peak, GiB": 20.0}}
+    found = {
+        "environment": {"card": {"name": "Card"}},
+        "step_times": {"31M": {"tf32, batch 8": steps}},
+    }
+    (tmp_path / "gpu" / "card-2026-01-01-0000.json").write_text(json.dumps(found))
+    table = gpu_memory(tmp_path)
+    assert "| plain | torch's code | 12.3 | 0.50 | 20.0 |" in table
+    assert "| plain | kernels | 12.3 | 0.50 | 10.0 |" in table

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Collects wheels in FOLDER (about 11 MB) for a GPU machine without a network. That machine must have
-# Python 3.12, torch, torch-geometric, e3nn, numba, scipy, numpy and pyyaml; the rest is listed here.
+# Collects wheels in FOLDER (about 7 MB) for a GPU machine without a network. That machine must have
+# Python 3.12, torch, torch-geometric, e3nn, numba, scipy, numpy, huggingface-hub, matplotlib,
+# tensorboard, requests, tqdm, cloudpickle, pyyaml, setuptools, pip and a C compiler (for Triton);
+# the rest is listed here.
 #
 #   ndem_ocp/bench/gpu/bundle.sh FOLDER       on a machine with a network
 #   ndem_ocp/bench/gpu/install.sh FOLDER ENV  on the GPU machine, in a copy of this repository

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -42,7 +43,7 @@ from ndem_ocp.bench.checkout import ROOT, in_checkout
 MODULE = "ndem_ocp.bench.gpu.check"  # this module, even if it runs as __main__
 # stage -> (fraction of the remaining time it may take, seconds that it needs at least)
 STAGES = {
-    "environment": (0.06, 5),
+    "environment": (0.06, 40),  # torch's first import, from a disk that is not cached
     "equality": (0.22, 15),
     "whole_run": (0.22, 20),
     "step_times": (0.55, 20),
@@ -96,6 +97,7 @@ def _arguments(argv: list[str] | None) -> Namespace:
     return args
 
 
+@functools.cache
 def _card() -> str:
     """The GPU's name, from another process, so that this one never uses the device."""
     code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"

@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +28,7 @@ import torch
 
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.bench.gpu.counting import Count, Operation, counted_kernels
+from ndem_ocp.bench.gpu.memory_count import Live, held
 
 # "NVIDIA H100 Tensor Core GPU" data sheet, SXM5, without sparsity: bytes/s of HBM3, products/s.
 PEAK = {"bytes": 3.35e12, "fp32": 67e12, "tf32": 494.5e12}
@@ -79,16 +81,11 @@ class Steps:
 
     def count(self, arm: str, layers: int, with_kernels: bool, train: bool) -> list[Operation]:
         from ndem_ocp.bench.clock import Stopwatch
-        from ndem_ocp.models.equiformer import autograd, orders
-        from ndem_ocp.models.neighbors import pairs
 
         built = self._arm(arm, layers)
         batch, watch = self.batch.clone(), Stopwatch(self.device)
         with contextlib.ExitStack() as stack:
-            for name in ("CPU_BYTES", "CPU_GRID_BYTES"):
-                stack.enter_context(mock.patch.object(autograd, name, autograd.GPU_BYTES))
-            stack.enter_context(mock.patch.object(orders, "three_products", return_value=False))
-            stack.enter_context(mock.patch.object(pairs, "CPU_PAIRS", pairs.GPU_PAIRS))
+            stack.enter_context(sizes_of_a_gpu())
             count = Count(self.atoms)
             if with_kernels:
                 stack.enter_context(counted_kernels(count))
@@ -99,6 +96,22 @@ class Steps:
                 stack.enter_context(torch.no_grad())
                 built.trainer._unwrapped_model.eval()(batch)
         return count.operations
+
+    def memory(self, arm: str, layers: int, with_kernels: bool) -> Live:
+        """Of the second step; the first one makes the optimizer's moments."""
+        from ndem_ocp.bench.clock import Stopwatch
+
+        built = self._arm(arm, layers)
+        live, watch = Live(self.atoms, held(built.trainer)), Stopwatch(self.device)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sizes_of_a_gpu())
+            if with_kernels:
+                stack.enter_context(counted_kernels(Count(self.atoms)))
+            stack.enter_context(live)
+            for number in range(2):
+                live.moments.clear()
+                built.step(self.batch.clone(), number, watch)
+        return live
 
     def _arm(self, name: str, layers: int) -> Any:
         from ndem_ocp.bench.arms import arm_config, build_arm
@@ -111,6 +124,34 @@ class Steps:
         if name == "instead":
             name, config["task"]["ndem"] = "ndem", {"target": "first_order"}
         return build_arm(name, arm_config(name, config, self.data, 1), self.device)
+
+
+@contextlib.contextmanager
+def sizes_of_a_gpu() -> Iterator[None]:
+    """Compute as on a GPU: in larger pieces, each order as one real product."""
+    from ndem_ocp.models.equiformer import autograd, orders
+    from ndem_ocp.models.neighbors import pairs
+
+    with (
+        mock.patch.object(autograd, "CPU_BYTES", autograd.GPU_BYTES),
+        mock.patch.object(autograd, "CPU_GRID_BYTES", autograd.GPU_BYTES),
+        mock.patch.object(orders, "three_products", return_value=False),
+        mock.patch.object(pairs, "CPU_PAIRS", pairs.GPU_PAIRS),
+    ):
+        yield
+
+
+def predict_memory(steps: Steps, layers: int, growth: float) -> dict[str, Any]:
+    """{arm: GiB at the peak of a training step, and its ratio to upstream's}."""
+    found: dict[str, Any] = {}
+    for label, (arm, with_kernels) in ARMS.items():
+        size = steps.memory(arm, layers, with_kernels).peak(growth) / 2**30
+        found[label] = {
+            "GiB": size,
+            "to upstream": size / found.get("upstream", {"GiB": size})["GiB"],
+        }
+        print(f"memory, {label}: {json.dumps(found[label])}", flush=True)
+    return found
 
 
 def predict(steps: Steps, layers: int, growth: float) -> dict[str, Any]:
@@ -141,8 +182,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=8, help="to predict for (8)")
     parser.add_argument("--atoms", type=int, default=624, help="in a batch (624)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu_predicted.json")
+    parser.add_argument("--memory", action="store_true", help="only the memory; times are kept")
     parser.add_argument("--tiny", action="store_true", help="a small model: a trial")
     args = parser.parse_args(argv)
+    of = {"model": args.model, "layers": args.layers, "atoms": args.atoms}
+    before = json.loads(args.out.read_text()) if args.memory and args.out.exists() else {}
+    if before and {key: before[key] for key in of} != of:
+        parser.error(f"--memory: {args.out} has the times of another model or batch: give --out.")
     from fairchem.core.common.utils import setup_imports
 
     import ndem_ocp
@@ -156,10 +202,13 @@ def main(argv: list[str] | None = None) -> int:
         data = small_data(Path(work)) / "train"
         small = {k: v for k, v in TINY.items() if k != "num_layers"} if args.tiny else {}
         steps = Steps(data, args.model, small)
-        found = predict(steps, args.layers, args.atoms / steps.atoms)
+        growth = args.atoms / steps.atoms
+        found = {"memory": predict_memory(steps, args.layers, growth)}
+        found |= {} if args.memory else predict(steps, args.layers, growth)
+    origin = provenance(ROOT)
+    found["memory"]["commit"] = origin["commit"]
     result = {
-        **provenance(ROOT), "units": "ms on the device; ratios to upstream",
-        "model": args.model, "layers": args.layers, "atoms": args.atoms,
+        **(before or origin), "units": "ms on the device; ratios to upstream", **of,
         "device": {"name": "H100 SXM5", "peak": PEAK, "reached": REACHED, "launch_s": LAUNCH_S},
         **found,
     }  # fmt: skip

@@ -16,6 +16,12 @@ AIMS = (
     ("energies and forces", "inference", "plain", "0.5"),
 )
 KINDS = ("tf32", "fp32")
+MEMORY = (
+    ("fairchem's, plain", "upstream"),
+    ("plain", "plain"),
+    ("NDeM", "ndem"),
+    ("`place: instead`", "instead"),
+)
 
 
 def gpu_predicted(results: Path) -> str:
@@ -32,8 +38,7 @@ def gpu_predicted(results: Path) -> str:
             rows.append([words, kind.upper(), aim, *predicted, *seen])
     head = ["ratio to fairchem's", "products", "aim", "predicted: torch's code"]
     head += ["predicted: kernels", "measured: torch's code", "measured: kernels"]
-    device, dirty = found["device"], found["commit"].endswith("-dirty")
-    commit = found["commit"][:10] + (" and changes since" if dirty else "")
+    device, commit = found["device"], _commit(found)
     origin = (
         f"{found['model']}, {found['layers']} layers, {found['atoms']} atoms in a batch, predicted "
         f"for one {device['name']} by `python -m ndem_ocp.bench.gpu.predict`, commit {commit}; "
@@ -41,6 +46,49 @@ def gpu_predicted(results: Path) -> str:
         f"Measured: {_origin(cards)}."
     )
     return f"{table(head, rows)}\n\n{origin}"
+
+
+def gpu_memory(results: Path) -> str:
+    """Peak memory of a training step: predictions of gpu/predict.py, measurements."""
+    found = read(results, "gpu_predicted")
+    if found is None or "memory" not in found:
+        return NOT_RUN
+    cards, rows = measured(results), []
+    for words, arm in MEMORY:
+        for code, with_kernels in (("torch's code", False), ("kernels", True)):
+            if arm == "upstream" and with_kernels:
+                continue
+            each = found["memory"][f"{arm}, kernels" if with_kernels else arm]
+            label = arm if with_kernels or arm == "upstream" else f"{arm}, torch's code"
+            rows.append(
+                [
+                    words, "fairchem's" if arm == "upstream" else code, f"{each['GiB']:.1f}",
+                    f"{each['to upstream']:.2f}", _peaks(cards, label),
+                ]
+            )  # fmt: skip
+    head = ["a training step", "code", "predicted: GiB", "to fairchem's", "measured: GiB"]
+    origin = (
+        f"{found['model']}, {found['layers']} layers, {found['atoms']} atoms in a batch, float32, "
+        "predicted by `python -m ndem_ocp.bench.gpu.predict`, commit "
+        f"{_commit(found['memory'])}; [all numbers](results/gpu_predicted.json). "
+        f"Measured: {_origin(cards)}."
+    )
+    return f"{table(head, rows)}\n\n{origin}"
+
+
+def _commit(found: dict[str, Any]) -> str:
+    commit = found["commit"]
+    return commit[:10] + (" and changes since" if commit.endswith("-dirty") else "")
+
+
+def _peaks(cards: dict[str, dict[str, Any]], arm: str) -> str:
+    """What the step took on each card, for the batch size next to the predicted one."""
+    found = []
+    for content in cards.values():
+        setting = ((content.get("step_times") or {}).get("31M") or {}).get("tf32, batch 8") or {}
+        if (peak := (setting.get(arm) or {}).get("peak, GiB")) is not None:
+            found.append(f"{peak:.1f}")
+    return ", ".join(found) or NOT_RUN
 
 
 def measured(results: Path) -> dict[str, dict[str, Any]]:
@@ -79,4 +127,4 @@ def _origin(cards: dict[str, dict[str, Any]]) -> str:
     return ", ".join(links) or f"{NOT_RUN} (`make gpu-check`)"
 
 
-GPU_TABLES = {"gpu_predicted": gpu_predicted}
+GPU_TABLES = {"gpu_predicted": gpu_predicted, "gpu_memory": gpu_memory}

@@ -225,14 +225,17 @@ def _kernel_agrees(
 ) -> bool:
     """Whether the kernels agree with torch's code on a few edges of this batch."""
     ends, layout, shared = where
-    if ends.by_node is None:
+    if ends.by_node is None or len(ends.source) == 0:
         return False
 
     def compare() -> list[tuple[Tensor, Tensor]]:
         few = slice(0, min(40, len(ends.source)))
-        some = Ends(ends.source[few], ends.target[few], ends.frames[few].clone())
-        fused = some._replace(by_node=by_node(some.source, some.target, len(x)))
-        fixed = [each.detach().clone() for each in (radial.weight, radial.bias, bias, *weights)]
+        nodes, places = torch.unique(
+            torch.stack([ends.source[few], ends.target[few]]), return_inverse=True
+        )
+        some = Ends(*places, ends.frames[few].clone())
+        fused = some._replace(by_node=by_node(*places, len(nodes)))
+        fixed = [each.detach().clone() for each in (radial.weight, radial.bias, bias, *mats)]
 
         def run(which: Ends) -> Any:
             def call(x: Tensor, hidden: Tensor) -> Tensor:
@@ -244,8 +247,11 @@ def _kernel_agrees(
 
             return call
 
-        given = [kernels.wave(tuple(x.shape), x), radial.hidden[few]]
+        given = [kernels.wave((len(nodes), *x.shape[1:]), x), radial.hidden[few]]
         return kernels.both(run(fused), run(some), given)
 
-    sizes = (layout, shared, *x.shape[1:], *radial.weight.shape)
+    parts = tuple(
+        (part.start, part.stop) for part in shared
+    )  # before Python 3.12, no slice is a key
+    sizes = (layout, parts, *x.shape[1:], *radial.weight.shape)
     return kernels.agrees("message", x, sizes, compare)

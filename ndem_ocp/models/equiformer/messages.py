@@ -14,11 +14,13 @@ from ndem_ocp.models.equiformer import kernels
 
 
 class ByNode(NamedTuple):
-    """The edges of each node, for sums over them in a fixed order."""
+    """The edges of each node, for sums over them in a fixed order: (start, order) by either end.
 
-    target_start: Tensor  # (N + 1,) first edge of each target; edges are sorted by target
-    source_start: Tensor  # (N + 1,) first place of each source in source_order
-    source_order: Tensor  # (E,) edges sorted by source
+    order: (E,) edges sorted by node; start: (N + 1,) the first place of each node in it.
+    """
+
+    target: tuple[Tensor, Tensor]
+    source: tuple[Tensor, Tensor]
 
 
 class Ends(NamedTuple):
@@ -31,10 +33,14 @@ class Ends(NamedTuple):
 
 
 def by_node(source: Tensor, target: Tensor, num_nodes: int) -> ByNode:
-    """For edges sorted by target."""
+    """For edges in any order: those that a data set brings need not be sorted by target."""
     nodes = torch.arange(num_nodes + 1, device=target.device)
-    ordered, order = torch.sort(source, stable=True)
-    return ByNode(torch.searchsorted(target, nodes), torch.searchsorted(ordered, nodes), order)
+
+    def sort(ends: Tensor) -> tuple[Tensor, Tensor]:
+        ordered, order = torch.sort(ends, stable=True)
+        return torch.searchsorted(ordered, nodes), order
+
+    return ByNode(sort(target), sort(source))
 
 
 def weighted_messages(
@@ -74,8 +80,8 @@ def message_gradients(
     d_radial, d_both = messages.gradients(back, x, radial, chunk, where)
     if d_x is not None:
         of, channels = ends.by_node, d_x.shape[2]
-        sums.add_to_nodes(d_x, d_both, of.source_start, of.source_order, chunk)
-        sums.add_to_nodes(d_x, d_both, of.target_start, None, chunk, offset=channels)
+        sums.add_to_nodes(d_x, d_both, *of.source, chunk)
+        sums.add_to_nodes(d_x, d_both, *of.target, chunk, offset=channels)
     return d_radial
 
 
@@ -130,7 +136,7 @@ def add_to_targets(out: Tensor, back: Tensor, ends: Ends, chunk: slice) -> None:
         return
     from ndem_ocp.models.equiformer.kernels import sums
 
-    sums.add_to_nodes(out, back, ends.by_node.target_start, None, chunk)
+    sums.add_to_nodes(out, back, *ends.by_node.target, chunk)
 
 
 def sums_kernel_agrees(like: Tensor, of: ByNode | None) -> bool:
@@ -144,8 +150,7 @@ def sums_kernel_agrees(like: Tensor, of: ByNode | None) -> bool:
         values = kernels.wave((30, 5, 8), like)
         target = torch.arange(30, device=like.device) // 7
         found, expected = values.new_zeros(6, 5, 8), values.new_zeros(6, 5, 8)
-        start = torch.searchsorted(target, torch.arange(7, device=like.device))
-        sums.add_to_nodes(found, values, start, None, slice(0, 30))
+        sums.add_to_nodes(found, values, *by_node(target, target, 6).target, slice(0, 30))
         return [(found, expected.index_add_(0, target, values))]
 
     return kernels.agrees("sums over edges", like, (), compare)

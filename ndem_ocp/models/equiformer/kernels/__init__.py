@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def _compared(
     if dtype == torch.float32 and products != "highest":
         allowed = ALLOWED_TF32
     try:
-        with without_graph():
+        with outside_the_graph():
             errors = [
                 float(
                     (found.double() - expected.double()).norm()
@@ -89,6 +90,8 @@ def _compared(
                 )
                 for found, expected in compare()
             ]
+    except torch.cuda.OutOfMemoryError:  # of the step, which says nothing about the kernel
+        raise
     except Exception as error:  # from the compiler, the driver, or too little shared memory
         problem = f"{type(error).__name__}: {error}"[:300]
     else:
@@ -100,10 +103,27 @@ def _compared(
 
 
 @contextlib.contextmanager
-def without_graph() -> Iterator[None]:
-    """Enable autograd, whatever the surrounding context has set."""
-    with torch.inference_mode(False), torch.enable_grad():
+def outside_the_graph() -> Iterator[None]:
+    """Enable autograd, whatever the surrounding context has set.
+
+    Activation checkpointing counts the tensors that are saved in a layer, but not those saved here.
+    """
+
+    def same(tensor: Tensor) -> Tensor:
+        return tensor
+
+    own = torch.autograd.graph.saved_tensors_hooks(same, same)
+    with torch.inference_mode(False), torch.enable_grad(), own:
         yield
+
+
+def on_device_of(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Within, Triton launches kernels on the device of a tensor.
+
+    Otherwise it takes the current device, which is another one for a model on cuda:1 if
+    torch.cuda.set_device has not been called.
+    """
+    return torch.cuda.device_of(like)
 
 
 def both(

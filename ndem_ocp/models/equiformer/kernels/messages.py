@@ -17,18 +17,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ndem_ocp.models.equiformer.kernels import on_device_of
 from ndem_ocp.models.equiformer.layout import Layout
 
 CHANNELS = 128  # per program
 
 
 class Tables(NamedTuple):
-    """The rows of each degree, (L + 1, rows, padded with -1)."""
+    """The rows of each degree, and its radial weights; padded with -1."""
 
-    rows: Tensor  # index of the row in the layout
-    pairs: Tensor  # index of the radial weight for the row
-    weights: Tensor  # the radial weights of the degree, without repetition
-    width: int  # of the tables
+    rows: Tensor  # (L + 1, width) index of the row in the layout
+    pairs: Tensor  # (L + 1, width) index of the radial weight for the row
+    weights: Tensor  # (L + 1, most) the radial weights of the degree, without repetition
     complete: bool  # whether every radial weight is used by a row
 
 
@@ -51,12 +51,13 @@ def tables(
         filled[degree] += 1
     once = [sorted({pair for pair in each if pair >= 0}) for each in pairs]
     complete = sum(map(len, once)) == weights
-    once = [each + [-1] * (width - len(each)) for each in once]
+    most = max(map(len, once))
+    once = [each + [-1] * (most - len(each)) for each in once]
     with torch.inference_mode(False):
         made = [
             torch.tensor(table, dtype=torch.int32, device=device) for table in (rows, pairs, once)
         ]
-    return Tables(*made, width, complete)
+    return Tables(*made, complete)
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def _rotated(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def _weighted(
     x, source, target, frames, radial, rows, pairs, out, first,
     R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, Q: tl.constexpr, L: tl.constexpr,
@@ -95,11 +96,11 @@ def _weighted(
         tl.store(place, rotated.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def _weighted_backward(
     x, source, target, frames, radial, rows, pairs, weights, back, d_radial, d_both, first,
     R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, Q: tl.constexpr, L: tl.constexpr,
-    WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr, CHANNELS: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     edge = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -117,10 +118,10 @@ def _weighted_backward(
         rotated = _rotated(x, node, c, inside, frames, at, row, degree, R, K, C, WIDTH, CHANNELS)
         rotated *= given
         # +m and -m, or all orders of a degree, share one weight
-        for one in tl.static_range(0, WIDTH):
-            which = tl.load(weights + degree * WIDTH + one)
+        for one in tl.static_range(0, MOST):
+            which = tl.load(weights + degree * MOST + one)
             # again, as a vector: Triton's interpreter only takes vectors as masks
-            stored = tl.load(weights + degree * WIDTH + one + c * 0)
+            stored = tl.load(weights + degree * MOST + one + c * 0)
             mine = tl.sum(tl.where((pair == which)[:, None], rotated, 0.0), axis=0)
             place = d_radial + (edge * Q + stored) * (2 * C) + c
             tl.store(place, mine.to(d_radial.dtype.element_ty), mask=inside & (stored >= 0))
@@ -146,10 +147,11 @@ def weighted(x: Tensor, radial: Tensor, chunk: slice, where: tuple) -> Tensor:
     out = x.new_empty(chunk.stop - chunk.start, len(layout.rows), 2 * x.shape[2])
     table, sizes = _prepared(x, radial, where)
     if len(out):
-        _weighted[_programs(out)](
-            x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
-            table.rows, table.pairs, out, chunk.start, **sizes,
-        )  # fmt: skip
+        with on_device_of(x):
+            _weighted[_programs(out)](
+                x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
+                table.rows, table.pairs, out, chunk.start, **sizes,
+            )  # fmt: skip
     return out
 
 
@@ -166,11 +168,12 @@ def gradients(
     d_radial = torch.empty_like(radial) if table.complete else torch.zeros_like(radial)
     d_both = x.new_empty(len(back), x.shape[1], 2 * x.shape[2])
     if len(back):
-        _weighted_backward[_programs(back)](
-            x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
-            table.rows, table.pairs, table.weights, back.contiguous(), d_radial, d_both,
-            chunk.start, **sizes,
-        )  # fmt: skip
+        with on_device_of(x):
+            _weighted_backward[_programs(back)](
+                x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
+                table.rows, table.pairs, table.weights, back.contiguous(), d_radial, d_both,
+                chunk.start, MOST=table.weights.shape[1], **sizes,
+            )  # fmt: skip
     return d_radial, d_both
 
 
@@ -185,6 +188,6 @@ def _prepared(x: Tensor, radial: Tensor, where: tuple) -> tuple[Tables, dict[str
     table = tables(layout, parts, weights, x.device)
     sizes = {
         "R": len(layout.rows), "K": x.shape[1], "C": x.shape[2], "Q": weights, "L": layout.lmax,
-        "WIDTH": table.width, "CHANNELS": CHANNELS,
+        "WIDTH": table.rows.shape[1], "CHANNELS": CHANNELS,
     }  # fmt: skip
     return table, sizes

@@ -6,24 +6,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ndem_ocp.models.equiformer.kernels import on_device_of
+
 VALUES = 128  # per program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "stop"])
 def _add(
     out, values, start, order, first, stop,
     K: tl.constexpr, C: tl.constexpr, STRIDE: tl.constexpr, OFFSET: tl.constexpr,
-    ORDERED: tl.constexpr, VALUES: tl.constexpr,
+    VALUES: tl.constexpr,
 ):  # fmt: skip
     node = tl.program_id(0).to(tl.int64)
     v = tl.program_id(1) * VALUES + tl.arange(0, VALUES)
     inside = v < K * C
     total = tl.zeros((VALUES,), dtype=tl.float32)
     for number in range(tl.load(start + node), tl.load(start + node + 1)):
-        edge = number
-        if ORDERED:
-            edge = tl.load(order + number)
-        edge += v * 0  # makes it a vector: Triton's interpreter only takes vectors as masks
+        # a vector, since Triton's interpreter only takes vectors as masks, of 64 bits
+        edge = tl.load(order + number) + (v * 0).to(tl.int64)
         here = inside & (edge >= first) & (edge < stop)
         place = (edge - first) * (K * STRIDE) + (v // C) * STRIDE + OFFSET + v % C
         total += tl.load(values + place, mask=here, other=0.0).to(tl.float32)
@@ -33,7 +33,7 @@ def _add(
 
 
 def add_to_nodes(
-    out: Tensor, values: Tensor, start: Tensor, order: Tensor | None, chunk: slice, offset: int = 0
+    out: Tensor, values: Tensor, start: Tensor, order: Tensor, chunk: slice, offset: int = 0
 ) -> None:
     """``out`` += the sum of ``values`` over the edges of each node.
 
@@ -41,7 +41,7 @@ def add_to_nodes(
         out: (N, K, C)
         values: (n, K, C') for a chunk of the edges.
         start: (N + 1,) first place in ``order`` of each node's edges.
-        order: (E,) edges sorted by node; None: they are sorted already.
+        order: (E,) edges sorted by node.
         chunk: which edges the values belong to.
         offset: index among the C' of the first of the C channels.
     """
@@ -49,8 +49,11 @@ def add_to_nodes(
     if nodes == 0 or len(values) == 0:
         return
     programs = (nodes, triton.cdiv(rows * channels, VALUES))
-    _add[programs](
-        out, values.contiguous(), start, start if order is None else order, chunk.start, chunk.stop,
-        K=rows, C=channels, STRIDE=values.shape[2], OFFSET=offset, ORDERED=order is not None,
-        VALUES=VALUES,
-    )  # fmt: skip
+    whole = out.contiguous()  # a gradient has the strides of its tensor, in whatever order
+    with on_device_of(out):
+        _add[programs](
+            whole, values.contiguous(), start, order, chunk.start, chunk.stop,
+            K=rows, C=channels, STRIDE=values.shape[2], OFFSET=offset, VALUES=VALUES,
+        )  # fmt: skip
+    if whole is not out:
+        out.copy_(whole)
