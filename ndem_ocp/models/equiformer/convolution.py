@@ -235,7 +235,7 @@ def _kernel_agrees(
         )
         some = Ends(*places, ends.frames[few].clone())
         fused = some._replace(by_node=by_node(*places, len(nodes)))
-        fixed = [each.detach().clone() for each in (radial.weight, radial.bias, bias, *mats)]
+        fixed = [each.detach().clone() for each in (radial.weight, radial.bias, bias, *weights)]
 
         def run(which: Ends) -> Any:
             def call(x: Tensor, hidden: Tensor) -> Tensor:
