@@ -35,6 +35,7 @@ GENERATORS = {"pages", "experiments", "gpu"}
         (12000, ("training frame",), "12,000 training frames"),
         (1, ("index", "indices"), "1 index"),
         (2, ("index", "indices"), "2 indices"),
+        (None, ("frame",), "None frames"),
     ],
 )
 def test_one_and_many(number, words, text):

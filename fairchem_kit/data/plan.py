@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.words import counted
+
 from .errors import DataError
 from .frame_records import FrameRecords
 from .frames import LabelOptions
@@ -136,7 +138,8 @@ def kept_frames(everything: FrameTable, options: ConvertOptions) -> np.ndarray:
         keep = everything.max_force <= options.max_force
     if not keep.any():
         raise DataError(
-            f"all {len(keep)} frames have a force above {options.max_force:g} eV/A (--max-force)"
+            f"{counted(len(keep), 'frame')} read, and all have a force above "
+            f"{options.max_force:g} eV/A (--max-force)"
         )
     return keep
 

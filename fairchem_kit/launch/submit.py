@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         return _show(executor, manifest, waiting)
     if not waiting:
         count = len(manifest.tasks)
-        what = f"All {count} tasks are" if count > 1 else "The task is"
+        what = f"All {counted(count, 'task')} are" if count > 1 else "The task is"
         print(f"{what} finished or queued: ndem status {_of(manifest)}")
         return 0
     manifest.write()  # before the first task starts

@@ -59,7 +59,7 @@ class FitData:
         frames = sum(split.frames for split in splits.values())
         counts = ", ".join(f"{splits[n].frames} {n}" for n in (TRAIN, VAL, TEST) if n in splits)
         low, high = train.atoms_min, train.atoms_max
-        atoms = counted(low, "atom") if low == high else f"{low}-{high} atoms"
+        atoms = counted(low, "atom") if low == high else f"{low}-{counted(high, 'atom')}"
         return (
             f"{'data':<10}{counted(frames, 'frame')} ({counts}) of "
             f"{' '.join(chemical_symbols[z] for z in train.elements)}, {atoms}, "
