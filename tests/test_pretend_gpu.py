@@ -20,6 +20,7 @@ from ndem_ocp.bench.arms import arm_config, build_arm
 from ndem_ocp.bench.batches import open_data, read_batches
 from ndem_ocp.bench.clock import Stopwatch
 from ndem_ocp.bench.configs import read_config
+from ndem_ocp.models.dens import ForceEmbedding
 from ndem_ocp.testing import BackboneContract
 from ndem_ocp.testing.runs import run_config
 from pretend_gpu import GPU, WrongDevice, pretend_gpu
@@ -233,6 +234,15 @@ def test_bench(demo_data, tmp_path, capsys):
             assert cli.main(["bench", *words, *common, "--out", str(tmp_path / "out.json")]) == 0
             assert json.loads((tmp_path / "out.json").read_text())["device"] == "cuda:0"
     capsys.readouterr()
+
+
+def test_encoding_forces_for_dens_does_not_wait():
+    with pretend_gpu() as gpu:
+        embedding, forces = ForceEmbedding(2, 4, "normal").to("cuda"), torch.ones(5, 3).to("cuda")
+        for _ in range(2):  # the first one makes what is kept
+            gpu.waits.clear()
+            embedding(forces)
+        assert not gpu.waits
 
 
 def test_how_often_a_step_waits_for_the_gpu(demo_data, tmp_path):

@@ -24,6 +24,7 @@ from ndem_ocp.method import NDeMSettings
 from ndem_ocp.method.views import ENCODED_FORCES
 from ndem_ocp.models import equiformer
 from ndem_ocp.models.build import TWO_VIEW_NAMES, ModelConfigError, two_view_config
+from ndem_ocp.models.equiformer.constants import index
 from ndem_ocp.models.equiformer_names import BACKBONE
 from ndem_ocp.models.two_view import TwoViewHydra
 
@@ -65,8 +66,8 @@ class ForceEmbedding(nn.Module):
             degrees, forces, normalize=True, normalization="component"
         )
         size = forces.norm(dim=-1, keepdim=True) / math.sqrt(3.0)
-        counts = torch.tensor([2 * degree + 1 for degree in degrees], device=forces.device)
-        per_component = self.weight.squeeze(-1).repeat_interleave(counts, dim=0)
+        rows = index([degree for degree in degrees for _ in range(2 * degree + 1)], forces)
+        per_component = self.weight.squeeze(-1).index_select(0, rows)
         return (harmonics * size)[:, :, None] * per_component
 
 
