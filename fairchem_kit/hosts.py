@@ -55,17 +55,21 @@ def require_host(wanted: int, what: str) -> None:
     Raises:
         HostError: what is installed, and what to do.
     """
+    if host() != wanted:
+        raise wrong_host(wanted, what)
+
+
+def wrong_host(wanted: int, what: str) -> HostError:
+    """What :func:`require_host` raises."""
     found = host()
-    if found == wanted:
-        return
     version, command = HOSTS[wanted]
     if found is None:
-        raise HostError(
+        return HostError(
             f"{what} needs {DISTRIBUTION} {version}, which is not installed: {command}",
             name="fairchem",
         )
     own = ", for which there is ndem_ocp.fairchem2" if found == 2 else ""
-    raise HostError(
+    return HostError(
         f"{what} needs {DISTRIBUTION} {version}; {host_version() or found} is installed here{own}. "
         f"Both have one name, so each needs an environment of its own: make another, and there "
         f"{command}",

@@ -268,7 +268,7 @@ def test_second_views_go_into_the_configuration(with_torchmdnet, tmp_path):
 
 def test_what_to_try_next_follows_from_the_run():
     whole, early = advice(600, 600, False), advice(240, 600, True)
-    assert "all 600 steps" in whole
+    assert "its full length, 600 steps" in whole
     assert "a longer --time, more frames or second views" in whole
     assert "after 240 of 600 steps" in early
     assert "--time" not in early

@@ -61,6 +61,10 @@ def explained(error: Exception) -> str | None:
         package = (error.name or "").partition(".")[0]
         if package in ("", "ndem_ocp", "fairchem_kit"):  # a bug here
             return None
+        from fairchem_kit.hosts import host, wrong_host  # only now: it costs a start some time
+
+        if package == "fairchem" and host() == 2:  # a module that only 1.10 has
+            return str(wrong_host(1, "this command"))
         return (
             f"the Python package {package} is missing or has the wrong version "
             f"({error}). `ndem doctor` shows what is installed; docs/install.md says what to do."

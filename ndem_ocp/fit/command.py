@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from fairchem_kit.commands.options import add_device, add_labels, add_seed, describe
 from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.files import existing
+from fairchem_kit.hosts import require_host
 from fairchem_kit.launch.device import choose_cpu
 from fairchem_kit.words import counted
 from ndem_ocp.fit.errors import FitError
@@ -74,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run all steps; exit status 75 after a Ctrl-C that saved, see ``launch.exit_codes``."""
+    require_host(1, "ndem fit")
     _check(args)
 
     from ndem_ocp.fit.folder import Folder
