@@ -558,7 +558,7 @@ class _FakeEnvironment:
 def test_a_run_without_a_checkpoint_is_announced(new_trainer, caplog):
     with caplog.at_level(logging.WARNING):
         new_trainer()
-    assert "This run has 10 steps (40 structures, 4 per step, 1 epochs)" in caplog.text
+    assert "This run has 10 steps (40 structures, 4 per step, 1 epoch)" in caplog.text
     assert "optim.eval_every is 1000: it ends without a validation" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):

@@ -193,7 +193,7 @@ def test_views_are_made_without_torch_and_fairchem(demo_data, tmp_path):
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "1 second views of 40 records" in done.stdout
+    assert "1 second view of 40 records" in done.stdout
 
 
 def test_a_potential_names_the_record_it_fails_on(demo_data):

@@ -68,10 +68,9 @@ def test_without_edges_nothing_is_said_about_a_kernel(everywhere):
     none = Ends(*(each[:0] for each in ends[:3]))
     none = none._replace(by_node=by_node(none.source, none.target, 1))
     weights = Radial(x.new_zeros(0, 2), radial.new_zeros(radial.shape[1], 2), radial[0])
-    mats = [x.new_zeros((b.stop - b.start) * 6, (b.stop - b.start) * 2) for b in lay.blocks]
-    out, _ = message(
-        x, weights, none, lay, list(shared), mats, None, x.new_zeros(lay.blocks[0].stop * 2), None
-    )
+    degrees = [len(lay.of_order(order)) for order in lay.orders]
+    maps = [x.new_zeros((2 if m else 1) * n * 2, n * 6) for m, n in zip(lay.orders, degrees)]
+    out, _ = message(x, weights, none, lay, list(shared), maps, x.new_zeros(len(maps[0])))
     assert out.shape == (0, len(lay.rows), 2)
     assert not kernels._agreed
 
@@ -145,11 +144,11 @@ def test_sums_into_memory_that_is_not_contiguous():
 def test_edges_need_not_be_sorted(everywhere):
     """Such as those that are stored in a data set."""
     source, target = torch.tensor([0, 2, 1, 0, 2]), torch.tensor([2, 0, 2, 1, 0])
-    lay, values, matrix = layout(2, 1), torch.randn(5, 6), torch.randn(6, 7 * 4)
+    lay, values, weight = layout(2, 1), torch.randn(5, 6), torch.randn(7 * 4, 6)
     ends = Ends(source, target, torch.randn(5, len(lay.rows), 9))
 
     def summed(which):
-        return sum_messages(values, None, which, 3, [slice(0, 6)], [matrix], torch.zeros(1))
+        return sum_messages(values, None, which, 3, [slice(0, 6)], [weight], torch.zeros(28))
 
     fused = ends._replace(by_node=by_node(source, target, 3))
     torch.testing.assert_close(summed(fused), summed(ends))

@@ -16,7 +16,6 @@ from fairchem_kit.config_names import existing_config
 from fairchem_kit.files import existing_file
 from fairchem_kit.launch import slurm
 from fairchem_kit.launch.command import read_config, split_words
-from fairchem_kit.launch.console import short_messages
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.record import Record
 from fairchem_kit.launch.requeue import MAX_RESTARTS, TASK
@@ -105,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
     manifest = manifest_of(args)
     before = read_manifest(manifest.folder)
     manifest.name_runs(before)
+    from fairchem_kit.launch.console import short_messages  # with ASE
+
     with short_messages():
         config = read_config(manifest.command(0), args.nodes * args.ranks_per_node)
     if args.cpus_per_task is None:
