@@ -145,9 +145,8 @@ def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
     systems = len({structures[pair.first].sid for pair in pairs})
     lines = [
         f"{counted(len(pairs), 'pair')} of near frames, {counted(systems, 'system')}; "
-        "displacement (rms of an atom) "
-        f"{min(sizes):.3f} to {max(sizes):.3f} A, median {np.median(sizes):.3f}; "
-        f"mean |change of a force component| {change.mean():.4g} {unit}",
+        f"displacement (rms of an atom) {min(sizes):.3f} to {max(sizes):.3f} A, median "
+        f"{np.median(sizes):.3f}; mean |change of a force component| {change.mean():.4g} {unit}",
         "",
         "relative error |dF_predicted - dF| / |dF|, with the best scale:",
         f"{'':34s} {'scale':>9s} {'all':>7s} {'median':>7s} {'s = 1':>7s} {'F itself':>9s}   "

@@ -101,8 +101,7 @@ def random_split(
             wanted += f", {test} for testing"
         raise DataError(
             f"{source} has {counted(count, 'frame')}, not enough for {wanted}; give smaller "
-            "--train, --val "
-            "and --test, or more data"
+            "--train, --val and --test, or more data"
         )
     order = np.random.default_rng(options.seed).permutation(count)
     stop = count if test is None else needed
@@ -158,8 +157,8 @@ def _check_indices(
     if len(taken):
         raise DataError(
             f"{file}: {counted(len(taken), 'index', 'indices')} for {name} also in "
-            f"{names[owner[taken[0]]]}, the "
-            f"first is {taken[0]}; each frame may be in one split only"
+            f"{names[owner[taken[0]]]}, the first is {taken[0]}; each frame may be in one split "
+            "only"
         )
 
 

@@ -150,8 +150,7 @@ def _checked(
             raise DataError(
                 f"{path}: `{keys[what]}` has shape {arrays[what].shape}, expected {shape} for "
                 f"{counted(frames, 'frame')} (`{keys['positions']}`) of "
-                f"{counted(len(numbers), 'atom')} "
-                f"(`{keys['numbers']}`); download the file again"
+                f"{counted(len(numbers), 'atom')} (`{keys['numbers']}`); download the file again"
             )
     if frames == 0 or atoms == 0:
         raise DataError(f"{path}: `{keys['positions']}` holds no frames")

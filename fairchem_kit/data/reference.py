@@ -146,9 +146,8 @@ def linear_energy(table: FrameTable, coefficients: np.ndarray, seen: np.ndarray)
         raise DataError(
             f"{table.sources[table.source[first]].path}: the energy reference has no coefficient "
             f"for {', '.join(chemical_symbols[z] for z in numbers)}, which the training split does "
-            f"not contain ({counted(len(systems), 'system')} concerned, the first: "
-            f"{systems[0]}). Move them "
-            "to the training split (--seed, fractions), leave them out, or use "
+            f"not contain ({counted(len(systems), 'system')} concerned, the first: {systems[0]}). "
+            "Move them to the training split (--seed, fractions), leave them out, or use "
             "--energy-reference last-frame or a FILE.npz that covers them"
         )
     return (matrix @ coefficients)[table.composition]

@@ -29,8 +29,8 @@ def print_conversion(out: str | Path, entry: dict[str, Any]) -> None:
     for split, counts in entry["splits"].items():
         print(
             f"{Path(out) / split}: {counted(counts['frames'], 'frame')} of "
-            f"{counted(counts['systems'], 'system')}, "
-            f"{counted(counts['atoms'], 'atom')}, {counted(counts['shards'], 'shard')}"
+            f"{counted(counts['systems'], 'system')}, {counted(counts['atoms'], 'atom')}, "
+            f"{counted(counts['shards'], 'shard')}"
         )
     settings = Path(out) / SETTINGS_FILE
     if entry["options"].get("format") == "aselmdb":
@@ -59,8 +59,7 @@ def print_losses(entry: dict[str, Any]) -> None:
     for values, number in entry["tags_of_another_convention"].items():
         _warn(
             f"the tags of {counted(number, 'frame')} are {values}, and not OC20's (0 below the "
-            "surface, 1 "
-            "surface, 2 adsorbate); they "
+            "surface, 1 surface, 2 adsorbate); they "
             f"{'were replaced by derived tags' if derived else 'are kept (--tags)'}"
         )
     if len(entry["pbc"]) > 1:
@@ -78,8 +77,7 @@ def print_molecules(out: str | Path, entry: dict[str, Any]) -> None:
     for split, counts in entry["splits"].items():
         print(
             f"{Path(out) / split}: {counted(counts['frames'], 'molecule')}, "
-            f"{counted(counts['atoms'], 'atom')}, "
-            f"{counted(counts['shards'], 'shard')}"
+            f"{counted(counts['atoms'], 'atom')}, {counted(counts['shards'], 'shard')}"
         )
     unused = entry["split"]["unused"] + entry["split"].get("test_file_unused", 0)
     if unused:

@@ -151,9 +151,8 @@ def merge(results: list[BatchResult], records: int) -> tuple[dict[str, float], S
     samples = join([result.samples for result in results])
     if not np.array_equal(samples.columns["index"], np.arange(records)):
         raise EvaluationError(
-            f"evaluated: {counted(len(samples), 'structure')}, but the split has {records}: a "
-            "rank is "
-            "missing, or the data were changed meanwhile. Start the command again."
+            f"evaluated: {counted(len(samples), 'structure')}, but the split has {records}: a rank "
+            "is missing, or the data were changed meanwhile. Start the command again."
         )
     names = sorted({name for result in results for name in result.sums})
     metrics = {}

@@ -58,9 +58,8 @@ def my_place(ranks: int) -> Place | None:
         return alone() if ranks == 1 else None
     if ranks not in (1, place.world_size):
         raise LaunchError(
-            f"--ranks {ranks} inside an srun step of {counted(place.world_size, 'task')}: leave "
-            "it out, srun "
-            "has started the ranks."
+            f"--ranks {ranks} inside an srun step of {counted(place.world_size, 'task')}: leave it "
+            "out, srun has started the ranks."
         )
     if LOCAL in os.environ:
         stop_with_parent()

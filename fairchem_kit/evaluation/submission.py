@@ -187,8 +187,8 @@ def _shape_problems(split: str, ids: Any, energy: Any, forces: Any, cuts: Any) -
     given = f"{counted(len(cuts), 'entry', 'entries')} for {counted(count, 'structure')}"
     if len(cuts) == count and count:
         yield (
-            f"{split}_chunk_idx has {given}: the last one, "
-            "which is the number of all atoms, must be left out (np.cumsum(counts)[:-1])."
+            f"{split}_chunk_idx has {given}: the last one, which is the number of all atoms, must "
+            "be left out (np.cumsum(counts)[:-1])."
         )
         return
     if len(cuts) != count - 1:
@@ -267,9 +267,9 @@ def _data_problems(
         name, has, wants = wrong[0]
         yield (
             f"{split}_chunk_idx gives {counted(len(wrong), 'structure')} another number of atoms "
-            "than the "
-            f"data, such as {name!r}: {has}, not {wants}. Are ids and forces in the same order, "
-            "and are these the right atoms (free ones in the layout fairchem, all in leaderboard)?"
+            f"than the data, such as {name!r}: {has}, not {wants}. Are ids and forces in the same "
+            "order, and are these the right atoms (free ones in the layout fairchem, all in "
+            "leaderboard)?"
         )
 
 

@@ -196,8 +196,7 @@ def _device(device: str | None) -> torch.device:
     if found.index >= torch.cuda.device_count():
         raise CalculatorError(
             f"device = {device!r}: torch sees {counted(torch.cuda.device_count(), 'GPU')} here. "
-            "Use cpu; "
-            "`ndem doctor` may show why."
+            "Use cpu; `ndem doctor` may show why."
         )
     return found
 

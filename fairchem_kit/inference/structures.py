@@ -64,8 +64,8 @@ class StructureLimits:
         if len(bad):
             raise CalculatorError(
                 f"The positions of {counted(len(bad), 'atom')} are NaN or infinite, first atom "
-                f"{bad[0]}. An "
-                "earlier step went wrong: a smaller time step or maxstep, or other start positions."
+                f"{bad[0]}. An earlier step went wrong: a smaller time step or maxstep, or other "
+                "start positions."
             )
         self._check_elements(atoms)
         self._check_cell(atoms)

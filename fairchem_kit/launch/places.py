@@ -132,7 +132,6 @@ def tasks_per_node(text: str, nodes: int, tasks: int) -> list[int]:
     if sum(counts) != tasks or len(counts) != nodes:
         raise LaunchError(
             f"SLURM says {counted(tasks, 'task')} on {nodes} nodes and also {text or 'nothing'} "
-            "per node. "
-            "Give --ntasks-per-node."
+            "per node. Give --ntasks-per-node."
         )
     return counts

@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ranks not in (1, place.world_size):
         raise LaunchError(
             f"--ranks {args.ranks} inside an srun step of {counted(place.world_size, 'task')}: "
-            "leave it out, "
-            "srun has started the ranks."
+            "leave it out, srun has started the ranks."
         )
     if LOCAL in os.environ:
         stop_with_parent()

@@ -72,8 +72,7 @@ def load_parity(predictions: Path, data: Path) -> Parity:
     if missing:
         raise ValueError(
             f"{predictions} has {counted(len(missing), 'frame')} that {data} does not have, such "
-            "as "
-            f"{missing[0]!r} (sid_fid): was it made from another data set?"
+            f"as {missing[0]!r} (sid_fid): was it made from another data set?"
         )
     matched = [labels[name] for name in stored["ids"]]
     return Parity(

@@ -79,9 +79,8 @@ def freeze(model: nn.Module, patterns: Any) -> int:
     if distutils.is_master():
         total = sum(parameter.numel() for parameter in parameters.values())
         logging.info(
-            f"task.freeze: {len(frozen)} of {counted(len(parameters), 'tensor')} frozen, "
-            f"{count:,} of "
-            f"{counted(total, 'parameter')}; {total - count:,} are trained."
+            f"task.freeze: {len(frozen)} of {counted(len(parameters), 'tensor')} frozen, {count:,} "
+            f"of {counted(total, 'parameter')}; {total - count:,} are trained."
         )
     return count
 

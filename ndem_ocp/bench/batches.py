@@ -86,8 +86,7 @@ def read_batches(
     if batch_size > len(dataset):
         raise BenchError(
             f"a batch has {counted(batch_size, 'structure')}, but the data set only "
-            f"{len(dataset)}: give a "
-            "larger --data or smaller --batch-sizes."
+            f"{len(dataset)}: give a larger --data or smaller --batch-sizes."
         )
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
     batches, seconds = [], []

@@ -76,8 +76,7 @@ def step_table(setting: dict[str, Any]) -> str:
     title = (
         f"batch {setting['batch_size']}: {setting['atoms']['median']:.0f} atoms, "
         f"{counted(first['edges'], 'edge')}; median of {setting['rounds']} rounds; last three "
-        "columns: ratios "
-        "to upstream"
+        "columns: ratios to upstream"
     )
     return f"{title}\n{text_table(head, rows)}\nreading and collating a batch: {loading}"
 

@@ -150,8 +150,8 @@ def _in_words(name: str, found: dict[str, Any]) -> str:
         f"{found['energy_mae_eV']:.4f} eV on val_id after {counted(found['steps'], 'step')}, "
         f"{found['time_s']:.0f} s\n  O on Cu(111) relaxed with FAIRChemCalculator: "
         f"{counted(relaxed['steps'], 'step')}, the model's largest force "
-        f"{relaxed['fmax_first']:.2f} to "
-        f"{relaxed['fmax_last']:.2f} eV/A, EMT's energy {relaxed['emt_energy_change_eV']:+.2f} eV"
+        f"{relaxed['fmax_first']:.2f} to {relaxed['fmax_last']:.2f} eV/A, EMT's energy "
+        f"{relaxed['emt_energy_change_eV']:+.2f} eV"
     )
 
 

@@ -50,9 +50,8 @@ class AseViewSource(ViewSource):
             if 0 < found < looked_at:
                 raise DataError(
                     f"{path} has second views for {found} of the first "
-                    f"{counted(looked_at, 'structure')} of "
-                    f"{name}: records were changed or added later. Run `ndem data "
-                    "second-views` again"
+                    f"{counted(looked_at, 'structure')} of {name}: records were changed or added "
+                    "later. Run `ndem data second-views` again"
                 )
         self._covered = {name for name, (found, _) in known.items() if found}
         if not self._covered:

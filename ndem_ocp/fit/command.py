@@ -190,8 +190,7 @@ def _plan(
     print(f"{'length':<10}{length.reason}")
     print(
         f"{'stopping':<10}early, after {counted(length.patience, 'validation')} in a row (one "
-        "every "
-        f"{counted(length.eval_every, 'step')}) without a better force error"
+        f"every {counted(length.eval_every, 'step')}) without a better force error"
     )
     return plan, length
 

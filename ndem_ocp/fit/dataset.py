@@ -160,8 +160,7 @@ def _refuse_errors(reports: list[SplitReport], path: Path) -> None:
     more = f"\n  ... and {number - 5} more (ndem data check {path})" if number > 5 else ""
     raise FitError(
         f"{counted(number, 'record')} would stop or spoil the training:\n  {shown}{more}\nTake "
-        "these "
-        "frames out of the source."
+        "these frames out of the source."
     )
 
 

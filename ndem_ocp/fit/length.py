@@ -84,8 +84,7 @@ def choose_length(
     if used_train is not None:
         reason += (
             f". An epoch of all {counted(train_frames, 'frame')} does not fit: {used_train:,} of "
-            "them, "
-            "drawn at random, are used once each. A longer --time uses more"
+            "them, drawn at random, are used once each. A longer --time uses more"
         )
     patience = max(_VALIDATIONS[0], validations // _PATIENCE)
     return Length(epochs, steps, used_train, used_val, eval_every, patience, reason)

@@ -52,8 +52,7 @@ def choose_split(table: FrameTable, roles: Mapping[str, str], seed: int) -> Spli
     if train.sum() < FEWEST_FRAMES:
         raise FitError(
             f"{counted(int(train.sum()), 'usable frame')} to train on: at least {FEWEST_FRAMES} "
-            "are needed, "
-            "and some hundreds for a useful model."
+            "are needed, and some hundreds for a useful model."
         )
     by_system, reason = True, f"{_files(named)} as given"
     if drawn:
@@ -130,18 +129,16 @@ def _reason(
     if by_system:
         return (
             f"{what}{counted(len(systems), 'whole system')}: frames of one system resemble each "
-            "other, and "
-            f"splitting them would flatter the model{given}"
+            f"other, and splitting them would flatter the model{given}"
         )
     longest = int(np.bincount(table.system[train]).max())
     one = len(systems) == 1
     few = "one system" if one else f"{counted(len(systems), 'system')}, too few to leave one out"
     return (
-        f"{what}frames, in blocks of {max(1, round(longest / BLOCKS))} consecutive ones "
-        f"({few}): "
-        "neighbours in a trajectory resemble each other, and splitting single frames would flatter "
-        f"the model. Errors are for new frames of {'this system' if one else 'these systems'}, not "
-        f"for new systems{given}"
+        f"{what}frames, in blocks of {max(1, round(longest / BLOCKS))} consecutive ones ({few}): "
+        "neighbours in a trajectory resemble each other, and splitting single frames would "
+        "flatter the model. Errors are for new frames of "
+        f"{'this system' if one else 'these systems'}, not for new systems{given}"
     )
 
 
@@ -183,8 +180,7 @@ def _same_frames(table: FrameTable, of: np.ndarray, named: list[str]) -> str:
         twin = seen[_identity(table, row)]
         raise FitError(
             f"{counted(len(of_files), 'frame')} in both training and evaluation files: the first "
-            "is "
-            f"frame {table.frame[row]} of {_path(table, row)}, which is also frame "
+            f"is frame {table.frame[row]} of {_path(table, row)}, which is also frame "
             f"{table.frame[twin]} of {_path(table, twin)} (same atoms, energy and largest force). "
             "Remove them from one of the two."
         )
@@ -249,8 +245,6 @@ def choose_reference(table: FrameTable, of: np.ndarray) -> tuple[str, str]:
     return (
         "last-frame",
         f"minus that of each system's last frame: {counted(len(used), 'composition')} cannot "
-        "determine the "
-        f"energies of {counted(int((known.sum(axis=0) > 0).sum()), 'element')}. Only differences "
-        "within one "
-        "system are meaningful",
+        f"determine the energies of {counted(int((known.sum(axis=0) > 0).sum()), 'element')}. "
+        "Only differences within one system are meaningful",
     )

@@ -96,7 +96,6 @@ def split_output(value: Tensor, views: Views) -> tuple[Tensor, Tensor]:
         return value[: views.num_graphs], value[views.num_graphs :]
     raise ValueError(
         f"A head returned {counted(rows, 'row')} for {counted(views.joint.pos.shape[0], 'atom')} "
-        "in "
-        f"{counted(views.joint.natoms.numel(), 'structure')}: it must return one per atom or per "
-        "structure."
+        f"in {counted(views.joint.natoms.numel(), 'structure')}: it must return one per atom or "
+        "per structure."
     )

@@ -190,8 +190,7 @@ class _Plan:
         elif loaded != trained:
             report.problems.append(
                 f"Only {len(loaded)} of the backbone's {counted(len(trained), 'weight')} are in "
-                "the file with "
-                "the same shape."
+                "the file with the same shape."
             )
         used = set(report.loaded.values()) | set(report.ignored)
         left = [n for n in self.source if n.startswith("backbone.") and n not in used]

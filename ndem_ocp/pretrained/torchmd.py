@@ -163,8 +163,7 @@ class _Plan:
         elif len(report.loaded) < total:
             report.problems.append(
                 f"Only {len(report.loaded)} of the backbone's {counted(total, 'weight')} are in "
-                "the file with "
-                "the same shape."
+                "the file with the same shape."
             )
         self._check_radial_basis()
 

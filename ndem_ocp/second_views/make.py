@@ -149,9 +149,8 @@ def _test_calculator(path: Path, potential: Potential, options: MakeOptions) -> 
     scale = found.scale if options.scale is None else options.scale
     error = found.relative_error if options.scale is None else _error_at(found, scale)
     say(
-        f"over {counted(found.pairs, 'pair')} of near frames the calculator's change of forces "
-        "is off by "
-        f"{100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
+        f"over {counted(found.pairs, 'pair')} of near frames the calculator's change of forces is "
+        f"off by {100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
         f"{100 * (found.forces_error or 0):.0f} %)"
     )
     if error > options.max_error:
@@ -214,10 +213,8 @@ def _cost(structure: Structure, count: int, potential: Potential, options: MakeO
     seconds = potential.seconds(structure) * (options.draws.count + 1) * count / options.workers
     return (
         f"{counted(count, 'structure')}, {counted(options.draws.count, 'displacement')} each: "
-        f"about {_duration(seconds)}"
-        f" on {counted(options.workers, 'process', 'processes')}. You can stop it at any time; "
-        "the same command "
-        "continues"
+        f"about {_duration(seconds)} on {counted(options.workers, 'process', 'processes')}. You "
+        "can stop it at any time; the same command continues"
     )
 
 

@@ -147,8 +147,7 @@ class Sidecar:
         if not self.meta.get("complete"):
             raise DataError(
                 f"{path} is not finished ({counted(len(self), 'structure')} so far): run the "
-                "command that "
-                f"makes it again; it will continue: {self.meta.get('command', '')}"
+                f"command that makes it again; it will continue: {self.meta.get('command', '')}"
             )
 
     def __len__(self) -> int:

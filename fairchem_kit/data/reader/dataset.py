@@ -100,8 +100,7 @@ class LmdbReader(BaseDataset):
         except AssertionError as error:
             raise DataError(
                 f"{self.path}: metadata.npz does not fit its {counted(len(self), 'record')} "
-                f"({error}); write "
-                "it again with fairchem's make_lmdb_sizes"
+                f"({error}); write it again with fairchem's make_lmdb_sizes"
             ) from None
 
     def _metadata_files(self) -> list[Path]:

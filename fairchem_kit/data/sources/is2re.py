@@ -99,8 +99,8 @@ class Relaxations:
 def _print(out: str, entry: dict[str, Any]) -> None:
     print(
         f"wrote {entry['records']} initial and relaxed structures "
-        f"({counted(entry['atoms'], 'atom')}) to "
-        f"{out}; energy reference: {entry['energy_reference']}."
+        f"({counted(entry['atoms'], 'atom')}) to {out}; energy reference: "
+        f"{entry['energy_reference']}."
     )
     if entry["bad"]:
         shown = "\n  ".join(entry["bad"])

@@ -184,8 +184,7 @@ def _check_disjoint(
                 f"{last.path}: `{key}`: record {test - before} is also a training or validation "
                 f"frame (frame {train} of {', '.join(t.path for t in trajectories[:-1])}), "
                 f"{counted(len(double), 'such record')}; give the test file that belongs to the "
-                "training "
-                "file, or split one file with --train, --val and --test"
+                "training file, or split one file with --train, --val and --test"
             )
 
 

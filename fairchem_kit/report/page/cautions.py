@@ -103,9 +103,9 @@ def _shorter(arms: Arms) -> list[str]:
     for runs in arms.values():
         ends = [run.steps for run in runs]
         notes += [
-            f"{run.run_dir.name} has {counted(end, 'step')} so far, others of its arm "
-            f"{max(ends)}: the "
-            "arm's curves end there, and its row of the table averages runs of different lengths."
+            f"{run.run_dir.name} has {counted(end, 'step')} so far, others of its arm {max(ends)}: "
+            "the arm's curves end there, and its row of the table averages runs of different "
+            "lengths."
             for run, end in zip(runs, ends)
             if end < max(ends)
         ]

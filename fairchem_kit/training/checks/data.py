@@ -164,9 +164,8 @@ def _metadata_problems(section: Mapping[str, Any], parts: list[Any], where: str)
     if count != len(parts[0]):
         yield (
             f"{where}: {', '.join(map(str, paths))} lists {counted(count, 'structure')}, but the "
-            "data has "
-            f"{len(parts[0])}: they are from different conversions. Convert again, or delete "
-            "metadata.npz and set optim.load_balancing: null."
+            f"data has {len(parts[0])}: they are from different conversions. Convert again, or "
+            "delete metadata.npz and set optim.load_balancing: null."
         )
 
 
@@ -219,10 +218,9 @@ def _warn_about_length(
     if optim["eval_every"] > steps:
         logging.warning(
             f"This run has {counted(steps, 'step')} ({counted(count, 'structure')}, {batch} per "
-            "step, "
-            f"{counted(optim['max_epochs'], 'epoch')}) and optim.eval_every is "
-            f"{optim['eval_every']}: it ends "
-            "without a validation and without best_checkpoint.pt. Lower optim.eval_every."
+            f"step, {counted(optim['max_epochs'], 'epoch')}) and optim.eval_every is "
+            f"{optim['eval_every']}: it ends without a validation and without best_checkpoint.pt. "
+            "Lower optim.eval_every."
         )
 
 

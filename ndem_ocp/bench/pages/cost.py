@@ -154,8 +154,8 @@ def scaling(results: Path) -> str:
                 ends = (first["arms"][arm], last["arms"][arm])
                 yield [
                     axis["what"],
-                    f"{first['value']}, {last['value']} "
-                    f"({first['edges']:,}, {last['edges']:,} edges)",
+                    f"{first['value']}, {last['value']} ({first['edges']:,}, {last['edges']:,} "
+                    "edges)",
                     ARMS.get(arm, arm),
                     ", ".join(_ms(end["wall_s"]["median"]) for end in ends),
                     _two_digits(k),
