@@ -93,8 +93,8 @@ def arrays_of(
     ids, counts = np.unique(predictions.ids, return_counts=True)
     if len(ids) != len(predictions.ids):
         raise EvaluationError(
-            f"{split}: {counted(int((counts > 1).sum()), 'id')} for several structures, such as "
-            f"{str(ids[counts > 1][0])!r}: sid and fid do not distinguish its records."
+            f"{split}: {counted(int((counts > 1).sum()), 'id')} shared by several structures, "
+            f"such as {str(ids[counts > 1][0])!r}: sid and fid do not distinguish its records."
         )
     if layout == FAIRCHEM:
         predictions = in_order_of_ids(predictions)
