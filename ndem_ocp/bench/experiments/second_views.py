@@ -26,6 +26,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from fairchem_kit.data.statistics import dataset_statistics
 from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
 from fairchem_kit.report.sweep_results import collect
 from ndem_ocp.bench.checkout import ROOT, in_checkout
@@ -181,6 +182,10 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     for name in complete:
         for what in case.evaluations:
             found["arms"][name][what.name] = _over_seeds(case, name, seeds, what)
+    if case.evaluated:
+        found["zero_force_mae"] = {
+            name: dataset_statistics(path).zero_force_mae for name, path in case.evaluated.items()
+        }
     found["cost_per_step"] = {name: case.all_arms[name].cost for name in complete}
     path = ROOT / f"results/second_views_{case.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

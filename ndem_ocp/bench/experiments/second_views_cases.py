@@ -68,10 +68,12 @@ MOLECULE_ARMS = {
     ),
     "pretrained": Arm(PLAIN, potential=0.5),
 }
+SURFACE_VIEWS = {**VIEWS, "task.ndem.sigma_min": 0.002, "task.ndem.sigma_max": 0.01,
+                 "task.ndem.share": 0.5}  # fmt: skip
 SURFACE_ARMS = {
     "plain": Arm(PLAIN),
-    "instead": Arm({**VIEWS, "task.ndem.sigma_min": 0.002, "task.ndem.sigma_max": 0.01,
-                    "task.ndem.share": 0.5}),
+    "instead": Arm(SURFACE_VIEWS),
+    "forces_only": Arm({**SURFACE_VIEWS, "task.ndem.energies": False}),
     "ndem": Arm({"task.ndem.sigma_max": 0.05}, cost=1.8),
     "dens": Arm({"task.ndem.objective": "dens", "task.ndem.coefficient": 10,
                  "task.ndem.sigma_max": 0.1, "task.ndem.sigma_distribution": "fixed",
@@ -127,6 +129,11 @@ class Case:
         keys = ("force_change_error", "isotropic_error", "force_change_pairs")
         words = ("--data", f"test={self.data}/test", "--curvature")
         return (Evaluation("curvature", "eval", words, keys),)
+
+    @property
+    def evaluated(self) -> dict[str, str]:
+        """Data for which the error of predicting no force is given, by name."""
+        return {}
 
     def make(self, ndem: Callable[..., None], args: Any) -> None:
         """Make the data set; ``ndem(*words)`` runs an ndem command."""
@@ -289,6 +296,10 @@ class Surfaces(Case):
             Evaluation("relaxations", "relax", relax, ends),
         )
 
+    @property
+    def evaluated(self) -> dict[str, str]:
+        return {"test": f"{self.data}/test", "new_systems": f"{NEW_DATA}/train"}
+
     def make(self, ndem: Callable[..., None], args: Any) -> None:
         """Energies are relative to the last frame of each relaxation."""
         files, new_files = ([args.oc20 / f"{name}.traj" for name in names]
@@ -330,7 +341,7 @@ CASES: list[Case] = [
     Molecule(50, 2, (*ALL, "pretrained"), molecule="ethanol"),
     Molecule(50, 1, ALL, molecule="aspirin"),
     Molecule(100, 4, ALL, molecule="ethanol"),
-    Surfaces(60, 800, ("plain", "instead", "ndem", "dens"), files=SIX, new_files=FOUR),
+    Surfaces(60, 800, (*ALL, "dens"), files=SIX, new_files=FOUR),
     Surfaces(60, 3200, ("plain", "instead"), files=SIX, new_files=FOUR),
     Molecule(50, 1, ("plain", "instead"), molecule="ethanol", start=ASPIRIN),
     Molecule(100, 2, ALL, molecule="aspirin"),

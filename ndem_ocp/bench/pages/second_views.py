@@ -22,6 +22,7 @@ ARMS = {
     "pretrained": "pre-trained on the potential's forces",
     "dens": "DeNS",
 }
+NO_FORCE = "predicting no force"
 SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
          "malonaldehyde": "malonaldehyde", "oc20": "OC20 relaxations"}  # fmt: skip
 
@@ -58,6 +59,9 @@ def relaxations(results: Path) -> str:
         found = read(results, name)
         if found is None:
             continue
+        if "zero_force_mae" in found:
+            nothing = found["zero_force_mae"]["new_systems"]
+            rows.append([case.title, NO_FORCE, f"{nothing:.4f}", *[""] * 5])
         for arm in case.arms:
             values = found["arms"].get(arm, {})
             if "relaxations" not in values:
@@ -94,6 +98,9 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
             missing.append(case.title)
             continue
         digits = 4 if unit == "eV" else 3
+        if "zero_force_mae" in found:
+            nothing = found["zero_force_mae"]["test"]
+            rows.append([case.title, NO_FORCE, "", "", f"{nothing:.{digits}f}", *[""] * 4])
         rows += [_row(case, arm, found["arms"], digits) for arm in case.arms]
         sources.append((name, found))
     if not sources:
