@@ -28,7 +28,7 @@ from ndem_ocp.method import (
     view_energy,
     view_forces,
 )
-from ndem_ocp.second_views import make
+from ndem_ocp.second_views import fitting, make
 from ndem_ocp.second_views.draws import Draws, digest_of, views_of
 from ndem_ocp.second_views.make import MakeOptions, make_second_views
 from ndem_ocp.second_views.sidecar import Sidecar, SidecarWriter, read_meta
@@ -153,7 +153,7 @@ def test_a_potential_of_twice_the_size_is_scaled_or_refused(train_split, tmp_pat
     spec = changed(energy=2.0, forces=2.0)
     make_second_views(train_split, spec, tmp_path / "half.lmdb", FEW)
     assert Sidecar(tmp_path / "half.lmdb").scale == pytest.approx(0.5, abs=1e-3)
-    one = MakeOptions(draws=FEW.draws, pairs=10, scale=1.0, progress=False)
+    one = MakeOptions(draws=FEW.draws, pairs=10, scale=1.0, correct=False, progress=False)
     with pytest.raises(DataError, match=r"off by 100 % with s = 1 .*--max-error 0.5"):
         make_second_views(train_split, spec, tmp_path / "one.lmdb", one)
     assert not (tmp_path / "one.lmdb").exists()
@@ -162,7 +162,7 @@ def test_a_potential_of_twice_the_size_is_scaled_or_refused(train_split, tmp_pat
 def test_without_pairs_of_near_frames_the_given_scale_counts(
     train_split, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(make, "near_pairs", lambda *_: [])
+    monkeypatch.setattr(fitting, "near_pairs", lambda *_: [])
     options = MakeOptions(draws=Draws(1), scale=0.8, progress=False)
     make_second_views(train_split, EXACT, tmp_path / "views.lmdb", options)
     assert "cannot be tested on them; s = 0.8" in capsys.readouterr().err

@@ -30,7 +30,12 @@ def test_the_settings_of_every_arm_are_valid(case, demo_data, monkeypatch):
         )
         config = build_config(args, changes)
         views = config["task"]["ndem"].get("second_views")
-        assert (views == case.views) == (arm in ("instead", "forces_only"))
+        of_arm = {
+            "instead": case.views,
+            "forces_only": case.views,
+            "corrected": f"{case.data}.corrected.lmdb",
+        }
+        assert views == of_arm.get(arm)
         config["task"]["ndem"].pop("second_views", None)  # a file that is not there
         if views is None:
             assert read_task(config).settings is not None
@@ -55,7 +60,9 @@ def test_the_queue_trains_each_arm_and_what_it_starts_from(tmp_path, monkeypatch
     for arm in case.arms:
         second_views.run(case, arm, 1, Namespace(seeds=[1]))
     trained = [(call.args[2], call.args[3]) for call in train.call_args_list]
-    assert trained[:-2] == [("plain", 1), ("instead", 1), ("forces_only", 1), ("ndem", 1)]
+    assert trained[:-2] == [
+        (arm, 1) for arm in ("plain", "instead", "forces_only", "corrected", "ndem")
+    ]
     assert trained[-2:] == [(f"{case.name}_potential", 0), ("pretrained", 1)]
     first, second = (call.args[0] for call in train.call_args_list[-2:])
     checkpoint = second.arms["pretrained"]["task.init_from.checkpoint"]

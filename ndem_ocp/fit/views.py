@@ -62,9 +62,9 @@ def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
     from fairchem_kit.data.records import iter_structures
 
     seconds = Potential(calculator_of(spec)).seconds(next(iter(iter_structures(train))))
-    possible = int(60 * minutes / (seconds * frames)) - 1
+    possible = int(60 * minutes / (seconds * frames)) - 2  # itself, and once for the correction
     if possible < LEAST:
-        needed = (LEAST + 1) * seconds * frames / 60
+        needed = (LEAST + 2) * seconds * frames / 60
         command = ["ndem", "data", "second-views", str(train), "--calculator", spec]
         command += ["--out", "views.lmdb", "--workers", "N"]
         raise FitError(

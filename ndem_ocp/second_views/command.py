@@ -55,6 +55,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "near frames of the data; the default)",
     )
     add(
+        "--correction",
+        choices=("fit", "none"),
+        default="fit",
+        help="fit: look for an energy of pairs and triples of atoms, fitted to the data's forces, "
+        "that makes the calculator's change of forces better over pairs of frames left out of the "
+        "fit (the default); none: the calculator as it is",
+    )
+    add(
         "--max-error",
         type=float,
         default=0.5,
@@ -99,6 +107,7 @@ def _run(args: argparse.Namespace) -> int:
     options = MakeOptions(
         draws=Draws(args.draws, *args.sigma, args.seed),
         scale=scale,
+        correct=args.correction == "fit",
         max_error=args.max_error,
         pairs=args.pairs,
         workers=args.workers,
@@ -143,9 +152,16 @@ def summary(out: str, meta: dict[str, Any]) -> str:
             f"{out}: {counted(draws['count'], 'second view')} of "
             f"{counted(counts['records'], 'record')}"
             + (f" (left out: {', '.join(left_out)})" if left_out else ""),
-            f"calculator: {Provenance(**calculator)}; s = {meta['scale']:.4g}, relative error "
-            + ("not measured" if error is None else f"{error:.3f}"),
+            f"calculator: {Provenance(**calculator)}{_correction(meta)}; s = {meta['scale']:.4g}, "
+            "relative error " + ("not measured" if error is None else f"{error:.3f}"),
             "train with:  task: {ndem: {coefficient: 1, target: second_views, "
             f"second_views: {out}}}}}",
         ]
     )
+
+
+def _correction(meta: dict[str, Any]) -> str:
+    found = meta.get("correction")
+    if not found:
+        return ""
+    return f", corrected with {counted(len(found['coefficients']), 'coefficient')}"

@@ -18,19 +18,17 @@ import numpy as np
 
 from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.calculators.spec import calculator_of, provenance_of
-from fairchem_kit.curvature.measure import USABLE, Agreement, agreement_of
-from fairchem_kit.curvature.pairs import MOST_READ, near_pairs
+from fairchem_kit.curvature.correction import Correction
+from fairchem_kit.curvature.measure import USABLE
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.lock import only_writer
 from fairchem_kit.data.records import Structure, iter_structures
-from fairchem_kit.data.units import force_in_ev, units_of
 from fairchem_kit.data.writer import package_version
 from fairchem_kit.words import counted
 
-from .draws import Draws, digest_of, gradient_mismatch, views_of
+from .draws import Draws, digest_of, views_of
+from .fitting import FitOptions, fit_to_data, say
 from .sidecar import SidecarWriter, Views
-
-MAX_GRADIENT_MISMATCH = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,8 @@ class MakeOptions:
     Attributes:
         draws: the displacements.
         scale: s; None: by least squares on the data's own pairs of near frames.
-        max_error: largest relative error of s dT on these pairs.
+        correct: whether to look for a correction of the calculator (fairchem_kit/curvature).
+        max_error: largest relative error of the change of forces on these pairs.
         pairs: their number.
         workers: processes.
         skip_failed: leave out and count structures on which the calculator fails.
@@ -49,6 +48,7 @@ class MakeOptions:
 
     draws: Draws = field(default_factory=Draws)
     scale: float | None = None
+    correct: bool = True
     max_error: float = USABLE
     pairs: int = 60
     workers: int = 1
@@ -80,10 +80,12 @@ def make_second_views(
         "calculator": provenance_of(potential.calculator, spec).as_dict(),
         "draws": options.draws.as_dict(),
         "scale_given": options.scale,
+        "correction": "fit" if options.correct else "none",
     }
     with only_writer(out):
         writer = _open(out, path, potential, made_of, options)
         try:
+            potential = _corrected(potential, writer.meta)
             return _fill(writer, path, spec, potential, options)
         finally:
             writer.close()
@@ -94,13 +96,13 @@ def _open(
 ) -> SidecarWriter:
     """The file: new, after testing the calculator, or started before with the same settings."""
     if not out.exists():
-        tested = _test_calculator(path, potential, options)
+        fit = FitOptions(options.scale, options.correct, options.max_error, options.pairs)
         meta = {
             "made_of": made_of,
             "data": str(path),
             "package_version": package_version(),
             "command": " ".join(["ndem", *sys.argv[1:]]),
-            **tested,
+            **fit_to_data(path, potential, fit).as_meta(),
         }
         return SidecarWriter(out, meta)
     writer = SidecarWriter(out, {})
@@ -115,64 +117,11 @@ def _open(
     return writer
 
 
-def _test_calculator(path: Path, potential: Potential, options: MakeOptions) -> dict[str, Any]:
-    """Test the calculator on pairs of near frames of the data.
-
-    Raises:
-        DataError: its forces are not the gradient of its energy, or its change of forces has too
-            large an error.
-    """
-    structures = list(itertools.islice(iter_structures(path), MOST_READ))
-    labelled = [s for s in structures if s.forces is not None]
-    if not labelled:
-        raise DataError(f"{path}: no record has forces, so there is nothing to add changes to")
-    few = labelled[:: max(1, len(labelled) // 3)][:3]
-    mismatch = gradient_mismatch(potential, few)
-    if mismatch > MAX_GRADIENT_MISMATCH:
-        raise DataError(
-            f"the calculator's forces are not the gradient of its energy (off by "
-            f"{100 * mismatch:.0f} %): its second views would contradict each other. Use a "
-            "potential whose forces are conservative"
-        )
-    pairs = near_pairs(structures, options.pairs)
-    if not pairs:
-        scale = 1.0 if options.scale is None else options.scale
-        say(
-            "The data have no pairs of near frames, so the calculator cannot be tested on them; "
-            f"s = {scale:g}"
-        )
-        return {"scale": scale, "relative_error": None, "pairs": 0, "gradient_mismatch": mismatch}
-    unit = force_in_ev(units_of(path))
-    found = agreement_of(
-        "calculator", structures, pairs, lambda index: potential(structures[index])[1] / unit
-    )
-    scale = found.scale if options.scale is None else options.scale
-    error = found.relative_error if options.scale is None else _error_at(found, scale)
-    say(
-        f"over {counted(found.pairs, 'pair')} of near frames the calculator's change of forces is "
-        f"off by {100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
-        f"{100 * (found.forces_error or 0):.0f} %)"
-    )
-    if error > options.max_error:
-        raise DataError(
-            f"the calculator's change of forces is off by {100 * error:.0f} % with s = {scale:.3g} "
-            f"over {counted(found.pairs, 'pair')} of near frames of {path}, more than --max-error "
-            f"{options.max_error:g} allows. Compare calculators with `ndem data curvature`"
-        )
-    return {"scale": scale, "relative_error": error, "pairs": found.pairs,
-            "unscaled_error": found.unscaled_error, "gradient_mismatch": mismatch}  # fmt: skip
-
-
-def _error_at(found: Agreement, scale: float) -> float:
-    """The relative error with a scale other than the best one.
-
-    |s p - t|^2 is a parabola in s whose minimum is at the best scale b; its height at s = 0 is
-    |t|^2, so that |s p - t|^2 / |t|^2 = e_b^2 + (1 - e_b^2) (s / b - 1)^2.
-    """
-    best = found.relative_error**2
-    if found.scale == 0:
-        return 1.0
-    return float(np.sqrt(best + (1 - best) * (scale / found.scale - 1) ** 2))
+def _corrected(potential: Potential, meta: dict[str, Any]) -> Potential:
+    """The calculator with the correction that the file has, if any."""
+    if meta.get("correction") is None:
+        return potential
+    return Correction(**meta["correction"]).corrected(potential, meta["scale"])
 
 
 def _fill(
@@ -199,7 +148,7 @@ def _fill(
     with tqdm(
         total=len(todo), desc="second views", unit="structure", disable=not options.progress
     ) as bar:
-        for key, views in _views(todo, spec, potential, options):
+        for key, views in _views(todo, spec, potential, options, writer.meta):
             counts["failed"] += isinstance(views, str)
             writer.add(key, views)
             bar.update()
@@ -225,7 +174,11 @@ def _duration(seconds: float) -> str:
 
 
 def _views(
-    todo: dict[bytes, Structure], spec: str, potential: Potential, options: MakeOptions
+    todo: dict[bytes, Structure],
+    spec: str,
+    potential: Potential,
+    options: MakeOptions,
+    meta: dict[str, Any],
 ) -> Iterator[tuple[bytes, Views | str]]:
     """The views of each structure, in the order in which they are finished."""
     if options.workers == 1:
@@ -238,7 +191,7 @@ def _views(
         options.workers,
         mp_context=get_context("spawn"),  # torch's threads and GPUs do not survive a fork
         initializer=_start,
-        initargs=(spec, options),
+        initargs=(spec, options, meta),
     ) as pool:
         waiting: dict[Future[Any], bytes] = {}
         ahead = iter(todo.items())
@@ -269,21 +222,16 @@ def _one(potential: Potential, structure: Structure, options: MakeOptions) -> Vi
 _worker: tuple[Potential, MakeOptions] | None = None
 
 
-def _start(spec: str, options: MakeOptions) -> None:
+def _start(spec: str, options: MakeOptions, meta: dict[str, Any]) -> None:
     """Start a process: make its own calculator; Ctrl-C is handled by the parent."""
     import signal
 
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker = Potential(calculator_of(spec)), options
+    _worker = _corrected(Potential(calculator_of(spec)), meta), options
 
 
 def _in_worker(structure: Structure) -> Views | str:
     assert _worker is not None  # _start has run
     potential, options = _worker
     return _one(potential, structure, options)
-
-
-def say(text: str) -> None:
-    """Print a progress message; the result is in the file."""
-    print(text, file=sys.stderr, flush=True)

@@ -163,6 +163,12 @@ class Sidecar:
         """|s dT - dF| / |dF| over pairs of near frames of the data; None if there are too few."""
         return self.meta.get("relative_error")
 
+    @property
+    def correction(self) -> dict[str, Any] | None:
+        """How the potential was corrected, with the number of coefficients; None: it was not."""
+        found = self.meta.get("correction")
+        return {**found, "coefficients": len(found["coefficients"])} if found else None
+
     def get(self, key: bytes) -> Views | None:
         """The views of a structure; None if the calculator failed on it.
 

@@ -80,6 +80,7 @@ class ViewSource:
             **{f"draw_{key}": value for key, value in meta["made_of"]["draws"].items()},
             "scale": meta["scale"],
             "relative_error": meta["relative_error"],
+            "correction": self.sidecar.correction,
             "structures": meta["structures"],
         }
 

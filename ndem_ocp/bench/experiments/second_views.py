@@ -31,7 +31,7 @@ from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
 from fairchem_kit.report.sweep_results import collect
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Evaluation, Pretraining
-from ndem_ocp.second_views.sidecar import read_meta
+from ndem_ocp.second_views.sidecar import Sidecar, read_meta
 from ndem_ocp.sweep import train_and_test
 
 
@@ -44,7 +44,7 @@ def main() -> int:
             print(f"{case.name:28s} {', '.join(case.arms):40s} {_state(case, args)}")
         return 0
     for case in chosen:
-        make_data(case, args)
+        make_data(case, args, args.arms or list(case.arms))
         for seed in args.seeds:
             for arm in case.arms:
                 if not args.arms or arm in args.arms:
@@ -77,14 +77,18 @@ def _out(case: Case) -> Path:
     return ROOT / "runs/second_views" / case.name
 
 
-def make_data(case: Case, args: Namespace) -> None:
+def make_data(case: Case, args: Namespace, arms: list[str]) -> None:
     """Make the data set and the second views of its training frames, unless they exist."""
     case.make(_ndem, args)
-    if not Path(case.views).exists() or not read_meta(Path(case.views)).get("complete"):
-        _ndem(
-            "data", "second-views", f"{case.data}/train", "--calculator", args.calculator,
-            "--draws", case.draws, "--sigma", *case.sigma, "--out", case.views,
-        )  # fmt: skip
+    of_arms = {case.all_arms[name].correction for name in arms if name in case.arms}
+    for correction in sorted(of_arms | {"none"}):
+        views = Path(case.views_with(correction))
+        if not views.exists() or not read_meta(views).get("complete"):
+            _ndem(
+                "data", "second-views", f"{case.data}/train", "--calculator", args.calculator,
+                "--draws", case.draws, "--sigma", *case.sigma, "--correction", correction,
+                "--out", views,
+            )  # fmt: skip
 
 
 def _ndem(*words: object) -> None:
@@ -175,10 +179,9 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     ]
     sweep = sweep_of(case, {name: overrides(case, name) for name in complete})
     found = collect(sweep, out, complete, seeds, [])
-    meta = read_meta(Path(case.views))
-    found["second_views"] = {
-        key: meta[key] for key in ("made_of", "scale", "relative_error", "structures", "counts")
-    }
+    found["second_views"] = _provenance(case, "none")
+    if any(case.all_arms[name].correction == "fit" for name in complete):
+        found["corrected_views"] = _provenance(case, "fit")
     for name in complete:
         for what in case.evaluations:
             found["arms"][name][what.name] = _over_seeds(case, name, seeds, what)
@@ -189,6 +192,13 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     found["cost_per_step"] = {name: case.all_arms[name].cost for name in complete}
     path = ROOT / f"results/second_views_{case.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _provenance(case: Case, correction: str) -> dict[str, Any]:
+    """How the second views of a case were made."""
+    views = Sidecar(case.views_with(correction))
+    keys = ("made_of", "scale", "relative_error", "structures", "counts")
+    return {**{key: views.meta[key] for key in keys}, "correction": views.correction}
 
 
 if __name__ == "__main__":

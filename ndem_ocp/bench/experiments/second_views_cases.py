@@ -34,11 +34,17 @@ class Arm:
     """Changes of the configuration, and the cost of a step in plain steps.
 
     ``potential``: fraction of the budget for pre-training on the potential's own labels.
+    ``correction``: option of `ndem data second-views` for the views of this arm.
     """
 
     changes: dict[str, Any]
     cost: float = 1.0
     potential: float = 0.0
+    correction: str = "none"
+
+    @property
+    def has_views(self) -> bool:
+        return self.changes.get("task.ndem.target") == "second_views"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ MOLECULE_ARMS = {
     "plain": Arm(PLAIN),
     "instead": Arm(VIEWS),
     "forces_only": Arm({**VIEWS, "task.ndem.energies": False}),
+    "corrected": Arm({**VIEWS, "task.ndem.energies": False}, correction="fit"),
     "ndem": Arm({"task.ndem.sigma_max": 0.05}, cost=1.6),
     "first_order": Arm(
         {"task.ndem.target": "first_order", "task.ndem.sigma_max": 0.02, "task.ndem.share": 0.25}
@@ -116,8 +123,12 @@ class Case:
 
     @property
     def views(self) -> str:
-        """The file of second views."""
-        return f"{self.data}.views.lmdb"
+        """The file of second views of the potential as it is."""
+        return self.views_with("none")
+
+    def views_with(self, correction: str) -> str:
+        """The file of second views with ``--correction``."""
+        return f"{self.data}.{'views' if correction == 'none' else 'corrected'}.lmdb"
 
     @property
     def plain_steps(self) -> int:
@@ -142,11 +153,11 @@ class Case:
     def overrides(self, name: str, checkpoint: str | None = None) -> dict[str, Any]:
         """The settings of an arm; ``checkpoint``: the one it starts from."""
         arm = self.all_arms[name]
-        views = {"task.ndem.second_views": self.views}
+        views = {"task.ndem.second_views": self.views_with(arm.correction)}
         return {
             **self.settings(self.data, (1 - arm.potential) * self.plain_steps / arm.cost),
             **arm.changes,
-            **(views if arm.changes.get("task.ndem.target") == "second_views" else {}),
+            **(views if arm.has_views else {}),
             **({"task.init_from.checkpoint": checkpoint} if checkpoint else {}),
         }
 
@@ -333,7 +344,8 @@ class Surfaces(Case):
         }
 
 
-ALL = ("plain", "instead", "forces_only", "ndem")
+ALL = ("plain", "instead", "forces_only", "corrected", "ndem")
+ON_SURFACES = ("plain", "instead", "forces_only", "ndem", "dens")
 FOUR = tuple(f"random1000{number}" for number in (120, 156, 161, 164))
 SIX = tuple(f"random1000{number}" for number in (103, 110, 141, 169, 187, 195))
 ASPIRIN = Pretraining("aspirin", "data/second_views/aspirin_950", 3120)
@@ -341,9 +353,9 @@ CASES: list[Case] = [
     Molecule(50, 2, (*ALL, "pretrained"), molecule="ethanol"),
     Molecule(50, 1, ALL, molecule="aspirin"),
     Molecule(100, 4, ALL, molecule="ethanol"),
-    Surfaces(60, 800, (*ALL, "dens"), files=SIX, new_files=FOUR),
+    Surfaces(60, 800, ON_SURFACES, files=SIX, new_files=FOUR),
     Surfaces(60, 3200, ("plain", "instead"), files=SIX, new_files=FOUR),
-    Molecule(50, 1, ("plain", "instead"), molecule="ethanol", start=ASPIRIN),
+    Molecule(50, 1, ("plain", "instead", "corrected"), molecule="ethanol", start=ASPIRIN),
     Molecule(100, 2, ALL, molecule="aspirin"),
     Molecule(100, 1, ("plain", "instead", "first_order"), molecule="ethanol"),
     Molecule(300, 4, ALL, molecule="ethanol", draws=32),

@@ -18,6 +18,7 @@ ARMS = {
     "instead": "**second views, in place**",
     "ndem": "NDeM, λ = 1",
     "forces_only": "the same without energy labels",
+    "corrected": "the same with a corrected potential",
     "first_order": "first order, no potential",
     "pretrained": "pre-trained on the potential's forces",
     "dens": "DeNS",
