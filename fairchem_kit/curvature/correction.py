@@ -12,7 +12,7 @@ with which ridge, is decided on pairs of near frames that were left out of the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.data.records import Structure
 
 from .bodies import Pairs, Triples
+from .measure import Agreement
 from .pairs import Pair
 
 MOST_FRAMES = 200  # that are fitted
@@ -117,6 +118,32 @@ def fit_correction(
         if best is None or found.error < best.error:
             best = found
     return best if best and best.error < _WORTHWHILE * best.error_without else None
+
+
+def corrected_error(
+    found: Agreement,
+    structures: Sequence[Structure],
+    pairs: Sequence[Pair],
+    forces: Callable[[int], np.ndarray],
+    unit: float,
+) -> float | None:
+    """The relative error that a calculator has with a correction; None if none helps.
+
+    Args:
+        found: how well it does without. forces: index -> (N, 3) T in the data's unit.
+        unit: of the data's forces, in eV/A.
+    """
+    pairs = pairs[: MOST_FRAMES // 2]
+    used = {i for pair in pairs for i in (pair.first, pair.second)}
+    labels = {i: _known(structures[i].forces) * unit for i in used}
+    scaled = {i: found.scale * unit * forces(i) for i in used}
+    fitted = fit_correction(structures, labels, scaled, pairs)
+    return found.relative_error * fitted.error / fitted.error_without if fitted else None
+
+
+def _known(forces: np.ndarray | None) -> np.ndarray:
+    assert forces is not None  # pairs have only frames with forces
+    return forces
 
 
 def _bases(elements: tuple[int, ...], triples: bool) -> list[Pairs | Triples]:

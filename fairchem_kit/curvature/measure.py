@@ -37,6 +37,8 @@ class Agreement:
         by_displacement: rows (from, to, pairs, relative error); A, rms over the free atoms.
         by_element: symbol -> relative error. by_system: sid -> relative error.
         median: over pairs.
+        corrected_error: of a calculator with a correction, over pairs left out of its fit
+            (correction.py); None if none was looked for, or none helps.
     """
 
     name: str
@@ -49,6 +51,12 @@ class Agreement:
     by_displacement: list[tuple[float, float, int, float]] = field(default_factory=list)
     by_element: dict[str, float] = field(default_factory=dict)
     by_system: dict[str, float] = field(default_factory=dict)
+    corrected_error: float | None = None
+
+    @property
+    def lowest_error(self) -> float:
+        """With the correction if there is one."""
+        return self.relative_error if self.corrected_error is None else self.corrected_error
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -7,7 +7,8 @@ the data,
     F(X + eps) ~ F(X) + s [T(X + eps) - T(X)]                              error: delta |change|
     E(X + eps) ~ E(X) - F(X) . eps + s [T_E(X + eps) - T_E(X) + T(X) . eps]
 
-where F(X) and E(X) are the labels of the data. F(X) gives the energy to first order, T the rest.
+where F(X) and E(X) are the labels of the data. (T may be corrected by an energy fitted to the data,
+fairchem_kit/curvature/correction.py.) F(X) gives the energy to first order, T the rest.
 ``target: first_order`` leaves out that rest and has no force label (PIWSL, arXiv 2408.05215).
 
 With ``place: instead``, a view replaces its structure, and its labels enter the losses of the main

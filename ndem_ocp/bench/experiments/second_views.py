@@ -26,13 +26,22 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fairchem_kit.calculators.potential import Potential
+from fairchem_kit.calculators.spec import calculator_of
+from fairchem_kit.curvature.correction import Correction
+from fairchem_kit.data.records import iter_structures
 from fairchem_kit.data.statistics import dataset_statistics
+from fairchem_kit.data.units import force_in_ev, units_of
 from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
 from fairchem_kit.report.sweep_results import collect
 from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Evaluation, Pretraining
 from ndem_ocp.second_views.sidecar import Sidecar, read_meta
 from ndem_ocp.sweep import train_and_test
+
+TEST_FRAMES = 200  # on which the potential itself is tested
 
 
 def main() -> int:
@@ -182,6 +191,7 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     found["second_views"] = _provenance(case, "none")
     if any(case.all_arms[name].correction == "fit" for name in complete):
         found["corrected_views"] = _provenance(case, "fit")
+        found["potential"] = potential_itself(case, args.calculator)
     for name in complete:
         for what in case.evaluations:
             found["arms"][name][what.name] = _over_seeds(case, name, seeds, what)
@@ -192,6 +202,39 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     found["cost_per_step"] = {name: case.all_arms[name].cost for name in complete}
     path = ROOT / f"results/second_views_{case.name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def potential_itself(case: Case, calculator: str) -> dict[str, Any]:
+    """Force MAE of the potential itself on frames of the test set, in the data's unit.
+
+    ``forces_mae`` of T, and ``corrected_forces_mae`` of s T + V if its views are corrected.
+    """
+    written = _out(case) / "potential.json"
+    corrected = Path(case.views_with("fit"))
+    if written.exists():
+        return json.loads(written.read_text(encoding="utf-8"))
+    meta = read_meta(corrected)
+    correction = Correction(**meta["correction"]) if meta["correction"] else None
+    potential, unit = (
+        Potential(calculator_of(calculator)),
+        force_in_ev(units_of(Path(case.data) / "test")),
+    )
+    structures = list(iter_structures(f"{case.data}/test"))
+    chosen = structures[:: max(1, len(structures) // TEST_FRAMES)][:TEST_FRAMES]
+    errors: dict[str, list[np.ndarray]] = {"forces_mae": [], "corrected_forces_mae": []}
+    for structure in chosen:
+        label = structure.forces * unit
+        forces = potential(structure)[1]
+        errors["forces_mae"].append(np.abs(forces - label)[structure.free])
+        if correction:
+            better = meta["scale"] * forces + correction(structure)[1]
+            errors["corrected_forces_mae"].append(np.abs(better - label)[structure.free])
+    found = {
+        "frames": len(chosen),
+        **{key: float(np.concatenate(each).mean() / unit) for key, each in errors.items() if each},
+    }
+    written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
 
 
 def _provenance(case: Case, correction: str) -> dict[str, Any]:

@@ -23,6 +23,10 @@ ARMS = {
     "pretrained": "pre-trained on the potential's forces",
     "dens": "DeNS",
 }
+OF_POTENTIAL = {
+    "forces_mae": "the potential itself",
+    "corrected_forces_mae": "the corrected potential itself",
+}
 NO_FORCE = "predicting no force"
 SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
          "malonaldehyde": "malonaldehyde", "oc20": "OC20 relaxations"}  # fmt: skip
@@ -103,6 +107,11 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
             nothing = found["zero_force_mae"]["test"]
             rows.append([case.title, NO_FORCE, "", "", f"{nothing:.{digits}f}", *[""] * 4])
         rows += [_row(case, arm, found["arms"], digits) for arm in case.arms]
+        for key, text in OF_POTENTIAL.items():
+            if key in found.get("potential", {}):
+                rows.append(
+                    [case.title, text, "", "", f"{found['potential'][key]:.{digits}f}", *[""] * 4]
+                )
         sources.append((name, found))
     if not sources:
         return _not_run(missing)
