@@ -43,6 +43,7 @@ from fairchem_kit.launch.sweep_file import (
     read_sweep,
     run_directory,
 )
+from fairchem_kit.progress import bar
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +73,6 @@ def run(args: argparse.Namespace) -> int:
     arms = {name: sweep.arms[name] for name in args.arms or sweep.arms}
     args.cpu = choose_cpu(args.cpu, args.gpu)
 
-    from tqdm import tqdm
-
     from fairchem_kit.report.plots import plot_arms
     from fairchem_kit.report.sweep_results import collect, markdown
 
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             for item in work
         ]
         try:
-            for future in tqdm(as_completed(running), total=len(running), desc="runs"):
+            for future in bar(as_completed(running), total=len(running), desc="sweep", unit="run"):
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)

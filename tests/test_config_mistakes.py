@@ -226,6 +226,24 @@ def test_sections_of_the_wrong_kind_are_named(refused):
         assert "must be" in message
 
 
+@pytest.mark.parametrize("losses", [None, [], {}, 3])
+def test_losses_that_fairchem_cannot_read_are_named(refused, losses):
+    message, _ = refused(put("loss_functions", losses))
+    assert "`loss_functions` is " in message
+    assert message.endswith("it must be a list such as [{energy: {fn: mae, coefficient: 1}}].")
+
+
+def test_names_that_are_no_schedule_are_not_suggested_and_not_taken(refused):
+    message, _ = refused(put("optim.scheduler", "nosuchthing"))
+    names = message.split("Valid: ")[1].removesuffix(".").split(", ")
+    assert {"LambdaLR", "Null", "OneCycleLR"} <= set(names)
+    assert all(name == "Null" or name.endswith(("LR", "Restarts", "er", "eau")) for name in names)
+    assert "LRScheduler" not in names
+    for path, value in (("optim.scheduler", "Any"), ("optim.optimizer", "Optimizer")):
+        message, _ = refused(put(path, value))
+        assert f"{path} = {value!r}" in message
+
+
 def test_an_init_from_that_is_not_there_stops_the_run(refused):
     message, _ = refused(put("task.init_from", "no/such.pt"), PretrainedError)
     assert "no/such.pt does not exist" in message

@@ -90,7 +90,7 @@ def test_damaged_records_length_and_metadata(tmp_path):
     put(shard, b"2", None)
     report = check(split)
     found = {(f.record, f.kind) for f in report.findings}
-    assert found == {(1, "record"), (2, "record"), (None, "length")}
+    assert found == {(1, "record"), (2, "record"), (None, "length"), (None, "duplicate")}
     assert report.statistics.frames == 2
     with pytest.raises(DataError, match=r"record 1.*ndem data check"):
         dataset_statistics(split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from fairchem_kit.data.statistics import dataset_statistics
 from fairchem_kit.evaluation.splits import Split, disagreements
 from fairchem_kit.training.checks.data import record_problems
 from fairchem_kit.training.normalizers import resolve_normalizers
-from test_data_support import make_frames, run, trajectories
+from test_data_support import make_frames, record, run, trajectories, write_split
 
 __all__ = ["trajectories"]  # a fixture
 
@@ -233,3 +234,29 @@ def test_an_evaluation_names_a_split_that_does_not_go_with_the_training_data(
     messages = disagreements(config, Split("silver", tmp_path / "c/train"))
     assert len(messages) == 2
     assert "does not have: Ag" in messages[1]
+
+
+def test_structures_that_are_in_two_splits_or_twice_in_one_are_named(tmp_path):
+    frames = make_frames("Cu", count=6, seed=1)
+    again = [*frames[2:4], *make_frames("Cu", count=3, seed=2)]
+    again[3].positions[:] = again[2].positions + 1e-8  # the last digit of a text file
+    again[3].calc.atoms = again[3].copy()
+    for name, members in (("train", frames), ("val", again)):
+        write(tmp_path / f"{name}.traj", members)
+        run([tmp_path / f"{name}.traj"], tmp_path / "out", split=name)
+    assert errors(tmp_path / "out" / "train", "duplicate", "warning") == []
+    twice, shared = errors(tmp_path / "out", "duplicate", "warning")
+    assert "val: 1 record with the same atoms, positions and cell as another one" in twice
+    assert re.search(r"the first is .*: record 3, like .*: record 2$", twice)
+    assert "val: 2 records with the same" in shared
+    assert "one in " + str(tmp_path / "out" / "train") in shared
+    assert re.search(
+        r"val/data.0000.lmdb: record 0, like .*train/data.0000.lmdb: record 2$", shared
+    )
+
+
+def test_a_damaged_record_does_not_shift_the_named_duplicates(tmp_path):
+    split = write_split(tmp_path / "train", record(y=1.0), record(pos=None), record(y=2.0))
+    (message,) = errors(split, "duplicate", "warning")
+    assert "record 2, like" in message
+    assert message.endswith("record 0")

@@ -15,6 +15,7 @@ from fairchem_kit.launch.requeue import decide
 from fairchem_kit.launch.slurm import JobState
 from fairchem_kit.launch.submit import minutes
 from fairchem_kit.launch.tasks import read_manifest
+from fairchem_kit.units.metrics import unit_of
 from ndem_ocp.cli import build_parser, main
 
 SMALL = str(ROOT / "configs/oc20/small_ndem.yml")
@@ -190,8 +191,9 @@ def test_status_without_slurm(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
     tasks = read_manifest(tmp_path).tasks
     Record(tasks[1].run_dir, tasks[1].run_id).update(
-        state="running", step=30, total=100, metric="forces_mae", best=0.25, starts=2, job="9_1"
-    )
+        state="running", step=30, total=100, metric="forces_mae", unit="eV/A", best=0.25,
+        starts=2, job="9_1",
+    )  # fmt: skip
     failed = Record(tasks[2].run_dir, tasks[2].run_id)
     failed.begin("x")
     failed.update(state="running", job="9_2")
@@ -199,10 +201,41 @@ def test_status_without_slurm(tmp_path, monkeypatch, capsys):
     assert main(["status", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "15 tasks: 13 not started, 1 running, 1 failed" in lines[0]
-    assert "best forces_mae" in lines[1]
+    assert "best forces_mae (eV/A)" in lines[1]
     assert lines[3].split()[2:7] == ["9_1", "running", "1", "30/100", "0.25"]
     assert "task 2: ValueError: misspelt" in lines[-2]
     assert main(["status", str(tmp_path / "nothing")]) == 2
+
+
+def test_status_of_runs_with_different_metrics_names_each(tmp_path, capsys):
+    for name, metric, unit in (("a", "forces_mae", "eV/A"), ("b", "gap_mae_meV", "meV")):
+        Record(tmp_path / name, "run").update(metric=metric, unit=unit, best=0.25)
+    assert main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "0.25 forces_mae (eV/A)" in out
+    assert "0.25 gap_mae_meV (meV)" in out
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [
+        ("forces_mae", "kcal/mol/A"),
+        ("energy_mae", "eV"),
+        ("gap_mae", "eV"),
+        ("gap_mae_meV", "meV"),
+        ("forces_mse", ""),
+        ("forces_cosine_similarity", ""),
+        ("energy_forces_within_threshold", ""),
+        ("stress_mae", ""),
+    ],
+)
+def test_the_unit_of_a_metric(metric, unit):
+    outputs = {
+        "energy": {},
+        "forces": {"unit": "kcal/mol/A"},
+        "gap": {"unit": "eV", "report_unit": "meV"},
+    }
+    assert unit_of(metric, outputs) == unit
 
 
 @pytest.mark.parametrize(

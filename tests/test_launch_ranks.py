@@ -118,7 +118,7 @@ class Trainer:
     """What a heartbeat looks at."""
 
     step, best_val_metric, primary_metric, train_loader = 7, 1e9, "forces_mae", range(10)
-    config: dict = {"optim": {"max_epochs": 2.5}}  # noqa: RUF012
+    config: dict = {"optim": {"max_epochs": 2.5}, "outputs": {"forces": {"level": "atom"}}}  # noqa: RUF012
 
 
 def test_a_heartbeat_says_where_the_run_is(tmp_path):
@@ -126,7 +126,8 @@ def test_a_heartbeat_says_where_the_run_is(tmp_path):
     record.begin("mine")
     with Heartbeat(record, Trainer(), "mine", every_s=0.02):
         assert record.read() | {"updated": 0} == {
-            "attempt": "mine", "step": 7, "total": 25, "metric": "forces_mae", "updated": 0,
+            "attempt": "mine", "step": 7, "total": 25, "metric": "forces_mae", "unit": "eV/A",
+            "updated": 0,
         }  # fmt: skip
         Trainer.step, Trainer.best_val_metric = 8, 0.5
         until(lambda: record.read().get("step") == 8)

@@ -261,3 +261,18 @@ def test_single_points_and_other_mistakes_are_refused(checkpoint, demo_data, is2
     assert "single points with forces (S2EF)" in refused("--data", demo_data / "val_id")
     assert "--steps" in refused("--data", is2re, "--steps", "0")
     assert "--fmax" in refused("--data", is2re, "--fmax", "-1")
+
+
+def test_wrong_data_are_refused_before_the_model_is_loaded(demo_data, tmp_path, capsys):
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_text("loading this would fail")
+    (tmp_path / "empty").mkdir()
+    cut_off = tmp_path / "cut.lmdb"
+    cut_off.write_bytes(next((demo_data / "val_id").glob("*.lmdb")).read_bytes()[:20_000])
+    for data, words in (
+        (demo_data / "val_id", "single points with forces (S2EF)"),
+        (tmp_path / "empty", "this directory is empty"),
+        (cut_off, "cut.lmdb: "),
+    ):
+        assert cli.main(["relax", str(checkpoint), "--data", str(data)]) == 2
+        assert words in capsys.readouterr().err

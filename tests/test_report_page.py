@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -402,6 +403,46 @@ def test_an_evaluation_of_another_run_is_left_out_and_named(sweep, tmp_path):
     found, notes = find_evaluations(find_runs([sweep]), [sweep / "elsewhere"])
     assert found == []
     assert "of another run" in notes[0]
+
+
+def say_of(folder, split, when, **checkpoint):
+    """Rename the split of an evaluation, and change its checkpoint and its time."""
+    file = folder / "metrics.json"
+    said = json.loads(file.read_text())
+    said["checkpoint"].update(checkpoint)
+    said["splits"] = {split: {**said["splits"]["val_id"], "path": f"data/{split}"}}
+    file.write_text(json.dumps(said))
+    for part in folder.glob("val_id.*"):
+        part.rename(folder / part.name.replace("val_id", split, 1))
+    os.utime(file, (when, when))
+
+
+def test_a_later_evaluation_of_one_split_does_not_hide_the_others(sweep):
+    rng = np.random.default_rng(0)
+    run = sweep / "ndem-seed0"
+    evaluate(run, run / "eval", rng)
+    say_of(run / "eval", "val", when=1, step=30, sha256="a")
+    evaluate(run, run / "eval2", rng)  # a copy of the same checkpoint, as model.pt of ndem fit
+    say_of(run / "eval2", "test", 2, step=30, sha256="b", path=str(run / "model.pt"))
+    found, notes = find_evaluations(find_runs([sweep]), [])
+    assert sorted(split for e in found for split in e.splits) == ["test", "val"]
+    assert notes == []
+    evaluate(run, run / "eval3", rng)
+    say_of(run / "eval3", "val", 3, step=30, sha256="a")
+    found, notes = find_evaluations(find_runs([sweep]), [])
+    assert {e.folder.name: e.splits for e in found} == {"eval3": ["val"], "eval2": ["test"]}
+
+
+def test_an_evaluation_of_older_weights_is_left_out_and_named(sweep):
+    rng = np.random.default_rng(0)
+    run = sweep / "ndem-seed0"
+    for number, step in ((1, 20), (2, 30)):
+        evaluate(run, run / f"eval{number}", rng)
+        say_of(run / f"eval{number}", f"split{number}", number, step=step)
+    found, notes = find_evaluations(find_runs([sweep]), [])
+    assert [e.splits for e in found] == [["split2"]]
+    assert len(notes) == 1
+    assert f"{run / 'eval1'} is an evaluation of ndem-seed0 at step 20" in notes[0]
 
 
 def test_errors_by_group_are_means_over_their_atoms(tmp_path):

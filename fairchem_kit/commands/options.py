@@ -46,7 +46,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_no_progress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+    parser.add_argument("--no-progress", action="store_true", help="do not show the progress")
 
 
 def add_overwrite(

@@ -13,6 +13,7 @@ import numpy as np
 from fairchem_kit.words import counted
 
 from .aselmdb import SUFFIX, RecordFile, is_aselmdb, record_files
+from .duplicates import UNKNOWN, Structures, check_duplicates, structure_key
 from .errors import DataError
 from .fields import QM9_UNITS, as_array, properties_of, sid_of
 from .findings import Chunk, Finding, SplitReport
@@ -70,12 +71,13 @@ def check_dataset(
         groups = {folder: record_files(folder) for folder in folders}
     if not groups:
         raise DataError(f"{path}: no *.lmdb or *.aselmdb files there or in its subdirectories")
-    reports, formulas = [], []
-    for split, shards in groups.items():
-        report, found = _check_split(split, shards, options, workers, progress, isolate)
-        reports.append(report)
-        formulas.append(found)
-    check_set(reports, formulas)
+    found = [
+        _check_split(split, shards, options, workers, progress, isolate)
+        for split, shards in groups.items()
+    ]
+    reports = [report for report, _, _ in found]
+    check_set(reports, [formulas for _, formulas, _ in found])
+    check_duplicates(reports, [structures for _, _, structures in found])
     return reports
 
 
@@ -86,8 +88,8 @@ def _check_split(
     workers: int,
     progress: bool,
     isolate: bool,
-) -> tuple[SplitReport, dict[Any, str]]:
-    """The report on a split, and the formula of each of its systems."""
+) -> tuple[SplitReport, dict[Any, str], Structures]:
+    """The report on a split, the formula of each of its systems, and its structures."""
     report = SplitReport(str(split), units=units_of(split))
     options = replace(options, force_unit=force_in_ev(report.units))
     run: dict[str, Any] = {"workers": workers, "progress": progress}
@@ -108,14 +110,15 @@ def _check_split(
     )  # fmt: skip
     _merge(report, chunks)
     folder = split if split.is_dir() else split.parent
+    runs = [(task.path, task.start, task.stop) for task in tasks]
     if complete and split.is_dir():
         natoms = np.concatenate([np.asarray(c.natoms, dtype=np.int64) for c in chunks] or [[]])
-        runs = [(task.path, task.start, task.stop) for task in tasks]
         check_metadata(report, folder / METADATA_FILE, runs, natoms)
     formulas: dict[Any, str] = {}
     for chunk in reversed(chunks):
         formulas.update(chunk.formulas)
-    return report, formulas
+    keys = np.concatenate([np.asarray(c.structures, dtype=np.int64) for c in chunks] or [[]])
+    return report, formulas, Structures(keys, runs)
 
 
 def _probe(path: str) -> tuple[int | None, list[Finding]]:
@@ -139,7 +142,8 @@ def _probe_crashed(path: str) -> tuple[None, list[Finding]]:
 
 def _chunk_crashed(task: _Task) -> Chunk:
     message = f"damaged: reading records {task.start} to {task.stop - 1} kills the process"
-    chunk = Chunk(natoms=array("q", [-1] * (task.stop - task.start)))
+    count = task.stop - task.start
+    chunk = Chunk(natoms=array("q", [-1] * count), structures=array("q", [UNKNOWN] * count))
     chunk.add(Finding(task.path, None, ERROR, "file", message))
     return chunk
 
@@ -191,6 +195,8 @@ def _check_fields(
             chunk.add(Finding(task.path, number, ERROR, "record", reason))
             if len(chunk.natoms) == seen:
                 chunk.natoms.append(-1)
+            if len(chunk.structures) == seen:
+                chunk.structures.append(UNKNOWN)
         return None
     return fields if usable else None
 
@@ -199,6 +205,7 @@ def _note(chunk: Chunk, fields: dict[str, Any]) -> None:
     """Store what can only be checked for the whole split."""
     natoms = fields.get("natoms")
     chunk.natoms.append(-1 if natoms is None else int(as_array(natoms).reshape(-1)[0]))
+    chunk.structures.append(structure_key(fields))
     present = {k for k in ("y", "energy", "force", "forces") if fields.get(k) is not None}
     chunk.keys.update({*present, *properties_of(fields)})
     sid = sid_of(fields)

@@ -58,6 +58,7 @@ class Chunk:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     accumulator: Accumulator = field(default_factory=Accumulator)
     natoms: array[int] = field(default_factory=lambda: array("q"))
+    structures: array[int] = field(default_factory=lambda: array("q"))  # keys, as natoms
     identities: array[int] = field(default_factory=lambda: array("q"))  # hashes of (sid, fid)
     pbc: set[str] = field(default_factory=set)
     tagged: bool = False

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm import tqdm
+from fairchem_kit.progress import bar as progress_bar
 
 from .errors import DataError, Stopped
 
@@ -103,7 +103,7 @@ def run_tasks(
         tasks: the tasks; results are in the same order.
         workers: number of processes; 1 runs in this process.
         describe, unit, size: label, unit and advance per task of the progress bar.
-        progress: show the bar (on stderr).
+        progress: show it on stderr.
         crashed: gives the result of a task that killed its worker process. If given, tasks always
             run in a worker process, so that this process survives.
 
@@ -111,8 +111,8 @@ def run_tasks(
         DataError: a worker process died and ``crashed`` was not given.
     """
     results: dict[int, Any] = {}
-    with tqdm(
-        total=sum(size(task) for task in tasks), desc=describe, unit=unit, disable=not progress
+    with progress_bar(
+        total=sum(size(task) for task in tasks), desc=describe, unit=unit, show=progress
     ) as bar:
 
         def done(index: int, result: Any) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fairchem_kit.npz import read_npz
+from fairchem_kit.progress import bar as progress_bar
 from fairchem_kit.words import counted
 
 from .errors import DataError
@@ -170,8 +170,9 @@ def _read_raw(folder: Path, progress: bool) -> Qm9Arrays:
     builder, removed = _Builder(), 0
     rows = _csv_rows(table, [column for column, _ in COLUMNS.values()])
     with open(sdf, encoding="ascii", errors="replace") as stream:
-        molecules = tqdm(_sdf_molecules(stream, sdf), desc="reading", unit="molecule",
-                         disable=not progress)  # fmt: skip
+        molecules = progress_bar(
+            _sdf_molecules(stream, sdf), desc="reading", unit="molecule", show=progress
+        )
         for index, (symbols, positions) in enumerate(molecules, 1):
             line, targets = next(rows, (0, None))
             if targets is None:
@@ -265,7 +266,7 @@ def _read_pack(progress: bool) -> Qm9Arrays:
     if not paths:
         raise DataError(f"{folder}: no qm9_part*.csv; install qm9pack 1.0.3 again")
     columns = ["Index", "Elements", "XYZ_Ang", *(pack for _, pack in COLUMNS.values())]
-    builder, bar = _Builder(), tqdm(desc="reading", unit="molecule", disable=not progress)
+    builder, bar = _Builder(), progress_bar(desc="reading", unit="molecule", show=progress)
     for path in paths:
         for line, (index, elements, positions, *targets) in _csv_rows(path, columns):
             try:

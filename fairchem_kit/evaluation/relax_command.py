@@ -51,13 +51,15 @@ def run(args: argparse.Namespace) -> int:
     """Relax; with --ranks, in separate processes."""
     check_numbers(args)
 
-    from fairchem_kit.evaluation.splits import read_splits
+    from fairchem_kit.evaluation.splits import look_for_relaxations, read_splits
 
     if args.steps is not None and args.steps < 1:
         raise EvaluationError("--steps must be at least 1.")
     if args.fmax is not None and args.fmax <= 0:
         raise EvaluationError("--fmax must be above 0 eV/A.")
     splits = read_splits(args.data)
+    for split in splits:
+        look_for_relaxations(split)
     out = args.out or default_out("relax", args.checkpoint)
     return in_ranks(args, lambda rank: _relax(args, splits, out, rank), out)
 

@@ -21,6 +21,7 @@ from fairchem_kit.commands.options import (
 from fairchem_kit.evaluation.errors import EvaluationError
 from fairchem_kit.files import existing_file
 from fairchem_kit.launch.signals import ALL
+from fairchem_kit.progress import bar
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -98,12 +99,10 @@ def _records_count() -> Iterator[None]:
 
 
 def progress(name: str) -> Any:
-    """A bar on a terminal, nothing elsewhere."""
+    """The progress of a split's batches."""
 
     def watch(batches: Iterable[Any], count: int) -> Iterable[Any]:
-        from tqdm import tqdm
-
-        return tqdm(batches, total=count, desc=name, disable=not sys.stderr.isatty())
+        return bar(batches, total=count, desc=name, unit="batch")
 
     return watch
 

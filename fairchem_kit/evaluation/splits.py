@@ -35,13 +35,15 @@ def read_splits(given: Sequence[str]) -> list[Split]:
     """Splits from ``DIR`` or ``NAME=DIR`` arguments; without NAME, the directory's name is used.
 
     Raises:
-        EvaluationError: a path that does not exist, or two splits with the same name.
+        EvaluationError: a path that does not exist or is an empty directory, or two splits with the
+            same name.
     """
     splits = []
     for word in given:
         name, equals, rest = word.partition("=")
         path = Path(rest if equals else word)
-        existing(path, EvaluationError)
+        if existing(path, EvaluationError).is_dir() and not any(path.iterdir()):
+            raise EvaluationError(f"{path}: this directory is empty; data are expected in it.")
         splits.append(Split(name if equals else "", path))
     return _named(splits)
 
@@ -146,9 +148,34 @@ def open_relaxations(config: dict[str, Any], split: Split) -> Any:
     if len(dataset) == 0:
         raise EvaluationError(f"{split.path}: no records.")
     first = dataset[0]
-    if "forces" in first and "pos_relaxed" not in first:
+    _refuse_single_points(split, first)
+    return dataset
+
+
+def look_for_relaxations(split: Split) -> None:
+    """Look at the first record of LMDBs, which takes no time, before a model is loaded.
+
+    Raises:
+        EvaluationError: it is a single point, or cannot be read.
+    """
+    from fairchem_kit.data.aselmdb import RecordFile
+    from fairchem_kit.data.errors import DataError
+    from fairchem_kit.data.reader.errors import Refused
+
+    files = [split.path] if split.path.is_file() else sorted(split.path.glob("*.lmdb"))
+    if not files or files[0].suffix != ".lmdb":
+        return  # another format, which fairchem will open
+    try:
+        with RecordFile(files[0]) as file:
+            first = file.fields(0) if file.count else {}
+    except (DataError, Refused) as error:
+        raise EvaluationError(f"{files[0]}: {error}.") from error
+    _refuse_single_points(split, first)
+
+
+def _refuse_single_points(split: Split, first: Any) -> None:
+    if ("forces" in first or "force" in first) and "pos_relaxed" not in first:
         raise EvaluationError(
             f"{split.path}: its records are single points with forces (S2EF), not initial "
             "structures (IS2RE). `ndem data is2re` makes these from trajectories."
         )
-    return dataset

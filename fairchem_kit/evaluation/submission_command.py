@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from fairchem_kit.evaluation.submission import (
     problems_of_file,
 )
 from fairchem_kit.files import existing, existing_file, replacing, writable_folder
+from fairchem_kit.progress import bar
 from fairchem_kit.words import counted
 
 
@@ -196,13 +196,11 @@ def _ids(batch: Any) -> list[str]:
 
 def expected_of(path: Path, layout: str) -> Expected:
     """Ids and numbers of atoms of a split's records, read from its LMDBs."""
-    from tqdm import tqdm
-
     from fairchem_kit.data.reader import LmdbReader
 
     dataset = LmdbReader({"src": str(path), "checks": "none"})
     counts = {}
-    for position in tqdm(range(len(dataset)), desc=path.name, disable=not sys.stderr.isatty()):
+    for position in bar(range(len(dataset)), desc=path.name, unit="record"):
         record = dataset[position]
         fixed = record.fixed.reshape(-1)
         name = f"{_number(record.sid)}"

@@ -109,6 +109,8 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
     """
     from fairchem.core.common.utils import build_config
 
+    from fairchem_kit.training.checks.metrics import unreadable_losses
+
     args, _ = _fairchem_parser().parse_known_args(
         [
             "--mode", "train", "--config-yml", str(command.config),
@@ -122,11 +124,9 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
     for key in NEEDED:
         if key not in config:
             raise LaunchError(f"{command.config}: the section `{key}` is missing.")
-    if "loss_functions" in config and config["loss_functions"] is None:
-        raise LaunchError(  # fairchem looks at it before anything of ours
-            f"{command.config}: `loss_functions` is empty; it must be a list such as "
-            "[{energy: {fn: mae, coefficient: 1}}]."
-        )
+    problem = unreadable_losses(config.get("loss_functions", {}), config.get("task"))
+    if problem is not None:
+        raise LaunchError(f"{command.config}: {problem}")
     config.update(
         world_size=world_size,
         distributed_backend="gloo" if command.cpu else "nccl",

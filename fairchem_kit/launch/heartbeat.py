@@ -12,6 +12,7 @@ from typing import Any
 
 from fairchem_kit.launch.exit_codes import LOST_RANK
 from fairchem_kit.launch.record import Record, best_value
+from fairchem_kit.units.metrics import unit_of
 
 EVERY_S = float(os.environ.get("NDEM_HEARTBEAT_S", "15"))
 
@@ -45,7 +46,7 @@ class Heartbeat:
             self.record.update(**self.now())
 
     def now(self) -> dict[str, Any]:
-        """Step, total steps, and the best value of the primary metric so far (unit: its own)."""
+        """Step, total steps, and the best value of the primary metric so far, with its unit."""
         trainer = self.trainer
         found: dict[str, Any] = {"step": int(trainer.step)}
         if trainer.train_loader is not None:
@@ -53,6 +54,7 @@ class Heartbeat:
             found["total"] = math.ceil(epochs * len(trainer.train_loader))
         metrics = trainer.config.get("evaluation_metrics") or {}
         found["metric"] = trainer.primary_metric or metrics.get("primary_metric")
+        found["unit"] = unit_of(found["metric"] or "", trainer.config.get("outputs") or {}) or None
         found["best"] = best_value(trainer.best_val_metric)
         return found
 

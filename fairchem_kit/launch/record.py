@@ -24,7 +24,8 @@ class Record:
     """The status of the run ``run_id`` in ``run_dir``.
 
     Keys: ``state`` (running, stopped, finished, failed, requeued), ``step``, ``total``,
-    ``metric``, ``best``, ``error``, ``attempt``, ``job``, ``starts`` and ``updated`` (Unix time).
+    ``metric``, ``unit``, ``best``, ``error``, ``attempt``, ``job``, ``starts`` and ``updated``
+    (Unix time).
     """
 
     def __init__(self, run_dir: str | Path, run_id: str) -> None:

@@ -31,7 +31,8 @@ _ENDED_BY_SLURM = {
 
 @dataclass
 class Line:
-    """One task. ``step`` of ``total``; ``best`` value of the primary metric, in its own unit."""
+    """One task. ``step`` of ``total``; ``best`` value of the primary metric, in ``unit`` ("" if it
+    has none or none is recorded)."""
 
     task: int
     name: str
@@ -41,6 +42,7 @@ class Line:
     step: int | None
     total: int | None
     metric: str | None
+    unit: str
     best: float | None
     run_dir: str
     error: str | None
@@ -112,6 +114,7 @@ def _line(
         step=max(steps) if steps else None,
         total=said.get("total"),
         metric=said.get("metric") or newest.get("primary_metric"),
+        unit=str(said.get("unit") or ""),
         best=best,
         run_dir=str(record.run_dir),
         error=said.get("error"),
@@ -150,8 +153,10 @@ def state_of(
 def table(folder: Path, lines: list[Line]) -> str:
     """``lines`` for a terminal."""
     counts = Counter(line.state for line in lines)
-    metric = next((line.metric for line in lines if line.metric), "metric")
-    head = ["task", "name", "job", "state", "restarts", "step", f"best {metric}", "seen", "run"]
+    metrics = dict.fromkeys(_metric(line) for line in lines if line.metric)
+    shared = next(iter(metrics), "metric") if len(metrics) < 2 else ""
+    best = f"best {shared}".rstrip()
+    head = ["task", "name", "job", "state", "restarts", "step", best, "seen", "run"]
     rows = [
         [
             str(line.task),
@@ -160,7 +165,9 @@ def table(folder: Path, lines: list[Line]) -> str:
             line.state,
             str(line.restarts),
             "-" if line.step is None else f"{line.step}/{line.total or '?'}",
-            "-" if line.best is None else f"{line.best:.5g}",
+            "-"
+            if line.best is None
+            else f"{line.best:.5g} {'' if shared else _metric(line)}".rstrip(),
             "-" if line.updated is None else _ago(time.time() - line.updated),
             line.run_dir,
         ]
@@ -184,6 +191,11 @@ def table(folder: Path, lines: list[Line]) -> str:
                 "it ended (killed with its node, out of memory, or cancelled)."
             )
     return "\n".join(text)
+
+
+def _metric(line: Line) -> str:
+    """``forces_mae (eV/A)``"""
+    return f"{line.metric} ({line.unit})" if line.unit else f"{line.metric}"
 
 
 def _ago(seconds: float) -> str:

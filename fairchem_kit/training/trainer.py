@@ -24,8 +24,9 @@ from fairchem_kit.history.logger import HistoryLogger
 from fairchem_kit.training import no_free_atoms, relaxations, schedule
 from fairchem_kit.training.amp import MixedPrecision
 from fairchem_kit.training.bad_steps import BadSteps
+from fairchem_kit.training.checks.metrics import unreadable_losses
 from fairchem_kit.training.component import Call, Component
-from fairchem_kit.training.config import Keys
+from fairchem_kit.training.config import ConfigError, Keys
 from fairchem_kit.training.deterministic import Deterministic
 from fairchem_kit.training.early_stopping import EarlyStopping
 from fairchem_kit.training.freeze import Freeze
@@ -79,6 +80,9 @@ class Trainer(OCPTrainer):
     def __init__(self, *args: Any, name: str = "ocp", **kwargs: Any) -> None:
         say_it_in_a_sentence()
         self._evaluator = name  # name by which fairchem chooses its evaluator
+        problem = unreadable_losses(kwargs.get("loss_functions", {}), kwargs.get("task"))
+        if problem is not None and "loss_functions" in kwargs:
+            raise ConfigError(problem)
         super().__init__(*args, name=self.full_name, **kwargs)
 
     # ------------------------------------------------------------------ setting up

@@ -10,9 +10,12 @@ adds ``forces_mae_kcal_per_mol_A`` and ``gap_mae_meV`` in addition to fairchem's
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from fairchem_kit.errors import ConfigError
+from fairchem_kit.units.columns import data_unit
 from fairchem_kit.units.conversion import conversion, label
 
 
@@ -43,3 +46,13 @@ def add_unit_metrics(metrics: dict[str, Any], named: dict[str, tuple[str, float]
                 "total": found["total"] * factor,
                 "numel": found["numel"],
             }
+
+
+def unit_of(metric: str, outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The unit of a metric with the unit of an output, such as ``forces_mae``; "" for others."""
+    found = re.fullmatch(r"(.+?)_(?:mae|rmse)(?:_(.+))?", metric)
+    if found is None or found[1] not in outputs:
+        return ""
+    output = outputs[found[1]]
+    own = output.get("report_unit") if found[2] else None
+    return str(own) if own is not None else data_unit(found[1], output)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from fairchem_kit.progress import bar
 from ndem_ocp.bench.arms import arm_config, possible_arms
 from ndem_ocp.bench.batches import READERS, find_data, open_data, read_batches
 from ndem_ocp.bench.errors import BenchError
@@ -88,7 +88,7 @@ class StepBench:
             (arm, part) for arm in self.arms for part in ([sizes] if cuda else [[s] for s in sizes])
         ]
         found: dict[str, dict[int, Any]] = {arm: {} for arm in self.arms}
-        for arm, part in tqdm(work, desc="memory", disable=not self.common.progress, leave=False):
+        for arm, part in bar(work, desc="memory", show=self.common.progress, leave=False):
             common = self.common
             request = Request(
                 arm, configs[arm], str(common.device), tuple(part), common.seed, common.amp

@@ -138,8 +138,8 @@ def _dry_run(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
 
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
-        make(inputs, data, args.seed, args.skip_bad, _workers(), bars=_bars())
-        plan, length = _plan(args, load(data, _workers(), _bars()), folder, cpu)
+        make(inputs, data, args.seed, args.skip_bad, _workers())
+        plan, length = _plan(args, load(data, _workers()), folder, cpu)
         text = _text(args, plan, length, folder)
     print(f"\n{text}", end="")
     print(
@@ -154,11 +154,11 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
     from ndem_ocp.fit.dataset import load, make
 
     if not folder.has_data():
-        make(inputs, folder.data, args.seed, args.skip_bad, _workers(), bars=_bars())
-    data = load(folder.data, _workers(), _bars())
+        make(inputs, folder.data, args.seed, args.skip_bad, _workers())
+    data = load(folder.data, _workers())
     print_losses(data.entry)
     if is_potential(args.second_views):
-        make_views(args.second_views, data, folder, args.time, _bars())
+        make_views(args.second_views, data, folder, args.time)
     plan, length = _plan(args, data, folder, cpu)
     folder.note("elements", data.train.elements)
     folder.note("print_every", length.eval_every)
@@ -225,7 +225,3 @@ def _say_how_to_continue(args: argparse.Namespace, code: int) -> None:
 
 def _workers() -> int:
     return min(4, os.cpu_count() or 1)
-
-
-def _bars() -> bool:
-    return sys.stderr.isatty()

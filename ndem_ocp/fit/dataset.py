@@ -68,7 +68,7 @@ class FitData:
         )
 
 
-def make(inputs: Inputs, out: Path, seed: int, skip_bad: bool, workers: int, bars: bool) -> None:
+def make(inputs: Inputs, out: Path, seed: int, skip_bad: bool, workers: int) -> None:
     """Convert the files into ``out``.
 
     Raises:
@@ -96,7 +96,6 @@ def make(inputs: Inputs, out: Path, seed: int, skip_bad: bool, workers: int, bar
         decide=decide,
         provenance={KEY: decided},
         workers=workers,
-        progress=bars,
     )
 
 
@@ -129,13 +128,13 @@ def _refuse_other_unit(forces: np.ndarray, unit: str) -> None:
     )
 
 
-def load(path: Path, workers: int, bars: bool) -> FitData:
+def load(path: Path, workers: int) -> FitData:
     """Read every record of the data set: checks and statistics.
 
     Raises:
         FitError: records that would stop or spoil the training.
     """
-    reports = check_dataset(path, workers=workers, progress=bars)
+    reports = check_dataset(path, workers=workers)
     entry = read_json(path / DATASET_FILE)["conversions"][-1]
     _refuse_errors(reports, path)
     splits = {Path(r.path).name: r.statistics for r in reports if r.statistics is not None}

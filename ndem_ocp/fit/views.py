@@ -29,7 +29,7 @@ def views_file(given: str | None, folder: Folder) -> str | None:
     return str(folder.path / FILE) if is_potential(given) else given
 
 
-def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: bool) -> None:
+def make_views(spec: str, data: FitData, folder: Folder, minutes: float) -> None:
     """Make views of the training split in about ``minutes``, as many per structure as possible.
 
     Views made by an interrupted fit are kept.
@@ -51,7 +51,7 @@ def make_views(spec: str, data: FitData, folder: Folder, minutes: float, bars: b
         + ("surfaces and crystals" if data.periodic else "molecules")
         + f" (docs/second_views.md); as many as the potential makes in --time, at most {MOST}"
     )
-    options = MakeOptions(draws=Draws(views, low, high), progress=bars)
+    options = MakeOptions(draws=Draws(views, low, high))
     make_second_views(train, spec, folder.path / FILE, options)
 
 

@@ -24,6 +24,7 @@ from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.lock import only_writer
 from fairchem_kit.data.records import Structure, iter_structures
 from fairchem_kit.data.writer import package_version
+from fairchem_kit.progress import bar as progress_bar
 from fairchem_kit.words import counted
 
 from .draws import Draws, digest_of, views_of
@@ -127,8 +128,6 @@ def _corrected(potential: Potential, meta: dict[str, Any]) -> Potential:
 def _fill(
     writer: SidecarWriter, path: Path, spec: str, potential: Potential, options: MakeOptions
 ) -> dict[str, Any]:
-    from tqdm import tqdm
-
     counts: Counter[str] = Counter()
     keys = hashlib.blake2b(digest_size=16)
     todo: dict[bytes, Structure] = {}
@@ -145,8 +144,8 @@ def _fill(
             todo.setdefault(key, structure)
     if todo:
         say(_cost(next(iter(todo.values())), len(todo), potential, options))
-    with tqdm(
-        total=len(todo), desc="second views", unit="structure", disable=not options.progress
+    with progress_bar(
+        total=len(todo), desc="second views", unit="structure", show=options.progress
     ) as bar:
         for key, views in _views(todo, spec, potential, options, writer.meta):
             counts["failed"] += isinstance(views, str)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class Evaluation:
     """One evaluation of a run's checkpoint.
 
     Attributes:
-        run: that was evaluated. folder: of the files. about: its metrics.json.
+        run: that was evaluated. folder: of the files. about: its metrics.json, with the splits for
+            which no later evaluation of the same model exists.
     """
 
     run: Run
@@ -36,6 +37,14 @@ class Evaluation:
     @property
     def splits(self) -> list[str]:
         return [n for n in self.about["splits"] if (self.folder / f"{n}.samples.csv").exists()]
+
+    @property
+    def model(self) -> tuple[Any, ...]:
+        """What two evaluations of the same weights share, be they of best_checkpoint.pt or of a
+        copy or export of it."""
+        checkpoint = self.about["checkpoint"]
+        step = checkpoint.get("step")
+        return checkpoint.get("weights"), checkpoint.get("sha256") if step is None else step
 
     @property
     def weights(self) -> str:
@@ -52,8 +61,8 @@ class Evaluation:
 def find_evaluations(
     runs: Sequence[Run], given: Sequence[Path]
 ) -> tuple[list[Evaluation], list[str]]:
-    """The newest evaluation of each run, and a sentence for each folder that belongs to none of
-    them.
+    """The newest evaluation of each run, and the earlier ones of the same model for the splits that
+    it lacks. Also a sentence for each folder that is left out.
 
     The given folders, the run directories and ``./eval`` are searched.
 
@@ -86,10 +95,44 @@ def find_evaluations(
         evaluation = _evaluation(path, runs)
         if evaluation is not None:
             found.setdefault(path.resolve(), evaluation)
-    newest: dict[Path, Evaluation] = {}
-    for path in sorted(found, key=lambda path: path.stat().st_mtime):
-        newest[found[path].run.logs] = found[path]
-    return list(newest.values()), notes
+    by_run: dict[Path, list[Evaluation]] = {}
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        by_run.setdefault(found[path].run.logs, []).append(found[path])
+    shown = []
+    for ours in by_run.values():
+        kept, older = _of_newest_model(ours)
+        shown += kept
+        notes += older
+    return shown, notes
+
+
+def _of_newest_model(evaluations: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
+    """Evaluations of a run, newest first: those of the first one's model, each with the splits that
+    no newer one has; a sentence for each that is of another model."""
+    newest, seen, kept, notes = evaluations[0], set(), [], []
+    for evaluation in evaluations:
+        if evaluation.model != newest.model:
+            notes.append(
+                f"{evaluation.folder} is an evaluation of {_model_text(evaluation)} and is left "
+                f"out, because {newest.folder} is a newer one, of {_model_text(newest)}."
+            )
+            continue
+        splits = evaluation.about["splits"]
+        own = {name: split for name, split in splits.items() if _data(name, split) not in seen}
+        seen |= {_data(name, split) for name, split in own.items()}
+        if own:
+            kept.append(replace(evaluation, about={**evaluation.about, "splits": own}))
+    return kept, notes
+
+
+def _data(name: str, split: dict[str, Any]) -> tuple[str, Any]:
+    return name, split.get("data_hash") or split.get("path")
+
+
+def _model_text(evaluation: Evaluation) -> str:
+    step = evaluation.about["checkpoint"].get("step")
+    name = "an unknown step" if step is None else f"step {step}"
+    return f"{evaluation.run.name} at {name} with weights {evaluation.weights!r}"
 
 
 def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
@@ -104,16 +147,19 @@ def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
     for run in runs:
         if resolved.is_relative_to((run.run_dir / "checkpoints" / run.run_id).resolve()):
             return Evaluation(run, path.parent, about)
-    # A run that was moved or copied, or a path from another working directory: matched by its id
-    # and name, if only one run has them.
+    # model.pt of ndem fit, a run that was moved or copied, or a path from another working
+    # directory: matched by its id and name, if only one run has them.
     named = [
         run
         for run in runs
         if checkpoint.get("run") == run.run_id
         and checkpoint.get("identifier") == run.command.get("identifier")
     ]
-    elsewhere = not given.is_absolute() or not resolved.exists()
-    return Evaluation(named[0], path.parent, about) if len(named) == 1 and elsewhere else None
+    inside = [run for run in named if resolved.is_relative_to(run.run_dir.resolve())]
+    if not inside and given.is_absolute() and resolved.exists():
+        return None
+    fitting = inside or named
+    return Evaluation(fitting[0], path.parent, about) if len(fitting) == 1 else None
 
 
 def _checkpoint_of(about: dict[str, Any]) -> dict[str, Any] | None:

@@ -25,19 +25,23 @@ def log_evaluations(evaluations: Sequence[Evaluation]) -> list[str]:
     offline run an additional offline part is written (WANDB_MODE=offline), to be synced after the
     others.
     """
-    return [_log(evaluation) for evaluation in evaluations]
+    by_run: dict[int, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        by_run.setdefault(id(evaluation.run), []).append(evaluation)
+    return [_log(own) for own in by_run.values()]
 
 
-def _log(evaluation: Evaluation) -> str:
+def _log(evaluations: Sequence[Evaluation]) -> str:
+    """Log the evaluations of one run."""
     import wandb
 
     from fairchem_kit.history.wandb_mode import offline_if_need_be
 
     offline_if_need_be()
-    run = evaluation.run
+    run = evaluations[0].run
     logger = run.config.get("logger") or {}
     settings = logger if isinstance(logger, dict) else {}
-    page = Report([run], [evaluation]).page()
+    page = Report([run], evaluations).page()
     here = wandb.init(
         id=run.run_id,
         name=run.command.get("identifier"),
@@ -49,10 +53,12 @@ def _log(evaluation: Evaluation) -> str:
     )
     step = max(int(run.history[-1]["step"]) + 1, here.starting_step)
     try:
-        here.log({"eval/report": wandb.Html(page, inject=False), **_tables(evaluation)}, step=step)
-        for split, about in evaluation.about["splits"].items():
-            for name, value in (about.get("metrics") or {}).items():
-                here.summary[f"eval/{split}/{name}"] = value
+        tables = {name: t for evaluation in evaluations for name, t in _tables(evaluation).items()}
+        here.log({"eval/report": wandb.Html(page, inject=False), **tables}, step=step)
+        for evaluation in evaluations:
+            for split, about in evaluation.about["splits"].items():
+                for name, value in (about.get("metrics") or {}).items():
+                    here.summary[f"eval/{split}/{name}"] = value
     finally:
         here.finish()
     return run.run_id

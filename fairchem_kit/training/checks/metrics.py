@@ -14,6 +14,7 @@ from fairchem_kit.training.checks import known_keys
 from fairchem_kit.training.checks.messages import hint, shown, unknown_keys
 from fairchem_kit.training.checks.sections import output_names
 
+_LOSSES = "it must be a list such as [{energy: {fn: mae, coefficient: 1}}]."
 _NO_METRICS = ("metrics_dict", "min_diff", "wraps")  # other functions in that module
 
 
@@ -21,6 +22,20 @@ def known_metrics() -> list[str]:
     """Metrics of fairchem's evaluator, which are functions in its module."""
     found = vars(evaluator).items()
     return [name for name, value in found if inspect.isfunction(value) and name not in _NO_METRICS]
+
+
+def unreadable_losses(losses: Any, task: Any) -> str | None:
+    """What is wrong with ``loss_functions`` if fairchem would fail on it before any check of ours.
+
+    Args:
+        losses: the section; {} if there is none. task: the section ``task``. With ``dataset`` in
+            it, a configuration without losses is one of fairchem's older layout.
+    """
+    if losses is None or (not losses and "dataset" not in (task or {})):
+        return "`loss_functions` is missing or empty; " + _LOSSES
+    if not isinstance(losses, (list, tuple, Mapping)):
+        return f"`loss_functions` is {shown(losses)}; " + _LOSSES
+    return None
 
 
 def loss_problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -42,6 +42,10 @@ def task_problems(
         yield from unknown_keys(relax, valid, "task.relax_opt", harmless)
 
 
+#: classes of torch from which others are made
+_BASES = ("Optimizer", "LRScheduler")
+
+
 def optim_problems(optim: Any, old_layout: bool = False) -> Iterator[str]:
     """``optim``, including keys of the optimizer and of the schedule."""
     if not isinstance(optim, Mapping):
@@ -57,13 +61,13 @@ def optim_problems(optim: Any, old_layout: bool = False) -> Iterator[str]:
     yield from unknown_keys(optim, *_with_old(valid, "optim", harmless, old_layout))
 
     name = optim.get("optimizer", "AdamW")
-    optimizer = getattr(torch.optim, name, None) if isinstance(name, str) else None
-    if not inspect.isclass(optimizer):
-        names = _classes(torch.optim)
+    names = _classes(torch.optim)
+    if name not in names:
         yield f"optim.optimizer = {shown(name)}: torch.optim has no such class. {hint(name, names)}"
     else:
-        given = [key for key in _parameters(optimizer) if key not in ("params", "lr")]
-        yield from unknown_keys(optim.get("optimizer_params"), given, "optim.optimizer_params")
+        given = _parameters(getattr(torch.optim, name))
+        valid = [key for key in given if key not in ("params", "lr")]
+        yield from unknown_keys(optim.get("optimizer_params"), valid, "optim.optimizer_params")
     yield from _scheduler_problems(scheduler, params)
 
 
@@ -278,11 +282,19 @@ def _parameters(function: Any) -> list[str]:
 
 
 def _classes(module: Any) -> list[str]:
-    return [name for name, value in vars(module).items() if inspect.isclass(value)]
+    """What a configuration can name: classes that are made in the module's package itself."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__.startswith(module.__name__)
+        and not name.startswith("_")
+        and name not in _BASES
+    ]
 
 
 def _torch_names(module: Any, name: Any) -> list[str]:
-    cls = getattr(module, name, None) if isinstance(name, str) else None
-    if not inspect.isclass(cls):
+    if name not in _classes(module):
         return []
-    return [key for key in _parameters(cls) if key not in ("optimizer", "lr_lambda")]
+    given = _parameters(getattr(module, name))
+    return [key for key in given if key not in ("optimizer", "lr_lambda")]
