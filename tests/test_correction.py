@@ -100,7 +100,10 @@ def frames(demo_data):
 
 def test_a_distortion_by_pairs_is_found(frames):
     structures, labels, scaled, pairs = frames
-    found = fit_correction(structures, labels, scaled, pairs)
+    found, changes = fit_correction(structures, labels, scaled, pairs)
+    true = [pair.change(labels[pair.first], labels[pair.second]) for pair in pairs]
+    wrong = np.linalg.norm(np.concatenate(changes) - np.concatenate(true))
+    assert wrong / np.linalg.norm(np.concatenate(true)) == pytest.approx(found.error)
     assert found.error_without > 0.1
     assert found.error < 0.2 * found.error_without
     structure = structures[pairs[0].first]
@@ -152,3 +155,23 @@ def test_no_correction_is_an_option_and_is_remembered(demo_data, tmp_path, capsy
     assert Sidecar(out).correction is None
     assert main(command) == 2
     assert "another correction (none)" in capsys.readouterr().err
+
+
+def test_views_from_the_data_alone(demo_data, tmp_path, capsys):
+    words = ["--draws", "1", "--pairs", "20", "--no-progress"]
+    out = tmp_path / "views.lmdb"
+    command = ["data", "second-views", str(demo_data / "train"), "--calculator", "data"]
+    assert main([*command, *words, "--out", str(out)]) == 0
+    assert 0 < Sidecar(out).relative_error < 0.5
+    assert Sidecar(out).meta["scale"] == 1
+    structure = next(iter(iter_structures(demo_data / "train")))
+    views = Sidecar(out).get(digest_of(structure))
+    exact = Potential(EMT())
+    change = exact(structure, views.eps[0])[1] - exact(structure)[1]
+    free = structure.free
+    assert np.abs(views.force_change[0] - change)[free].mean() < 0.5 * np.abs(change[free]).mean()
+    capsys.readouterr()
+    refused = [*command, *words, "--correction", "none", "--out", str(tmp_path / "no.lmdb")]
+    assert main(refused) == 2
+    assert "Give a calculator, or more frames" in capsys.readouterr().err
+    assert not (tmp_path / "no.lmdb").exists()

@@ -136,11 +136,19 @@ def test_the_potential_of_the_data_is_without_error(demo_data, tmp_path, capsys)
 
 def test_a_potential_of_another_kind_is_said_to_be_no_use(demo_data, capsys):
     unlike = "ase.calculators.lj:LennardJones(sigma=1.0, rc=2.0)"
-    words = ["data", "curvature", str(demo_data / "train"), "--pairs", "5", "--calculator"]
-    assert main([*words, unlike]) == 0
+    words = ["data", "curvature", str(demo_data / "train"), "--pairs", "4", "--calculator"]
+    assert main([*words, unlike]) == 0  # with so few pairs nothing is fitted
     said = capsys.readouterr().out
     assert "That is too much for second views: above 50% they are refused." in said
     assert "ndem data second-views" not in said
+
+
+def test_without_a_calculator_what_is_fitted_to_the_data_alone_is_shown(demo_data, capsys):
+    assert main(["data", "curvature", str(demo_data / "train"), "--pairs", "20"]) == 0
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if line.startswith("fitted to the data alone"))
+    assert float(row.split()[6]) < 0.5
+    assert "--calculator data --out views.lmdb" in said
 
 
 def test_what_cannot_be_compared_is_one_sentence(demo_data, tmp_path, capsys):

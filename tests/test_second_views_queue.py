@@ -34,6 +34,7 @@ def test_the_settings_of_every_arm_are_valid(case, demo_data, monkeypatch):
             "instead": case.views,
             "forces_only": case.views,
             "corrected": f"{case.data}.corrected.lmdb",
+            "alone": f"{case.data}.alone.lmdb",
         }
         assert views == of_arm.get(arm)
         config["task"]["ndem"].pop("second_views", None)  # a file that is not there
@@ -60,9 +61,7 @@ def test_the_queue_trains_each_arm_and_what_it_starts_from(tmp_path, monkeypatch
     for arm in case.arms:
         second_views.run(case, arm, 1, Namespace(seeds=[1]))
     trained = [(call.args[2], call.args[3]) for call in train.call_args_list]
-    assert trained[:-2] == [
-        (arm, 1) for arm in ("plain", "instead", "forces_only", "corrected", "ndem")
-    ]
+    assert trained[:-2] == [(arm, 1) for arm in second_views_cases.ALL]
     assert trained[-2:] == [(f"{case.name}_potential", 0), ("pretrained", 1)]
     first, second = (call.args[0] for call in train.call_args_list[-2:])
     checkpoint = second.arms["pretrained"]["task.init_from.checkpoint"]

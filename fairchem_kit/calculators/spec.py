@@ -5,6 +5,7 @@
     torchani.models:ANI1ccx(periodic_table_index=True).ase()
     fairchem.core:FAIRChemCalculator.from_model_checkpoint("uma-s-1p1", task_name="oc20")
     ./my_potential.py:calculator()
+    data                               no potential, only what is fitted to the data (NoPotential)
 
 Before the colon is a module or the path of a Python file, after it names, calls and plain values.
 Nothing else is evaluated.
@@ -26,6 +27,9 @@ import numpy as np
 
 from fairchem_kit.data.errors import DataError
 
+from .nothing import NoPotential
+
+DATA = "data"
 _SEARCH_DEPTH = 3  # calculators have their network in self.model or self.predictor.model
 
 
@@ -49,7 +53,7 @@ class Provenance:
     @property
     def expression(self) -> str:
         """The call without its module: ``SevenNetCalculator(model='7net-0')``."""
-        return self.spec.partition(":")[2]
+        return self.spec.partition(":")[2] or self.spec
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,6 +73,8 @@ def calculator_of(spec: str) -> Any:
     Raises:
         DataError: not of that form, not importable, or not a calculator; with the reason.
     """
+    if spec == DATA:
+        return NoPotential()
     module, expression = _split(spec)
     made = _evaluate(expression, _import(module, spec), spec)
     if isinstance(made, type) or not hasattr(made, "get_property"):
@@ -83,7 +89,8 @@ def _split(spec: str) -> tuple[str, ast.expr]:
     module, colon, text = spec.partition(":")
     if not colon or not module or not text:
         raise DataError(
-            f"--calculator {spec!r}: write MODULE:CALCULATOR, such as 'ase.calculators.emt:EMT()'"
+            f"--calculator {spec!r}: write MODULE:CALCULATOR, such as 'ase.calculators.emt:EMT()', "
+            f"or {DATA}"
         )
     try:
         return module, ast.parse(text, mode="eval").body
@@ -141,7 +148,7 @@ def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
 
 def provenance_of(calculator: Any, spec: str) -> Provenance:
     """What identifies a calculator: :class:`Provenance`."""
-    top = spec.partition(":")[0]
+    top = NoPotential.__module__ if spec == DATA else spec.partition(":")[0]
     package = top if top.endswith(".py") else _distribution(top.partition(".")[0])
     return Provenance(
         spec=spec,

@@ -6,15 +6,17 @@ import argparse
 import itertools
 import json
 import shlex
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fairchem_kit.calculators.spec import DATA
 from fairchem_kit.commands.options import add_seed, add_unsafe, at_least
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.files import existing, existing_file, write_text
 from fairchem_kit.words import counted
+
+ALONE = "fitted to the data alone"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +72,6 @@ def _run(args: argparse.Namespace) -> int:
     from fairchem_kit.data.records import iter_structures
     from fairchem_kit.data.units import force_in_ev, units_of
 
-    from .correction import corrected_error
     from .measure import agreement_of, isotropic
     from .pairs import MOST_READ, near_pairs
 
@@ -86,17 +87,18 @@ def _run(args: argparse.Namespace) -> int:
             "needs such pairs: give another --displacement, or trajectories"
         )
     found = [isotropic(structures, pairs)]
-    for name, forces in _predictors(args, structures):
-        agreement = agreement_of(name, structures, pairs, forces)
-        if len(found) <= len(args.calculator):  # a trained model needs no correction
-            ev = force_in_ev(units_of(Path(args.path)))
-            error = corrected_error(agreement, structures, pairs, forces, ev)
-            agreement = replace(agreement, corrected_error=error)
-        found.append(agreement)
+    labels: dict[str, str] = {}  # what can label second views, and how it is called there
+    ev = force_in_ev(units_of(Path(args.path)))
+    for name, forces, spec in _predictors(args, structures, ev):
+        plain = agreement_of(name, structures, pairs, forces)
+        rows = [plain] if spec is None else [plain, _fitted(plain, structures, pairs, forces, ev)]
+        rows = [row for row in rows[spec == DATA :] if row is not None]  # data alone has no T
+        found += rows
+        labels |= {row.name: spec for row in rows if spec is not None}
     unit = units_of(Path(args.path)).get("force", "eV/A")
     print(_table(found, structures, pairs, unit))
-    if args.calculator:
-        print(f"\n{_verdict(args, found)}")
+    if labels:
+        print(f"\n{_verdict(args, found, labels)}")
     if args.json:
         _write(args, found, unit)
     if args.figure:
@@ -123,24 +125,43 @@ def _write(args: argparse.Namespace, found: Any, unit: str) -> None:
     write_text(args.json, json.dumps(content, indent=1) + "\n")
 
 
-def _predictors(args: argparse.Namespace, structures: Any) -> Any:
-    """(name, function from a structure's index to (N, 3) forces in the data's unit)."""
-    from fairchem_kit.calculators.potential import Potential
-    from fairchem_kit.calculators.spec import calculator_of, provenance_of
-    from fairchem_kit.data.units import force_in_ev, units_of
+def _predictors(args: argparse.Namespace, structures: Any, ev: float) -> Any:
+    """Name, function from a structure's index to (N, 3) forces in the data's unit, and SPEC.
 
-    unit = force_in_ev(units_of(Path(args.path)))
+    SPEC is None for a trained model.
+    """
+    from fairchem_kit.calculators.potential import Potential
+    from fairchem_kit.calculators.spec import DATA, calculator_of, provenance_of
+
     made = []
-    for spec in args.calculator:
+    for spec in (DATA, *args.calculator):
         calculator = calculator_of(spec)
-        made.append((provenance_of(calculator, spec).expression, calculator))
+        made.append((provenance_of(calculator, spec).expression, calculator, spec))
     for file in args.checkpoint:
         from fairchem_kit.inference import calculator as trained
 
-        made.append((Path(file).name, trained(file, unsafe=args.unsafe)))
-    for name, calculator in made:
+        made.append((Path(file).name, trained(file, unsafe=args.unsafe), None))
+    for name, calculator, spec in made:
         potential = Potential(calculator)
-        yield name, cache(lambda index, of=potential: of(structures[index])[1] / unit)
+        yield name, cache(lambda index, of=potential: of(structures[index])[1] / ev), spec
+
+
+def _fitted(plain: Any, structures: Any, pairs: Any, forces: Any, ev: float) -> Any:
+    """The agreement with a correction, over pairs left out of its fit; None if none helps."""
+    from .correction import MOST_FRAMES, fit_correction, frames_to_fit
+    from .measure import agreement
+
+    pairs = pairs[: MOST_FRAMES // 2]
+    labelled = [i for i, structure in enumerate(structures) if structure.forces is not None]
+    chosen = frames_to_fit(pairs, labelled)
+    true = {i: structures[i].forces * ev for i in chosen}
+    scale = plain.scale or 1.0
+    found = fit_correction(structures, true, {i: scale * ev * forces(i) for i in chosen}, pairs)
+    if found is None:
+        return None
+    changes = [change / ev for change in found[1]]
+    name = ALONE if plain.name == DATA else f"{plain.name}, fitted"
+    return agreement(name, structures, pairs, changes, None)
 
 
 def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
@@ -148,6 +169,7 @@ def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
 
     from .measure import force_changes
 
+    width = min(60, max(len(each.name) for each in found))
     sizes = [pair.rms for pair in pairs]
     change = np.concatenate([np.abs(each).ravel() for each in force_changes(structures, pairs)])
     systems = len({structures[pair.first].sid for pair in pairs})
@@ -157,49 +179,47 @@ def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
         f"{np.median(sizes):.3f}; mean |change of a force component| {change.mean():.4g} {unit}",
         "",
         "relative error |dF_predicted - dF| / |dF|, with the best scale:",
-        f"{'':34s} {'scale':>9s} {'all':>7s} {'median':>7s} {'s = 1':>7s} "
-        f"{'corrected':>9s} {'F itself':>9s}   "
+        f"{'':{width}s} {'scale':>9s} {'all':>7s} {'median':>7s} {'s = 1':>7s} {'F itself':>9s}   "
         + "  ".join(f"{low:.2f}-{high:.2f} A" for low, high, *_ in found[0].by_displacement),
     ]
     for each in found:
         ones = "" if each.unscaled_error is None else f"{each.unscaled_error:.3f}"
         own = "" if each.forces_error is None else f"{each.forces_error:.3f}"
-        better = "" if each.corrected_error is None else f"{each.corrected_error:.3f}"
         parts = "  ".join(f"{row[-1]:11.3f}" for row in each.by_displacement)
         lines.append(
-            f"{each.name[:34]:34s} {each.scale:9.4g} {each.relative_error:7.3f} {each.median:7.3f} "
-            f"{ones:>7s} {better:>9s} {own:>9s}   {parts}"
+            f"{each.name[:width]:{width}s} {each.scale:9.4g} {each.relative_error:7.3f} "
+            f"{each.median:7.3f} {ones:>7s} {own:>9s}   {parts}"
         )
     lines.append(
         f"(scale: c in {unit}^2, or the calculator's s; s = 1: its error without a scale; "
-        "corrected: with an energy of pairs and triples fitted to the forces, over pairs left "
-        "out of the fit; F itself: the relative error of its forces)"
+        "F itself: the relative error of its forces; fitted: with an energy of pairs and triples "
+        "of atoms fitted to the data's forces, over pairs left out of the fit)"
     )
     elements = sorted({z for each in found for z in each.by_element})
     if len(elements) > 1:
-        lines += ["", f"{'by element':34s} " + " ".join(f"{z:>6s}" for z in elements)]
+        lines += ["", f"{'by element':{width}s} " + " ".join(f"{z:>6s}" for z in elements)]
         for each in found:
             values = (each.by_element.get(z) for z in elements)
             lines.append(
-                f"{each.name[:34]:34s} "
+                f"{each.name[:width]:{width}s} "
                 + " ".join("     -" if v is None else f"{v:6.3f}" for v in values)
             )
     return "\n".join(lines)
 
 
-def _verdict(args: argparse.Namespace, found: Any) -> str:
+def _verdict(args: argparse.Namespace, found: Any, labels: dict[str, str]) -> str:
     """Whether the best calculator can label second views, and the command that lets it."""
     from .measure import USABLE
 
-    simple, *given = found[: 1 + len(args.calculator)]
-    best = min(given, key=lambda each: each.lowest_error)
-    corrected = "" if best.corrected_error is None else ", with a correction,"
+    simple = found[0]
+    best = min((each for each in found if each.name in labels), key=lambda e: e.relative_error)
+    who = "an energy fitted to the data alone" if best.name == ALONE else best.name
     text = (
-        f"{best.name}{corrected} predicts the change of forces with an error of "
-        f"{best.lowest_error:.0%} (isotropic c: {simple.relative_error:.0%})."
+        f"{who} predicts the change of forces with an error of {best.relative_error:.0%} "
+        f"(isotropic c: {simple.relative_error:.0%})."
     )
-    if best.lowest_error > USABLE:
+    if best.relative_error > USABLE:
         return f"{text} That is too much for second views: above {USABLE:.0%} they are refused."
     command = ["ndem", "data", "second-views", args.path, "--calculator"]
-    command += [args.calculator[given.index(best)], "--out", "views.lmdb"]
+    command += [labels[best.name], "--out", "views.lmdb"]
     return f"{text} It can label second views:\n  {shlex.join(command)}"

@@ -12,7 +12,7 @@ with which ridge, is decided on pairs of near frames that were left out of the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,13 +22,12 @@ from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.data.records import Structure
 
 from .bodies import Pairs, Triples
-from .measure import Agreement
 from .pairs import Pair
 
 MOST_FRAMES = 200  # that are fitted
 FEWEST_PAIRS = 5  # of frames, without which no fit can be judged
 _MOST_COEFFICIENTS = 2000
-_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # A^-2
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # A^-2
 _FOLDS = 5
 _WORTHWHILE = 0.95  # of the error without it
 
@@ -93,57 +92,41 @@ class Corrected(Potential):
         return energy + more / self.scale, forces + push / self.scale
 
 
+def frames_to_fit(pairs: Sequence[Pair], labelled: Sequence[int]) -> list[int]:
+    """The frames of the pairs, and others evenly from ``labelled`` up to ``MOST_FRAMES``."""
+    chosen = dict.fromkeys(i for pair in pairs for i in (pair.first, pair.second))
+    for index in labelled[:: max(1, len(labelled) // MOST_FRAMES)]:
+        if len(chosen) < MOST_FRAMES:
+            chosen[index] = None
+    return list(chosen)
+
+
 def fit_correction(
     structures: Sequence[Structure],
     labels: dict[int, np.ndarray],
     scaled: dict[int, np.ndarray],
     pairs: Sequence[Pair],
-) -> Correction | None:
+) -> tuple[Correction, list[np.ndarray]] | None:
     """The best correction; None if none makes the change of forces better.
 
     Args:
         structures: of the data. labels: index -> (N, 3) F_DFT, eV/A. scaled: the same of s T. Both
             have at least the frames of the pairs.
         pairs: of near frames.
+
+    Returns:
+        The correction, and the change of s T + V of each pair, left out of the fit: (n, 3) on the
+        free atoms, eV/A.
     """
     if len(pairs) < FEWEST_PAIRS:
         return None
     elements = tuple(sorted({int(z) for i in labels for z in structures[i].numbers}))
-    best: Correction | None = None
-    for triples in (False, True):
-        fit = _Fit(structures, labels, scaled, pairs, elements, triples)
-        if fit.size > _MOST_COEFFICIENTS:
-            break
-        found = fit.best()
-        if best is None or found.error < best.error:
-            best = found
-    return best if best and best.error < _WORTHWHILE * best.error_without else None
-
-
-def corrected_error(
-    found: Agreement,
-    structures: Sequence[Structure],
-    pairs: Sequence[Pair],
-    forces: Callable[[int], np.ndarray],
-    unit: float,
-) -> float | None:
-    """The relative error that a calculator has with a correction; None if none helps.
-
-    Args:
-        found: how well it does without. forces: index -> (N, 3) T in the data's unit.
-        unit: of the data's forces, in eV/A.
-    """
-    pairs = pairs[: MOST_FRAMES // 2]
-    used = {i for pair in pairs for i in (pair.first, pair.second)}
-    labels = {i: _known(structures[i].forces) * unit for i in used}
-    scaled = {i: found.scale * unit * forces(i) for i in used}
-    fitted = fit_correction(structures, labels, scaled, pairs)
-    return found.relative_error * fitted.error / fitted.error_without if fitted else None
-
-
-def _known(forces: np.ndarray | None) -> np.ndarray:
-    assert forces is not None  # pairs have only frames with forces
-    return forces
+    fits = [_Fit(structures, labels, scaled, pairs, elements, three) for three in (False, True)]
+    found = [fit.best() for fit in fits if fit.size <= _MOST_COEFFICIENTS]
+    best = min(found, key=lambda each: each[0].error, default=None)
+    if best is not None and best[0].error < _WORTHWHILE * best[0].error_without:
+        return best
+    return None
 
 
 def _bases(elements: tuple[int, ...], triples: bool) -> list[Pairs | Triples]:
@@ -167,8 +150,9 @@ class _Fit:
         self.bases = _bases(elements, triples)
         self.size = sum(basis.size for basis in self.bases)
 
-    def best(self) -> Correction:
-        """The coefficients from all frames, with the ridge that is best on left-out pairs."""
+    def best(self) -> tuple[Correction, list[np.ndarray]]:
+        """The coefficients from all frames, with the ridge that is best on left-out pairs; and the
+        change of s T + V of each pair, left out of the fit."""
         tested = {i for pair in self.pairs for i in (pair.first, pair.second)}
         square, against, rows = np.zeros((self.size, self.size)), np.zeros(self.size), {}
         for index in self.labels:
@@ -177,51 +161,51 @@ class _Fit:
             against += here.T @ self._missing(index)
             if index in tested:
                 rows[index] = here
-        errors = self._left_out(square, against, rows)
-        place = int(errors.argmin())
-        return Correction(
+        changes = self._left_out(square, against, rows)
+        ridge = min(changes, key=lambda each: self._error(changes[each]))
+        without = [self._change(pair, {}) for pair in self.pairs]
+        found = Correction(
             elements=self.elements,
             triples=self.triples,
-            coefficients=tuple(_solve(square, against, _RIDGES[place]).tolist()),
-            ridge=_RIDGES[place],
+            coefficients=_solve(square, against, ridge).tolist(),
+            ridge=ridge,
             frames=len(self.labels),
-            error=float(errors[place]),
-            error_without=float(np.sqrt(self._wrong(self.pairs, {}) / self._size())),
+            error=self._error(changes[ridge]),
+            error_without=self._error(without),
         )
+        return found, changes[ridge]
 
     def _left_out(
         self, square: np.ndarray, against: np.ndarray, rows: dict[int, np.ndarray]
-    ) -> np.ndarray:
-        """Relative error of each ridge over all pairs, each left out of its own fit."""
-        wrong = np.zeros(len(_RIDGES))
+    ) -> dict[float, list[np.ndarray]]:
+        """For each ridge the change of s T + V of each pair, left out of its own fit."""
+        changes = {ridge: [np.zeros(0)] * len(self.pairs) for ridge in _RIDGES}
         for fold in range(_FOLDS):
             held = self.pairs[fold::_FOLDS]
             own = [i for pair in held for i in (pair.first, pair.second)]
             rest = square - sum(rows[i].T @ rows[i] for i in own)
             goal = against - sum(rows[i].T @ self._missing(i) for i in own)
-            for place, ridge in enumerate(_RIDGES):
+            for ridge in _RIDGES:
                 coefficients = _solve(rest, goal, ridge)
-                wrong[place] += self._wrong(held, {i: rows[i] @ coefficients for i in own})
-        return np.sqrt(wrong / self._size())
+                pushes = {i: rows[i] @ coefficients for i in own}
+                changes[ridge][fold::_FOLDS] = [self._change(pair, pushes) for pair in held]
+        return changes
 
-    def _wrong(self, pairs: Sequence[Pair], pushes: dict[int, np.ndarray]) -> float:
-        """|dF_predicted - dF_DFT|^2 over pairs; ``pushes``: forces of V on free atoms, flat."""
-        missing = {}
-        for index in (i for pair in pairs for i in (pair.first, pair.second)):
-            missing[index] = self.labels[index] - self.scaled[index]
+    def _change(self, pair: Pair, pushes: dict[int, np.ndarray]) -> np.ndarray:
+        """(n, 3) change of s T + V; ``pushes``: forces of V on the free atoms, flat."""
+        both = []
+        for index in (pair.first, pair.second):
+            forces = self.scaled[index].copy()
             if index in pushes:
-                missing[index][self.structures[index].free] -= pushes[index].reshape(-1, 3)
-        return sum(
-            float(np.square(pair.change(missing[pair.first], missing[pair.second])).sum())
-            for pair in pairs
-        )
+                forces[self.structures[index].free] += pushes[index].reshape(-1, 3)
+            both.append(forces)
+        return pair.change(*both)
 
-    def _size(self) -> float:
-        """|dF_DFT|^2 over all pairs."""
-        return sum(
-            float(np.square(p.change(self.labels[p.first], self.labels[p.second])).sum())
-            for p in self.pairs
-        )
+    def _error(self, changes: Sequence[np.ndarray]) -> float:
+        """|dF_predicted - dF_DFT| / |dF_DFT| over all pairs."""
+        true = [p.change(self.labels[p.first], self.labels[p.second]) for p in self.pairs]
+        wrong = sum(float(np.square(c - t).sum()) for c, t in zip(changes, true))
+        return float(np.sqrt(wrong / sum(float(np.square(t).sum()) for t in true)))
 
     def _rows(self, index: int) -> np.ndarray:
         """(3 n, P) forces on the n free atoms of a frame per coefficient."""

@@ -37,8 +37,6 @@ class Agreement:
         by_displacement: rows (from, to, pairs, relative error); A, rms over the free atoms.
         by_element: symbol -> relative error. by_system: sid -> relative error.
         median: over pairs.
-        corrected_error: of a calculator with a correction, over pairs left out of its fit
-            (correction.py); None if none was looked for, or none helps.
     """
 
     name: str
@@ -51,12 +49,6 @@ class Agreement:
     by_displacement: list[tuple[float, float, int, float]] = field(default_factory=list)
     by_element: dict[str, float] = field(default_factory=dict)
     by_system: dict[str, float] = field(default_factory=dict)
-    corrected_error: float | None = None
-
-    @property
-    def lowest_error(self) -> float:
-        """With the correction if there is one."""
-        return self.relative_error if self.corrected_error is None else self.corrected_error
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -65,7 +57,7 @@ class Agreement:
 
 def isotropic(structures: Sequence[Structure], pairs: Sequence[Pair]) -> Agreement:
     """Eq. 16 with the best c for all pairs; ``scale`` is c in the data's energy unit / A^2."""
-    return _agreement(
+    return agreement(
         "isotropic c", structures, pairs, [-pair.moved[pair.free] for pair in pairs], None
     )
 
@@ -88,7 +80,7 @@ def agreement_of(
     predicted = [pair.change(known[pair.first], known[pair.second]) for pair in pairs]
     off = sum(_square((known[i] - structures[i].forces)[structures[i].free]) for i in used)
     size = sum(_square(structures[i].forces[structures[i].free]) for i in used)
-    return _agreement(name, structures, pairs, predicted, float(np.sqrt(off / size)))
+    return agreement(name, structures, pairs, predicted, float(np.sqrt(off / size)))
 
 
 def force_changes(structures: Sequence[Structure], pairs: Sequence[Pair]) -> list[np.ndarray]:
@@ -102,13 +94,19 @@ def _square(values: np.ndarray) -> float:
     return float(np.square(values).sum())
 
 
-def _agreement(
+def agreement(
     name: str,
     structures: Sequence[Structure],
     pairs: Sequence[Pair],
     predicted: list[np.ndarray],
     forces_error: float | None,
 ) -> Agreement:
+    """Compare changes of forces with those of the data.
+
+    Args:
+        predicted: (n, 3) on the free atoms of each pair, in the data's unit.
+        forces_error: of the predictor's forces themselves, if known.
+    """
     from ase.data import chemical_symbols
 
     true = force_changes(structures, pairs)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairchem_kit.calculators.spec import DATA
 from fairchem_kit.words import counted
 from ndem_ocp.fit.errors import FitError
 
@@ -20,8 +21,8 @@ FILE = "views.lmdb"
 
 
 def is_potential(given: str | None) -> bool:
-    """Whether ``--second-views`` names a calculator, ``MODULE:CALL``, and not a file."""
-    return given is not None and ":" in given and not Path(given).exists()
+    """Whether ``--second-views`` names a calculator, ``MODULE:CALL`` or ``data``, and no file."""
+    return given is not None and (":" in given or given == DATA) and not Path(given).is_file()
 
 
 def views_file(given: str | None, folder: Folder) -> str | None:

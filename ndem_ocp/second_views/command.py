@@ -134,10 +134,8 @@ def _split(path: Path) -> Path:
 
 def summary(out: str, meta: dict[str, Any]) -> str:
     """A summary of the file, and how to train with it."""
-    from fairchem_kit.calculators.spec import Provenance
-
     counts, made_of = meta["counts"], meta["made_of"]
-    calculator, draws = made_of["calculator"], made_of["draws"]
+    draws = made_of["draws"]
     left_out = [
         f"{counts[key]} {text}"
         for key, text in (
@@ -152,16 +150,21 @@ def summary(out: str, meta: dict[str, Any]) -> str:
             f"{out}: {counted(draws['count'], 'second view')} of "
             f"{counted(counts['records'], 'record')}"
             + (f" (left out: {', '.join(left_out)})" if left_out else ""),
-            f"calculator: {Provenance(**calculator)}{_correction(meta)}; s = {meta['scale']:.4g}, "
-            "relative error " + ("not measured" if error is None else f"{error:.3f}"),
+            f"{_labelled_by(meta)}; relative error of the change of forces "
+            + ("not measured" if error is None else f"{error:.3f}"),
             "train with:  task: {ndem: {coefficient: 1, target: second_views, "
             f"second_views: {out}}}}}",
         ]
     )
 
 
-def _correction(meta: dict[str, Any]) -> str:
+def _labelled_by(meta: dict[str, Any]) -> str:
+    from fairchem_kit.calculators.spec import DATA, Provenance
+
+    calculator = Provenance(**meta["made_of"]["calculator"])
     found = meta.get("correction")
-    if not found:
-        return ""
-    return f", corrected with {counted(len(found['coefficients']), 'coefficient')}"
+    fitted = f"{counted(len(found['coefficients']), 'coefficient')} fitted" if found else ""
+    if calculator.spec == DATA:
+        return f"an energy with {fitted} to the data"
+    corrected = f", corrected with {fitted} to the data" if found else ""
+    return f"calculator: {calculator}{corrected}; s = {meta['scale']:.4g}"

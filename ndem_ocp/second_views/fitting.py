@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.calculators.nothing import NoPotential
 from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.curvature.correction import (
     FEWEST_PAIRS,
     MOST_FRAMES,
     Correction,
     fit_correction,
+    frames_to_fit,
 )
 from fairchem_kit.curvature.measure import Agreement, agreement_of
 from fairchem_kit.curvature.pairs import DISPLACEMENTS, MOST_READ, Pair, near_pairs
@@ -103,20 +105,26 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
     scale, error, unscaled = 1.0 if options.scale is None else options.scale, None, None
     if pairs:
         found = agreement_of("calculator", structures, pairs, forces.in_data_unit)
-        scale = found.scale if options.scale is None else options.scale
+        scale = (found.scale or 1.0) if options.scale is None else options.scale
         error = found.relative_error if options.scale is None else _error_at(found, scale)
         unscaled = found.unscaled_error
+    if pairs and not forces.none:
         say(
             f"over {counted(found.pairs, 'pair')} of near frames the calculator's change of forces "
             f"is off by {100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
             f"{100 * (found.forces_error or 0):.0f} %)"
         )
-    else:
+    elif not pairs:
         say(
             "The data have no pairs of near frames, so the calculator cannot be tested on them; "
             f"s = {scale:g}"
         )
     correction = _correction(forces, labelled, pairs, scale) if options.correct else None
+    if forces.none and correction is None:
+        raise DataError(
+            f"{path}: no energy fitted to the forces of these frames predicts how they change. "
+            "Give a calculator, or more frames"
+        )
     if correction is not None and error is not None:
         error *= correction.error / correction.error_without
     if error is not None and error > options.max_error:
@@ -133,6 +141,7 @@ class _Forces:
 
     def __init__(self, potential: Potential, structures: Sequence[Structure], unit: float) -> None:
         self.potential, self.structures, self.unit = potential, structures, unit
+        self.none = isinstance(potential.calculator, NoPotential)
         self._known: dict[int, np.ndarray] = {}
 
     def of(self, index: int) -> np.ndarray:
@@ -161,9 +170,7 @@ def _correction(
     if len(pairs) < FEWEST_PAIRS:
         say("no correction: the data have too few pairs of similar frames to judge one by")
         return None
-    chosen = dict.fromkeys(i for pair in pairs for i in (pair.first, pair.second))
-    evenly = labelled[:: max(1, len(labelled) // MOST_FRAMES)]
-    chosen |= dict.fromkeys(evenly[: max(0, MOST_FRAMES - len(chosen))])
+    chosen = frames_to_fit(pairs, labelled)
     found = fit_correction(
         forces.structures,
         {i: forces.label(i) for i in chosen},
@@ -175,14 +182,17 @@ def _correction(
             "no correction: one that is fitted to the forces does not make their change better "
             f"over {counted(len(pairs), 'pair')} left out of the fit"
         )
-    else:
-        say(
-            f"corrected by an energy of {found.bodies} fitted to the forces of "
-            f"{counted(found.frames, 'frame')}: {100 * found.error:.1f} instead of "
-            f"{100 * found.error_without:.1f} % over {counted(len(pairs), 'pair')} left out of "
-            "the fit"
-        )
-    return found
+        return None
+    correction, _ = found
+    what = "an" if forces.none else "corrected by an"
+    instead = "" if forces.none else f" instead of {100 * correction.error_without:.1f}"
+    say(
+        f"{what} energy of {correction.bodies} fitted to the forces of "
+        f"{counted(correction.frames, 'frame')}: its change of forces is off by "
+        f"{100 * correction.error:.1f}{instead} % over {counted(len(pairs), 'pair')} left out of "
+        "the fit"
+    )
+    return correction
 
 
 def _error_at(found: Agreement, scale: float) -> float:

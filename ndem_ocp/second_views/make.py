@@ -29,7 +29,7 @@ from fairchem_kit.words import counted
 
 from .draws import Draws, digest_of, views_of
 from .fitting import FitOptions, fit_to_data, say
-from .sidecar import SidecarWriter, Views
+from .sidecar import SidecarWriter, Views, read_meta
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,11 @@ def _open(
             f"({', '.join(str(before.get(key)) for key in changed)}): give another --out"
         )
     return writer
+
+
+def labeller(views: Path, spec: str) -> Potential:
+    """The potential T + V / s that made a file of views, from its calculator's SPEC."""
+    return _corrected(Potential(calculator_of(spec)), read_meta(views))
 
 
 def _corrected(potential: Potential, meta: dict[str, Any]) -> Potential:

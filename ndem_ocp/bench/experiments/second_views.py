@@ -28,16 +28,21 @@ from typing import Any
 
 import numpy as np
 
-from fairchem_kit.calculators.potential import Potential
-from fairchem_kit.calculators.spec import calculator_of
-from fairchem_kit.curvature.correction import Correction
 from fairchem_kit.data.records import iter_structures
 from fairchem_kit.data.statistics import dataset_statistics
 from fairchem_kit.data.units import force_in_ev, units_of
 from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
 from fairchem_kit.report.sweep_results import collect
 from ndem_ocp.bench.checkout import ROOT, in_checkout
-from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Evaluation, Pretraining
+from ndem_ocp.bench.experiments.second_views_cases import (
+    CASES,
+    VIEW_FILES,
+    Case,
+    Evaluation,
+    Molecule,
+    Pretraining,
+)
+from ndem_ocp.second_views.make import labeller
 from ndem_ocp.second_views.sidecar import Sidecar, read_meta
 from ndem_ocp.sweep import train_and_test
 
@@ -89,14 +94,15 @@ def _out(case: Case) -> Path:
 def make_data(case: Case, args: Namespace, arms: list[str]) -> None:
     """Make the data set and the second views of its training frames, unless they exist."""
     case.make(_ndem, args)
-    of_arms = {case.all_arms[name].correction for name in arms if name in case.arms}
-    for correction in sorted(of_arms | {"none"}):
-        views = Path(case.views_with(correction))
+    needed = {case.all_arms[name].views for name in arms if name in case.arms}
+    for which in sorted(needed | {"views"}):
+        views = Path(case.views_file(which))
+        calculator, correction = VIEW_FILES[which]
         if not views.exists() or not read_meta(views).get("complete"):
             _ndem(
-                "data", "second-views", f"{case.data}/train", "--calculator", args.calculator,
-                "--draws", case.draws, "--sigma", *case.sigma, "--correction", correction,
-                "--out", views,
+                "data", "second-views", f"{case.data}/train",
+                "--calculator", calculator or args.calculator, "--correction", correction,
+                "--draws", case.draws, "--sigma", *case.sigma, "--out", views,
             )  # fmt: skip
 
 
@@ -188,10 +194,15 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     ]
     sweep = sweep_of(case, {name: overrides(case, name) for name in complete})
     found = collect(sweep, out, complete, seeds, [])
-    found["second_views"] = _provenance(case, "none")
-    if any(case.all_arms[name].correction == "fit" for name in complete):
-        found["corrected_views"] = _provenance(case, "fit")
-        found["potential"] = potential_itself(case, args.calculator)
+    found["second_views"] = _provenance(case, "views")
+    of_arms = {case.all_arms[name].views for name in complete if case.all_arms[name].has_views}
+    found["other_views"] = {
+        which: _provenance(case, which) for which in sorted(of_arms - {"views"})
+    }
+    if isinstance(case, Molecule):
+        found["potential"] = {
+            which: potential_itself(case, which, args.calculator) for which in sorted(of_arms)
+        }
     for name in complete:
         for what in case.evaluations:
             found["arms"][name][what.name] = _over_seeds(case, name, seeds, what)
@@ -204,42 +215,33 @@ def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def potential_itself(case: Case, calculator: str) -> dict[str, Any]:
-    """Force MAE of the potential itself on frames of the test set, in the data's unit.
+def potential_itself(case: Case, which: str, calculator: str) -> dict[str, float]:
+    """Force MAE of s T + V itself on frames of the test set, in the data's unit.
 
-    ``forces_mae`` of T, and ``corrected_forces_mae`` of s T + V if its views are corrected.
+    Args:
+        which: the views made with it. calculator: T of the case.
     """
-    written = _out(case) / "potential.json"
-    corrected = Path(case.views_with("fit"))
+    written = _out(case) / f"potential_{which}.json"
     if written.exists():
         return json.loads(written.read_text(encoding="utf-8"))
-    meta = read_meta(corrected)
-    correction = Correction(**meta["correction"]) if meta["correction"] else None
-    potential, unit = (
-        Potential(calculator_of(calculator)),
-        force_in_ev(units_of(Path(case.data) / "test")),
-    )
+    views = Path(case.views_file(which))
+    potential = labeller(views, VIEW_FILES[which][0] or calculator)
+    scale = read_meta(views)["scale"]
     structures = list(iter_structures(f"{case.data}/test"))
     chosen = structures[:: max(1, len(structures) // TEST_FRAMES)][:TEST_FRAMES]
-    errors: dict[str, list[np.ndarray]] = {"forces_mae": [], "corrected_forces_mae": []}
-    for structure in chosen:
-        label = structure.forces * unit
-        forces = potential(structure)[1]
-        errors["forces_mae"].append(np.abs(forces - label)[structure.free])
-        if correction:
-            better = meta["scale"] * forces + correction(structure)[1]
-            errors["corrected_forces_mae"].append(np.abs(better - label)[structure.free])
-    found = {
-        "frames": len(chosen),
-        **{key: float(np.concatenate(each).mean() / unit) for key, each in errors.items() if each},
-    }
+    unit = force_in_ev(units_of(Path(case.data) / "test"))
+    errors = [
+        np.abs(scale * potential(structure)[1] / unit - structure.forces)[structure.free]
+        for structure in chosen
+    ]
+    found = {"frames": len(chosen), "forces_mae": float(np.concatenate(errors).mean())}
     written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 
-def _provenance(case: Case, correction: str) -> dict[str, Any]:
-    """How the second views of a case were made."""
-    views = Sidecar(case.views_with(correction))
+def _provenance(case: Case, which: str) -> dict[str, Any]:
+    """How second views of a case were made; ``which``: a key of ``VIEW_FILES``."""
+    views = Sidecar(case.views_file(which))
     keys = ("made_of", "scale", "relative_error", "structures", "counts")
     return {**{key: views.meta[key] for key in keys}, "correction": views.correction}
 

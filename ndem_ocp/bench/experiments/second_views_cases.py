@@ -20,6 +20,15 @@ PLAIN = {"task.ndem.coefficient": 0}
 NEW_DATA = "data/second_views/oc20_new"
 
 
+#: Files of second views, and their options of `ndem data second-views`: the calculator, None for
+#: the one given to the experiment, and the correction.
+VIEW_FILES: dict[str, tuple[str | None, str]] = {
+    "views": (None, "none"),
+    "corrected": (None, "fit"),
+    "alone": ("data", "fit"),
+}
+
+
 @dataclass(frozen=True)
 class Pretraining:
     """Plain training on ``data`` for ``steps`` steps, from which other runs start."""
@@ -34,13 +43,13 @@ class Arm:
     """Changes of the configuration, and the cost of a step in plain steps.
 
     ``potential``: fraction of the budget for pre-training on the potential's own labels.
-    ``correction``: option of `ndem data second-views` for the views of this arm.
+    ``views``: which views it uses, a key of :data:`VIEW_FILES`.
     """
 
     changes: dict[str, Any]
     cost: float = 1.0
     potential: float = 0.0
-    correction: str = "none"
+    views: str = "views"
 
     @property
     def has_views(self) -> bool:
@@ -68,7 +77,8 @@ MOLECULE_ARMS = {
     "plain": Arm(PLAIN),
     "instead": Arm(VIEWS),
     "forces_only": Arm({**VIEWS, "task.ndem.energies": False}),
-    "corrected": Arm({**VIEWS, "task.ndem.energies": False}, correction="fit"),
+    "corrected": Arm({**VIEWS, "task.ndem.energies": False}, views="corrected"),
+    "alone": Arm({**VIEWS, "task.ndem.energies": False}, views="alone"),
     "ndem": Arm({"task.ndem.sigma_max": 0.05}, cost=1.6),
     "first_order": Arm(
         {"task.ndem.target": "first_order", "task.ndem.sigma_max": 0.02, "task.ndem.share": 0.25}
@@ -124,11 +134,11 @@ class Case:
     @property
     def views(self) -> str:
         """The file of second views of the potential as it is."""
-        return self.views_with("none")
+        return self.views_file("views")
 
-    def views_with(self, correction: str) -> str:
-        """The file of second views with ``--correction``."""
-        return f"{self.data}.{'views' if correction == 'none' else 'corrected'}.lmdb"
+    def views_file(self, which: str) -> str:
+        """The file of second views; ``which``: a key of :data:`VIEW_FILES`."""
+        return f"{self.data}.{which}.lmdb"
 
     @property
     def plain_steps(self) -> int:
@@ -153,7 +163,7 @@ class Case:
     def overrides(self, name: str, checkpoint: str | None = None) -> dict[str, Any]:
         """The settings of an arm; ``checkpoint``: the one it starts from."""
         arm = self.all_arms[name]
-        views = {"task.ndem.second_views": self.views_with(arm.correction)}
+        views = {"task.ndem.second_views": self.views_file(arm.views)}
         return {
             **self.settings(self.data, (1 - arm.potential) * self.plain_steps / arm.cost),
             **arm.changes,
@@ -344,7 +354,7 @@ class Surfaces(Case):
         }
 
 
-ALL = ("plain", "instead", "forces_only", "corrected", "ndem")
+ALL = ("plain", "instead", "forces_only", "corrected", "alone", "ndem")
 ON_SURFACES = ("plain", "instead", "forces_only", "ndem", "dens")
 FOUR = tuple(f"random1000{number}" for number in (120, 156, 161, 164))
 SIX = tuple(f"random1000{number}" for number in (103, 110, 141, 169, 187, 195))
@@ -355,7 +365,7 @@ CASES: list[Case] = [
     Molecule(100, 4, ALL, molecule="ethanol"),
     Surfaces(60, 800, ON_SURFACES, files=SIX, new_files=FOUR),
     Surfaces(60, 3200, ("plain", "instead"), files=SIX, new_files=FOUR),
-    Molecule(50, 1, ("plain", "instead", "corrected"), molecule="ethanol", start=ASPIRIN),
+    Molecule(50, 1, ("plain", "instead", "alone"), molecule="ethanol", start=ASPIRIN),
     Molecule(100, 2, ALL, molecule="aspirin"),
     Molecule(100, 1, ("plain", "instead", "first_order"), molecule="ethanol"),
     Molecule(300, 4, ALL, molecule="ethanol", draws=32),

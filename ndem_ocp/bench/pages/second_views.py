@@ -19,13 +19,15 @@ ARMS = {
     "ndem": "NDeM, λ = 1",
     "forces_only": "the same without energy labels",
     "corrected": "the same with a corrected potential",
+    "alone": "the same without any potential",
     "first_order": "first order, no potential",
     "pretrained": "pre-trained on the potential's forces",
     "dens": "DeNS",
 }
 OF_POTENTIAL = {
-    "forces_mae": "the potential itself",
-    "corrected_forces_mae": "the corrected potential itself",
+    "views": "the potential itself, scaled",
+    "corrected": "the corrected potential itself",
+    "alone": "the energy fitted to the data alone, itself",
 }
 NO_FORCE = "predicting no force"
 SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
@@ -109,9 +111,8 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
         rows += [_row(case, arm, found["arms"], digits) for arm in case.arms]
         for key, text in OF_POTENTIAL.items():
             if key in found.get("potential", {}):
-                rows.append(
-                    [case.title, text, "", "", f"{found['potential'][key]:.{digits}f}", *[""] * 4]
-                )
+                error = found["potential"][key]["forces_mae"]
+                rows.append([case.title, text, "", "", f"{error:.{digits}f}", *[""] * 4])
         sources.append((name, found))
     if not sources:
         return _not_run(missing)
