@@ -12,6 +12,7 @@ with which ridge, is decided on pairs of near frames that were left out of the f
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -90,6 +91,15 @@ class Corrected(Potential):
         energy, forces = super().__call__(structure, eps)
         more, push = self.correction(structure, eps)
         return energy + more / self.scale, forces + push / self.scale
+
+
+def seconds(structure: Structure) -> float:
+    """Time of V on a structure, before one has been fitted."""
+    bases = _bases(tuple(sorted(set(structure.numbers.tolist()))), triples=True)
+    began = time.perf_counter()
+    for basis in bases:
+        basis.terms(structure).energy_and_forces(np.zeros(basis.size))
+    return time.perf_counter() - began
 
 
 def frames_to_fit(pairs: Sequence[Pair], labelled: Sequence[int]) -> list[int]:

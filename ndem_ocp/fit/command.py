@@ -63,8 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--model", choices=("et", "equiformer_v2"), help="default: chosen by the data")
     add(
         "--second-views", metavar="POTENTIAL",
-        help="also train on displaced structures labelled with a potential: an ASE calculator as "
-        "MODULE:CALL, or a file made by ndem data second-views",
+        help="also train on displaced structures. Their labels come from an ASE calculator, as "
+        "MODULE:CALL; from an energy fitted to the frames themselves: data; or from a file made by "
+        "ndem data second-views",
     )  # fmt: skip
     add_device(parser)
     add(

@@ -133,8 +133,9 @@ def _objective(second_views: str | None) -> str:
             "ones"
         )
     return (
-        "plain training. Where frames are few, second views from a potential that you have "
-        "installed can lower the force error: --second-views MODULE:CALL (docs/second_views.md). "
+        "plain training. Where frames are few, second views can lower the force error: "
+        "--second-views data, or MODULE:CALL for a potential that you have installed "
+        "(docs/second_views.md). "
         "The paper's NDeM did not pay for its cost in runs of minutes (docs/settings.md); "
         "task.ndem.coefficient: 1 adds it"
     )

@@ -60,9 +60,11 @@ def _count(spec: str, train: Path, frames: int, minutes: float) -> int:
     """How many views of each structure fit into the time, from a few calculations."""
     from fairchem_kit.calculators.potential import Potential
     from fairchem_kit.calculators.spec import calculator_of
+    from fairchem_kit.curvature import correction
     from fairchem_kit.data.records import iter_structures
 
-    seconds = Potential(calculator_of(spec)).seconds(next(iter(iter_structures(train))))
+    structure = next(iter(iter_structures(train)))
+    seconds = Potential(calculator_of(spec)).seconds(structure) + correction.seconds(structure)
     possible = int(60 * minutes / (seconds * frames)) - 2  # itself, and once for the correction
     if possible < LEAST:
         needed = (LEAST + 2) * seconds * frames / 60

@@ -27,7 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SPEC",
         help="any ASE calculator, as MODULE:CALL, such as "
-        "'sevenn.calculator:SevenNetCalculator(model=\"7net-0\")' or './mine.py:calculator()'",
+        "'sevenn.calculator:SevenNetCalculator(model=\"7net-0\")' or './mine.py:calculator()'; or "
+        "data: no calculator, but an energy fitted to the data's forces",
     )
     add("--out", required=True, metavar="FILE", help="the file to write, such as views.lmdb")
     add(
