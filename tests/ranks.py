@@ -25,6 +25,7 @@ from torch import Tensor
 
 import ndem_ocp
 from fairchem_kit.training.distributed import rewrap
+from grids import remember_grids
 from helpers import default_dtype, use_float64_graphs
 from ndem_ocp.method import Noise, draw_noise
 from ndem_ocp.method import objective as objective_module
@@ -57,6 +58,7 @@ def _rank(rank: int, world: int, port: int, folder: Path, function: Any, args: A
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo", rank=rank, world_size=world)
     setup_imports()
+    remember_grids()
     torch.save(function(rank, *args), folder / f"rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
