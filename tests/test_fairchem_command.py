@@ -29,6 +29,7 @@ from fairchem.core.common.relaxation.ase_utils import OCPCalculator
 from fairchem.core.datasets import LmdbDataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from alone import TORCHS_PORT, alone
 from conftest import tiny_config
 from fairchem_kit.history.logger import find_history, read_history
 
@@ -325,7 +326,8 @@ def test_resume_continues_from_its_step(trained, after):
 def test_two_ranks(workspace, fraction):
     name = f"two_ranks_{fraction}"
     settings = (f"--task.ndem.fraction={fraction}", f"--optim.checkpoint_every={EVAL_EVERY}")
-    done = workspace.fairchem(name, "train", "--num-gpus", 2, *settings)
+    with alone(TORCHS_PORT):
+        done = workspace.fairchem(name, "train", "--num-gpus", 2, *settings)
     check_training(done, STEPS // 2)
     for folder in ("checkpoints", "results", "logs/ndem_ocp.HistoryLogger"):
         assert done.only(f"{folder}/*").name.endswith(f"-{name}")
