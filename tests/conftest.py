@@ -15,6 +15,9 @@ import torch
 if not torch.cuda.is_available():
     # Triton's kernels run in its interpreter; read when Triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# fairchem shares batches among ranks with twelve lines that numba compiles for five seconds, in
+# each rank anew. Python runs the same lines; test_fairchem_command.py has them compiled.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 from fairchem.core.common.utils import load_config, setup_imports
 

@@ -76,6 +76,7 @@ def run(command: list[Any], run_dir: Path) -> Done:
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
         "CUDA_VISIBLE_DEVICES": "",
+        "NUMBA_DISABLE_JIT": "0",  # as users have it; conftest.py says why other tests do not
     }
     # A file and no pipe: a helper process that outlives the command must not keep us waiting.
     log = run_dir / "output.txt"
