@@ -51,7 +51,15 @@ def fork_ranks(world: int, function: Callable[..., None], *args: Any) -> None:
     Raises:
         torch.multiprocessing.ProcessRaisedException: with the traceback of a rank that failed.
     """
-    mp.start_processes(_forked, (function, args), nprocs=world, start_method="fork")
+    ranks = mp.start_processes(
+        _forked, (function, args), nprocs=world, join=False, start_method="fork"
+    )
+    try:
+        while not ranks.join():
+            pass
+    finally:  # at a test's limit of time, ranks that wait for each other would wait on
+        for process in ranks.processes:
+            process.kill()
 
 
 def _forked(rank: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
