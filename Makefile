@@ -89,12 +89,11 @@ qm9: $(STAMP)
 	test -d data/qm9_small || $(BIN)/ndem data qm9 qm9pack --train 4000 --val 500 --test 500 --out data/qm9_small
 	$(BIN)/ndem sweep configs/qm9/sweeps/small.yml --out runs/qm9 --jobs 2
 
-# Beside fairchem 1.10. What starts no further processes runs side by side, each file in one worker; the rest, which has
-# limits of time, alone.
+# Beside fairchem 1.10: JOBS files at a time, each in one worker, those with slow tests first (tests/conftest.py). For what
+# a machine has once, tests wait for each other (tests/alone.py).
 JOBS ?= 2
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not ddp and not slurm and not gpu"
-	$(BIN)/python -m pytest -m "slow or ddp or slurm or gpu"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not ddp and not slurm and not gpu"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import torch
 if not torch.cuda.is_available():
     # Triton's kernels run in its interpreter; read when Triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# fairchem shares batches among ranks with twelve lines that numba compiles for five seconds, in
+# each rank anew. Python runs the same lines; test_fairchem_command.py has them compiled.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 from fairchem.core.common.utils import load_config, setup_imports
 
 import ndem_ocp
 from fairchem_kit.data.demo import make_demo
+from grids import remember_grids
 from ndem_ocp.testing import steps, trainer_of  # noqa: F401 (steps: for the tests)
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -45,11 +50,20 @@ TINY_BACKBONE = {
 }
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Side by side (make test), files with slow tests begin: none is left to the end alone."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _fairchem():
     torch.set_num_threads(1)  # results to the bit, and no two tests fighting for cores
     setup_imports()
     ndem_ocp.register()
+    remember_grids()
 
 
 @pytest.fixture(autouse=True)

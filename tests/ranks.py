@@ -7,6 +7,7 @@ structures differently must agree to rounding. What a rank saw comes back as a :
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +21,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from fairchem.core.common import distutils
-from fairchem.core.common.utils import setup_imports
 from torch import Tensor
 
 import ndem_ocp
@@ -38,6 +38,35 @@ EXACT = {"use_gate_act": True, "use_grid_mlp": False, "drop_path_rate": 0.0, "al
 # --- processes ---------------------------------------------------------------------------------
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def fork_ranks(world: int, function: Callable[..., None], *args: Any) -> None:
+    """``function(rank, *args)`` in ``world`` processes. Forked: to import everything again would
+    take each of them seven seconds, longer than most of what they are to do.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: with the traceback of a rank that failed.
+    """
+    ranks = mp.start_processes(
+        _forked, (function, args), nprocs=world, join=False, start_method="fork"
+    )
+    try:
+        while not ranks.join():
+            pass
+    finally:  # at a test's limit of time, ranks that wait for each other would wait on
+        for process in ranks.processes:
+            process.kill()
+
+
+def _forked(rank: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    gc.freeze()  # what the parent left belongs to threads that do not run here: collecting it hangs
+    function(rank, *args)
+
+
 def run_ranks(world: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
     """``function(rank, *args)`` on ``world`` gloo ranks; what each returned, in order.
 
@@ -45,10 +74,7 @@ def run_ranks(world: int, folder: Path, function: Callable[..., Any], *args: Any
         torch.multiprocessing.ProcessRaisedException: with the traceback of a rank that failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = free_port.getsockname()[1]
-    mp.spawn(_rank, (world, port, folder, function, args), nprocs=world)
+    fork_ranks(world, _rank, world, free_port(), folder, function, args)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(world)]
 
 
@@ -56,7 +82,6 @@ def _rank(rank: int, world: int, port: int, folder: Path, function: Any, args: A
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    setup_imports()
     torch.save(function(rank, *args), folder / f"rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

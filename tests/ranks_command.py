@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from alone import TORCHS_PORT, alone
 
 FAIRCHEM = Path(sys.executable).with_name("fairchem")
 FINISHED = "Total time taken"  # fairchem's last line of a run
@@ -45,6 +48,9 @@ class Command:
         arguments += ["--identifier", "ranks", "--cpu", "--num-gpus", ranks, *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment["PYTHONFAULTHANDLER"] = "1"  # for ``stacks``
+        self._alone = contextlib.ExitStack()
+        if not OWN_NETWORK:
+            self._alone.enter_context(alone(TORCHS_PORT))
         self.started = time.monotonic()
         # A file and no pipe: a process that outlives the command must not keep us waiting.
         with self.log.open("w") as file:
@@ -65,6 +71,7 @@ class Command:
         if self.left():
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self._alone.close()
 
     @property
     def output(self) -> str:

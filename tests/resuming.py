@@ -22,10 +22,11 @@ import torch
 import torch.distributed as dist
 from fairchem.core.common import distutils
 
-from conftest import tiny_config, trainer_of
+from conftest import TINY_BACKBONE, tiny_config, trainer_of
 from fairchem_kit.checkpoints import read_checkpoint
 from fairchem_kit.history.logger import FILE_NAME, read_history
 from fairchem_kit.training.resume.stopping import Stopped
+from grids import make_grids
 
 RUN = "run"
 STEPS = 18  # three epochs of six steps, the last one of an epoch uneven
@@ -64,6 +65,7 @@ def launch(
     hook: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """Start a run on forked ranks; ``hook(trainer)`` is called on each before it trains."""
+    make_grids(*TINY_BACKBONE["lmax_list"], TINY_BACKBONE["grid_resolution"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from alone import CLUSTER, alone
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 NODES = ("n1", "n2")
 _APT_S = 400
@@ -179,11 +181,16 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(environ: Mapping[str, str]) -> Iterator[Cluster]:
-    """A cluster, from start to stop.
+    """A cluster, from start to stop; one at a time.
 
     Raises:
         Unavailable: if SLURM cannot be installed or started here.
     """
+    with alone(CLUSTER):
+        yield from _cluster(environ)
+
+
+def _cluster(environ: Mapping[str, str]) -> Iterator[Cluster]:
     _install()
     home = Path(
         tempfile.mkdtemp(prefix="ndem-slurm-", dir="/run" if os.access("/run", os.W_OK) else None)

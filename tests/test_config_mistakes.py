@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import torch
 import yaml
 from fairchem.core.common import distutils
 from fairchem.core.common.registry import registry
-from fairchem.core.common.utils import load_config, setup_imports
+from fairchem.core.common.utils import load_config
 from fairchem.core.datasets import LmdbDataset
 from fairchem.core.modules.normalization.element_references import LinearReferences
 
@@ -37,6 +36,7 @@ from ndem_ocp.method import SettingsError
 from ndem_ocp.pretrained import PretrainedError
 from ndem_ocp.testing import trainer_of
 from ndem_ocp.trainer import NDeMTrainer
+from ranks import fork_ranks, free_port
 from reliability import observed
 
 KEPT = ("in its first seconds, before a model or data set is built", "nothing: no step was made")
@@ -652,7 +652,6 @@ def test_the_command_stops_in_its_first_seconds(demo_data, tmp_path):
 def stopped_rank(rank, port, config, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
-    setup_imports()
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     try:
         trainer_of(config, folder)
@@ -667,10 +666,7 @@ def stopped_rank(rank, port, config, folder):
 def test_two_ranks_stop_together(demo_data, tmp_path):
     config = tiny_config(demo_data)
     config["dataset"]["train"]["transforms"]["normalizer"]["forces"]["stdev"] = 300.0
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = free_port.getsockname()[1]
-    torch.multiprocessing.spawn(stopped_rank, (port, config, tmp_path), nprocs=2)
+    fork_ranks(2, stopped_rank, free_port(), config, tmp_path)
     messages = [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)]
     assert messages[0] == messages[1]
     assert "transforms.normalizer.forces" in messages[0]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from fairchem.core.common.registry import registry
-from fairchem.core.common.utils import setup_imports
 from fairchem.core.datasets import create_dataset, data_list_collater
 from fairchem.core.modules.loss import DDPLoss
 
@@ -22,6 +19,7 @@ from ndem_ocp.method import objective as objective_module
 from ndem_ocp.models import two_view_config, with_second_view
 from ndem_ocp.second_views.draws import Draws
 from ndem_ocp.second_views.make import MakeOptions, make_second_views
+from ranks import fork_ranks, free_port
 
 pytestmark = pytest.mark.ddp
 
@@ -77,12 +75,9 @@ def gradients(config, source, rank: int, parts: list[list[int]], fraction: float
 
 
 def rank_main(rank, port, config, source, parts, fraction, out):
-    import ndem_ocp  # noqa: F401
-
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=len(parts))
-    setup_imports()
     with default_dtype(torch.float64):
         result = gradients(config, source, rank, parts, fraction)
     if rank == 0:
@@ -111,11 +106,8 @@ def test_two_ranks_give_the_gradients_of_one(demo_data, tmp_path, fraction):
     with default_dtype(torch.float64):
         expected = gradients(copy.deepcopy(config), source, 0, [[*range(4)]], fraction)
 
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = free_port.getsockname()[1]
     out = tmp_path / "gradients.pt"
-    mp.spawn(rank_main, (port, config, source, parts, fraction, out), nprocs=2)
+    fork_ranks(2, rank_main, free_port(), config, source, parts, fraction, out)
     got = torch.load(out)
     assert got.keys() == expected.keys()
     assert any(name.startswith("output_heads.noisy_forces") for name in got)
@@ -166,12 +158,9 @@ def train(config, run_dir, batch_size: int) -> dict[str, torch.Tensor]:
 
 
 def trainer_rank(rank, port, config, run_dir, out):
-    import ndem_ocp  # noqa: F401
-
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    setup_imports()
     result = train(config, run_dir, batch_size=2)
     if rank == 0:
         torch.save(result, out)
@@ -190,11 +179,8 @@ def test_a_task_that_starts_late_is_the_same_on_two_ranks(demo_data, tmp_path, o
     config["optim"]["num_workers"] = 0
     expected = train(config, tmp_path / "one", batch_size=4)
 
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = free_port.getsockname()[1]
     out = tmp_path / "weights.pt"
-    mp.spawn(trainer_rank, (port, config, tmp_path / "two", out), nprocs=2)
+    fork_ranks(2, trainer_rank, free_port(), config, tmp_path / "two", out)
     got = torch.load(out)
     assert got.keys() == expected.keys()
     untrained = train({**config, "optim": {**config["optim"], "lr_initial": 0.0}}, tmp_path, 4)
@@ -220,11 +206,8 @@ def test_second_views_are_the_same_on_two_ranks(demo_data, tmp_path):
     clean["task"]["ndem"]["share"] = 0.0
     other = train(clean, tmp_path / "clean", batch_size=4)
 
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = free_port.getsockname()[1]
     out = tmp_path / "weights.pt"
-    mp.spawn(trainer_rank, (port, config, tmp_path / "two", out), nprocs=2)
+    fork_ranks(2, trainer_rank, free_port(), config, tmp_path / "two", out)
     got = torch.load(out)
     assert got.keys() == expected.keys()
     assert any(not torch.allclose(other[name], expected[name]) for name in expected)

@@ -15,6 +15,7 @@ from fairchem.core.models.equiformer_v2.edge_rot_mat import init_edge_rot_mat
 from fairchem.core.models.equiformer_v2.so3 import CoefficientMappingModule, SO3_Rotation
 from torch_geometric.data import Batch
 
+import grids
 from conftest import ROOT
 from ndem_ocp.method import NDeMSettings
 from ndem_ocp.method.views import as_corrupted
@@ -173,6 +174,16 @@ def test_at_full_width_float32_agrees_to_five_digits(records, training):
         for config in (model, to_ours(model))
     ]
     assert_same(*results, 1e-5)
+
+
+def test_the_grids_of_the_tests_are_e3nns(dtype):
+    for given in ((3, 8, 8), (2, 6, 5)):
+        for _ in range(2):
+            found = grids.remembered(*given, device="cpu")
+            for tensor, expected in zip(found, grids.made(*given, device="cpu"), strict=True):
+                assert tensor.dtype == dtype
+                assert torch.equal(tensor, expected)
+                tensor.zero_()  # one's own
 
 
 def test_parameters_are_upstreams():

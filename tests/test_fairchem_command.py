@@ -29,6 +29,7 @@ from fairchem.core.common.relaxation.ase_utils import OCPCalculator
 from fairchem.core.datasets import LmdbDataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from alone import TORCHS_PORT, alone
 from conftest import tiny_config
 from fairchem_kit.history.logger import find_history, read_history
 
@@ -75,6 +76,7 @@ def run(command: list[Any], run_dir: Path) -> Done:
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
         "CUDA_VISIBLE_DEVICES": "",
+        "NUMBA_DISABLE_JIT": "0",  # as users have it; conftest.py says why other tests do not
     }
     # A file and no pipe: a helper process that outlives the command must not keep us waiting.
     log = run_dir / "output.txt"
@@ -325,7 +327,8 @@ def test_resume_continues_from_its_step(trained, after):
 def test_two_ranks(workspace, fraction):
     name = f"two_ranks_{fraction}"
     settings = (f"--task.ndem.fraction={fraction}", f"--optim.checkpoint_every={EVAL_EVERY}")
-    done = workspace.fairchem(name, "train", "--num-gpus", 2, *settings)
+    with alone(TORCHS_PORT):
+        done = workspace.fairchem(name, "train", "--num-gpus", 2, *settings)
     check_training(done, STEPS // 2)
     for folder in ("checkpoints", "results", "logs/ndem_ocp.HistoryLogger"):
         assert done.only(f"{folder}/*").name.endswith(f"-{name}")

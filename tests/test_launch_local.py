@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from alone import TORCHS_PORT, alone
 from fairchem_kit.launch import exit_codes
 from launching import (
     assert_same_run,
@@ -28,8 +29,8 @@ from reliability import observed
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 
-EPOCHS = 4
-STEPS = 40  # with two ranks
+EPOCHS = 3
+STEPS = 30  # with two ranks
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +80,18 @@ def gone(pids: list[int]) -> bool:
 def undisturbed(config, tmp_path_factory) -> tuple[Path, str]:
     """A run with two ranks, beside another one, with torch's default ports taken."""
     folders = [tmp_path_factory.mktemp("undisturbed"), tmp_path_factory.mktemp("beside")]
-    taken = []
-    for port in (29400, 29500, 13356):
-        taken.append(socket.socket())
-        taken[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):  # another program has it already
-            taken[-1].bind(("", port))
-            taken[-1].listen()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(TORCHS_PORT))
+        for port in (29400, 29500, 13356):
+            taken = stack.enter_context(socket.socket())
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):  # another program has it already
+                taken.bind(("", port))
+                taken.listen()
         both = [start(config, folder) for folder in folders]
         for process in both:
             code, out = finished(process)
             assert code == 0, out[-3000:]
-    finally:
-        for one in taken:
-            one.close()
     assert_same_run((folders[0], "run"), (folders[1], "run"), STEPS)
     return folders[0], "run"
 
@@ -194,7 +192,7 @@ def test_a_mistake_is_one_sentence(config, tmp_path):
 
 
 def test_one_process_stops_on_ctrl_c_too_and_one_run_is_trained_once(config, tmp_path):
-    process = start(config, tmp_path, pause=0.3, ranks=1)
+    process = start(config, tmp_path, pause=1.0, ranks=1)  # until the other one has imported
     under_way(process, tmp_path)
     code, out = finished(start(config, tmp_path, ranks=1), 400)
     assert code == exit_codes.REFUSED, out[-3000:]
