@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Relax; with --ranks, in separate processes."""
     check_numbers(args)
 
+    from fairchem_kit.checkpoints import read_checkpoint
     from fairchem_kit.evaluation.splits import look_for_relaxations, read_splits
 
     if args.steps is not None and args.steps < 1:
@@ -59,8 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if args.fmax is not None and args.fmax <= 0:
         raise EvaluationError("--fmax must be above 0 eV/A.")
     splits = read_splits(args.data)
-    for split in splits:
-        look_for_relaxations(split)
+    try:
+        for split in splits:
+            look_for_relaxations(split)
+    except EvaluationError:
+        read_checkpoint(args.checkpoint, unsafe=args.unsafe)  # what is wrong with it comes first
+        raise
     out = args.out or default_out("relax", args.checkpoint)
     return in_ranks(args, lambda rank: _relax(args, splits, out, rank), out)
 
