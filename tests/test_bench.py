@@ -608,3 +608,11 @@ def test_the_tables_of_the_page(tmp_path):
     from ndem_ocp.bench.pages.cost import COST_TABLES
 
     assert {table(tmp_path) for table in COST_TABLES.values()} == {"not run"}
+
+
+def test_impossible_rounds_are_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for option, value in (("--repeats", "0"), ("--warmup", "-1")):
+        assert cli.main(["bench", "step", option, value]) == 2
+        assert f"{option} must be at least" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

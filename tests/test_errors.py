@@ -291,7 +291,7 @@ def test_configurations_that_cannot_train(good, refused, tmp_path):
     assert "logger.name = 'nosuch'" in changed(logger="nosuch")
     for logger in (None, 3):
         assert "changed.yml: `logger` must be a name" in changed(logger=logger)
-    assert "changed.yml: `loss_functions` is empty" in changed(loss_functions=None)
+    assert "changed.yml: `loss_functions` is missing or empty" in changed(loss_functions=None)
     for source in (None, 3, ["gone", None]):
         said = changed(dataset__train__src=source)
         assert "dataset.train.src must be a path, or a list of paths, not" in said
@@ -319,7 +319,7 @@ def test_a_checkpoint_of_a_strangers_model(good, refused, tmp_path):
         for words in (
             ["eval", "theirs.pt", "--data", split, "--cpu"],
             ["export", "theirs.pt", "out.pt"],
-            ["relax", "theirs.pt", "--data", split, "--cpu"],
+            ["relax", "theirs.pt", "--data", "theirs.pt", "--cpu"],
             ["bench", "inference", "--checkpoint", "theirs.pt", "--data", split, "--device", "cpu"],
         ):
             said = refused(words)

@@ -14,7 +14,7 @@ import torch
 from conftest import tiny_config, trainer_of
 from fairchem_kit.data.lmdb_writer import write_records
 from fairchem_kit.data.reader import LmdbReader
-from fairchem_kit.evaluation import EvaluationError, Samples, read_samples, splits_in
+from fairchem_kit.evaluation import EvaluationError, Samples, evaluation, read_samples, splits_in
 from fairchem_kit.evaluation.batches import (
     BatchResult,
     evaluate,
@@ -358,3 +358,65 @@ def test_files_that_are_not_there_are_named(evaluated, tmp_path):
 )
 def test_hill_formulas(numbers, formula):
     assert hill(numbers) == formula
+
+
+def test_an_interrupted_evaluation_leaves_the_earlier_one_as_it_was(
+    trained, evaluated, demo_data, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(evaluated, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write = evaluation.write_samples
+
+    def stopped(folder, split, *rest):
+        write(folder, split, *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "write_samples", stopped)
+    words = ["eval", str(trained[0]), "--data", str(demo_data / "val_ood"), "--out", str(out)]
+    assert cli.main([*words, "--cpu"]) == 130
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    monkeypatch.undo()
+    assert cli.main([*words, "--cpu"]) == 0
+    assert splits_in(out) == ["val_ood"]
+
+
+def test_a_folder_of_splits_is_refused_with_their_names(trained, demo_data, capsys):
+    assert cli.main(["eval", str(trained[0]), "--data", str(demo_data)]) == 2
+    error = capsys.readouterr().err
+    assert "several splits" in error
+    assert str(demo_data / "val_id") in error
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model": {"name": "schnet"}, "optim": {}, "dataset": {}}, "no `loss_functions`"),
+        ({"outputs": None}, "`outputs` is missing or empty"),
+        ({"optim": None}, "`optim` is missing or empty"),
+    ],
+)
+def test_incomplete_configurations_in_checkpoints_are_named(
+    trained, demo_data, tmp_path, capsys, config, words
+):
+    content = torch.load(trained[0], weights_only=True)
+    content["config"] = config if "model" in config else {**content["config"], **config}
+    torch.save(content, tmp_path / "odd.pt")
+    assert cli.main(["eval", str(tmp_path / "odd.pt"), "--data", str(demo_data / "val_id")]) == 2
+    error = capsys.readouterr().err
+    assert "odd.pt" in error
+    assert words in error
+
+
+def test_files_of_samples_that_were_cut_off_are_named(evaluated, tmp_path):
+    path = tmp_path / "val_id.samples.csv"
+    text = (evaluated / path.name).read_text()
+    path.write_text(text[: text.rindex(",")])
+    with pytest.raises(
+        EvaluationError, match=r"val_id.samples.csv: damaged .* run ndem eval again"
+    ):
+        read_samples(tmp_path, "val_id")
+    path.write_text("".join(text.splitlines(keepends=True)[:-2]))
+    shutil.copy(evaluated / "val_id.atoms.npz", tmp_path)
+    with pytest.raises(EvaluationError, match="different numbers of atoms"):
+        read_samples(tmp_path, "val_id")

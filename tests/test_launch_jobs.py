@@ -217,6 +217,22 @@ def test_status_of_runs_with_different_metrics_names_each(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "content", ["", "[1, 2]", '{"state": 3, "step": "x", "best": "low", "updated": "now"}',
+                '{"starts": "two", "total": "many", "metric": 7, "best": NaN}'],
+)  # fmt: skip
+def test_a_damaged_status_file_does_not_hide_the_run(tmp_path, capsys, content):
+    folder = tmp_path / "checkpoints" / "run"
+    folder.mkdir(parents=True)
+    (folder / "checkpoints.json").write_text('{"newest": {"step": 7}}')
+    (tmp_path / "status").mkdir()
+    (tmp_path / "status" / "run.json").write_text(content)
+    assert main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 not recorded" in out
+    assert "7/?" in out
+
+
+@pytest.mark.parametrize(
     ("metric", "unit"),
     [
         ("forces_mae", "kcal/mol/A"),

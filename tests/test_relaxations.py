@@ -22,7 +22,7 @@ from fairchem_kit.data.reader import LmdbReader
 from fairchem_kit.data.reference import load_linear
 from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.data.sources.is2re import convert_relaxations
-from fairchem_kit.evaluation import relaxation
+from fairchem_kit.evaluation import model, relaxation
 from fairchem_kit.evaluation.model import load_model
 from fairchem_kit.evaluation.splits import Split, open_relaxations
 from ndem_ocp import cli
@@ -263,9 +263,10 @@ def test_single_points_and_other_mistakes_are_refused(checkpoint, demo_data, is2
     assert "--fmax" in refused("--data", is2re, "--fmax", "-1")
 
 
-def test_wrong_data_are_refused_before_the_model_is_loaded(demo_data, tmp_path, capsys):
-    checkpoint = tmp_path / "checkpoint.pt"
-    checkpoint.write_text("loading this would fail")
+def test_wrong_data_are_refused_before_the_model_is_loaded(
+    checkpoint, demo_data, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(model, "load_model", None)
     (tmp_path / "empty").mkdir()
     cut_off = tmp_path / "cut.lmdb"
     cut_off.write_bytes(next((demo_data / "val_id").glob("*.lmdb")).read_bytes()[:20_000])

@@ -445,6 +445,30 @@ def test_an_evaluation_of_older_weights_is_left_out_and_named(sweep):
     assert f"{run / 'eval1'} is an evaluation of ndem-seed0 at step 20" in notes[0]
 
 
+def test_damaged_files_of_an_evaluation_are_named(sweep, capsys):
+    run = sweep / "ndem-seed0"
+    evaluate(run, run / "eval", np.random.default_rng(0))
+    (run / "eval" / "val_id.samples.csv").unlink()
+    _, notes = find_evaluations(find_runs([sweep]), [])
+    assert any("val_id.samples.csv is missing" in note for note in notes)
+    file = run / "eval" / "metrics.json"
+    for change in ({"units": [1]}, {"splits": {"val_id": {"metrics": {"energy_mae": "x"}}}}):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+        with pytest.raises(ReportError, match=r"not a metrics.json of ndem eval, or it is damaged"):
+            find_evaluations(find_runs([sweep]), [run / "eval"])
+
+
+def test_a_history_with_a_step_that_is_no_number_is_refused_or_cut(tmp_path):
+    run = make_run(tmp_path, "ndem", 0, steps=10)
+    (file,) = run.rglob("history.jsonl")
+    text = file.read_text()
+    file.write_text(text + '{"step": "x", "split": "val"}\n')  # as a line that a kill left
+    assert find_runs([run])[0].steps == 10
+    file.write_text('{"step": NaN, "split": "val"}\n' + text)
+    with pytest.raises(ReportError, match="line 1: not a record of a history"):
+        find_runs([run])
+
+
 def test_errors_by_group_are_means_over_their_atoms(tmp_path):
     samples = evaluate(tmp_path / "run", tmp_path / "eval", np.random.default_rng(1))
     elements = by_element(samples)

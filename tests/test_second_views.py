@@ -538,3 +538,17 @@ def test_a_writer_grows_its_file(tmp_path):
     writer.finish()
     writer.close()
     assert len(Sidecar(tmp_path / "views.lmdb")) == 100
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "one"])
+def test_a_scale_that_is_no_finite_number_is_refused(train_split, tmp_path, capsys, scale):
+    words = ["data", "second-views", str(train_split), "--calculator", EXACT]
+    assert main([*words, "--out", str(tmp_path / "v.lmdb"), f"--scale={scale}"]) == 2
+    assert f"--scale {scale}: give a finite number, or fit" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_as_the_file_of_second_views_is_refused(train_split, tmp_path, capsys):
+    words = ["data", "second-views", str(train_split), "--calculator", EXACT]
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path}: this is a directory" in capsys.readouterr().err

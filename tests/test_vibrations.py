@@ -12,6 +12,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.harmonic import HarmonicCalculator, HarmonicForceField
 from ase.constraints import FixAtoms, FixBondLength
+from ase.io import write
 
 from conftest import short_training
 from fairchem_kit.data.records import iter_structures
@@ -239,3 +240,15 @@ def test_the_table_takes_errors_at_minima_and_counts_the_others(tmp_path):
     assert "| 7.0 | 7.0 | 7.0 | 7.0 | 0.000 |" in text
     assert "at most 2." in text
     assert "below 1000 | 1000 to 2700 | above 2700" in text
+
+
+def test_positions_that_are_no_numbers_and_no_force_limit_are_refused(tmp_path, capsys):
+    (tmp_path / "model.pt").write_text("not read before the structure")
+    for number, words, options in (
+        (np.nan, "atoms.traj: a position or the cell is NaN", []),
+        (0.0, "--fmax must be above 0", ["--fmax", "0"]),
+    ):
+        write(tmp_path / "atoms.traj", Atoms("Cu2", [[number, 0, 0], [0, 0, 2.0]]))
+        words_of = ["vibrations", str(tmp_path / "model.pt"), str(tmp_path / "atoms.traj")]
+        assert main([*words_of, *options]) == 2
+        assert words in capsys.readouterr().err

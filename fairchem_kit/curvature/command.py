@@ -13,7 +13,7 @@ from typing import Any
 from fairchem_kit.calculators.spec import DATA
 from fairchem_kit.commands.options import add_seed, add_unsafe, at_least
 from fairchem_kit.data.errors import DataError
-from fairchem_kit.files import existing, existing_file, write_text
+from fairchem_kit.files import existing, existing_file, writable_folder, write_text
 from fairchem_kit.words import counted
 
 ALONE = "fitted to the data alone"
@@ -78,6 +78,8 @@ def _run(args: argparse.Namespace) -> int:
     for option, file in (("--json", args.json), ("--figure", args.figure)):
         if file and not Path(file).resolve().parent.is_dir():  # before a long calculation
             raise DataError(f"{option} {file}: its folder does not exist; create it first")
+        if file:
+            writable_folder(Path(file).resolve().parent)
     structures = list(itertools.islice(iter_structures(args.path), MOST_READ))
     pairs = near_pairs(structures, args.pairs, tuple(args.displacement), args.seed)
     if not pairs:

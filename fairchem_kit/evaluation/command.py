@@ -40,9 +40,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; with --ranks, in separate processes."""
     check_numbers(args)
 
-    from fairchem_kit.evaluation.splits import read_splits
+    from fairchem_kit.evaluation.splits import look_inside, read_splits
 
     splits = read_splits(args.data)
+    for split in splits:
+        look_inside(split.path)
 
     from fairchem_kit.evaluation.evaluation import evaluate_splits
 

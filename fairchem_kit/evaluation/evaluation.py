@@ -14,7 +14,7 @@ from fairchem_kit.evaluation.batches import evaluate, merge
 from fairchem_kit.evaluation.force_changes import COLUMN, force_change_metrics
 from fairchem_kit.evaluation.model import LoadedModel, model_of
 from fairchem_kit.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
-from fairchem_kit.evaluation.shared import progress, readers
+from fairchem_kit.evaluation.shared import new_files, progress, readers
 from fairchem_kit.evaluation.splits import Split, disagreements, open_split
 from fairchem_kit.evaluation.tables import table_of, write_tables
 from fairchem_kit.files import writable_folder
@@ -41,29 +41,13 @@ def evaluate_splits(
         for split in splits:
             for problem in disagreements(model.config, split):
                 print(f"warning: {problem}.", file=sys.stderr)
-        _prepare(out)
-    found: dict[str, Any] = {}
-    for split, dataset in opened:
-        began = time.monotonic()
-        results = ranks.gather(
-            evaluate(
-                model,
-                dataset,
-                batch_size,
-                rank=rank.number,
-                ranks=rank.count,
-                workers=readers(model.config, args.workers, rank.count),
-                watch=progress(split.name) if rank.first else None,
-            )
-        )
-        if results is None:
-            continue
-        metrics, samples = merge(results, len(dataset))
-        if args.curvature:
-            metrics |= force_change_metrics(split, samples)
-        seconds = time.monotonic() - began
-        files = write_samples(out, split.name, samples, not args.no_atoms)
-        found[split.name] = _about_split(split, samples, metrics, files, seconds)
+        writable_folder(out)
+    with new_files(out, rank.first, (f"*{SAMPLES}", f"*{ATOMS}")) as folder:
+        found = {
+            split.name: about
+            for split, dataset in opened
+            if (about := _evaluate(args, (model, batch_size), split, dataset, folder, rank))
+        }
     if not rank.first:
         return 0
     about = {
@@ -127,12 +111,36 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _prepare(out: Path) -> None:
-    """Make the directory and remove the files of an earlier evaluation."""
-    writable_folder(out)
-    for pattern in (f"*{SAMPLES}", f"*{ATOMS}"):
-        for path in out.glob(pattern):
-            path.unlink()
+def _evaluate(
+    args: argparse.Namespace,
+    model_and_size: tuple[LoadedModel, int],
+    split: Split,
+    dataset: Any,
+    folder: Path,
+    rank: ranks.Rank,
+) -> dict[str, Any] | None:
+    """Evaluate a split; rank 0 writes its files to ``folder`` and returns its part of metrics.json,
+    other ranks None."""
+    (model, batch_size), began = model_and_size, time.monotonic()
+    results = ranks.gather(
+        evaluate(
+            model,
+            dataset,
+            batch_size,
+            rank=rank.number,
+            ranks=rank.count,
+            workers=readers(model.config, args.workers, rank.count),
+            watch=progress(split.name) if rank.first else None,
+        )
+    )
+    if results is None:
+        return None
+    metrics, samples = merge(results, len(dataset))
+    if args.curvature:
+        metrics |= force_change_metrics(split, samples)
+    seconds = time.monotonic() - began
+    files = write_samples(folder, split.name, samples, not args.no_atoms)
+    return _about_split(split, samples, metrics, files, seconds)
 
 
 def _about_split(

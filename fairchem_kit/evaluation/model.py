@@ -176,7 +176,7 @@ def _load_weights(trainer: Predictor, path: Path, state: dict[str, Any], weights
     except (RuntimeError, ValueError) as error:
         raise EvaluationError(
             f"{path}: its weights do not fit the model in its own configuration "
-            f"({(str(error).splitlines() or [''])[0]})."
+            f"({' '.join(str(error).split())[:200]})."
         ) from error
     return used
 
@@ -192,9 +192,15 @@ def _config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
         config["model"] = {"name": config["model"], **config.pop("model_attributes")}
     check_config(config, path)
     config.setdefault("trainer", "ocp")
-    config = update_config(config)
-    missing = [key for key in ("outputs", "optim", "loss_functions") if key not in config]
+    try:
+        config = update_config(config)
+    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        raise EvaluationError(
+            f"{path}: its configuration has no `loss_functions`, and is not complete in fairchem's "
+            f"older layout either ({type(error).__name__}: {error})."
+        ) from error
+    missing = [key for key in ("outputs", "optim", "loss_functions") if not config.get(key)]
     if missing:
-        raise EvaluationError(f"{path}: its configuration has no key `{missing[0]}`.")
+        raise EvaluationError(f"{path}: `{missing[0]}` is missing or empty in its configuration.")
     config.setdefault("evaluation_metrics", {})
     return config

@@ -22,6 +22,7 @@ from fairchem_kit.evaluation.shared import (
     check_numbers,
     default_out,
     in_ranks,
+    new_files,
     progress,
 )
 from fairchem_kit.files import writable_folder
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Relax; with --ranks, in separate processes."""
     check_numbers(args)
 
+    from fairchem_kit.checkpoints import read_checkpoint
     from fairchem_kit.evaluation.splits import look_for_relaxations, read_splits
 
     if args.steps is not None and args.steps < 1:
@@ -58,8 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if args.fmax is not None and args.fmax <= 0:
         raise EvaluationError("--fmax must be above 0 eV/A.")
     splits = read_splits(args.data)
-    for split in splits:
-        look_for_relaxations(split)
+    try:
+        for split in splits:
+            look_for_relaxations(split)
+    except EvaluationError:
+        read_checkpoint(args.checkpoint, unsafe=args.unsafe)  # what is wrong with it comes first
+        raise
     out = args.out or default_out("relax", args.checkpoint)
     return in_ranks(args, lambda rank: _relax(args, splits, out, rank), out)
 
@@ -79,28 +85,29 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
     opened = [(split, open_relaxations(model.config, split)) for split in splits]
     writable_folder(out)
     found = {}
-    for split, dataset in opened:
-        folder = out / f"{split.name}.trajectories" if args.trajectories else None
-        results = gather(
-            relaxation.relax(
-                model,
-                dataset,
-                batch_size_of(model, args.batch_size),
-                relaxation.Settings(*settings, folder),
-                rank=rank.number,
-                ranks=rank.count,
-                watch=progress(split.name) if rank.first else None,
+    with new_files(out, rank.first) as new:
+        for split, dataset in opened:
+            folder = out / f"{split.name}.trajectories" if args.trajectories else None
+            results = gather(
+                relaxation.relax(
+                    model,
+                    dataset,
+                    batch_size_of(model, args.batch_size),
+                    relaxation.Settings(*settings, folder),
+                    rank=rank.number,
+                    ranks=rank.count,
+                    watch=progress(split.name) if rank.first else None,
+                )
             )
-        )
-        if results is not None:
-            metrics, columns, positions = relaxation.merge(results, len(dataset))
-            found[split.name] = {
-                "path": str(split.path),
-                "data_hash": data_hash(split.path),
-                "structures": len(dataset),
-                "metrics": metrics,
-                "files": relaxation.write(out, split.name, columns, positions),
-            }
+            if results is not None:
+                metrics, columns, positions = relaxation.merge(results, len(dataset))
+                found[split.name] = {
+                    "path": str(split.path),
+                    "data_hash": data_hash(split.path),
+                    "structures": len(dataset),
+                    "metrics": metrics,
+                    "files": relaxation.write(new, split.name, columns, positions),
+                }
     if not rank.first:
         return 0
     table = table_of(relaxation.COLUMNS, {name: s["metrics"] for name, s in found.items()})

@@ -99,6 +99,9 @@ def join(parts: Sequence[Samples]) -> Samples:
     )
 
 
+_AGAIN = "run ndem eval again."
+
+
 def write_samples(folder: Path, split: str, samples: Samples, atoms: bool = True) -> list[Path]:
     """Write the files of one split; returns their paths.
 
@@ -136,7 +139,12 @@ def read_samples(folder: str | Path, split: str) -> Samples:
     if "index" not in names:
         raise EvaluationError(f"{path}: not a file of ndem eval: it has no column 'index'.")
     cells = zip(*rows) if rows else ((),) * len(names)
-    columns = {name: _array(name, values) for name, values in zip(names, cells)}
+    try:
+        if any(len(row) != len(names) for row in rows):
+            raise ValueError("its last row is incomplete")
+        columns = {name: _array(name, values) for name, values in zip(names, cells)}
+    except ValueError as error:
+        raise EvaluationError(f"{path}: damaged ({error}); {_AGAIN}") from error
     atoms: dict[str, np.ndarray] = {}
     if (folder / f"{split}{ATOMS}").exists():
         with np.load(check_npz(folder / f"{split}{ATOMS}", EvaluationError)) as stored:
@@ -146,6 +154,11 @@ def read_samples(folder: str | Path, split: str) -> Samples:
                     f"{folder}/{split}{ATOMS}: there is no array {lacking[0]!r} in it."
                 )
             atoms = {name: stored[name] for name in ATOM_FIELDS}
+        if "natoms" in columns and columns["natoms"].sum() != len(atoms["free"]):
+            raise EvaluationError(
+                f"{path} and {split}{ATOMS} have different numbers of atoms: one is cut off, or of "
+                f"another evaluation; {_AGAIN}"
+            )
     return Samples(columns, atoms)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fairchem_kit.commands.options import (
     add_weights,
 )
 from fairchem_kit.evaluation.errors import EvaluationError
-from fairchem_kit.files import existing_file
+from fairchem_kit.files import existing_file, temporary_name
 from fairchem_kit.launch.signals import ALL
 from fairchem_kit.progress import bar
 
@@ -96,6 +97,30 @@ def _records_count() -> Iterator[None]:
             f"{error.file}: record {error.key}: {error.reason}. Every record of a split counts: "
             "`ndem data check` lists the bad ones; make the split without them."
         ) from error
+
+
+@contextlib.contextmanager
+def new_files(out: Path, first: bool, replaced: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder for the files of the splits, which move to ``out`` at the end. A stopped command
+    leaves those of an earlier one as they were.
+
+    Args:
+        out: an existing folder. first: whether this is rank 0; others do not write.
+        replaced: patterns of an earlier command's files, to be removed.
+    """
+    if not first:
+        yield out
+        return
+    folder = temporary_name(out / "files")
+    try:
+        folder.mkdir(exist_ok=True)
+        yield folder
+        for path in [path for pattern in replaced for path in out.glob(pattern)]:
+            path.unlink()
+        for path in folder.iterdir():
+            path.replace(out / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def progress(name: str) -> Any:

@@ -35,17 +35,32 @@ def read_splits(given: Sequence[str]) -> list[Split]:
     """Splits from ``DIR`` or ``NAME=DIR`` arguments; without NAME, the directory's name is used.
 
     Raises:
-        EvaluationError: a path that does not exist or is an empty directory, or two splits with the
-            same name.
+        EvaluationError: a path that does not exist, or two splits with the same name.
     """
     splits = []
     for word in given:
         name, equals, rest = word.partition("=")
         path = Path(rest if equals else word)
-        if existing(path, EvaluationError).is_dir() and not any(path.iterdir()):
-            raise EvaluationError(f"{path}: this directory is empty; data are expected in it.")
+        existing(path, EvaluationError)
         splits.append(Split(name if equals else "", path))
     return _named(splits)
+
+
+def look_inside(path: Path) -> None:
+    """Look at the path of a split, which takes no time, before a model is loaded.
+
+    Raises:
+        EvaluationError: an empty directory, or one that contains the directories of splits.
+    """
+    if not path.is_dir():
+        return
+    if not any(path.iterdir()):
+        raise EvaluationError(f"{path}: no *.lmdb files; this directory is empty.")
+    below = sorted({file.parent for file in path.glob("*/*.lmdb")})
+    if below and not any(path.glob("*.lmdb")):
+        raise EvaluationError(
+            f"{path} contains several splits; name those that you mean: {' '.join(map(str, below))}"
+        )
 
 
 def _named(splits: list[Split]) -> list[Split]:
@@ -153,11 +168,12 @@ def open_relaxations(config: dict[str, Any], split: Split) -> Any:
 
 
 def look_for_relaxations(split: Split) -> None:
-    """Look at the first record of LMDBs, which takes no time, before a model is loaded.
+    """Look at the path and the first record of LMDBs, as :func:`look_inside`.
 
     Raises:
-        EvaluationError: it is a single point, or cannot be read.
+        EvaluationError: as there; or the record is a single point, or cannot be read.
     """
+    look_inside(split.path)
     from fairchem_kit.data.aselmdb import RecordFile
     from fairchem_kit.data.errors import DataError
     from fairchem_kit.data.reader.errors import Refused

@@ -118,7 +118,8 @@ def problems_of_file(
     try:
         arrays = _read(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        return [f"{path} cannot be read as an npz file ({error})."]
+        reason = "it is not one" if "pickle" in str(error) else str(error)
+        return [f"{path} cannot be read as an npz file ({reason})."]
     return list(problems_of(arrays, expected or {}, layout))
 
 

@@ -23,7 +23,7 @@ from fairchem_kit.evaluation.frequencies import (
     internal_motions,
     vibrations,
 )
-from fairchem_kit.files import existing_file, write_text
+from fairchem_kit.files import existing_file, writable_folder, write_text
 from fairchem_kit.words import counted
 
 
@@ -60,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
     """Relax, compute the frequencies, compare them in increasing order, print."""
     for path in filter(None, (args.checkpoint, args.structure, args.reference)):
         existing_file(path, EvaluationError)
+    if args.json is not None:
+        writable_folder(args.json.resolve().parent)
+    if args.fmax <= 0:
+        raise EvaluationError("--fmax must be above 0 eV/A.")
 
     from fairchem_kit.inference import calculator
 
@@ -85,9 +89,12 @@ def _read(path: Path) -> Any:
     import ase.io
 
     try:
-        return ase.io.read(path)
+        atoms = ase.io.read(path)
     except Exception as error:  # whatever ASE's readers raise
         raise EvaluationError(f"{path}: ASE cannot read it ({error}).") from None
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell).all()):
+        raise EvaluationError(f"{path}: a position or the cell is NaN or infinite.")
+    return atoms
 
 
 def _numbers(path: Path, atoms: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ This is a separate module because it needs neither torch nor fairchem.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,17 @@ def _parsed(line: str) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    known = isinstance(record, dict) and ("resumed" in record or {"step", "split"} <= record.keys())
+    if not isinstance(record, dict):
+        return None
+    if "resumed" in record:
+        known = _is_number(record["resumed"]) and "evaluates" in record
+    else:
+        known = _is_number(record.get("step")) and isinstance(record.get("split"), str)
     return record if known else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def find_history(run_dir: str | Path) -> Path:

@@ -36,7 +36,7 @@ class Record:
     def read(self) -> dict[str, Any]:
         """The record, with the error of a rank that failed in this attempt; {} before the first
         start."""
-        found = read_json(self.path) or {}
+        found = {k: v for k, v in (read_json(self.path) or {}).items() if _fits(k, v)}
         attempt = self.attempt()
         if attempt is not None:
             found["attempt"] = attempt
@@ -97,6 +97,15 @@ class Record:
             return float(step)
         files = (self.run_dir / "checkpoints" / self.run_id).glob("checkpoint*.pt")
         return max((file.stat().st_mtime for file in files), default=0.0)
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether a value can be what this key's is; another is as good as absent."""
+    if key in ("step", "total", "starts"):
+        return isinstance(value, int)
+    if key in ("best", "updated"):
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return key not in ("state", "metric", "unit", "error", "job") or isinstance(value, str)
 
 
 def best_value(value: Any) -> float | None:

@@ -104,12 +104,13 @@ def _line(
 ) -> Line:
     newest = record.checkpoint()
     best = said.get("best", best_value(newest.get("best_val_metric")))
+    state = state_of(said, job, *known)
     steps = [step for step in (said.get("step"), newest.get("step")) if step is not None]
     return Line(
         task=index,
         name=name,
         job=job,
-        state=state_of(said, job, *known),
+        state="not recorded" if state == "not started" and newest else state,
         restarts=max(0, said.get("starts", 0) - 1),
         step=max(steps) if steps else None,
         total=said.get("total"),

@@ -111,14 +111,16 @@ def _look_at_paths(args: argparse.Namespace) -> None:
             existing(getattr(args, option), BenchError, f"--{option}")
     if args.out is not None:
         writable_folder(args.out.resolve().parent)
+    for option, least in (("repeats", 1), ("warmup", 0)):
+        value = getattr(args, option, None)
+        if value is not None and value < least:
+            raise BenchError(f"--{option} must be at least {least}, not {value}.")
 
 
 def _rounds(args: argparse.Namespace, device: Any) -> tuple[int, int]:
-    from ndem_ocp.bench.options import at_least
-
     repeats, warmup = ROUNDS[device.type]
-    repeats = repeats if args.repeats is None else at_least("--repeats", args.repeats, 1)
-    return repeats, warmup if args.warmup is None else at_least("--warmup", args.warmup, 0)
+    repeats = repeats if args.repeats is None else args.repeats
+    return repeats, warmup if args.warmup is None else args.warmup
 
 
 def run_step(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,11 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         scale = None if args.scale == "fit" else float(args.scale)
+        known = scale is None or math.isfinite(scale)
     except ValueError:
-        raise DataError(f"--scale {args.scale}: give a number, or fit") from None
+        known = False
+    if not known:
+        raise DataError(f"--scale {args.scale}: give a finite number, or fit")
     options = MakeOptions(
         draws=Draws(args.draws, *args.sigma, args.seed),
         scale=scale,

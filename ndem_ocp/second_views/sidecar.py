@@ -118,6 +118,8 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises:
         DataError: not such a file.
     """
+    if Path(path).is_dir():
+        raise DataError(f"{path}: this is a directory, but a file of second views is needed")
     try:
         with LmdbFile(path) as file:
             meta = json.loads(file.get(META) or b"{}")

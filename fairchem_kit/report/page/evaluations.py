@@ -102,6 +102,12 @@ def find_evaluations(
     for ours in by_run.values():
         kept, older = _of_newest_model(ours)
         shown += kept
+        notes += [
+            f"{e.folder / name}.samples.csv is missing, so the evaluation of {name} is left out."
+            for e in kept
+            for name in e.about["splits"]
+            if name not in e.splits
+        ]
         notes += older
     return shown, notes
 
@@ -156,17 +162,31 @@ def _evaluation(path: Path, runs: Sequence[Run]) -> Evaluation | None:
         and checkpoint.get("identifier") == run.command.get("identifier")
     ]
     inside = [run for run in named if resolved.is_relative_to(run.run_dir.resolve())]
-    if not inside and given.is_absolute() and resolved.exists():
+    if not inside and resolved.exists() and (given.is_absolute() or _of_a_run(resolved, named)):
         return None
     fitting = inside or named
     return Evaluation(fitting[0], path.parent, about) if len(fitting) == 1 else None
 
 
+def _of_a_run(checkpoint: Path, runs: Sequence[Run]) -> bool:
+    """Whether a file is in the directory of a run that has the id of these."""
+    ids = {run.run_id for run in runs}
+    return any((p / "checkpoints" / name).is_dir() for p in checkpoint.parents for name in ids)
+
+
 def _checkpoint_of(about: dict[str, Any]) -> dict[str, Any] | None:
     """The checkpoint section of a metrics.json; None if ndem eval did not write the file."""
     splits, checkpoint = about.get("splits"), about.get("checkpoint")
-    known = isinstance(splits, dict) and all(isinstance(split, dict) for split in splits.values())
+    known = isinstance(splits, dict) and all(map(_is_split, splits.values()))
+    known = known and isinstance(about.get("units") or {}, dict)
     return checkpoint if known and isinstance(checkpoint, dict) else None
+
+
+def _is_split(split: Any) -> bool:
+    metrics = split.get("metrics") or {} if isinstance(split, dict) else None
+    return isinstance(metrics, dict) and all(
+        value is None or isinstance(value, (int, float)) for value in metrics.values()
+    )
 
 
 @dataclass(frozen=True)
