@@ -134,12 +134,17 @@ class Triples:
     """phi_nml = R_n(r_ia) R_m(r_ib) cos(angle a-i-b)^l, symmetric in a and b.
 
     Attributes:
-        elements: atomic numbers. powers: l = 0 ... powers.
+        elements: atomic numbers. width: A, of the Gaussians in r. powers: l = 0 ... powers.
     """
 
     elements: tuple[int, ...]
-    radial: Radial = Radial(first=1.0, cutoff=3.5, width=0.75)
+    width: float = 0.75
     powers: int = 3
+
+    @property
+    def radial(self) -> Radial:
+        """From 1 to 3.5 A."""
+        return Radial(first=1.0, cutoff=3.5, width=self.width)
 
     @cached_property
     def _kinds(self) -> dict[tuple[int, int, int], int]:

@@ -6,8 +6,8 @@ difference of the forces
     F_DFT(X) - s T(X) ~ -grad V(X)
 
 is fitted by ridge regression with an energy V that is linear in its coefficients (bodies.py), and
-s T(X) - grad V(X) takes the place of s T(X). Whether that is better, with triples or without, and
-with which ridge, is decided on pairs of near frames that were left out of the fit.
+s T(X) - grad V(X) takes the place of s T(X). Whether that is better, whether V has triples and how
+fine they are, and the ridge are decided on pairs of near frames that were left out of the fit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .pairs import Pair
 MOST_FRAMES = 200  # that are fitted
 FEWEST_PAIRS = 5  # of frames, without which no fit can be judged
 _MOST_COEFFICIENTS = 2000
+_WIDTHS = (None, 0.75, 0.5)  # A, of triples
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # A^-2
 _FOLDS = 5
 _WORTHWHILE = 0.95  # of the error without it
@@ -38,14 +39,15 @@ class Correction:
     """V(X), by which s T(X) is corrected.
 
     Attributes:
-        elements: atomic numbers. triples: whether V has them. coefficients: eV.
+        elements: atomic numbers. coefficients: eV.
+        triples: A, width of the radial functions of triples; None: V has pairs only.
         ridge: of the fit. frames: that were fitted.
         error, error_without: relative error of the change of forces over pairs left out of the
             fit, and of s T alone over the same pairs.
     """
 
     elements: Sequence[int]
-    triples: bool
+    triples: float | None
     coefficients: Sequence[float]
     ridge: float
     frames: int
@@ -70,7 +72,7 @@ class Correction:
     @property
     def bodies(self) -> str:
         """Of what V is a sum."""
-        return "pairs and triples" if self.triples else "pairs"
+        return "pairs" if self.triples is None else "pairs and triples"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; ``Correction(**d)`` is the way back."""
@@ -95,7 +97,7 @@ class Corrected(Potential):
 
 def seconds(structure: Structure) -> float:
     """Time of V on a structure, before one has been fitted."""
-    bases = _bases(tuple(sorted(set(structure.numbers.tolist()))), triples=True)
+    bases = _bases(tuple(sorted(set(structure.numbers.tolist()))), _WIDTHS[-1])
     began = time.perf_counter()
     for basis in bases:
         basis.terms(structure).energy_and_forces(np.zeros(basis.size))
@@ -131,7 +133,7 @@ def fit_correction(
     if len(pairs) < FEWEST_PAIRS:
         return None
     elements = tuple(sorted({int(z) for i in labels for z in structures[i].numbers}))
-    fits = [_Fit(structures, labels, scaled, pairs, elements, three) for three in (False, True)]
+    fits = [_Fit(structures, labels, scaled, pairs, elements, width) for width in _WIDTHS]
     found = [fit.best() for fit in fits if fit.size <= _MOST_COEFFICIENTS]
     best = min(found, key=lambda each: each[0].error, default=None)
     if best is not None and best[0].error < _WORTHWHILE * best[0].error_without:
@@ -139,8 +141,9 @@ def fit_correction(
     return None
 
 
-def _bases(elements: tuple[int, ...], triples: bool) -> list[Pairs | Triples]:
-    return [Pairs(elements), Triples(elements)] if triples else [Pairs(elements)]
+def _bases(elements: tuple[int, ...], triples: float | None) -> list[Pairs | Triples]:
+    pairs = Pairs(elements)
+    return [pairs] if triples is None else [pairs, Triples(elements, width=triples)]
 
 
 class _Fit:
@@ -153,7 +156,7 @@ class _Fit:
         scaled: dict[int, np.ndarray],
         pairs: Sequence[Pair],
         elements: tuple[int, ...],
-        triples: bool,
+        triples: float | None,
     ) -> None:
         self.structures, self.labels, self.scaled = structures, labels, scaled
         self.pairs, self.elements, self.triples = pairs, elements, triples
