@@ -252,7 +252,7 @@ def test_plain_training_with_ndem_one_number_away(with_torchmdnet):
     assert ours == {**{key: ndem[key] for key in ("sigma_max", "sigma_min", "norm")},
                     "coefficient": 0}  # fmt: skip
     assert "in runs of minutes" in plan.reasons["objective"]
-    assert "--second-views MODULE:CALL" in plan.reasons["objective"]
+    assert "--second-views data, or MODULE:CALL" in plan.reasons["objective"]
 
 
 def test_second_views_go_into_the_configuration(with_torchmdnet, tmp_path):

@@ -31,6 +31,7 @@ _MOST_COEFFICIENTS = 2000
 _WIDTHS = (None, 0.75, 0.5)  # A, of triples
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # A^-2
 _FOLDS = 5
+_GOOD_ENOUGH = 0.01  # an error that needs no correction
 _WORTHWHILE = 0.95  # of the error without it
 
 
@@ -119,7 +120,7 @@ def fit_correction(
     scaled: dict[int, np.ndarray],
     pairs: Sequence[Pair],
 ) -> tuple[Correction, list[np.ndarray]] | None:
-    """The best correction; None if none makes the change of forces better.
+    """The best correction; None if none is needed, or none makes the change of forces better.
 
     Args:
         structures: of the data. labels: index -> (N, 3) F_DFT, eV/A. scaled: the same of s T. Both
@@ -132,6 +133,10 @@ def fit_correction(
     """
     if len(pairs) < FEWEST_PAIRS:
         return None
+    true = [p.change(labels[p.first], labels[p.second]) for p in pairs]
+    own = [p.change(scaled[p.first], scaled[p.second]) for p in pairs]
+    if _relative(own, true) < _GOOD_ENOUGH:
+        return None
     elements = tuple(sorted({int(z) for i in labels for z in structures[i].numbers}))
     fits = [_Fit(structures, labels, scaled, pairs, elements, width) for width in _WIDTHS]
     found = [fit.best() for fit in fits if fit.size <= _MOST_COEFFICIENTS]
@@ -139,6 +144,13 @@ def fit_correction(
     if best is not None and best[0].error < _WORTHWHILE * best[0].error_without:
         return best
     return None
+
+
+def _relative(changes: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> float:
+    """|dF_predicted - dF_DFT| / |dF_DFT| over all pairs."""
+    wrong = sum(float(np.square(c - t).sum()) for c, t in zip(changes, true))
+    size = sum(float(np.square(t).sum()) for t in true)
+    return float(np.sqrt(wrong / size)) if size > 0 else 0.0
 
 
 def _bases(elements: tuple[int, ...], triples: float | None) -> list[Pairs | Triples]:
@@ -215,10 +227,8 @@ class _Fit:
         return pair.change(*both)
 
     def _error(self, changes: Sequence[np.ndarray]) -> float:
-        """|dF_predicted - dF_DFT| / |dF_DFT| over all pairs."""
         true = [p.change(self.labels[p.first], self.labels[p.second]) for p in self.pairs]
-        wrong = sum(float(np.square(c - t).sum()) for c, t in zip(changes, true))
-        return float(np.sqrt(wrong / sum(float(np.square(t).sum()) for t in true)))
+        return _relative(changes, true)
 
     def _rows(self, index: int) -> np.ndarray:
         """(3 n, P) forces on the n free atoms of a frame per coefficient."""

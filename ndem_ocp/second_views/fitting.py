@@ -179,7 +179,7 @@ def _correction(
     )
     if found is None:
         say(
-            "no correction: one that is fitted to the forces does not make their change better "
+            "no correction: none that is fitted to the forces makes their change better "
             f"over {counted(len(pairs), 'pair')} left out of the fit"
         )
         return None
