@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
         DataError: its forces are not the gradient of its energy, or its change of forces has too
             large an error.
     """
-    structures = list(itertools.islice(iter_structures(path), MOST_READ))
+    structures = [_labelled(s) for s in itertools.islice(iter_structures(path), MOST_READ)]
     labelled = [i for i, s in enumerate(structures) if s.forces is not None]
     if not labelled:
         raise DataError(f"{path}: no record has forces, so there is nothing to add changes to")
@@ -102,31 +102,18 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
         )
     forces = _Forces(potential, structures, force_in_ev(units_of(path)))
     pairs = near_pairs(structures, options.pairs)
-    scale, error, unscaled = 1.0 if options.scale is None else options.scale, None, None
-    if pairs:
-        found = agreement_of("calculator", structures, pairs, forces.in_data_unit)
-        scale = (found.scale or 1.0) if options.scale is None else options.scale
-        error = found.relative_error if options.scale is None else _error_at(found, scale)
-        unscaled = found.unscaled_error
-    if pairs and not forces.none:
-        say(
-            f"over {counted(found.pairs, 'pair')} of near frames the calculator's change of forces "
-            f"is off by {100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
-            f"{100 * (found.forces_error or 0):.0f} %)"
-        )
-    elif not pairs:
-        say(
-            "The data have no pairs of near frames, so the calculator cannot be tested on them; "
-            f"s = {scale:g}"
-        )
+    scale, error, unscaled = (
+        (1.0, None, None) if forces.alone else _scale(forces, pairs, options.scale)
+    )
     correction = _correction(forces, labelled, pairs, scale) if options.correct else None
-    if forces.none and correction is None:
+    if correction is not None:
+        error = correction.error * (error / correction.error_without if error else 1.0)
+    if forces.alone and (correction is None or error > options.max_error):
         raise DataError(
-            f"{path}: no energy fitted to the forces of these frames predicts how they change. "
-            "Give a calculator, or more frames"
+            f"{path}: no energy fitted to the forces of these frames predicts how they change"
+            + ("" if correction is None else f" (the best one is off by {100 * error:.0f} %)")
+            + ". Give a calculator, or more frames"
         )
-    if correction is not None and error is not None:
-        error *= correction.error / correction.error_without
     if error is not None and error > options.max_error:
         raise DataError(
             f"the calculator's change of forces is off by {100 * error:.0f} % with s = {scale:.3g} "
@@ -136,12 +123,43 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
     return Fitted(scale, correction, error, len(pairs), mismatch, unscaled)
 
 
+def _labelled(structure: Structure) -> Structure:
+    """The structure, without labels that are not finite; their records get no views."""
+    if structure.forces is None or np.isfinite(structure.forces).all():
+        return structure
+    return replace(structure, forces=None)
+
+
+def _scale(
+    forces: _Forces, pairs: Sequence[Pair], given: float | None
+) -> tuple[float, float | None, float | None]:
+    """s, the relative error with it, and with s = 1; no errors without pairs or calculator."""
+    if forces.alone:
+        return 1.0, None, None
+    if not pairs:
+        scale = 1.0 if given is None else given
+        say(
+            "The data have no pairs of near frames, so the calculator cannot be tested on them; "
+            f"s = {scale:g}"
+        )
+        return scale, None, None
+    found = agreement_of("calculator", forces.structures, pairs, forces.in_data_unit)
+    scale = (found.scale or 1.0) if given is None else given
+    error = found.relative_error if given is None else _error_at(found, scale)
+    say(
+        f"over {counted(found.pairs, 'pair')} of near frames the calculator's change of forces "
+        f"is off by {100 * error:.1f} % with s = {scale:.3f} (its forces themselves: "
+        f"{100 * (found.forces_error or 0):.0f} %)"
+    )
+    return scale, error, found.unscaled_error
+
+
 class _Forces:
     """Forces of a calculator on frames, each computed once."""
 
     def __init__(self, potential: Potential, structures: Sequence[Structure], unit: float) -> None:
         self.potential, self.structures, self.unit = potential, structures, unit
-        self.none = isinstance(potential.calculator, NoPotential)
+        self.alone = isinstance(potential.calculator, NoPotential)
         self._known: dict[int, np.ndarray] = {}
 
     def of(self, index: int) -> np.ndarray:
@@ -184,8 +202,8 @@ def _correction(
         )
         return None
     correction, _ = found
-    what = "an" if forces.none else "corrected by an"
-    instead = "" if forces.none else f" instead of {100 * correction.error_without:.1f}"
+    what = "an" if forces.alone else "corrected by an"
+    instead = "" if forces.alone else f" instead of {100 * correction.error_without:.1f}"
     say(
         f"{what} energy of {correction.bodies} fitted to the forces of "
         f"{counted(correction.frames, 'frame')}: its change of forces is off by "
