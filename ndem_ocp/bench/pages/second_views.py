@@ -18,8 +18,8 @@ ARMS = {
     "instead": "**second views, in place**",
     "ndem": "NDeM, λ = 1",
     "forces_only": "the same without energy labels",
-    "corrected": "the same with a corrected potential",
-    "alone": "the same without any potential",
+    "corrected": "the same, and the potential corrected",
+    "alone": "the same, and no potential at all",
     "first_order": "first order, no potential",
     "pretrained": "pre-trained on the potential's forces",
     "dens": "DeNS",
@@ -39,8 +39,9 @@ def molecules(results: Path) -> str:
     cases = [case for case in CASES if isinstance(case, Molecule)]
     what = (
         "Small TorchMD-NET ET (32 channels, 2 layers, gradient forces), original MD17 labels, 50 "
-        "frames for validation, errors on 1,000 others. A budget of 1 is 3,120 plain steps of 8 "
-        "frames; every arm has its own learning-rate schedule."
+        "frames for validation, errors on 1,000 others (of the potentials themselves: 200). A "
+        "budget of 1 is 3,120 plain steps of 8 frames; every arm has its own learning-rate "
+        "schedule."
     )
     return _table(results, cases, "kcal/mol", what)
 
