@@ -214,8 +214,11 @@ def curvature(results: Path) -> str:
 
 
 def _name(name: str, unit: str) -> str:
+    call, comma, fitted = name.partition(", fitted")
+    if call.endswith(")"):
+        return f"`{call}`{comma}{fitted}"
     if not name.startswith("isotropic"):
-        return f"`{name}`"
+        return name
     return f"isotropic, c in {unit.removesuffix('/A')}/Å²"
 
 
