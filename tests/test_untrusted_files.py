@@ -192,7 +192,8 @@ def test_metadata_with_objects_are_refused_unread(split, checkpoint, capsys):
     for name, words in commands(checkpoint, split).items():
         if name != "export":
             assert main(words) == 2, name
-            assert "metadata.npz" in capsys.readouterr().err
+            said = capsys.readouterr().err
+            assert "metadata.npz" in said or (name == "relax" and "single points" in said)
     assert not Path(RAN).exists()
 
 

@@ -27,8 +27,6 @@ import numpy as np
 
 from fairchem_kit.data.errors import DataError
 
-from .nothing import NoPotential
-
 DATA = "data"
 _SEARCH_DEPTH = 3  # calculators have their network in self.model or self.predictor.model
 
@@ -74,6 +72,8 @@ def calculator_of(spec: str) -> Any:
         DataError: not of that form, not importable, or not a calculator; with the reason.
     """
     if spec == DATA:
+        from .nothing import NoPotential  # ASE takes a second
+
         return NoPotential()
     module, expression = _split(spec)
     made = _evaluate(expression, _import(module, spec), spec)
@@ -148,7 +148,7 @@ def _evaluate(node: ast.expr, module: Any, spec: str) -> Any:
 
 def provenance_of(calculator: Any, spec: str) -> Provenance:
     """What identifies a calculator: :class:`Provenance`."""
-    top = NoPotential.__module__ if spec == DATA else spec.partition(":")[0]
+    top = __name__ if spec == DATA else spec.partition(":")[0]
     package = top if top.endswith(".py") else _distribution(top.partition(".")[0])
     return Provenance(
         spec=spec,
