@@ -457,7 +457,7 @@ def test_a_full_and_a_read_only_file_system(good, tmp_path):
     said = [line for line in done.stderr.splitlines() if line.startswith("ndem: ")]
     assert codes == ["2"] * 2 * len(names), done.stderr
     assert sum("the file system is read-only" in line for line in said) == len(names)
-    assert sum("the disk is full" in line for line in said) == len(names)
+    assert sum("the disk is full" in line for line in said) == len(names), "\n".join(said)
 
 
 def test_replacing_keeps_what_was_there(tmp_path):

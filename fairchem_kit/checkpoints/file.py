@@ -43,10 +43,12 @@ def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except (OSError, RuntimeError) as error:
+        full = _is_full(path.parent)  # torch does not always say why it cannot write
         with contextlib.suppress(OSError):
             temporary.unlink()
+        why = "the disk is full" if full and isinstance(error, RuntimeError) else _why(error)
         raise CheckpointError(
-            f"{path} could not be written ({_why(error)}). An existing file is unchanged; "
+            f"{path} could not be written ({why}). An existing file is unchanged; "
             f"{_free_space(path.parent)}"
         ) from error
     return path
@@ -161,6 +163,14 @@ def _not_ours(path: Path, size: int, start: bytes) -> str:
     if size == 0:
         return f"{path} is empty."
     return f"{path} is not a checkpoint: it starts with {start!r} ({size} bytes)."
+
+
+def _is_full(directory: Path) -> bool:
+    """Whether less than 1 MiB is free, into which no checkpoint fits."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(directory)
+        return disk.f_bavail * disk.f_frsize < 2**20
+    return False
 
 
 def _free_space(directory: Path) -> str:
