@@ -167,17 +167,20 @@ def _not_ours(path: Path, size: int, start: bytes) -> str:
 
 def _is_full(directory: Path) -> bool:
     """Whether less than 1 MiB is free, into which no checkpoint fits."""
-    with contextlib.suppress(OSError):
-        disk = os.statvfs(directory)
-        return disk.f_bavail * disk.f_frsize < 2**20
-    return False
+    free = _free_mib(directory)
+    return free is not None and free < 1
 
 
 def _free_space(directory: Path) -> str:
+    free = _free_mib(directory)
+    return f"is {directory} still there?" if free is None else f"{free:.0f} MiB are free there."
+
+
+def _free_mib(directory: Path) -> float | None:
     with contextlib.suppress(OSError):
         disk = os.statvfs(directory)
-        return f"{disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB are free there."
-    return f"is {directory} still there?"
+        return disk.f_bavail * disk.f_frsize / 2**20
+    return None
 
 
 def _why(error: OSError | RuntimeError) -> str:

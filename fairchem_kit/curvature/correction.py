@@ -23,6 +23,7 @@ from fairchem_kit.calculators.potential import Potential
 from fairchem_kit.data.records import Structure
 
 from .bodies import Pairs, Triples
+from .measure import relative
 from .pairs import Pair
 
 MOST_FRAMES = 200  # that are fitted
@@ -135,7 +136,7 @@ def fit_correction(
         return None
     true = [p.change(labels[p.first], labels[p.second]) for p in pairs]
     own = [p.change(scaled[p.first], scaled[p.second]) for p in pairs]
-    if _relative(own, true) < _GOOD_ENOUGH:
+    if relative([o - t for o, t in zip(own, true)], true) < _GOOD_ENOUGH:
         return None
     elements = tuple(sorted({int(z) for i in labels for z in structures[i].numbers}))
     fits = [_Fit(structures, labels, scaled, pairs, elements, width) for width in _WIDTHS]
@@ -144,13 +145,6 @@ def fit_correction(
     if best is not None and best[0].error < _WORTHWHILE * best[0].error_without:
         return best
     return None
-
-
-def _relative(changes: Sequence[np.ndarray], true: Sequence[np.ndarray]) -> float:
-    """|dF_predicted - dF_DFT| / |dF_DFT| over all pairs."""
-    wrong = sum(float(np.square(c - t).sum()) for c, t in zip(changes, true))
-    size = sum(float(np.square(t).sum()) for t in true)
-    return float(np.sqrt(wrong / size)) if size > 0 else 0.0
 
 
 def _bases(elements: tuple[int, ...], triples: float | None) -> list[Pairs | Triples]:
@@ -227,8 +221,9 @@ class _Fit:
         return pair.change(*both)
 
     def _error(self, changes: Sequence[np.ndarray]) -> float:
+        """|dF_predicted - dF_DFT| / |dF_DFT| over all pairs."""
         true = [p.change(self.labels[p.first], self.labels[p.second]) for p in self.pairs]
-        return _relative(changes, true)
+        return relative([c - t for c, t in zip(changes, true)], true)
 
     def _rows(self, index: int) -> np.ndarray:
         """(3 n, P) forces on the n free atoms of a frame per coefficient."""

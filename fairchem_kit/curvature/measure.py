@@ -90,6 +90,12 @@ def force_changes(structures: Sequence[Structure], pairs: Sequence[Pair]) -> lis
     ]
 
 
+def relative(wrong: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:
+    """|wrong| / |right|, norms over all arrays together; 0 if ``right`` is zero."""
+    size = sum(map(_square, right))
+    return float(np.sqrt(sum(map(_square, wrong)) / size)) if size > 0 else 0.0
+
+
 def _square(values: np.ndarray) -> float:
     return float(np.square(values).sum())
 
@@ -116,10 +122,6 @@ def agreement(
     errors = [scale * p - t for p, t in zip(predicted, true)]
     unscaled = [p - t for p, t in zip(predicted, true)]
 
-    def relative(wrong: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:
-        size = sum(map(_square, right))
-        return float(np.sqrt(sum(map(_square, wrong)) / size)) if size > 0 else 0.0
-
     per_pair = np.array([relative([e], [t]) for e, t in zip(errors, true)])
     numbers = [structures[pair.first].numbers[pair.free] for pair in pairs]
     by_element = {}
@@ -139,7 +141,7 @@ def agreement(
         unscaled_error=None if forces_error is None else relative(unscaled, true),
         forces_error=forces_error,
         median=float(np.median(per_pair)),
-        by_displacement=_by_displacement(pairs, errors, true, relative),
+        by_displacement=_by_displacement(pairs, errors, true),
         by_element=by_element,
         by_system=by_system,
     )
@@ -149,7 +151,6 @@ def _by_displacement(
     pairs: Sequence[Pair],
     errors: list[np.ndarray],
     true: list[np.ndarray],
-    relative: Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], float],
 ) -> list[tuple[float, float, int, float]]:
     """Rows for equal numbers of pairs, from small to large displacements."""
     order = np.argsort([pair.rms for pair in pairs])

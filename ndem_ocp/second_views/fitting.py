@@ -197,7 +197,7 @@ def _correction(
     )
     if found is None:
         say(
-            "no correction: none that is fitted to the forces makes their change better "
+            "no correction: none is needed, or none fitted to the forces makes their change better "
             f"over {counted(len(pairs), 'pair')} left out of the fit"
         )
         return None
