@@ -21,6 +21,7 @@ from ndem_ocp.models.equiformer.convolution import Radial, message, sum_messages
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.grid import s2_activation
 from ndem_ocp.models.equiformer.layout import Layout, layout
+from ndem_ocp.models.equiformer.linear import linear_by_degree
 
 
 def graph_attention(
@@ -50,11 +51,8 @@ def graph_attention(
     inputs = layout(whole.lmax, max(kept.orders))  # orders that the second convolution needs
     y = _activate(module, y, gate, edges, inputs)
     out = _second_convolution(module, y, attention.to(dtype), edges, inputs, kept, len(x))
-    weight = module.proj.weight[module.proj.expand_index[kept.node_rows]]
-    out = torch.bmm(out.transpose(0, 1), weight.to(dtype).transpose(1, 2))
-    if kept.of_order(0)[0] == 0:
-        out = torch.cat([out[:1] + module.proj.bias, out[1:]])
-    return out.transpose(0, 1)
+    weight, bias = module.proj.weight.to(dtype), module.proj.bias.to(dtype)
+    return linear_by_degree(out, weight, bias, degrees or (0, whole.lmax + 1))
 
 
 def _first_convolution(

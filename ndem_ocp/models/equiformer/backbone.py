@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Batch
 
 from ndem_ocp.models.equiformer.attention import edge_degree
-from ndem_ocp.models.equiformer.block import transformer_block
+from ndem_ocp.models.equiformer.block import Structures, transformer_block
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
@@ -89,11 +89,12 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
         if FIRST_ATOMS in data:  # heads need to know where the second view begins
             edges.first_edge(data[FIRST_ATOMS])
         x = self.first_embedding(data, species, edges)
+        structures = Structures(data.batch, len(data.natoms))
         for block in self.blocks:
             if self.activation_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(transformer_block, block, x, edges, data.batch, use_reentrant=False)
+                x = checkpoint(transformer_block, block, x, edges, structures, use_reentrant=False)
             else:
-                x = transformer_block(block, x, edges, data.batch)
+                x = transformer_block(block, x, edges, structures)
         x = self.norm(x)
         graph.edge_distance = edges.distance
         return {"node_embedding": self._embedding(x), "graph": graph, EDGES: edges}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from fairchem.core.models.equiformer_v2.drop import GraphDropPath
+from fairchem.core.models.equiformer_v2.so3 import SO3_LinearV2
 from fairchem.core.models.equiformer_v2.transformer_block import FeedForwardNetwork, TransBlockV2
 from torch import Tensor
 from torch.nn.functional import silu
@@ -10,7 +14,8 @@ from torch.nn.functional import silu
 from ndem_ocp.models.equiformer.attention import graph_attention, grid_matrices
 from ndem_ocp.models.equiformer.autograd import compute_dtype
 from ndem_ocp.models.equiformer.edges import Edges
-from ndem_ocp.models.equiformer.grid import grid_mlp
+from ndem_ocp.models.equiformer.grid_mlp import GridWeights, grid_mlp
+from ndem_ocp.models.equiformer.linear import linear_by_degree
 
 
 def feed_forward(module: FeedForwardNetwork, x: Tensor, edges: Edges | None) -> Tensor:
@@ -18,34 +23,20 @@ def feed_forward(module: FeedForwardNetwork, x: Tensor, edges: Edges | None) -> 
     dtype, lmax = compute_dtype(x), module.max_lmax
     x = x.to(dtype)
     first, second = module.so3_linear_1, module.so3_linear_2
-    degree = first.expand_index
-    w_in, w_out = first.weight, second.weight  # (L + 1, H, C), (L + 1, O, H)
-    gate, bias, middle = None, first.bias, None
+    gate, before, middle, after = None, None, None, None
     if module.use_grid_mlp:
-        outer_in, middle, outer_out = (module.grid_mlp[number].weight for number in (0, 2, 4))
-        w_in, bias = outer_in @ w_in, outer_in @ bias
+        before, middle, after = (module.grid_mlp[number].weight for number in (0, 2, 4))
         gate = scalar_gate(module, x)
-        inner = w_out @ outer_out
-        # degree 0 comes from the gate, without passing through the grid
-        w_out = inner if gate is None else torch.cat([w_out[:1], inner[1:]])
-        middle = middle.t().to(dtype)
     elif module.use_gate_act:
-        return _gated(module, x, dtype)
+        inner = module.gate_act(module.gating_linear(x[:, 0]), _by_degree(first, x))
+        return _by_degree(second, inner)
     elif module.gating_linear is not None:
         gate = silu(module.gating_linear(x[:, 0]))
+    weights = [first.weight, first.bias, before, middle, after, second.weight, second.bias]
+    weights = [None if each is None else each.to(dtype) for each in weights]
     grid = module.SO3_grid[lmax][lmax]
     to_grid, from_grid = grid_matrices(grid, None, dtype, gate is not None, edges)
-    out = grid_mlp(
-        x,
-        gate,
-        w_in.to(dtype).transpose(1, 2)[degree],
-        bias.to(dtype),
-        middle,
-        w_out.to(dtype).transpose(1, 2)[degree],
-        to_grid,
-        from_grid,
-    )
-    return _with_bias(out, second.bias)
+    return grid_mlp(x, gate, GridWeights(*weights), to_grid, from_grid)
 
 
 def scalar_gate(module: FeedForwardNetwork, x: Tensor) -> Tensor | None:
@@ -53,43 +44,50 @@ def scalar_gate(module: FeedForwardNetwork, x: Tensor) -> Tensor | None:
     return module.scalar_mlp(x[:, 0]) if module.use_sep_s2_act else None
 
 
-def _gated(module: FeedForwardNetwork, x: Tensor, dtype: torch.dtype) -> Tensor:
-    first, second = module.so3_linear_1, module.so3_linear_2
-    inner = _by_degree(x, first.weight[first.expand_index].to(dtype))
-    inner = _with_bias(inner, first.bias)
-    out = module.gate_act(module.gating_linear(x[:, 0]), inner)
-    return _with_bias(_by_degree(out, second.weight[second.expand_index].to(dtype)), second.bias)
+def _by_degree(module: SO3_LinearV2, x: Tensor) -> Tensor:
+    weight, bias = module.weight.to(x.dtype), module.bias.to(x.dtype)
+    return linear_by_degree(x, weight, bias, (0, len(weight)))
 
 
-def _by_degree(x: Tensor, weight: Tensor) -> Tensor:
-    """(N, K, C) times (K, O, C)."""
-    return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-
-
-def _with_bias(x: Tensor, bias: Tensor) -> Tensor:
-    return torch.cat([x[:, :1] + bias, x[:, 1:]], dim=1)
-
-
-def transformer_block(module: TransBlockV2, x: Tensor, edges: Edges, batch: Tensor) -> Tensor:
+def transformer_block(
+    module: TransBlockV2, x: Tensor, edges: Edges, structures: Structures
+) -> Tensor:
     """One layer, (N, K, C) -> (N, K, C').
 
     Args:
         module: holds the parameters.
         x: (N, K, C)
         edges: of the N atoms.
-        batch: (N,) structure of each atom, for drop-path, which drops whole structures.
+        structures: of the atoms, for drop-path.
     """
-    x = x + _dropped(module, graph_attention(module.ga, module.norm_1(x), edges), batch)
-    out = _dropped(module, feed_forward(module.ffn, module.norm_2(x), edges), batch)
+    x = _added(module, x, graph_attention(module.ga, module.norm_1(x), edges), structures)
+    out = feed_forward(module.ffn, module.norm_2(x), edges)
     if module.ffn_shortcut is not None:
-        shortcut = module.ffn_shortcut
-        x = _with_bias(_by_degree(x, shortcut.weight[shortcut.expand_index]), shortcut.bias)
-    return x + out
+        x = _by_degree(module.ffn_shortcut, x)
+    return _added(module, x, out, structures)
 
 
-def _dropped(module: TransBlockV2, x: Tensor, batch: Tensor) -> Tensor:
-    if module.drop_path is not None:
-        x = module.drop_path(x, batch)
+class Structures(NamedTuple):
+    """Which atoms belong to which structure."""
+
+    batch: Tensor  # (N,) structure of each atom
+    count: int
+
+
+def _added(module: TransBlockV2, x: Tensor, out: Tensor, structures: Structures) -> Tensor:
+    """x + out, where drop-path leaves out whole structures and scales the others."""
+    factor = _drop_path(module.drop_path, x, structures)
     if module.proj_drop is not None:
-        x = module.proj_drop(x, batch)
-    return x
+        out = module.proj_drop(out if factor is None else out * factor, structures.batch)
+        factor = None
+    return x + out if factor is None else torch.addcmul(x, out.to(x.dtype), factor)
+
+
+def _drop_path(module: GraphDropPath | None, like: Tensor, structures: Structures) -> Tensor | None:
+    """(N, 1, 1) factors, from the random numbers that upstream draws; None if all are 1."""
+    if module is None or not module.training or module.drop_prob == 0:
+        return None
+    keep = 1 - module.drop_prob
+    shape = (structures.count, 1, 1)
+    drawn = torch.rand(shape, dtype=like.dtype, device=like.device).add_(keep).floor_()
+    return drawn.div_(keep).index_select(0, structures.batch)

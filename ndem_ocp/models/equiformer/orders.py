@@ -105,16 +105,22 @@ class ComplexMapInOne(RealMap):
     """
 
     def __init__(self, weight: Tensor, train: bool = False) -> None:
-        real, imaginary = weight.chunk(2)
-        rows = torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)
-        super().__init__(torch.cat(rows), train)
+        outputs, inputs = len(weight) // 2, weight.shape[1]
+        joint = weight.new_empty(2, outputs, 2, inputs)
+        joint[:, :, 0] = weight.view(2, outputs, inputs)
+        torch.neg(weight[outputs:], out=joint[0, :, 1])
+        joint[1, :, 1] = weight[:outputs]
+        super().__init__(joint.view(2 * outputs, 2 * inputs), train)
 
     def gradient(self) -> Tensor | None:
         total = super().gradient()
         if total is None:
             return None
-        (a, b), (c, d) = (half.chunk(2, dim=1) for half in total.chunk(2))
-        return torch.cat([a + d, c - b])
+        outputs, inputs = len(total) // 2, total.shape[1] // 2
+        joint, made = total.view(2, outputs, 2, inputs), total.new_empty(2, outputs, inputs)
+        torch.add(joint[0, :, 0], joint[1, :, 1], out=made[0])
+        torch.sub(joint[1, :, 0], joint[0, :, 1], out=made[1])
+        return made.view(2 * outputs, inputs)
 
 
 def map_of(order: int, weight: Tensor, train: bool = False) -> RealMap | ComplexMap:
