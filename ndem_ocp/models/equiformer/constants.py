@@ -5,15 +5,27 @@ On a GPU, ``torch.tensor(..., device=...)`` and indexing with a list synchronise
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from fairchem.core.models.equiformer_v2.wigner import _Jd
 from torch import Tensor
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-@cache
+
+_kept: list[Any] = []
+
+
+def kept(make: F) -> F:
+    """Decorator: results are cached until :func:`clear`."""
+    cached = cache(make)
+    _kept.append(cached)
+    return cached  # type: ignore[return-value]
+
+
+@kept
 def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """These numbers as a tensor, which is shared: never write to it."""
     with torch.inference_mode(False):  # so that autograd may save it for a backward
@@ -25,14 +37,7 @@ def index(values: list[int], like: Tensor) -> Tensor:
     return constant(tuple(values), torch.long, like.device)
 
 
-@cache
-def swap_axes(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """J of e3nn, (2l + 1, 2l + 1): the Wigner matrix that swaps the axes y and z."""
-    with torch.inference_mode(False):
-        return _Jd[degree].to(device=device, dtype=dtype)
-
-
 def clear() -> None:
-    """Empty the cache."""
-    constant.cache_clear()
-    swap_axes.cache_clear()
+    """Empty the caches."""
+    for cached in _kept:
+        cached.cache_clear()

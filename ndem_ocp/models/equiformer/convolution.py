@@ -70,14 +70,16 @@ class _Message(torch.autograd.Function):
     @without_autocast
     def forward(ctx, x, hidden, weight, radial_bias, bias, where, invariants, *weights):
         ends, layout, _ = where
-        ctx.save_for_backward(x, hidden, weight, radial_bias, *weights)
+        ctx.save_for_backward(x, hidden, weight, radial_bias)
         ctx.where = where
         edges, rows = len(ends.source), len(layout.rows)
         scalars = len(bias) - invariants
         heads = scalars // layout.blocks[0].stop
         out, more = x.new_empty(edges, rows * heads), x.new_empty(edges, invariants)
         wide = 2 * x.shape[2]
-        first, *rest = map(map_of, layout.orders, weights)
+        first, *rest = ctx.maps = list(
+            map(map_of, layout.orders, weights, ctx.needs_input_grad[7:])
+        )
         for chunk in chunks(edges, x, x.shape[1] * wide):
             radial = torch.addmm(radial_bias, hidden[chunk], weight.t())
             flat = weighted_messages(x, radial, chunk, where)[0].flatten(1)
@@ -93,8 +95,8 @@ class _Message(torch.autograd.Function):
     @once_differentiable
     @without_autocast
     def backward(ctx, g, g_more):
-        x, hidden, weight, radial_bias, *weights = ctx.saved_tensors
-        layout = ctx.where[1]
+        x, hidden, weight, radial_bias = ctx.saved_tensors
+        layout, maps = ctx.where[1], ctx.maps
         edges, heads, wide = len(g), g.shape[2], 2 * x.shape[2]
         g = g.flatten(1)
         need = ctx.needs_input_grad
@@ -105,7 +107,6 @@ class _Message(torch.autograd.Function):
             d_weight, d_radial_bias = torch.zeros_like(weight), torch.zeros_like(radial_bias)
         if need[4]:
             d_bias = torch.cat([g_more.sum(0), g[:, : layout.blocks[0].stop * heads].sum(0)])
-        maps = [map_of(*each) for each in zip(layout.orders, weights, need[7:])]
         for chunk in chunks(edges, x, x.shape[1] * wide):
             radial = torch.addmm(radial_bias, hidden[chunk], weight.t())
             weighted, rotated = weighted_messages(x, radial, chunk, ctx.where, keep=True)
@@ -161,7 +162,9 @@ class _SumMessages(torch.autograd.Function):
         # Values before attention are stored: recomputing their matrix product would cost more.
         keep = attention is not None and ctx.needs_input_grad[1]
         kept = y.new_empty(len(y), width) if keep else None
-        first, *rest = map(map_of, range(len(weights)), weights)
+        first, *rest = ctx.maps = list(
+            map(map_of, range(len(weights)), weights, ctx.needs_input_grad[4:])
+        )
         outputs = _outputs(weights)
         for chunk in chunks(len(y), y, width + out.shape[1] * out.shape[2]):
             n = chunk.stop - chunk.start
@@ -189,7 +192,7 @@ class _SumMessages(torch.autograd.Function):
             d_y.zero_()
         d_attention = torch.empty_like(attention) if kept is not None else None
         d_bias = y.new_zeros(len(weights[0])) if need[2] else None
-        maps = [map_of(*each) for each in zip(range(len(weights)), weights, need[4:])]
+        maps = ctx.maps
         for chunk in chunks(len(y), y, width + g.shape[1] * g.shape[2]):
             n = chunk.stop - chunk.start
             value = torch.bmm(ends.frames[chunk], g[ends.target[chunk]])

@@ -6,6 +6,7 @@ Order 0 is real, y = W x. For m > 0, (x_m, x_-m) is a complex number, and so are
 
 Weights and their gradients stay as upstream stores them, (outputs, inputs) and W_r above W_i: with
 few edges, a transposed or joined copy of the weights takes almost as long as a product with them.
+Where a map needs such a copy, the backward takes it from the forward.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ class RealMap:
             self.total = _sum(self.total, g, x)
 
     def gradient(self) -> Tensor | None:
-        """Of the weights; None if not ``train``."""
+        """Of the weights, for the pieces since the last call; None if not ``train``."""
         if not self.train:
             return None
-        return torch.zeros_like(self.weight) if self.total is None else self.total
+        total, self.total = self.total, None
+        return torch.zeros_like(self.weight) if total is None else total
 
 
 class ComplexMap:
@@ -92,6 +94,7 @@ class ComplexMap:
         if not self.train:
             return None
         first, second, third = self.totals
+        self.totals = [None, None, None]
         if first is None or second is None or third is None:
             return torch.zeros_like(torch.cat([self.real, self.imaginary]))
         return torch.cat([second.add_(first), first.sub_(third)])
