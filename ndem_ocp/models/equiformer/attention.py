@@ -9,19 +9,19 @@ from __future__ import annotations
 import torch
 import torch_geometric
 from fairchem.core.models.equiformer_v2.input_block import EdgeDegreeEmbedding
-from fairchem.core.models.equiformer_v2.radial_function import RadialFunction
 from fairchem.core.models.equiformer_v2.so2_ops import SO2_Convolution
 from fairchem.core.models.equiformer_v2.transformer_block import SO2EquivariantGraphAttention
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, silu
+from torch.nn.functional import silu
 
 from ndem_ocp.models.equiformer.autograd import compute_dtype
 from ndem_ocp.models.equiformer.constants import constant, index
-from ndem_ocp.models.equiformer.convolution import Radial, message, sum_messages
+from ndem_ocp.models.equiformer.convolution import RadialWeights, message, sum_messages
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.grid import s2_activation
 from ndem_ocp.models.equiformer.layout import Layout, layout
 from ndem_ocp.models.equiformer.linear import linear_by_degree
+from ndem_ocp.models.equiformer.radial import Radial, radial_hidden
 
 
 def graph_attention(
@@ -61,8 +61,8 @@ def _first_convolution(
     """(E, R, H) coefficients, and (E, X) invariants: attention features followed by gates."""
     convolution: SO2_Convolution = module.so2_conv_1
     lay = edges.layout
-    function = module.rad_func if module.use_m_share_rad else convolution.rad_func
-    hidden, last = radial_hidden(function, edges, module)
+    radial = radial_of(module)
+    hidden, last = radial_hidden(radial, edges), radial.last
     shared, start = [], 0
     for order in lay.orders:
         count = len(lay.of_order(order))
@@ -71,7 +71,7 @@ def _first_convolution(
         start += count
     return message(
         x.to(dtype),
-        Radial(hidden.to(dtype), last.weight.to(dtype), last.bias.to(dtype)),
+        RadialWeights(hidden.to(dtype), last.weight.to(dtype), last.bias.to(dtype)),
         edges.ends(dtype),
         lay,
         shared,
@@ -79,6 +79,12 @@ def _first_convolution(
         convolution.fc_m0.bias.to(dtype),
         convolution.extra_m0_output_channels,
     )
+
+
+def radial_of(module: SO2EquivariantGraphAttention) -> Radial:
+    """The radial function of the first convolution."""
+    shared = module.use_m_share_rad
+    return Radial(module.rad_func if shared else module.so2_conv_1.rad_func, module)
 
 
 def order_weights(convolution: SO2_Convolution) -> list[Tensor]:
@@ -181,32 +187,10 @@ def _rescaled(x: Tensor, lay: Layout) -> Tensor:
     return x * constant(tuple(lay.rescale), x.dtype, x.device)[:, None]
 
 
-def radial_hidden(
-    function: RadialFunction, edges: Edges, owner: nn.Module
-) -> tuple[Tensor, nn.Linear]:
-    """Output of a radial function before its last layer, (E, h), and this last layer.
-
-    If the first layer also reads the species of both atoms, this part of it is tabulated: one row
-    per species instead of one product per edge.
-    """
-    first, *rest, last = function.net
-    if owner.use_atom_edge_embedding:
-        distances = edges.distance.shape[1]
-        source, target = owner.source_embedding.weight, owner.target_embedding.weight
-        parts = first.weight.split([distances, source.shape[1], target.shape[1]], dim=1)
-        hidden = linear(edges.distance, parts[0], first.bias)
-        hidden = hidden + embedding(edges.source_species, source @ parts[1].t())
-        hidden = hidden + embedding(edges.target_species, target @ parts[2].t())
-    else:
-        hidden = first(edges.distance)
-    for layer in rest:
-        hidden = layer(hidden)
-    return hidden, last
-
-
 def edge_degree(module: EdgeDegreeEmbedding, edges: Edges, num_nodes: int) -> Tensor:
     """The edge-degree embedding, which is part of the first node embedding, (N, K, C)."""
-    hidden, last = radial_hidden(module.rad_func, edges, module)
+    radial = Radial(module.rad_func, module)
+    hidden, last = radial_hidden(radial, edges), radial.last
     dtype = compute_dtype(hidden)
     ends = edges.ends(dtype)
     ends = ends._replace(frames=ends.frames[:, : edges.layout.lmax + 1])

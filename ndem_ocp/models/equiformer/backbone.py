@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Batch
 
-from ndem_ocp.models.equiformer.attention import edge_degree
+from ndem_ocp.models.equiformer.attention import edge_degree, radial_of
 from ndem_ocp.models.equiformer.block import Structures, transformer_block
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
+from ndem_ocp.models.equiformer.radial import Radial, compute_ahead
 from ndem_ocp.models.neighbors import NearestNeighbors
 from ndem_ocp.models.views import FIRST_ATOMS
 
@@ -88,6 +89,8 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
         edges = self._edges(graph, species)
         if FIRST_ATOMS in data:  # heads need to know where the second view begins
             edges.first_edge(data[FIRST_ATOMS])
+        if not (self.activation_checkpoint and torch.is_grad_enabled()):  # which computes twice
+            compute_ahead(self._radials(), edges)
         x = self.first_embedding(data, species, edges)
         structures = Structures(data.batch, len(data.natoms))
         for block in self.blocks:
@@ -110,6 +113,10 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
             source, target, distance, species[source], species[target], frames, self.layout,
             len(species),
         )  # fmt: skip
+
+    def _radials(self) -> list[Radial]:
+        first = self.edge_degree_embedding
+        return [Radial(first.rad_func, first), *(radial_of(block.ga) for block in self.blocks)]
 
     def first_embedding(self, data: Batch, species: Tensor, edges: Edges) -> Tensor:
         """Node embedding before the first layer, from species and edge degrees, (N, K, C)."""

@@ -31,7 +31,7 @@ from ndem_ocp.models.equiformer.messages import (
 from ndem_ocp.models.equiformer.orders import map_of
 
 
-class Radial(NamedTuple):
+class RadialWeights(NamedTuple):
     """The last layer of a radial function, r = hidden weight^T + bias."""
 
     hidden: Tensor  # (E, h)
@@ -40,7 +40,7 @@ class Radial(NamedTuple):
 
 
 def message(
-    x: Tensor, radial: Radial, ends: Ends, layout: Layout, shared: list[slice],
+    x: Tensor, radial: RadialWeights, ends: Ends, layout: Layout, shared: list[slice],
     weights: list[Tensor], bias: Tensor, invariants: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """First convolution.
@@ -224,8 +224,13 @@ def _attended(value: Tensor, attention: Tensor | None, chunk: slice) -> Tensor:
 
 
 def _kernel_agrees(
-    x: Tensor, radial: Radial, where: Any, weights: list[Tensor], bias: Tensor, invariants: int
-) -> bool:
+    x: Tensor,
+    radial: RadialWeights,
+    where: Any,
+    weights: list[Tensor],
+    bias: Tensor,
+    invariants: int,
+) -> bool:  # fmt: skip
     """Whether the kernels agree with torch's code on a few edges of this batch."""
     ends, layout, shared = where
     if ends.by_node is None or len(ends.source) == 0:

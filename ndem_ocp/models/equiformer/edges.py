@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndem_ocp.models.equiformer import kernels
 from ndem_ocp.models.equiformer.constants import index
@@ -32,6 +32,8 @@ class Edges:
     frames: Tensor  # (E, R, K) Wigner matrices, rows ordered as in layout
     layout: Layout
     num_nodes: int
+    # hidden features of radial functions, (E, h), by function, if computed ahead
+    radial: dict[nn.Module, Tensor] = field(default_factory=dict)
     _made: dict[object, Any] = field(default_factory=dict)
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
