@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ndem_ocp.models.equiformer import kernels
-from ndem_ocp.models.equiformer.convolution import Radial, message, sum_messages
+from ndem_ocp.models.equiformer.convolution import RadialWeights, message, sum_messages
 from ndem_ocp.models.equiformer.layout import layout
 from ndem_ocp.models.equiformer.messages import Ends, by_node
 from ndem_ocp.models.equiformer_names import to_ours
@@ -56,7 +56,9 @@ def test_a_whole_model_compares_each_before_its_first_use(
     model = a_model(activation_checkpoint=checkpointing)
     batch = batch_of(records[:1], torch.float32)
     found = outputs_and_gradients(model, batch)
-    assert {key[0] for key in kernels._agreed} == {"message", "S2 activation", "sums over edges"}
+    assert {key[0] for key in kernels._agreed} == {
+        *("message", "S2 activation", "sums over edges", "edge softmax"),
+    }
     assert all(kernels._agreed.values()), caplog.text
     model.zero_grad(set_to_none=True)
     kernels.usable = lambda like: False  # the fixture puts it back
@@ -67,7 +69,7 @@ def test_without_edges_nothing_is_said_about_a_kernel(everywhere):
     x, radial, _, (ends, lay, shared) = an_edge(1, 1)
     none = Ends(*(each[:0] for each in ends[:3]))
     none = none._replace(by_node=by_node(none.source, none.target, 1))
-    weights = Radial(x.new_zeros(0, 2), radial.new_zeros(radial.shape[1], 2), radial[0])
+    weights = RadialWeights(x.new_zeros(0, 2), radial.new_zeros(radial.shape[1], 2), radial[0])
     degrees = [len(lay.of_order(order)) for order in lay.orders]
     maps = [x.new_zeros((2 if m else 1) * n * 2, n * 6) for m, n in zip(lay.orders, degrees)]
     out, _ = message(x, weights, none, lay, list(shared), maps, x.new_zeros(len(maps[0])))

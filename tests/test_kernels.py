@@ -9,11 +9,13 @@ import importlib
 
 import pytest
 import torch
+import torch_geometric
 
 from ndem_ocp.models.equiformer import grid, kernels
-from ndem_ocp.models.equiformer.convolution import Radial, message, sum_messages
+from ndem_ocp.models.equiformer.convolution import RadialWeights, message, sum_messages
 from ndem_ocp.models.equiformer.layout import layout
 from ndem_ocp.models.equiformer.messages import Ends, by_node
+from ndem_ocp.models.equiformer.softmax import edge_softmax
 from ndem_ocp.models.equiformer_names import to_ours
 from test_equiformer import (  # noqa: F401 (records: a fixture)
     assert_same,
@@ -106,6 +108,30 @@ def test_s2_activation(device, dtype, edges, rows, kept, channels, points, gated
     assert_close(results(run(s2.s2_activation), inputs), expected, BOUND[dtype])
 
 
+# ---------------------------------------------------------------- softmax
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("targets", "nodes", "heads"),
+    [([0, 0, 0, 2, 2], 4, 8), ([1, 0, 1, 0, 1], 2, 3), ([0], 1, 1), ([], 3, 2)],
+    ids=["nodes without edges", "not sorted", "one edge", "no edge"],
+)
+def test_softmax_over_the_edges_of_each_node(device, monkeypatch, dtype, targets, nodes, heads):
+    target = torch.tensor(targets, dtype=torch.long, device=device)
+    logits = 5 * numbers(len(target), heads, device=device, dtype=dtype)
+    expected = results(
+        lambda x: torch_geometric.utils.softmax(x, target, num_nodes=nodes), [logits.double()]
+    )
+    assert_close(
+        results(lambda x: edge_softmax(x, target, nodes, None), [logits.double()]), expected, 1e-13
+    )
+    monkeypatch.setattr(kernels, "agrees", lambda *_: True)
+    of = by_node(target, target, nodes)
+    found = results(lambda x: edge_softmax(x, target, nodes, of), [logits])
+    assert_close(found, expected, BOUND[dtype])
+
+
 # ---------------------------------------------------------------- messages
 
 
@@ -167,7 +193,7 @@ def test_message(device, always, lmax, mmax, by_degree, dtype):
 
     def run(which):
         def call(x, hidden, weight, radial_bias, *weights):
-            radial = Radial(hidden, weight, radial_bias)
+            radial = RadialWeights(hidden, weight, radial_bias)
             return message(x, radial, which, lay, shared, list(weights), bias.to(x.dtype))[0]
 
         return call

@@ -30,6 +30,7 @@ from fairchem_kit.training.config import ConfigError, Keys
 from fairchem_kit.training.deterministic import Deterministic
 from fairchem_kit.training.early_stopping import EarlyStopping
 from fairchem_kit.training.freeze import Freeze
+from fairchem_kit.training.fused import use_fused
 from fairchem_kit.training.moving_average import MovingAverage
 from fairchem_kit.training.normalizers import Normalizers
 from fairchem_kit.training.precision import Precision
@@ -139,6 +140,7 @@ class Trainer(OCPTrainer):
 
     def load_optimizer(self) -> None:
         super().load_optimizer()
+        use_fused(self.optimizer)
         for component in reversed(self.components):
             component.after_optimizer()
 

@@ -129,7 +129,12 @@ def counted_kernels(count: Count) -> Iterator[None]:
     """Within, our EquiformerV2 takes its kernels, which only count."""
     from ndem_ocp.models.equiformer import kernels
 
-    made = {"s2": _s2(count), "messages": _messages(count), "sums": _sums(count)}
+    made = {
+        "s2": _s2(count),
+        "messages": _messages(count),
+        "sums": _sums(count),
+        "softmax": _softmax(count),
+    }
     with contextlib.ExitStack() as stack:
         for name, module in made.items():
             whole = f"{kernels.__name__}.{name}"
@@ -208,4 +213,22 @@ def _sums(count: Count) -> ModuleType:
 
     module = ModuleType("sums")
     module.add_to_nodes = add_to_nodes  # type: ignore[attr-defined]
+    return module
+
+
+def _softmax(count: Count) -> ModuleType:
+    def softmax(logits: Tensor, start: Tensor, order: Tensor) -> Tensor:
+        with count.pause():
+            out = torch.zeros_like(logits)
+        count.add("softmax over edges", [(logits, 1), (out, 1)], 0)
+        return out
+
+    def softmax_backward(weights: Tensor, g: Tensor, start: Tensor, order: Tensor) -> Tensor:
+        with count.pause():
+            out = torch.zeros_like(weights)
+        count.add("softmax over edges, backward", [(weights, 1), (g, 1), (out, 1)], 0)
+        return out
+
+    module = ModuleType("softmax")
+    module.softmax, module.softmax_backward = softmax, softmax_backward  # type: ignore[attr-defined]
     return module

@@ -7,7 +7,6 @@ module's own forward.
 from __future__ import annotations
 
 import torch
-import torch_geometric
 from fairchem.core.models.equiformer_v2.input_block import EdgeDegreeEmbedding
 from fairchem.core.models.equiformer_v2.so2_ops import SO2_Convolution
 from fairchem.core.models.equiformer_v2.transformer_block import SO2EquivariantGraphAttention
@@ -22,6 +21,7 @@ from ndem_ocp.models.equiformer.grid import s2_activation
 from ndem_ocp.models.equiformer.layout import Layout, layout
 from ndem_ocp.models.equiformer.linear import linear_by_degree
 from ndem_ocp.models.equiformer.radial import Radial, radial_hidden
+from ndem_ocp.models.equiformer.softmax import edge_softmax
 
 
 def graph_attention(
@@ -100,7 +100,8 @@ def _attention_weights(
     # upstream's smooth leaky ReLU, a x + (1 - a) silu(x)
     features = features.lerp(silu(features), 1 - module.alpha_act.alpha)
     logits = torch.einsum("bik, ik -> bi", features, module.alpha_dot)
-    weights = torch_geometric.utils.softmax(logits, edges.target, num_nodes=num_nodes)
+    of = edges.ends(logits.dtype).by_node
+    weights = edge_softmax(logits, edges.target, num_nodes, of)
     if module.alpha_dropout is not None:
         weights = module.alpha_dropout(weights)
     return weights
