@@ -30,7 +30,7 @@ from fairchem_kit.training.config import ConfigError, Keys
 from fairchem_kit.training.deterministic import Deterministic
 from fairchem_kit.training.early_stopping import EarlyStopping
 from fairchem_kit.training.freeze import Freeze
-from fairchem_kit.training.fused import use_fused
+from fairchem_kit.training.host_time import switch_only_if_needed, use_fused
 from fairchem_kit.training.moving_average import MovingAverage
 from fairchem_kit.training.normalizers import Normalizers
 from fairchem_kit.training.precision import Precision
@@ -115,6 +115,7 @@ class Trainer(OCPTrainer):
 
     def load_model(self) -> None:
         super().load_model()
+        switch_only_if_needed(self.model)
         for component in reversed(self.components):
             component.after_model()
 
