@@ -6,12 +6,16 @@ import json
 
 import pytest
 import torch
+from fairchem.core.models.equiformer_v2.layer_norm import (
+    EquivariantLayerNormArraySphericalHarmonics,
+)
 
 from ndem_ocp.bench.gpu import predict
 from ndem_ocp.bench.gpu.counting import Count, counted_kernels
 from ndem_ocp.bench.gpu.memory_count import Live
 from ndem_ocp.bench.pages.gpu import gpu_memory, gpu_predicted
 from ndem_ocp.models.equiformer.grid import s2_activation
+from ndem_ocp.models.equiformer.norm import layer_norm
 
 ATOMS = 13
 
@@ -57,6 +61,21 @@ def test_a_kernel_is_one_operation_each_way():
     flops = {kernels: sum(each.flops for each in found[kernels]) for kernels in found}
     assert flops[True] == flops[False] == 2 * ATOMS * 4 * 9 * 20 * 5
     assert sum(e.growing for e in found[True]) < sum(e.growing for e in found[False])
+
+
+def test_a_layer_norm_is_one_kernel_and_backward_another_with_one_sum():
+    module = EquivariantLayerNormArraySphericalHarmonics(2, 4)
+    x = torch.randn(ATOMS, 9, 4, requires_grad=True)
+    count = Count(ATOMS)
+    with counted_kernels(count), count:
+        out = layer_norm(module, x)
+        out.backward(torch.zeros_like(out).detach())
+    names = [each.name for each in count.operations]
+    assert names == ["layer norm", "zeros_like", "layer norm, backward", "sum"]
+    forward, backward = count.operations[0], count.operations[2]
+    assert forward.growing == 4 * (2 * x.numel() + 3 * ATOMS)
+    assert backward.growing == 4 * (3 * x.numel() + 3 * ATOMS)
+    assert module.affine_weight.grad.shape == (2, 4)
 
 
 def test_time_is_the_longest_of_bytes_products_and_a_launch():

@@ -26,10 +26,11 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="kernels are compiled here, for the GPU"
 )
-messages, s2, sums = (
+messages, norm, s2, sums = (
     importlib.import_module(f"ndem_ocp.models.equiformer.kernels.{name}")
-    for name in ("messages", "s2", "sums")
+    for name in ("messages", "norm", "s2", "sums")
 )
+ALL = {"message", "S2 activation", "sums over edges", "edge softmax", "layer norm"}
 
 
 @pytest.fixture
@@ -56,9 +57,7 @@ def test_a_whole_model_compares_each_before_its_first_use(
     model = a_model(activation_checkpoint=checkpointing)
     batch = batch_of(records[:1], torch.float32)
     found = outputs_and_gradients(model, batch)
-    assert {key[0] for key in kernels._agreed} == {
-        *("message", "S2 activation", "sums over edges", "edge softmax"),
-    }
+    assert {key[0] for key in kernels._agreed} == ALL
     assert all(kernels._agreed.values()), caplog.text
     model.zero_grad(set_to_none=True)
     kernels.usable = lambda like: False  # the fixture puts it back
@@ -118,7 +117,7 @@ def test_each_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
 
     names = [
         *((messages, "_weighted"), (messages, "_weighted_backward"), (s2, "_forward")),
-        *((s2, "_backward"), (sums, "_add")),
+        *((s2, "_backward"), (sums, "_add"), (norm, "_forward"), (norm, "_backward")),
     ]
     for module, name in names:
         monkeypatch.setattr(module, name, Spy(name))
@@ -129,9 +128,10 @@ def test_each_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
     sums.add_to_nodes(x, x, *by_node(*where[0][:2], 1).target, chunk)
     rows = torch.ones(2, 4, 3, requires_grad=True)
     s2.s2_activation(rows, None, torch.ones(5, 4), torch.ones(4, 5)).sum().backward()
+    norm.layer_norm(rows, None, None, None, torch.ones(3), 1e-5).sum().backward()
     assert launched == [
         *(("_weighted", 1), ("_weighted_backward", 1), ("_add", 1), ("_forward", 1)),
-        ("_backward", 1),
+        *(("_backward", 1), ("_forward", 1), ("_backward", 1)),
     ]
 
 

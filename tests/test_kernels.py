@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch_geometric
 
-from ndem_ocp.models.equiformer import grid, kernels
+from ndem_ocp.models.equiformer import grid, kernels, norm
 from ndem_ocp.models.equiformer.convolution import RadialWeights, message, sum_messages
 from ndem_ocp.models.equiformer.layout import layout
 from ndem_ocp.models.equiformer.messages import Ends, by_node
@@ -30,6 +30,7 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 # not by an import statement: these need Triton
 s2 = importlib.import_module("ndem_ocp.models.equiformer.kernels.s2")
 sums = importlib.import_module("ndem_ocp.models.equiformer.kernels.sums")
+norms = importlib.import_module("ndem_ocp.models.equiformer.kernels.norm")
 
 CASES = [
     "cpu",
@@ -249,6 +250,35 @@ def test_sum_of_messages(device, always):
     assert_close(results(run(fused), inputs), expected, 1e-5)
 
 
+# ---------------------------------------------------------------- layer norm
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    ("nodes", "lmax", "channels"),
+    [(5, 4, 8), (9, 6, 3), (4, 1, 6), (1, 3, 7), (3, 2, 130), (2, 0, 5), (0, 2, 4)],
+)
+def test_layer_norm(device, monkeypatch, nodes, lmax, channels, affine):
+    monkeypatch.setattr(norms, "PROGRAMS", 2)  # each with several nodes
+    rows = (lmax + 1) ** 2
+    shapes = [(channels,), (channels,), (lmax, channels)] if affine else []
+    inputs = [numbers(nodes, rows, channels, device=device)]
+    inputs += [numbers(*shape, device=device, seed=n) for n, shape in enumerate(shapes, 1)]
+    share = numbers(rows - 1, device=device, seed=8).abs()
+
+    def run(function):
+        def call(x, first=None, bias=None, weight=None):
+            return function(x, first, bias, weight, share.to(x.dtype), 1e-5)
+
+        return call
+
+    expected = results(run(norm.normalized), [each.double() for each in inputs])
+    found = results(run(norms.layer_norm), inputs)
+    assert_close(found, expected, BOUND[torch.float32])
+    again = results(run(norms.layer_norm), inputs)
+    assert all(torch.equal(one, other) for one, other in zip(found, again))
+
+
 def test_a_whole_model_uses_them(records, monkeypatch):  # noqa: F811
     """Every call of a kernel in our EquiformerV2, two layers of L = 2, with its force head."""
     sizes = {"lmax_list": [2], "mmax_list": [1], "grid_resolution": 6, "num_layers": 1}
@@ -260,7 +290,8 @@ def test_a_whole_model_uses_them(records, monkeypatch):  # noqa: F811
     monkeypatch.setattr(kernels, "usable", lambda like: True)
     monkeypatch.setattr(kernels, "agrees", lambda name, *_: calls.append(name) or True)
     found = outputs_and_gradients(model, batch)
-    assert set(calls) == {"message", "S2 activation", "sums over edges"}
+    used = {"message", "S2 activation", "sums over edges", "edge softmax", "layer norm"}
+    assert set(calls) == used
     assert_same(expected, found, 1e-4)
 
 

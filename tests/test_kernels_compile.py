@@ -18,10 +18,11 @@ pytest.importorskip("triton", reason="Triton is not installed: pip install trito
 SHARED = 99 * 1024  # bytes that a block can have on consumer cards; an H100 has 227 KB
 CODE = """
 import json, sys
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from ndem_ocp.models.equiformer.kernels import messages, s2, sums
+from ndem_ocp.models.equiformer.kernels import messages, norm, s2, sums
 from ndem_ocp.models.equiformer.layout import layout
 
 found = {}
@@ -55,6 +56,12 @@ options = {"num_warps": tile.warps, "num_stages": tile.stages}
 shared("S2", s2._forward, numbers("x out to_grid from_grid"), ["count"], grid, **options)
 shared("S2, backward", s2._backward, numbers("x g d_x to_grid from_grid"), ["count"], grid,
        **options)
+sizes = norm.sizes_of(torch.empty(1, 49, 128, device="meta"), True)
+options = {"num_warps": sizes.pop("num_warps")}
+weights = numbers("first bias weight share moments") | {"eps": "fp32"}
+shared("layer norm", norm._forward, {**weights, **numbers("x out")}, [], sizes, **options)
+shared("layer norm, backward", norm._backward, {**weights, **numbers("x g d_x parts")}, ["count"],
+       sizes, **options)
 print(json.dumps(found))
 """
 
@@ -66,5 +73,5 @@ def test_kernels_compile_for_gpus_and_fit(tmp_path):
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 10
+    assert len(found) == 14
     assert max(found.values()) <= SHARED, found

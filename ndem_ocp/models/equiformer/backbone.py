@@ -21,6 +21,7 @@ from ndem_ocp.models.equiformer.block import Structures, transformer_block
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
+from ndem_ocp.models.equiformer.norm import layer_norm
 from ndem_ocp.models.equiformer.radial import Radial, compute_ahead
 from ndem_ocp.models.neighbors import NearestNeighbors
 from ndem_ocp.models.views import FIRST_ATOMS
@@ -98,7 +99,7 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
                 x = checkpoint(transformer_block, block, x, edges, structures, use_reentrant=False)
             else:
                 x = transformer_block(block, x, edges, structures)
-        x = self.norm(x)
+        x = layer_norm(self.norm, x)
         graph.edge_distance = edges.distance
         return {"node_embedding": self._embedding(x), "graph": graph, EDGES: edges}
 

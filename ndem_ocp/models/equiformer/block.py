@@ -16,6 +16,7 @@ from ndem_ocp.models.equiformer.autograd import compute_dtype
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.grid_mlp import GridWeights, grid_mlp
 from ndem_ocp.models.equiformer.linear import linear_by_degree
+from ndem_ocp.models.equiformer.norm import layer_norm
 
 
 def feed_forward(module: FeedForwardNetwork, x: Tensor, edges: Edges | None) -> Tensor:
@@ -60,8 +61,9 @@ def transformer_block(
         edges: of the N atoms.
         structures: of the atoms, for drop-path.
     """
-    x = _added(module, x, graph_attention(module.ga, module.norm_1(x), edges), structures)
-    out = feed_forward(module.ffn, module.norm_2(x), edges)
+    out = graph_attention(module.ga, layer_norm(module.norm_1, x), edges)
+    x = _added(module, x, out, structures)
+    out = feed_forward(module.ffn, layer_norm(module.norm_2, x), edges)
     if module.ffn_shortcut is not None:
         x = _by_degree(module.ffn_shortcut, x)
     return _added(module, x, out, structures)
