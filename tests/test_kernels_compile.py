@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
 SHARED = 99 * 1024  # bytes that a block can have on consumer cards; an H100 has 227 KB
+SPILLED = 32  # bytes per thread; of the S2 activation in float32 at L = 6
 CODE = """
 import json, os, re, subprocess, sys, tempfile
 import triton
@@ -51,6 +52,7 @@ def compiled(name, kernel, pointers, integers, constants, **options):
         found[f"{name} {capability}"] = {
             "shared": made.metadata.shared,
             "spilled": spilled(made.asm["cubin"]),
+            "fast products": len(re.findall("wgmma.mma_async", ptx)),
             "barriers": len(re.findall("bar.sync|barrier.sync|shfl", ptx)),
             "wide": len(re.findall(r"ld.global[.a-zA-Z0-9:]*[.]v4", ptx)),
         }
@@ -89,8 +91,11 @@ def test_kernels_compile_for_gpus_and_fit(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) == 10
     assert max(each["shared"] for each in found.values()) <= SHARED, found
+    assert max(each["spilled"] for each in found.values()) <= SPILLED, found
     for name in ("message 80", "message 90", "message, backward 80", "message, backward 90"):
         # threads that wait for each other made the backward five times as long
         assert found[name]["barriers"] == 0, found[name]
         assert found[name]["spilled"] == 0, found[name]
         assert found[name]["wide"] > 0, found[name]
+    for name in ("S2 90", "S2, backward 90"):
+        assert found[name]["fast products"] > 0, found[name]
