@@ -169,6 +169,8 @@ MESSAGES = [
     *((1, 1, False, torch.float32), (2, 2, True, torch.float32), (3, 0, False, torch.float32)),
     *((4, 2, False, torch.float32), (5, 1, False, torch.float32), (6, 3, False, torch.float32)),
     *((3, 3, False, torch.bfloat16), (4, 2, True, torch.bfloat16)),
+    # more orders than a thread has in registers at a time
+    *((4, 4, False, torch.float32), (5, 5, True, torch.float32)),
 ]
 
 

@@ -4,13 +4,19 @@
     gradients   its gradients: for the radial weights, and D^T (r o back) for both atoms of an edge
 
 D is block-diagonal by degree (115 of 475 entries at L = 4, M = 2), and only the blocks are read. A
-program handles one edge and some channels; no intermediate result is written to memory.
+program handles one edge and some channels of one of its atoms; no intermediate result is written to
+memory.
+
+Each thread has its own channels and, in registers, the rows of a degree. If rows were an axis of a
+tensor, Triton could spread them over threads, which would then wait for each other at every sum.
+Hence variables for the rows (l, m) and (l, -m) of four orders: plus0 and minus0 for m = low, ...,
+plus3 and minus3 for m = low + 3. Row (l, 0) is in minus0, and orders that a degree lacks are left
+out when the kernel is compiled.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import NamedTuple
+from itertools import accumulate
 
 import torch
 import triton
@@ -18,120 +24,177 @@ import triton.language as tl
 from torch import Tensor
 
 from ndem_ocp.models.equiformer.kernels import on_device_of
-from ndem_ocp.models.equiformer.layout import Layout
 
-CHANNELS = 128  # per program
-
-
-class Tables(NamedTuple):
-    """The rows of each degree, and its radial weights; padded with -1."""
-
-    rows: Tensor  # (L + 1, width) index of the row in the layout
-    pairs: Tensor  # (L + 1, width) index of the radial weight for the row
-    weights: Tensor  # (L + 1, most) the radial weights of the degree, without repetition
-    complete: bool  # whether every radial weight is used by a row
-
-
-@cache
-def tables(
-    layout: Layout, shared: tuple[tuple[int, int], ...], weights: int, device: torch.device
-) -> Tables:
-    """``shared``: (first, end) of each order among the weights of a channel."""
-    width = triton.next_power_of_2(2 * layout.mmax + 1)
-    rows = [[-1] * width for _ in range(layout.lmax + 1)]
-    pairs = [[-1] * width for _ in range(layout.lmax + 1)]
-    filled = [0] * (layout.lmax + 1)
-    for number, (degree, m) in enumerate(layout.rows):
-        order = abs(m)
-        place = filled[degree]
-        rows[degree][place] = number
-        pairs[degree][place] = shared[layout.orders.index(order)][0] + layout.of_order(order).index(
-            degree
-        )
-        filled[degree] += 1
-    once = [sorted({pair for pair in each if pair >= 0}) for each in pairs]
-    complete = sum(map(len, once)) == weights
-    most = max(map(len, once))
-    once = [each + [-1] * (most - len(each)) for each in once]
-    with torch.inference_mode(False):
-        made = [
-            torch.tensor(table, dtype=torch.int32, device=device) for table in (rows, pairs, once)
-        ]
-    return Tables(*made, complete)
+CHANNELS = 128  # per program, at most: with float32, 16 bytes for each thread of a warp
 
 
 @triton.jit
-def _rotated(
-    x, node, c, inside, frames, at, row, degree: tl.constexpr,
-    R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+def _pair(degree: tl.constexpr, order: tl.constexpr, L: tl.constexpr, EACH: tl.constexpr):
+    """Which radial weight (l, m) has: one of its own (EACH = 1), or that of its degree (0)."""
+    return EACH * (order * (L + 1) - order * (order + 1) // 2) + degree
+
+
+@triton.jit
+def _row(degree: tl.constexpr, order: tl.constexpr, L: tl.constexpr):
+    """The row of (l, -m) in Layout; that of (l, m) is L + 1 - m rows before it."""
+    return order * (2 * L + 1 - order) + degree
+
+
+@triton.jit
+def _start(x, source, target, first, K: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr):
+    """What a program works on: an edge; its node and channels; these among those of both atoms."""
+    edge, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    parts: tl.constexpr = (C + CHANNELS - 1) // CHANNELS
+    c = part % parts * CHANNELS + tl.arange(0, CHANNELS)
+    at = first + edge
+    node = tl.where(part < parts, tl.load(source + at), tl.load(target + at))
+    return edge, at, x + node * (K * C) + c, part // parts * C + c, c < C
+
+
+@triton.jit
+def _rotate(
+    column, value, plus, minus, degree: tl.constexpr, order: tl.constexpr,
+    K: tl.constexpr, L: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
-    """D [x_source, x_target] for one degree, (rows, channels)."""
-    total = tl.zeros((WIDTH, CHANNELS), dtype=tl.float32)
-    for k in tl.static_range(degree * degree, (degree + 1) * (degree + 1)):
-        value = tl.load(x + (node * K + k) * C + c % C, mask=inside, other=0.0).to(tl.float32)
-        d = tl.load(frames + (at * R + row) * K + k, mask=row >= 0, other=0.0).to(tl.float32)
-        total += d[:, None] * value[None, :]
-    return total
+    """Add to the rows of an order: a column of D, times a coefficient."""
+    if order <= M and order <= degree:
+        entry = column + _row(degree, order, L) * K
+        minus += tl.load(entry).to(tl.float32) * value
+        if order > 0:
+            plus += tl.load(entry - (L + 1 - order) * K).to(tl.float32) * value
+    return plus, minus
+
+
+@triton.jit
+def _store_rows(
+    out, radial, inside, plus, minus, degree: tl.constexpr, order: tl.constexpr,
+    C: tl.constexpr, L: tl.constexpr, M: tl.constexpr, EACH: tl.constexpr,
+):  # fmt: skip
+    if order <= M and order <= degree:
+        place = radial + _pair(degree, order, L, EACH) * (2 * C)
+        weight = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        place = out + _row(degree, order, L) * (2 * C)
+        tl.store(place, (minus * weight).to(out.dtype.element_ty), mask=inside)
+        if order > 0:
+            place -= (L + 1 - order) * (2 * C)
+            tl.store(place, (plus * weight).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["first"])
 def _weighted(
-    x, source, target, frames, radial, rows, pairs, out, first,
+    x, source, target, frames, radial, out, first,
     R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, Q: tl.constexpr, L: tl.constexpr,
-    WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+    M: tl.constexpr, EACH: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    edge = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    inside, at = c < 2 * C, first + edge
-    node = tl.where(c < C, tl.load(source + at), tl.load(target + at))
-    j = tl.arange(0, WIDTH)
-    for degree in tl.static_range(0, L + 1):
-        row = tl.load(rows + degree * WIDTH + j)
-        pair = tl.load(pairs + degree * WIDTH + j)
-        there = (row >= 0)[:, None] & inside[None, :]
-        rotated = _rotated(x, node, c, inside, frames, at, row, degree, R, K, C, WIDTH, CHANNELS)
-        weight = radial + (edge * Q + pair)[:, None] * (2 * C) + c[None, :]
-        rotated *= tl.load(weight, mask=there, other=0.0).to(tl.float32)
-        place = out + (edge * R + row)[:, None] * (2 * C) + c[None, :]
-        tl.store(place, rotated.to(out.dtype.element_ty), mask=there)
+    edge, at, x, c, inside = _start(x, source, target, first, K, C, CHANNELS)
+    frame = frames + at * (R * K)
+    radial += edge * (Q * 2 * C) + c
+    out += edge * (R * 2 * C) + c
+    zero = tl.zeros((CHANNELS,), dtype=tl.float32)
+    for deg in tl.static_range(0, L + 1):
+        for low in tl.static_range(0, M + 1, 4):
+            plus0, plus1, plus2, plus3 = zero, zero, zero, zero
+            minus0, minus1, minus2, minus3 = zero, zero, zero, zero
+            for k in tl.static_range(deg * deg, (deg + 1) * (deg + 1)):
+                column = frame + k
+                value = tl.load(x + k * C, mask=inside, other=0.0).to(tl.float32)
+                plus0, minus0 = _rotate(column, value, plus0, minus0, deg, low, K, L, M)
+                plus1, minus1 = _rotate(column, value, plus1, minus1, deg, low + 1, K, L, M)
+                plus2, minus2 = _rotate(column, value, plus2, minus2, deg, low + 2, K, L, M)
+                plus3, minus3 = _rotate(column, value, plus3, minus3, deg, low + 3, K, L, M)
+            _store_rows(out, radial, inside, plus0, minus0, deg, low, C, L, M, EACH)
+            _store_rows(out, radial, inside, plus1, minus1, deg, low + 1, C, L, M, EACH)
+            _store_rows(out, radial, inside, plus2, minus2, deg, low + 2, C, L, M, EACH)
+            _store_rows(out, radial, inside, plus3, minus3, deg, low + 3, C, L, M, EACH)
+
+
+@triton.jit
+def _load_rows(
+    back, radial, inside, zero, degree: tl.constexpr, order: tl.constexpr,
+    C: tl.constexpr, L: tl.constexpr, M: tl.constexpr, EACH: tl.constexpr,
+):  # fmt: skip
+    """The gradients of the rows of an order, and their radial weight."""
+    plus, minus, weight = zero, zero, zero
+    if order <= M and order <= degree:
+        place = radial + _pair(degree, order, L, EACH) * (2 * C)
+        weight = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        place = back + _row(degree, order, L) * (2 * C)
+        minus = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        if order > 0:
+            place -= (L + 1 - order) * (2 * C)
+            plus = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    return plus, minus, weight
+
+
+@triton.jit
+def _rotate_back(
+    column, value, plus, minus, weight, d_value, d_weight,
+    degree: tl.constexpr, order: tl.constexpr, K: tl.constexpr, L: tl.constexpr, M: tl.constexpr,
+):  # fmt: skip
+    """Add an order's part to the gradients of a coefficient and of the order's radial weight."""
+    if order <= M and order <= degree:
+        entry = column + _row(degree, order, L) * K
+        turned = tl.load(entry).to(tl.float32) * minus
+        if order > 0:
+            turned += tl.load(entry - (L + 1 - order) * K).to(tl.float32) * plus
+        d_value += turned * weight
+        d_weight += turned * value
+    return d_value, d_weight
+
+
+@triton.jit
+def _store_weight(
+    d_radial, inside, d_weight, degree: tl.constexpr, order: tl.constexpr,
+    C: tl.constexpr, L: tl.constexpr, M: tl.constexpr,
+):  # fmt: skip
+    """Store the gradient of the weight of an order."""
+    if order <= M and order <= degree:
+        place = d_radial + _pair(degree, order, L, 1) * (2 * C)
+        tl.store(place, d_weight.to(d_radial.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["first"])
 def _weighted_backward(
-    x, source, target, frames, radial, rows, pairs, weights, back, d_radial, d_both, first,
+    x, source, target, frames, radial, back, d_radial, d_both, first,
     R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, Q: tl.constexpr, L: tl.constexpr,
-    WIDTH: tl.constexpr, CHANNELS: tl.constexpr, MOST: tl.constexpr,
+    M: tl.constexpr, EACH: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    edge = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    inside, at = c < 2 * C, first + edge
-    node = tl.where(c < C, tl.load(source + at), tl.load(target + at))
-    j = tl.arange(0, WIDTH)
-    for degree in tl.static_range(0, L + 1):
-        row = tl.load(rows + degree * WIDTH + j)
-        pair = tl.load(pairs + degree * WIDTH + j)
-        there = (row >= 0)[:, None] & inside[None, :]
-        given = tl.load(
-            back + (edge * R + row)[:, None] * (2 * C) + c[None, :], mask=there, other=0.0
-        )
-        given = given.to(tl.float32)
-        rotated = _rotated(x, node, c, inside, frames, at, row, degree, R, K, C, WIDTH, CHANNELS)
-        rotated *= given
-        # +m and -m, or all orders of a degree, share one weight
-        for one in tl.static_range(0, MOST):
-            which = tl.load(weights + degree * MOST + one)
-            # again, as a vector: Triton's interpreter only takes vectors as masks
-            stored = tl.load(weights + degree * MOST + one + c * 0)
-            mine = tl.sum(tl.where((pair == which)[:, None], rotated, 0.0), axis=0)
-            place = d_radial + (edge * Q + stored) * (2 * C) + c
-            tl.store(place, mine.to(d_radial.dtype.element_ty), mask=inside & (stored >= 0))
-        weight = radial + (edge * Q + pair)[:, None] * (2 * C) + c[None, :]
-        given *= tl.load(weight, mask=there, other=0.0).to(tl.float32)
-        for k in tl.static_range(degree * degree, (degree + 1) * (degree + 1)):
-            d = tl.load(frames + (at * R + row) * K + k, mask=row >= 0, other=0.0).to(tl.float32)
-            value = tl.sum(d[:, None] * given, axis=0)
-            place = d_both + (edge * K + k) * (2 * C) + c
-            tl.store(place, value.to(d_both.dtype.element_ty), mask=inside)
+    edge, at, x, c, inside = _start(x, source, target, first, K, C, CHANNELS)
+    frame = frames + at * (R * K)
+    radial += edge * (Q * 2 * C) + c
+    d_radial += edge * (Q * 2 * C) + c
+    back += edge * (R * 2 * C) + c
+    d_both += edge * (K * 2 * C) + c
+    zero = tl.zeros((CHANNELS,), dtype=tl.float32)
+    for deg in tl.static_range(0, L + 1):
+        shared = zero  # the gradient of the weight of the degree
+        for low in tl.static_range(0, M + 1, 4):
+            plus0, minus0, r0 = _load_rows(back, radial, inside, zero, deg, low, C, L, M, EACH)
+            plus1, minus1, r1 = _load_rows(back, radial, inside, zero, deg, low + 1, C, L, M, EACH)
+            plus2, minus2, r2 = _load_rows(back, radial, inside, zero, deg, low + 2, C, L, M, EACH)
+            plus3, minus3, r3 = _load_rows(back, radial, inside, zero, deg, low + 3, C, L, M, EACH)
+            d0, d1, d2, d3 = zero, zero, zero, zero
+            for k in tl.static_range(deg * deg, (deg + 1) * (deg + 1)):
+                column = frame + k
+                value = tl.load(x + k * C, mask=inside, other=0.0).to(tl.float32)
+                place, d = d_both + k * (2 * C), zero
+                if low > 0:
+                    d = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+                d, d0 = _rotate_back(column, value, plus0, minus0, r0, d, d0, deg, low, K, L, M)
+                d, d1 = _rotate_back(column, value, plus1, minus1, r1, d, d1, deg, low + 1, K, L, M)
+                d, d2 = _rotate_back(column, value, plus2, minus2, r2, d, d2, deg, low + 2, K, L, M)
+                d, d3 = _rotate_back(column, value, plus3, minus3, r3, d, d3, deg, low + 3, K, L, M)
+                tl.store(place, d.to(d_both.dtype.element_ty), mask=inside)
+            if EACH == 1:
+                _store_weight(d_radial, inside, d0, deg, low, C, L, M)
+                _store_weight(d_radial, inside, d1, deg, low + 1, C, L, M)
+                _store_weight(d_radial, inside, d2, deg, low + 2, C, L, M)
+                _store_weight(d_radial, inside, d3, deg, low + 3, C, L, M)
+            else:
+                shared += d0 + d1 + d2 + d3
+        if EACH == 0:
+            place = d_radial + deg * (2 * C)
+            tl.store(place, shared.to(d_radial.dtype.element_ty), mask=inside)
 
 
 def weighted(x: Tensor, radial: Tensor, chunk: slice, where: tuple) -> Tensor:
@@ -141,16 +204,16 @@ def weighted(x: Tensor, radial: Tensor, chunk: slice, where: tuple) -> Tensor:
         x: (N, K, C)
         radial: (n, Q * 2C)
         chunk: of the edges.
-        where: Ends, Layout, and for each order a slice of the Q radial weights.
+        where: Ends, Layout of all degrees, and for each order a slice of the Q radial weights.
     """
     ends, layout, _ = where
     out = x.new_empty(chunk.stop - chunk.start, len(layout.rows), 2 * x.shape[2])
-    table, sizes = _prepared(x, radial, where)
+    sizes = _sizes(x, radial, where)
     if len(out):
         with on_device_of(x):
-            _weighted[_programs(out)](
+            _weighted[_programs(out, sizes)](
                 x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
-                table.rows, table.pairs, out, chunk.start, **sizes,
+                out, chunk.start, **sizes,
             )  # fmt: skip
     return out
 
@@ -164,30 +227,31 @@ def gradients(
         back: (n, R, 2C), gradient for the result of :func:`weighted`.
     """
     ends, _, _ = where
-    table, sizes = _prepared(x, radial, where)
-    d_radial = torch.empty_like(radial) if table.complete else torch.zeros_like(radial)
+    sizes = _sizes(x, radial, where)
+    d_radial = torch.empty_like(radial)
     d_both = x.new_empty(len(back), x.shape[1], 2 * x.shape[2])
     if len(back):
         with on_device_of(x):
-            _weighted_backward[_programs(back)](
+            _weighted_backward[_programs(back, sizes)](
                 x.contiguous(), ends.source, ends.target, ends.frames.contiguous(), radial,
-                table.rows, table.pairs, table.weights, back.contiguous(), d_radial, d_both,
-                chunk.start, MOST=table.weights.shape[1], **sizes,
+                back.contiguous(), d_radial, d_both, chunk.start, **sizes,
             )  # fmt: skip
     return d_radial, d_both
 
 
-def _programs(values: Tensor) -> tuple[int, int]:
-    return len(values), triton.cdiv(values.shape[2], CHANNELS)
+def _programs(values: Tensor, sizes: dict[str, int]) -> tuple[int, int]:
+    return len(values), 2 * triton.cdiv(sizes["C"], sizes["CHANNELS"])
 
 
-def _prepared(x: Tensor, radial: Tensor, where: tuple) -> tuple[Tables, dict[str, int]]:
+def _sizes(x: Tensor, radial: Tensor, where: tuple) -> dict[str, int]:
+    """What the kernels are compiled for."""
     _, layout, shared = where
-    weights = radial.shape[1] // (2 * x.shape[2])
-    parts = tuple((part.start, part.stop) for part in shared)
-    table = tables(layout, parts, weights, x.device)
-    sizes = {
-        "R": len(layout.rows), "K": x.shape[1], "C": x.shape[2], "Q": weights, "L": layout.lmax,
-        "WIDTH": table.rows.shape[1], "CHANNELS": CHANNELS,
+    channels = x.shape[2]
+    counts = [len(layout.of_order(order)) for order in layout.orders]
+    own = [part.start for part in shared] == list(accumulate(counts[:-1], initial=0))
+    return {
+        "R": len(layout.rows), "K": x.shape[1], "C": channels,
+        "Q": radial.shape[1] // (2 * channels), "L": layout.lmax, "M": max(layout.orders),
+        "EACH": int(own), "CHANNELS": max(32, min(CHANNELS, triton.next_power_of_2(channels))),
+        "num_warps": 1,
     }  # fmt: skip
-    return table, sizes
