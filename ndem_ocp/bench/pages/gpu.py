@@ -16,6 +16,7 @@ AIMS = (
     ("energies and forces", "inference", "plain", "0.5"),
 )
 KINDS = ("tf32", "fp32")
+ARMS = ("upstream", "plain", "ndem")
 MEMORY = (
     ("fairchem's, plain", "upstream"),
     ("plain", "plain"),
@@ -76,6 +77,60 @@ def gpu_memory(results: Path) -> str:
     return f"{table(head, rows)}\n\n{origin}"
 
 
+def gpu_measured(results: Path) -> str:
+    """Steps of every precision and batch size that were timed, and the time of kernels alone."""
+    cards = measured(results)
+    parts = [part for content in cards.values() if (part := _steps(content))]
+    return "\n\n".join([*parts, f"Measured: {_origin(cards)}."]) if parts else NOT_RUN
+
+
+def _steps(content: dict[str, Any]) -> str:
+    times = (content.get("step_times") or {}).get("31M") or {}
+    found = {label: each for label, each in times.items() if isinstance(each, dict)}
+    rows = []
+    for label in sorted(found, key=_place_of_label):
+        setting = found[label]
+        arms = {arm: setting.get(arm) or {} for arm in ("upstream", "plain", "ndem", "instead")}
+        if not any(arms.values()):
+            continue
+        ms = [_number(arms[arm].get("ms"), "{:.0f}") for arm in ("upstream", "ndem")]
+        ratios = [_number(each.get("to upstream")) for each in list(arms.values())[1:]]
+        peaks = [_number(arms[arm].get("peak, GiB"), "{:.1f}") for arm in list(arms)[:3]]
+        if "upstream" in setting.get("out of memory", ()):
+            ms[0] = peaks[0] = "out of memory"
+        rows.append([label, *ms, *ratios, *peaks])
+    if not rows:
+        return ""
+    head = ["31M", "fairchem's: ms", "NDeM: ms", "ratio: plain", "NDeM", "`place: instead`"]
+    head += ["fairchem's: GiB", "plain: GiB", "NDeM: GiB"]
+    return "\n\n".join([table(head, rows), *_kernels(content)])
+
+
+def _kernels(content: dict[str, Any]) -> list[str]:
+    """A sentence on the time in kernels alone; [] if it was not measured."""
+    found = content.get("kernels") or {}
+    ms = {arm: (found.get(arm) or {}).get("step", {}).get("kernel ms") for arm in ARMS}
+    if None in ms.values():
+        return []
+    return [
+        f"A card works on a step ({found.get('batch')}) for {ms['upstream']:.0f} ms with "
+        f"fairchem's code, for {ms['plain']:.0f} ms in a plain step of ours and for "
+        f"{ms['ndem']:.0f} ms with NDeM (ratios {ms['plain'] / ms['upstream']:.2f} and "
+        f"{ms['ndem'] / ms['upstream']:.2f}); in the rest of a step's time it waits for Python."
+    ]
+
+
+def _place_of_label(label: str) -> tuple[int, int]:
+    """By products, then by batch size."""
+    kind, batch, *_ = label.split(", ")
+    kinds = ("tf32", "fp32", "bf16", "fp16")
+    return kinds.index(kind) if kind in kinds else len(kinds), int(batch.split()[-1])
+
+
+def _number(value: float | None, form: str = "{:.2f}") -> str:
+    return NOT_RUN if value is None else form.format(value)
+
+
 def _commit(found: dict[str, Any]) -> str:
     commit = found["commit"]
     return commit[:10] + (" and changes since" if commit.endswith("-dirty") else "")
@@ -85,7 +140,7 @@ def _peaks(cards: dict[str, dict[str, Any]], arm: str) -> str:
     """What the step took on each card, for the batch size next to the predicted one."""
     found = []
     for content in cards.values():
-        setting = ((content.get("step_times") or {}).get("31M") or {}).get("tf32, batch 8") or {}
+        setting = _setting(content, "31M", "tf32, batch 8")
         if (peak := (setting.get(arm) or {}).get("peak, GiB")) is not None:
             found.append(f"{peak:.1f}")
     return ", ".join(found) or NOT_RUN
@@ -108,23 +163,46 @@ def _seen(cards: dict[str, dict[str, Any]], part: str, kind: str, arm: str) -> s
     """The ratio on each card, for the batch size next to the predicted one."""
     numbers = []
     for content in cards.values():
-        times = content.get("step_times") or {}
-        setting = (times.get("31M" if part == "step" else part) or {}).get(f"{kind}, batch 8") or {}
+        setting = _setting(content, "31M" if part == "step" else part, f"{kind}, batch 8")
         if part == "step":
             ratio = (setting.get(arm) or {}).get("to upstream")
         else:
-            ratio = setting[arm] / setting["upstream"] if arm in setting else None
+            both = arm in setting and "upstream" in setting
+            ratio = setting[arm] / setting["upstream"] if both else None
         if ratio is not None:
             numbers.append(f"{ratio:.2f}")
     return ", ".join(numbers) or NOT_RUN
 
 
+def _setting(content: dict[str, Any], part: str, label: str) -> dict[str, Any]:
+    """What was measured with these products and this batch size; {} if it was not.
+
+    The file's label also has the number of atoms.
+    """
+    found = (content.get("step_times") or {}).get(part) or {}
+    for name, setting in found.items():
+        if f"{name}, ".startswith(f"{label}, ") and isinstance(setting, dict):
+            return setting
+    return {}
+
+
 def _origin(cards: dict[str, dict[str, Any]]) -> str:
-    links = [
-        f"{content['environment']['card']['name']} ([all numbers](results/gpu/{name}))"
-        for name, content in cards.items()
-    ]
-    return ", ".join(links) or f"{NOT_RUN} (`make gpu-check`)"
+    links = []
+    for name, content in cards.items():
+        own = content["environment"]
+        facts = [own["card"]["name"]]
+        torch = (own.get("versions") or {}).get("torch")
+        facts += [f"torch {torch}"] if torch else []
+        facts += [date] if (date := own.get("date") or name[-20:-10]) else []
+        facts += [f"commit {_commit(own)}"] if own.get("commit") else []
+        atoms = _setting(content, "31M", "tf32, batch 8").get("atoms")
+        facts += [f"{min(atoms)} to {max(atoms)} atoms in a batch"] if atoms else []
+        links.append(f"{', '.join(facts)} ([all numbers](results/gpu/{name}))")
+    return "; ".join(links) or f"{NOT_RUN} (`make gpu-check`)"
 
 
-GPU_TABLES = {"gpu_predicted": gpu_predicted, "gpu_memory": gpu_memory}
+GPU_TABLES = {
+    "gpu_predicted": gpu_predicted,
+    "gpu_memory": gpu_memory,
+    "gpu_measured": gpu_measured,
+}
