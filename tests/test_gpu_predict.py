@@ -117,7 +117,8 @@ def test_the_table_has_what_is_measured_beside_what_is_predicted(tmp_path):
     table = gpu_predicted(tmp_path)
     assert "| a plain step | TF32 | 0.5 | 0.40 | 0.40 | not run | 0.45 |" in table
     assert "| energies and forces | TF32 | 0.5 | 0.40 | 0.40 | not run | 0.75 |" in table
-    assert "Measured: Card ([all numbers](results/gpu/card-2026-01-02-0000.json))" in table
+    origin = "Measured: Card, 2026-01-02 ([all numbers](results/gpu/card-2026-01-02-0000.json))"
+    assert origin in table
 
 
 def test_memory_is_followed_until_it_is_free():

@@ -17,6 +17,7 @@ class Timing(NamedTuple):
     wall_s: float  # from a synchronised device to a synchronised device
     process_s: float  # processor time of all threads of this process
     phases_s: dict[str, float]  # name -> seconds; phases may lie within others
+    submitted_s: float = 0.0  # until this process had nothing left to do but wait for the device
 
 
 class Stopwatch:
@@ -37,12 +38,14 @@ class Stopwatch:
         self._began = (time.perf_counter(), time.process_time())
 
     def stop(self) -> Timing:
+        submitted = time.perf_counter()
         synchronize(self.device)
         wall, process = time.perf_counter(), time.process_time()
         phases: dict[str, float] = {}
         for name, begin, end in self._spans:
             phases[name] = phases.get(name, 0.0) + self._between(begin, end)
-        return Timing(wall - self._began[0], process - self._began[1], phases)
+        began, process_began = self._began
+        return Timing(wall - began, process - process_began, phases, submitted - began)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +20,52 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+@contextlib.contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Let one process after another work in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 class Results:
-    """The part of the file for one stage. Stages run one after another, so only one writes."""
+    """The part of the file for one stage. Several stages may write at the same time."""
 
     def __init__(self, path: Path, stage: str) -> None:
-        self.path, self.stage = path, stage
+        self.path, self.stage, self.begin = path, stage, time.time()
 
     def put(self, *place: Any) -> None:
         """``put(key, ..., value)``: write a value to the file, immediately and atomically."""
         *keys, value = place
-        content = read(self.path)
-        part = content.setdefault(self.stage, {})
-        for key in keys[:-1]:
-            part = part.setdefault(str(key), {})
-        part[str(keys[-1])] = value
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1, default=str))
-        os.replace(partial, self.path)
+        with only_here(self.path.parent):
+            content = read(self.path)
+            part = content.setdefault(self.stage, {})
+            for key in map(str, keys[:-1]):
+                if not isinstance(part.get(key), dict):
+                    part[key] = {}
+                part = part[key]
+            part[str(keys[-1])] = value
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(content, indent=1, default=str))
+            os.replace(partial, self.path)
+        shown = f": {value}" if isinstance(value, (str, int, float)) else ""
+        self.say(f"{' / '.join(map(str, keys))}{shown}")
+
+    def say(self, words: str) -> None:
+        """Write to the log when something happened."""
+        print(f"{self.stage}, {time.time() - self.begin:.1f} s: {words}", flush=True)
 
     @contextlib.contextmanager
     def guarded(self, *keys: Any) -> Iterator[None]:
-        """Record an error in this context as a result, and continue with the stage."""
+        """Record an error in this context beside what is at this place, and continue."""
         try:
             yield
         except Exception as error:
             traceback.print_exc()
-            self.put(*keys, {"error": f"{type(error).__name__}: {error}"[:500]})
+            self.put(*keys, "error", f"{type(error).__name__}: {error}"[:500])
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,10 @@ class Check:
 
         return torch.device("cuda:0" if self.cuda else "cpu")
 
+    def until(self, deadline: float) -> Check:
+        """The same with another deadline."""
+        return replace(self, deadline=deadline)
+
     def left(self) -> float:
         """Seconds left."""
         return self.deadline - time.time()
@@ -74,7 +99,8 @@ class Check:
         """The small generated data set (train, val_id), made when it is first needed."""
         from ndem_ocp.testing import small_data
 
-        return small_data(self.work)
+        with only_here(self.work):
+            return small_data(self.work)
 
     def wait(self) -> None:
         from ndem_ocp.bench.clock import synchronize

@@ -85,7 +85,7 @@ def _peaks(cards: dict[str, dict[str, Any]], arm: str) -> str:
     """What the step took on each card, for the batch size next to the predicted one."""
     found = []
     for content in cards.values():
-        setting = ((content.get("step_times") or {}).get("31M") or {}).get("tf32, batch 8") or {}
+        setting = _setting(content, "31M", "tf32, batch 8")
         if (peak := (setting.get(arm) or {}).get("peak, GiB")) is not None:
             found.append(f"{peak:.1f}")
     return ", ".join(found) or NOT_RUN
@@ -108,23 +108,42 @@ def _seen(cards: dict[str, dict[str, Any]], part: str, kind: str, arm: str) -> s
     """The ratio on each card, for the batch size next to the predicted one."""
     numbers = []
     for content in cards.values():
-        times = content.get("step_times") or {}
-        setting = (times.get("31M" if part == "step" else part) or {}).get(f"{kind}, batch 8") or {}
+        setting = _setting(content, "31M" if part == "step" else part, f"{kind}, batch 8")
         if part == "step":
             ratio = (setting.get(arm) or {}).get("to upstream")
         else:
-            ratio = setting[arm] / setting["upstream"] if arm in setting else None
+            both = arm in setting and "upstream" in setting
+            ratio = setting[arm] / setting["upstream"] if both else None
         if ratio is not None:
             numbers.append(f"{ratio:.2f}")
     return ", ".join(numbers) or NOT_RUN
 
 
+def _setting(content: dict[str, Any], part: str, label: str) -> dict[str, Any]:
+    """What was measured with these products and this batch size; {} if it was not.
+
+    The file's label also has the number of atoms.
+    """
+    found = (content.get("step_times") or {}).get(part) or {}
+    for name, setting in found.items():
+        if f"{name}, ".startswith(f"{label}, ") and isinstance(setting, dict):
+            return setting
+    return {}
+
+
 def _origin(cards: dict[str, dict[str, Any]]) -> str:
-    links = [
-        f"{content['environment']['card']['name']} ([all numbers](results/gpu/{name}))"
-        for name, content in cards.items()
-    ]
-    return ", ".join(links) or f"{NOT_RUN} (`make gpu-check`)"
+    links = []
+    for name, content in cards.items():
+        own = content["environment"]
+        facts = [own["card"]["name"]]
+        torch = (own.get("versions") or {}).get("torch")
+        facts += [f"torch {torch}"] if torch else []
+        facts += [date] if (date := own.get("date") or name[-20:-10]) else []
+        facts += [f"commit {_commit(own)}"] if own.get("commit") else []
+        atoms = _setting(content, "31M", "tf32, batch 8").get("atoms")
+        facts += [f"{min(atoms)} to {max(atoms)} atoms in a batch"] if atoms else []
+        links.append(f"{', '.join(facts)} ([all numbers](results/gpu/{name}))")
+    return "; ".join(links) or f"{NOT_RUN} (`make gpu-check`)"
 
 
 GPU_TABLES = {"gpu_predicted": gpu_predicted, "gpu_memory": gpu_memory}
