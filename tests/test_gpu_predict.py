@@ -13,7 +13,7 @@ from fairchem.core.models.equiformer_v2.layer_norm import (
 from ndem_ocp.bench.gpu import predict
 from ndem_ocp.bench.gpu.counting import Count, counted_kernels
 from ndem_ocp.bench.gpu.memory_count import Live
-from ndem_ocp.bench.pages.gpu import gpu_memory, gpu_predicted
+from ndem_ocp.bench.pages.gpu import gpu_measured, gpu_memory, gpu_predicted
 from ndem_ocp.models.equiformer.grid import s2_activation
 from ndem_ocp.models.equiformer.norm import layer_norm
 
@@ -175,3 +175,82 @@ def test_the_table_of_memory(tmp_path):
     table = gpu_memory(tmp_path)
     assert "| plain | torch's code | 12.3 | 0.50 | 20.0 |" in table
     assert "| plain | kernels | 12.3 | 0.50 | 10.0 |" in table
+
+
+def arm(ms, ratio=None, peak=None):
+    return {"ms": ms, "to upstream": ratio, "peak, GiB": peak}
+
+
+@pytest.fixture
+def card(tmp_path):
+    """A folder of results with one of make gpu-check, as it is written today."""
+
+    def write(**stages):
+        own = {
+            "card": {"name": "Card 80GB"}, "versions": {"torch": "2.11.0"}, "date": "2026-03-04",
+            "commit": "0123456789abcdef-dirty",
+        }  # fmt: skip
+        (tmp_path / "gpu").mkdir(exist_ok=True)
+        file = tmp_path / "gpu" / "card-80gb-2026-03-04-1200.json"
+        file.write_text(json.dumps({"environment": own, **stages}))
+        return tmp_path
+
+    return write
+
+
+def test_a_file_of_make_gpu_check_fills_all_tables(card):
+    step = {"tf32, to upstream": 0.4, "fp32, to upstream": 0.6}
+    memory = {"GiB": 12.34, "to upstream": 0.5}
+    predicted = {
+        "model": "31M", "layers": 8, "atoms": 624, "commit": "abc", "device": {"name": "H100"},
+        "step": dict.fromkeys(predict.ARMS, step),
+        "inference": dict.fromkeys(predict.ARMS, step),
+        "memory": {**dict.fromkeys(predict.ARMS, memory), "commit": "abc"},
+    }  # fmt: skip
+    found = {"atoms": [600, 624, 650], "upstream": arm(300, 1.0, 33.0)}
+    found |= {"plain": arm(120, 0.41, 9.0), "ndem, torch's code": arm(400, 1.3, 14.0)}
+    large = {"atoms": [2400, 2500, 2600], "out of memory": ["upstream"], "ndem": arm(900, None, 50)}
+    times = {
+        "31M": {
+            "tf32, batch 32, 2500 atoms": large,
+            "bf16, batch 8, 624 atoms": {"error": "lost"},
+            "tf32, batch 8, 624 atoms": found,
+        },
+        "inference": {"tf32, batch 8, 600 atoms": {"upstream": 100.0}},
+    }
+    folder = card(step_times=times)
+    (folder / "gpu_predicted.json").write_text(json.dumps(predicted))
+    origin = (
+        "Card 80GB, torch 2.11.0, 2026-03-04, commit 0123456789 and changes since, 600 to 650 "
+        "atoms in a batch ([all numbers](results/gpu/card-80gb-2026-03-04-1200.json))"
+    )
+    ratios, memories, steps = (f(folder) for f in (gpu_predicted, gpu_memory, gpu_measured))
+    assert all(origin in each for each in (ratios, memories, steps))
+    assert "| a plain step | TF32 | 0.5 | 0.40 | 0.40 | not run | 0.41 |" in ratios
+    assert "| a step with NDeM | TF32 | 0.9 | 0.40 | 0.40 | 1.30 | not run |" in ratios
+    assert "| energies and forces | TF32 | 0.5 | 0.40 | 0.40 | not run | not run |" in ratios
+    assert "| fairchem's, plain | fairchem's | 12.3 | 0.50 | 33.0 |" in memories
+    rows = [line for line in steps.splitlines() if "atoms |" in line]
+    assert rows == [
+        "| tf32, batch 8, 624 atoms | 300 | not run | 0.41 | not run | not run | 33.0 | 9.0 |"
+        " not run |",
+        "| tf32, batch 32, 2500 atoms | out of memory | 900 | not run | not run | not run |"
+        " out of memory | not run | 50.0 |",
+    ]
+    assert "waits for Python" not in steps
+
+
+def test_the_time_in_kernels_is_told_where_it_was_measured(card):
+    times = {"31M": {"tf32, batch 8, 624 atoms": {"upstream": arm(300, 1.0)}}}
+    profiles = {"batch": "tf32, batch 8, 624 atoms"}
+    profiles |= {name: {"step": {"kernel ms": ms}} for name, ms in (("upstream", 200),)}
+    assert "waits for Python" not in gpu_measured(card(step_times=times, kernels=profiles))
+    profiles |= {name: {"step": {"kernel ms": ms}} for name, ms in (("plain", 60), ("ndem", 100))}
+    said = gpu_measured(card(step_times=times, kernels=profiles))
+    assert "for 200 ms with fairchem's code" in said
+    assert "(ratios 0.30 and 0.50)" in said
+
+
+def test_a_file_with_only_an_environment_measured_nothing(card):
+    assert gpu_measured(card()) == "not run"
+    assert gpu_measured(card(step_times={"31M": {"error": "lost"}})) == "not run"

@@ -16,6 +16,7 @@ AIMS = (
     ("energies and forces", "inference", "plain", "0.5"),
 )
 KINDS = ("tf32", "fp32")
+ARMS = ("upstream", "plain", "ndem")
 MEMORY = (
     ("fairchem's, plain", "upstream"),
     ("plain", "plain"),
@@ -74,6 +75,60 @@ def gpu_memory(results: Path) -> str:
         f"Measured: {_origin(cards)}."
     )
     return f"{table(head, rows)}\n\n{origin}"
+
+
+def gpu_measured(results: Path) -> str:
+    """Steps of every precision and batch size that were timed, and the time of kernels alone."""
+    cards = measured(results)
+    parts = [part for content in cards.values() if (part := _steps(content))]
+    return "\n\n".join([*parts, f"Measured: {_origin(cards)}."]) if parts else NOT_RUN
+
+
+def _steps(content: dict[str, Any]) -> str:
+    times = (content.get("step_times") or {}).get("31M") or {}
+    found = {label: each for label, each in times.items() if isinstance(each, dict)}
+    rows = []
+    for label in sorted(found, key=_place_of_label):
+        setting = found[label]
+        arms = {arm: setting.get(arm) or {} for arm in ("upstream", "plain", "ndem", "instead")}
+        if not any(arms.values()):
+            continue
+        ms = [_number(arms[arm].get("ms"), "{:.0f}") for arm in ("upstream", "ndem")]
+        ratios = [_number(each.get("to upstream")) for each in list(arms.values())[1:]]
+        peaks = [_number(arms[arm].get("peak, GiB"), "{:.1f}") for arm in list(arms)[:3]]
+        if "upstream" in setting.get("out of memory", ()):
+            ms[0] = peaks[0] = "out of memory"
+        rows.append([label, *ms, *ratios, *peaks])
+    if not rows:
+        return ""
+    head = ["31M", "fairchem's: ms", "NDeM: ms", "ratio: plain", "NDeM", "`place: instead`"]
+    head += ["fairchem's: GiB", "plain: GiB", "NDeM: GiB"]
+    return "\n\n".join([table(head, rows), *_kernels(content)])
+
+
+def _kernels(content: dict[str, Any]) -> list[str]:
+    """A sentence on the time in kernels alone; [] if it was not measured."""
+    found = content.get("kernels") or {}
+    ms = {arm: (found.get(arm) or {}).get("step", {}).get("kernel ms") for arm in ARMS}
+    if None in ms.values():
+        return []
+    return [
+        f"A card works on a step ({found.get('batch')}) for {ms['upstream']:.0f} ms with "
+        f"fairchem's code, for {ms['plain']:.0f} ms in a plain step of ours and for "
+        f"{ms['ndem']:.0f} ms with NDeM (ratios {ms['plain'] / ms['upstream']:.2f} and "
+        f"{ms['ndem'] / ms['upstream']:.2f}); in the rest of a step's time it waits for Python."
+    ]
+
+
+def _place_of_label(label: str) -> tuple[int, int]:
+    """By products, then by batch size."""
+    kind, batch, *_ = label.split(", ")
+    kinds = ("tf32", "fp32", "bf16", "fp16")
+    return kinds.index(kind) if kind in kinds else len(kinds), int(batch.split()[-1])
+
+
+def _number(value: float | None, form: str = "{:.2f}") -> str:
+    return NOT_RUN if value is None else form.format(value)
 
 
 def _commit(found: dict[str, Any]) -> str:
@@ -146,4 +201,8 @@ def _origin(cards: dict[str, dict[str, Any]]) -> str:
     return "; ".join(links) or f"{NOT_RUN} (`make gpu-check`)"
 
 
-GPU_TABLES = {"gpu_predicted": gpu_predicted, "gpu_memory": gpu_memory}
+GPU_TABLES = {
+    "gpu_predicted": gpu_predicted,
+    "gpu_memory": gpu_memory,
+    "gpu_measured": gpu_measured,
+}
