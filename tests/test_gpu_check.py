@@ -185,6 +185,8 @@ def test_an_arm_without_enough_memory_is_left_out_from_then_on(tmp_path, monkeyp
         assert found["plain"]["ms"] == 1000
         assert "to upstream" not in found["plain"]
     assert [label for label, _ in bench.taken].count("upstream") == 1
+    steps.measure("31M", "bf16", 16, 2)  # needs less
+    assert [label for label, _ in bench.taken].count("upstream") == 2
     assert [label for label, _ in bench.taken][1:7] == [*["plain"] * 3, *["ndem"] * 3]
 
 

@@ -37,7 +37,7 @@ class Bench:
             self.config["model"]["backbone"].update(TINY)
         self.records, self.repeat = open_data(self.data), (1, 1) if check.tiny else (3, 2)
         self.watch = Stopwatch(check.device)
-        self.too_large: dict[str, int] = {}  # the batch size at which there was no memory
+        self.too_large: dict[tuple[str, str], int] = {}  # {(label, kind): batch without memory}
         # bf16 needs no scaler, but an arm with a scaler uses autocast
         self.scalers: dict[str, Any] = {}
         if check.cuda:

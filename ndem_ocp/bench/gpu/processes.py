@@ -36,7 +36,10 @@ class Stage:
 
     def __init__(self, name: str, args: Namespace, command: list[str] | None = None) -> None:
         quiet = {"WANDB_MODE": "offline", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT)}
-        quiet["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for deterministic products
+        if name == "consistency":  # for deterministic products
+            quiet["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        if "OMP_NUM_THREADS" not in os.environ:  # several stages work at the same time
+            quiet["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // 4))
         quiet["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
         self.name, self.outcome = name, ""
         self.own, self.log = args.work / f"log-{name}", args.work / "log"

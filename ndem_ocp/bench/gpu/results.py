@@ -22,10 +22,11 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def only_here(folder: Path) -> Iterator[None]:
-    """Let one process after another work in a folder."""
+    """Let one process after another work in a folder, if its file system has locks."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -48,7 +49,7 @@ class Results:
                     part[key] = {}
                 part = part[key]
             part[str(keys[-1])] = value
-            partial = self.path.with_suffix(".partial")
+            partial = self.path.with_suffix(f".{os.getpid()}.partial")
             partial.write_text(json.dumps(content, indent=1, default=str))
             os.replace(partial, self.path)
         shown = f": {value}" if isinstance(value, (str, int, float)) else ""

@@ -19,7 +19,14 @@ WARM_UP = 3
 # (products, structures in a batch, rounds): the most informative first
 FIRST = (("tf32", 8, 10), ("tf32", 4, 10), ("tf32", 16, 6), ("tf32", 32, 5))
 FIRST += (("fp32", 8, 6), ("bf16", 8, 6))
-LATER = (("fp16", 8, 5), ("bf16", 32, 5), ("fp32", 4, 5), ("bf16", 4, 5), ("tf32", 1, 8))
+LATER = (
+    ("bf16", 16, 5),
+    ("fp16", 8, 5),
+    ("bf16", 32, 5),
+    ("fp32", 4, 5),
+    ("bf16", 4, 5),
+    ("tf32", 1, 8),
+)
 LATER += (("fp32", 16, 5), ("tf32", 2, 5))
 INFERENCE = (("tf32", 8), ("tf32", 1), ("fp32", 8), ("tf32", 32), ("bf16", 8))
 LARGE = 16  # from this batch size on, fairchem's needs most of the memory of a card
@@ -78,7 +85,8 @@ class Steps:
     ) -> None:
         """Steps of each arm with the same batches, by default in rounds (:func:`order`).
 
-        An arm that runs out of memory is left out, from then on and for larger batches.
+        An arm that runs out of memory is left out, from then on and for larger batches of the same
+        precision.
         """
         warm_up, check = 0 if self.check.tiny else WARM_UP, self.check
         if check.left() < 8:
@@ -88,24 +96,24 @@ class Steps:
         series = Series()
         with self.out.guarded(*place), precision(kind), no_collection():
             for label, number in order(labels, warm_up + rounds, size >= LARGE):
-                if self._too_large(label, size) or check.left() < 3:
+                if self._too_large(label, kind, size) or check.left() < 3:
                     continue
                 if size >= LARGE and number == 0:
                     _free(check)
                 found = self.bench.step(label, kind, batches, number)
                 gc.collect()
                 if found is None:
-                    self.bench.too_large[label] = size
+                    self.bench.too_large[label, kind] = size
                 elif number >= warm_up:
                     series.add(label, number, *found)
                     self._put(place, series, batches.atoms)
-            without = [label for label in labels if self._too_large(label, size)]
+            without = [label for label in labels if self._too_large(label, kind, size)]
             more = {"out of memory": without} if without else {}
             content = self._put(place, series, batches.atoms, more)
             self.done[place] = {key: content[key] for key in series.steps}
 
-    def _too_large(self, label: str, size: int) -> bool:
-        limit = self.bench.too_large.get(label)
+    def _too_large(self, label: str, kind: str, size: int) -> bool:
+        limit = self.bench.too_large.get((label, kind))
         return limit is not None and size >= limit
 
     def _put(

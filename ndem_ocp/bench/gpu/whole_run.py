@@ -85,7 +85,10 @@ def _ended(check: Check, name: str, process: subprocess.Popen[Any]) -> dict[str,
 def _last_validation(folder: Path) -> dict[str, Any]:
     from fairchem_kit.history.file import find_history, read_history
 
-    last = read_history(find_history(folder), "val")[-1]
+    records = read_history(find_history(folder), "val")
+    if not records:
+        return {"error": "none was written"}
+    last = records[-1]
     return {key: last.get(key) for key in ("step", "forces_mae", "energy_mae")}
 
 
@@ -93,8 +96,12 @@ def _evaluated(check: Check, place: str) -> str:
     target = check.work / f"eval-{place}"
     words = ["eval", str(_checkpoints(check, "whole") / "best_checkpoint.pt"), "--out", str(target)]
     words += ["--data", str(check.data() / "val_id"), *(["--cpu"] if place == "cpu" else [])]
-    done = subprocess.run(
-        [*_program("ndem"), *words], capture_output=True, text=True, timeout=max(2, check.left())
-    )
+    try:
+        done = subprocess.run(
+            [*_program("ndem"), *words], capture_output=True, text=True,
+            timeout=max(2, check.left()),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "error: did not end in time"
     table = target / "table.csv"
     return table.read_text() if table.exists() else f"error: {(done.stdout + done.stderr)[-400:]}"
