@@ -113,7 +113,7 @@ def _kernels(content: dict[str, Any]) -> list[str]:
     if None in ms.values():
         return []
     return [
-        f"A card works on a step ({found.get('batch')}) for {ms['upstream']:.0f} ms with "
+        f"The card works on a step ({found.get('batch')}) for {ms['upstream']:.0f} ms with "
         f"fairchem's code, for {ms['plain']:.0f} ms in a plain step of ours and for "
         f"{ms['ndem']:.0f} ms with NDeM (ratios {ms['plain'] / ms['upstream']:.2f} and "
         f"{ms['ndem'] / ms['upstream']:.2f}); in the rest of a step's time it waits for Python."
