@@ -266,8 +266,11 @@ def test_how_often_a_step_waits_for_the_gpu(demo_data, tmp_path):
     total = {name: found.total() for name, found in waits.items()}
     print(total)
     assert total["plain"] < total["upstream"], waits
-    # for noise, joining the views, where the second one's edges begin, the loss's mask and its logs
-    assert total["ndem"] - total["plain"] <= 13, waits
+    # for noise, joining the views, where the second one's edges begin, the loss's mask and its logs;
+    # fairchem's search for neighbours waits for each structure
+    search = "fairchem/core/common/utils.py"
+    more = waits["ndem"] - waits["plain"]
+    assert sum(n for line, n in more.items() if search not in line) <= 13, waits
     # layers and heads never wait: the largest atomic number and where the second view's edges begin
     # are asked for before the first of them
     for name, number in (("plain", 1), ("ndem", 2)):

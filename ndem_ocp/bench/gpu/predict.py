@@ -35,6 +35,7 @@ PEAK = {"bytes": 3.35e12, "fp32": 67e12, "tf32": 494.5e12}
 # What large copies and products usually reach of it, and the shortest kernel, as seen back to back.
 REACHED = {"bytes": 0.8, "fp32": 0.7, "tf32": 0.5}
 LAUNCH_S = 2.5e-6
+MEMORY = 80 << 30
 ARMS = {
     "upstream": ("upstream", False),
     "plain": ("plain", False),
@@ -132,9 +133,10 @@ def sizes_of_a_gpu() -> Iterator[None]:
     from ndem_ocp.models.equiformer import autograd, orders
     from ndem_ocp.models.neighbors import pairs
 
+    piece = int(MEMORY * autograd.GPU_PART)
     with (
-        mock.patch.object(autograd, "CPU_BYTES", autograd.GPU_BYTES),
-        mock.patch.object(autograd, "CPU_GRID_BYTES", autograd.GPU_BYTES),
+        mock.patch.object(autograd, "CPU_BYTES", piece),
+        mock.patch.object(autograd, "CPU_GRID_BYTES", piece),
         mock.patch.object(orders, "three_products", return_value=False),
         mock.patch.object(pairs, "CPU_PAIRS", pairs.GPU_PAIRS),
     ):

@@ -17,18 +17,21 @@ TORCHS = ", torch's code"
 MORE = (INSTEAD, f"plain{TORCHS}", f"ndem{TORCHS}", f"{INSTEAD}{TORCHS}")
 WARM_UP = 3
 # (products, structures in a batch, rounds): the most informative first
-FIRST = (("tf32", 8, 10), ("tf32", 4, 10), ("tf32", 16, 6), ("tf32", 32, 5))
-FIRST += (("fp32", 8, 6), ("bf16", 8, 6))
+FIRST = (("tf32", 8, 10), ("tf32", 4, 10), ("bf16", 8, 6), ("fp32", 8, 6))
 LATER = (
+    ("tf32", 16, 6),
     ("bf16", 16, 5),
-    ("fp16", 8, 5),
-    ("bf16", 32, 5),
-    ("fp32", 4, 5),
-    ("bf16", 4, 5),
     ("tf32", 1, 8),
+    ("tf32", 32, 5),
+    ("bf16", 32, 5),
+    ("fp16", 8, 5),
+    ("bf16", 4, 5),
+    ("fp32", 4, 5),
+    ("fp32", 16, 5),
+    ("tf32", 2, 5),
 )
-LATER += (("fp32", 16, 5), ("tf32", 2, 5))
-INFERENCE = (("tf32", 8), ("tf32", 1), ("fp32", 8), ("tf32", 32), ("bf16", 8))
+# before the large batches, whose memory fairchem's model does not give back
+INFERENCE = (("tf32", 8), ("tf32", 1), ("fp32", 8), ("bf16", 8))
 LARGE = 16  # from this batch size on, fairchem's needs most of the memory of a card
 TINY_FIRST = (("fp32", 1, 1),)
 
@@ -56,7 +59,7 @@ def run(check: Check, out: Results, bench: Bench | None = None) -> None:
         steps.measure("31M", kind, size, rounds)
     kind, size, _ = TINY_FIRST[0] if check.tiny else FIRST[0]
     steps.measure("31M", kind, size, 1 if check.tiny else 5, ("upstream", *MORE))
-    for kind, size in (("fp32", 1),) if check.tiny else INFERENCE[:2]:
+    for kind, size in (("fp32", 1),) if check.tiny else INFERENCE:
         steps.inference(kind, size)
     if check.tiny:
         return
@@ -67,8 +70,6 @@ def run(check: Check, out: Results, bench: Bench | None = None) -> None:
                 Steps(check, out, other).measure("153M, 4 layers", kind, 4, 5)
             del other
             _free(check)
-    for kind, size in INFERENCE[2:]:
-        steps.inference(kind, size)
     for kind, size, rounds in LATER:
         steps.measure("31M", kind, size, rounds)
 

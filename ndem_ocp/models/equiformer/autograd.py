@@ -8,13 +8,15 @@ bounded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CPU_BYTES, GPU_BYTES = 8 << 20, 256 << 20
+CPU_BYTES = 8 << 20
+# On a GPU few pieces are best, since small batches wait for the host; at least, and of its memory.
+GPU_BYTES, GPU_PART = 256 << 20, 1 / 64
 # A grid is passed over several times, so it should fit in a core's own cache. For messages the
 # weights are read again with every chunk, so there should be few.
 CPU_GRID_BYTES = 2 << 20
@@ -22,11 +24,22 @@ CPU_GRID_BYTES = 2 << 20
 
 def chunks(total: int, like: Tensor, values_each: int, grid: bool = False) -> Iterator[slice]:
     """Slices of ``total`` rows, each with ``values_each`` temporary values, that fit in a cache."""
-    cpu = CPU_GRID_BYTES if grid else CPU_BYTES
-    budget = cpu if like.device.type == "cpu" else GPU_BYTES
+    if like.device.type == "cpu":
+        budget = CPU_GRID_BYTES if grid else CPU_BYTES
+    else:
+        budget = gpu_bytes(like.device)
     step = max(16, budget // (values_each * like.element_size()))
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
+
+
+@cache
+def gpu_bytes(device: torch.device) -> int:
+    """Bytes that one piece may have: 1.2 GiB on a card with 80 GiB."""
+    if not torch.cuda.is_available():  # another kind of device
+        return GPU_BYTES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(GPU_BYTES, int(GPU_PART * memory))
 
 
 def compute_dtype(like: Tensor) -> torch.dtype:

@@ -29,9 +29,11 @@ class Radial(NamedTuple):
     @property
     def shape(self) -> tuple[object, ...]:
         """Functions of equal shape can be computed together."""
-        embeddings = [self.owner.source_embedding, self.owner.target_embedding]
-        tables = [each.weight.shape for each in embeddings if self.owner.use_atom_edge_embedding]
-        return (*(each.shape for each in self.function.net[:-1].parameters()), *tables)
+        sizes = [(layer.in_features, layer.out_features) for layer in self.function.net[:-1:3]]
+        if not self.owner.use_atom_edge_embedding:
+            return tuple(sizes)
+        ends = self.owner.source_embedding, self.owner.target_embedding
+        return (*sizes, *(each.weight.shape for each in ends))
 
 
 def radial_hidden(radial: Radial, edges: Edges) -> Tensor:
