@@ -266,7 +266,7 @@ def test_how_often_a_step_waits_for_the_gpu(demo_data, tmp_path):
     total = {name: found.total() for name, found in waits.items()}
     print(total)
     assert total["plain"] < total["upstream"], waits
-    # for noise, joining the views, where the second one's edges begin, the loss's mask and its logs;
+    # for noise, joining the views, where the second one's edges begin, the loss's mask, its logs;
     # fairchem's search for neighbours waits for each structure
     search = "fairchem/core/common/utils.py"
     more = waits["ndem"] - waits["plain"]

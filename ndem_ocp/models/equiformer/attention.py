@@ -99,6 +99,7 @@ def _attention_weights(
     features = module.alpha_norm(features.reshape(-1, module.num_heads, module.attn_alpha_channels))
     # upstream's smooth leaky ReLU, a x + (1 - a) silu(x)
     features = features.lerp(silu(features), 1 - module.alpha_act.alpha)
+    # as upstream: from its strides follows where dropout's random numbers go
     logits = torch.einsum("bik, ik -> bi", features, module.alpha_dot)
     of = edges.ends(logits.dtype).by_node
     weights = edge_softmax(logits, edges.target, num_nodes, of)

@@ -108,22 +108,25 @@ class ComplexMapInOne(RealMap):
     """
 
     def __init__(self, weight: Tensor, train: bool = False) -> None:
-        outputs, inputs = len(weight) // 2, weight.shape[1]
-        joint = weight.new_empty(2, outputs, 2, inputs)
-        joint[:, :, 0] = weight.view(2, outputs, inputs)
-        torch.neg(weight[outputs:], out=joint[0, :, 1])
-        joint[1, :, 1] = weight[:outputs]
-        super().__init__(joint.view(2 * outputs, 2 * inputs), train)
+        real, imaginary = weight.chunk(2)
+        joint = weight.new_empty(len(weight), 2 * weight.shape[1])
+        left, right = joint.chunk(2, dim=1)
+        above, below = right.chunk(2)
+        left.copy_(weight)
+        torch.neg(imaginary, out=above)
+        below.copy_(real)
+        super().__init__(joint, train)
 
     def gradient(self) -> Tensor | None:
         total = super().gradient()
         if total is None:
             return None
-        outputs, inputs = len(total) // 2, total.shape[1] // 2
-        joint, made = total.view(2, outputs, 2, inputs), total.new_empty(2, outputs, inputs)
-        torch.add(joint[0, :, 0], joint[1, :, 1], out=made[0])
-        torch.sub(joint[1, :, 0], joint[0, :, 1], out=made[1])
-        return made.view(2 * outputs, inputs)
+        (a, b), (c, d) = (half.chunk(2, dim=1) for half in total.chunk(2))
+        made = total.new_empty(len(total), a.shape[1])
+        real, imaginary = made.chunk(2)
+        torch.add(a, d, out=real)
+        torch.sub(c, b, out=imaginary)
+        return made
 
 
 def map_of(order: int, weight: Tensor, train: bool = False) -> RealMap | ComplexMap:
