@@ -50,9 +50,9 @@ from ndem_ocp.bench.gpu.processes import Stage, run_stage
 # stage -> (fraction of the remaining time it may take, seconds that it needs at least)
 STAGES = {
     "environment": (0.12, 60),  # torch's first import, from a disk that is not cached
-    "consistency": (0.27, 15),
-    "equality": (0.27, 15),
-    "whole_run": (0.27, 20),
+    "consistency": (0.33, 15),
+    "equality": (0.33, 15),
+    "whole_run": (0.33, 20),
     "step_times": (0.65, 20),
     "kernels": (0.50, 10),
     "second_views": (1.00, 20),
