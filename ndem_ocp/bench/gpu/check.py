@@ -114,11 +114,8 @@ def _arguments(argv: list[str] | None) -> Namespace:
 def _card() -> str:
     """The GPU's name, from another process, so that this one never uses the device."""
     if shutil.which("nvidia-smi") and not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        query = [
-            "nvidia-smi",
-            "--query-gpu=name",
-            "--format=csv,noheader",
-        ]  # without torch's import
+        # without torch's import
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(query, capture_output=True, text=True, timeout=10)
             if not done.returncode and (names := done.stdout.strip().splitlines()):

@@ -52,7 +52,7 @@ def graph_attention(
     y = _activate(module, y, gate, edges, inputs)
     out = _second_convolution(module, y, attention.to(dtype), edges, inputs, kept, len(x))
     weight, bias = module.proj.weight.to(dtype), module.proj.bias.to(dtype)
-    return linear_by_degree(out, weight, bias, degrees or (0, whole.lmax + 1))
+    return linear_by_degree(out, weight, bias, kept.kept)
 
 
 def _first_convolution(

@@ -80,8 +80,7 @@ def _added(module: TransBlockV2, x: Tensor, out: Tensor, structures: Structures)
     """x + out, where drop-path leaves out whole structures and scales the others."""
     factor = _drop_path(module.drop_path, x, structures)
     if module.proj_drop is not None:
-        out = module.proj_drop(out if factor is None else out * factor, structures.batch)
-        factor = None
+        return x + module.proj_drop(out if factor is None else out * factor, structures.batch)
     return x + out if factor is None else torch.addcmul(x, out.to(x.dtype), factor)
 
 

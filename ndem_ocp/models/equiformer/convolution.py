@@ -224,11 +224,7 @@ def _attended(value: Tensor, attention: Tensor | None, chunk: slice) -> Tensor:
 
 
 def _kernel_agrees(
-    x: Tensor,
-    radial: RadialWeights,
-    where: Any,
-    weights: list[Tensor],
-    bias: Tensor,
+    x: Tensor, radial: RadialWeights, where: Any, weights: list[Tensor], bias: Tensor,
     invariants: int,
 ) -> bool:  # fmt: skip
     """Whether the kernels agree with torch's code on a few edges of this batch."""

@@ -37,7 +37,7 @@ def _frames(rotation: Tensor, layout: Layout) -> Tensor:
     """
     alpha, beta, gamma = _angles(rotation)
     entries = _entries(layout, rotation.dtype, rotation.device)
-    cos, sin = entries.waves(alpha, entries.row_wave)
+    cos, sin = entries.waves(alpha, entries.row_wave, entries.row_wave)
     found = cos * entries.swap + sin * entries.swap_mirrored
     found = entries.times_z(found, beta) @ entries.swap_all
     found = entries.times_z(found, gamma)
@@ -73,11 +73,10 @@ class _Entries:
     swap_mirrored: Tensor
     swap_all: Tensor  # (P, P) J for the entries of each row
 
-    def waves(self, angle: Tensor, *chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of (E,) angles times frequencies, (E, P)."""
+    def waves(self, angle: Tensor, of_cos: Tensor, of_sin: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of (E,) angles times the chosen frequencies, (E, P)."""
         turned = angle[:, None] * self.frequency
-        first, second = chosen[0], chosen[-1]
-        return turned.cos().index_select(1, first), turned.sin().index_select(1, second)
+        return turned.cos().index_select(1, of_cos), turned.sin().index_select(1, of_sin)
 
     def times_z(self, entries: Tensor, angle: Tensor) -> Tensor:
         """(E, P) rows times Z of (E,) angles."""

@@ -76,7 +76,8 @@ class _GridMLP(torch.autograd.Function):
     @without_autocast
     def backward(ctx, g):
         x, gate, *weights, to_grid, from_grid, first, bias, last = ctx.saved_tensors
-        middle, hidden = weights[3], len(bias)
+        weights = GridWeights(*weights)
+        middle, hidden = weights.middle, len(bias)
         need = GridWeights(*ctx.needs_input_grad[2:9])
         d_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         d_gate = None if gate is None else torch.empty_like(gate)
@@ -115,8 +116,8 @@ class _GridMLP(torch.autograd.Function):
             if d_x is not None:
                 torch.bmm(d_rows, first, out=d_x[chunk].transpose(0, 1))
         d_last_bias = g[:, 0].sum(0) if need.last_bias else None
-        outer = _first_gradients(GridWeights(*weights), d_first, d_bias)
-        inner = _last_gradients(GridWeights(*weights), d_last, gate is not None)
+        outer = _first_gradients(weights, d_first, d_bias)
+        inner = _last_gradients(weights, d_last, gate is not None)
         return d_x, d_gate, *outer, d_middle, *inner, d_last_bias, None, None
 
 

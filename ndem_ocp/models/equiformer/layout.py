@@ -30,9 +30,14 @@ class Layout:
     mmax: int
     degrees: tuple[int, int] | None = None
 
+    @property
+    def kept(self) -> tuple[int, int]:
+        """The kept degrees, (first, last + 1)."""
+        return self.degrees or (0, self.lmax + 1)
+
     def of_order(self, order: int) -> list[int]:
         """The kept degrees with l >= |m|."""
-        first, end = self.degrees or (0, self.lmax + 1)
+        first, end = self.kept
         return list(range(max(first, order), end))
 
     @cached_property
@@ -59,7 +64,7 @@ class Layout:
     @cached_property
     def node_rows(self) -> slice:
         """Rows of the kept degrees among the K coefficients of a node."""
-        first, end = self.degrees or (0, self.lmax + 1)
+        first, end = self.kept
         return slice(first**2, end**2)
 
     def rows_within(self, whole: Layout) -> list[int]:
@@ -80,7 +85,7 @@ class Layout:
 
         sqrt((2l + 1) / (2M + 1)) for l > M, which compensates for the omitted orders.
         """
-        first, end = self.degrees or (0, self.lmax + 1)
+        first, end = self.kept
         return [
             math.sqrt(max(1.0, (2 * degree + 1) / (2 * self.mmax + 1)))
             for degree in range(first, end)

@@ -60,18 +60,19 @@ def multiply(x: Tensor, matrices: Tensor, out: Tensor) -> None:
     torch.bmm(x.transpose(0, 1), matrices, out=out.transpose(0, 1))
 
 
-def by_coefficient(weight: Tensor, degrees: Degrees) -> Tensor:
-    """(L + 1, ...), one entry per degree -> (K, ...), one per coefficient of these degrees."""
-    every = [degree for degree in range(*degrees) for _ in range(2 * degree + 1)]
+def by_coefficient(weight: Tensor, degrees: Degrees, first: int = 0) -> Tensor:
+    """One entry per degree from ``first`` -> (K, ...), one per coefficient of these degrees."""
+    every = [degree - first for degree in range(*degrees) for _ in range(2 * degree + 1)]
     return weight.index_select(0, index(every, weight))
 
 
-def by_degree(values: Tensor, count: int, degrees: Degrees) -> Tensor:
+def by_degree(values: Tensor, count: int, degrees: Degrees, first: int = 0) -> Tensor:
     """The gradient of :func:`by_coefficient`: (K, ...) -> (count, ...), sums over each degree.
 
     In a fixed order on every device, unlike index_add_.
     """
-    lengths = [2 * n + 1 if degrees[0] <= n < degrees[1] else 0 for n in range(count)]
+    every = range(first, first + count)
+    lengths = [2 * n + 1 if degrees[0] <= n < degrees[1] else 0 for n in every]
     return torch.segment_reduce(
         values, "sum", lengths=index(lengths, values), initial=0, unsafe=True
     )

@@ -7,8 +7,6 @@ degrees are done at once, with a backward of their own.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from fairchem.core.models.equiformer_v2.layer_norm import (
     EquivariantLayerNormArraySphericalHarmonics as LayerNorm,
@@ -19,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from ndem_ocp.models.equiformer import kernels
 from ndem_ocp.models.equiformer.autograd import without_autocast
 from ndem_ocp.models.equiformer.constants import constant
+from ndem_ocp.models.equiformer.linear import by_coefficient, by_degree
 
 _scalars_backward = torch.ops.aten.native_layer_norm_backward
 
@@ -55,12 +54,6 @@ def _share(module: LayerNorm, x: Tensor) -> Tensor:
     count = x.shape[1] - 1
     value = 1.0 if module.normalization == "norm" else 1 / max(1, count)
     return constant((value,) * count, x.dtype, x.device)
-
-
-@cache
-def _degrees(lmax: int) -> tuple[int, ...]:
-    """For each coefficient above degree 0 its row in the weight."""
-    return tuple(degree - 1 for degree in range(1, lmax + 1) for _ in range(2 * degree + 1))
 
 
 def normalized(
@@ -118,7 +111,7 @@ class _LayerNorm(torch.autograd.Function):
         scales = torch.add(eps, squares @ share, alpha=1 / channels).rsqrt_()
         others = torch.mul(x[:, 1:], scales[:, None, None], out=out[:, 1:])
         if weight is not None:
-            others *= weight[_rows(weight)]
+            others *= _expanded(weight)
         ctx.save_for_backward(x, first, bias, weight, share, mean, scale, scales)
         return out
 
@@ -138,11 +131,10 @@ class _LayerNorm(torch.autograd.Function):
             along = products.sum(1)
             d_others = g * scales[:, None, None]
         else:
-            rows = _rows(weight)
-            expanded = weight[rows]
+            expanded = _expanded(weight)
             if ctx.needs_input_grad[3]:
                 by_row = (scales @ products).view_as(expanded)
-                d_weight = torch.zeros_like(weight).index_add_(0, rows, by_row)
+                d_weight = by_degree(by_row, len(weight), (1, len(weight) + 1), first=1)
             along = products @ expanded.flatten()
             d_others = (g * expanded).mul_(scales[:, None, None])
         # through the scale, which depends on all of them
@@ -151,5 +143,6 @@ class _LayerNorm(torch.autograd.Function):
         return d_x, d_first, d_bias, d_weight, None, None
 
 
-def _rows(weight: Tensor) -> Tensor:
-    return constant(_degrees(len(weight)), torch.long, weight.device)
+def _expanded(weight: Tensor) -> Tensor:
+    """(L, C) -> (K - 1, C), for each coefficient above degree 0."""
+    return by_coefficient(weight, (1, len(weight) + 1), first=1)

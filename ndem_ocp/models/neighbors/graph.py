@@ -28,15 +28,16 @@ class NearestNeighbors:
         enforce_max_neighbors_strictly: bool | None = None,
         use_pbc_single: bool = False,
     ) -> GraphData:
-        """fairchem's graph; found by fairchem itself where :func:`periodic_edges` returns None.
+        """fairchem's graph.
 
-        And on a GPU in structures of up to GPU_ATOMS atoms.
+        Found by fairchem itself where :func:`periodic_edges` returns None, and on a GPU if no
+        structure has more than GPU_ATOMS atoms.
         """
         strictly = enforce_max_neighbors_strictly
         edges = None
         periodic = (use_pbc or self.use_pbc) and (otf_graph or self.otf_graph)
-        many = not data.pos.is_cuda or int(data.natoms.max()) > GPU_ATOMS
-        if periodic and many and not (use_pbc_single or self.use_pbc_single):
+        found_here = periodic and not (use_pbc_single or self.use_pbc_single)
+        if found_here and not (data.pos.is_cuda and int(data.natoms.max()) <= GPU_ATOMS):
             edges = periodic_edges(
                 data,
                 cutoff or self.cutoff,
