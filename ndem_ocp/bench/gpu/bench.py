@@ -22,15 +22,10 @@ class Bench:
     run)."""
 
     def __init__(self, check: Check, model: str, layers: int | None) -> None:
-        from fairchem.core.common.utils import setup_imports
-
-        import ndem_ocp
         from ndem_ocp.bench.batches import open_data
         from ndem_ocp.bench.clock import Stopwatch
         from ndem_ocp.bench.configs import read_config
 
-        setup_imports()
-        ndem_ocp.register()
         self.check, self.data = check, check.data() / "train"
         self.config = read_config(model, layers)
         if check.tiny:

@@ -18,14 +18,9 @@ EXACT = "ase.calculators.emt:EMT()"
 
 
 def run(check: Check, out: Results) -> None:
-    from fairchem.core.common.utils import setup_imports
-
-    import ndem_ocp
     from ndem_ocp.second_views.draws import Draws
     from ndem_ocp.second_views.make import MakeOptions, make_second_views
 
-    setup_imports()
-    ndem_ocp.register()
     views = check.work / "views.lmdb"
     draws = Draws(2 if check.tiny else 8, 0.02, 0.05)
     make_second_views(
