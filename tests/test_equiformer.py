@@ -186,6 +186,26 @@ def test_the_grids_of_the_tests_are_e3nns(dtype):
                 tensor.zero_()  # one's own
 
 
+def test_grids_are_derived_once_for_each_degree(monkeypatch):
+    asked = []
+
+    def counted(lmax, *others, **named):
+        asked.append(lmax)
+        return grids.made(lmax, *others, **named)
+
+    monkeypatch.setattr("e3nn.o3._s2grid.spherical_harmonics_s2_grid", counted)
+    config = model_config()
+    upstream = build(config).backbone.SO3_grid
+    assert len(asked) > len(set(asked))
+    asked.clear()
+    ours = build(to_ours(config)).backbone.SO3_grid
+    assert sorted(asked) == list(range(len(upstream)))
+    for expected, found in zip(upstream, ours, strict=True):
+        for grid, of_ours in zip(expected, found, strict=True):
+            assert torch.equal(of_ours.to_grid_mat, grid.to_grid_mat)
+            assert torch.equal(of_ours.from_grid_mat, grid.from_grid_mat)
+
+
 def test_parameters_are_upstreams():
     config = model_config()
     upstream, ours = build(config), build(to_ours(config))

@@ -39,7 +39,7 @@ class AuxiliaryLoss(NamedTuple):
 class Step(NamedTuple):
     """What a loss needs in addition to the model's outputs: N atoms in B structures."""
 
-    batch: Any  # with the labels of X
+    batch: Any  # as the model saw it, with labels to match (Objective.labelled)
     noise: Noise
     label: Tensor | None  # (N, 3) normalised forces, None if the data has none
     counted: Tensor  # (N,) bool, atoms that the force loss covers

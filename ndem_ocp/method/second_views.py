@@ -63,12 +63,10 @@ class Instead(Objective):
         return labelled
 
     def main_outputs(self, out: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
-        noise, batch = step.noise, step.batch
-        count = batch.natoms.numel()
+        shown = step.batch
         atoms, structures = view_weights(
-            noise, batch.batch, count, self.settings, step.weight, step.progress
+            step.noise, shown.batch, shown.natoms.numel(), self.settings, step.weight, step.progress
         )
-        shown = self.labelled(batch, noise)
         weighted = dict(out)
         assert step.normalised is not None
         for name, weight in ((FORCES, atoms), (ENERGY, structures)):

@@ -156,8 +156,9 @@ class AuxiliaryTask(Component):
             self.log["ndem_coefficient"] = Tally(self.coefficient, 1)
         if self.noise is None:
             return
-        self._step, self._out = self._step_of(call.batch), out
-        call.batch = self.objective.labelled(call.batch, self.noise)
+        self._shown = self.objective.labelled(call.batch, self.noise)
+        self._step, self._out = self._step_of(call.batch, self._shown), out
+        call.batch = self._shown
         call.out = self.objective.main_outputs(out, self._step)
 
     def after_loss(self, loss: Tensor) -> Tensor:
@@ -175,7 +176,8 @@ class AuxiliaryTask(Component):
         self._step = self._out = self._auxiliary = None  # frees the autograd graph of the step
         return total
 
-    def _step_of(self, batch: Batch) -> Step:
+    def _step_of(self, batch: Batch, shown: Batch) -> Step:
+        """From the batch with the labels of X, and the one that the model saw."""
         trainer, noise = self.trainer, self.noise
         target = trainer.output_targets.get(FORCES)
         labelled = target is not None and batch.get(FORCES) is not None
@@ -185,7 +187,7 @@ class AuxiliaryTask(Component):
         else:
             counted = fixed == 0
         return Step(
-            batch=batch,
+            batch=shown,
             noise=noise,
             label=self._normalised_label(FORCES, batch) if labelled else None,
             counted=counted,
@@ -228,7 +230,7 @@ class AuxiliaryTask(Component):
         """Restrict fairchem's force metrics to atoms whose main force predicts the label."""
         if self.noise is None:
             return
-        call.batch = self.objective.labelled(call.batch, self.noise)
+        call.batch = self._shown
         hidden = self.objective.hidden(self.noise)
         if hidden is None:
             return

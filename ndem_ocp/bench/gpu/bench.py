@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
-from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -43,6 +40,7 @@ class Bench:
     def arm(self, name: str) -> Any:
         """With the weights of upstream's, which is built first."""
         from ndem_ocp.bench.arms import arm_config, build_arm, share_weights
+        from ndem_ocp.models.equiformer.constants import grids_once
 
         if name not in self._arms:
             # no noise head: the main heads of INSTEAD are those of plain
@@ -114,17 +112,3 @@ class Bench:
     def autocast(self, kind: str) -> Any:
         """As the trainers use it for bf16 and fp16."""
         return torch.autocast("cuda", enabled=kind in self.scalers)
-
-
-@contextlib.contextmanager
-def grids_once() -> Iterator[None]:
-    """Within, e3nn derives the same spherical harmonics on a grid only once.
-
-    An EquiformerV2 asks for them once for each of its grids, with sympy: most of the time that it
-    takes to build one.
-    """
-    from e3nn.o3 import _s2grid
-
-    once = functools.cache(_s2grid.spherical_harmonics_s2_grid)
-    with mock.patch.object(_s2grid, "spherical_harmonics_s2_grid", once):
-        yield

@@ -18,6 +18,7 @@ from torch_geometric.data import Batch
 
 from ndem_ocp.models.equiformer.attention import edge_degree, radial_of
 from ndem_ocp.models.equiformer.block import Structures, transformer_block
+from ndem_ocp.models.equiformer.constants import grids_once
 from ndem_ocp.models.equiformer.edges import Edges
 from ndem_ocp.models.equiformer.frames import edge_frames
 from ndem_ocp.models.equiformer.layout import layout
@@ -59,7 +60,8 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
 
     @wraps(UpstreamBackbone.__init__)  # keeps its signature, from which valid keys are read
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+        with grids_once():
+            super().__init__(*arguments, **named)
         if len(self.lmax_list) != 1:
             raise ValueError(
                 f"lmax_list = {self.lmax_list}: this EquiformerV2 takes one resolution. fairchem's "

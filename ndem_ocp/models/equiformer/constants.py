@@ -1,15 +1,19 @@
-"""Constants that every forward needs, copied to its device only once.
+"""Constants: those of every forward are copied to its device only once, those of a model derived
+only once.
 
 On a GPU, ``torch.tensor(..., device=...)`` and indexing with a list synchronise with the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
+from e3nn.o3 import _s2grid
 from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,3 +45,16 @@ def clear() -> None:
     """Empty the caches."""
     for cached in _kept:
         cached.cache_clear()
+
+
+@contextmanager
+def grids_once() -> Iterator[None]:
+    """Within, e3nn derives the spherical harmonics on a grid once for each degree.
+
+    It derives them with sympy. An EquiformerV2 asks for them twice for each degree and order, and
+    uses one of these grids: with L = 6, four fifths of the time that it takes to build a model.
+    """
+    name = "spherical_harmonics_s2_grid"
+    once = cache(getattr(_s2grid, name))
+    with mock.patch.object(_s2grid, name, once):
+        yield
