@@ -1,7 +1,4 @@
-"""Tables on second views and on the curvature of data.
-
-They are made from results/second_views_*.json and results/curvature_*.json.
-"""
+"""Tables on second views, from results/second_views_*.json."""
 
 from __future__ import annotations
 
@@ -30,8 +27,6 @@ OF_POTENTIAL = {
     "alone": "the energy fitted to the data alone, itself",
 }
 NO_FORCE = "predicting no force"
-SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
-         "malonaldehyde": "malonaldehyde", "oc20": "OC20 relaxations"}  # fmt: skip
 
 
 def molecules(results: Path) -> str:
@@ -179,56 +174,8 @@ def _call(spec: str) -> str:
     return spec.partition(":")[2]
 
 
-def curvature(results: Path) -> str:
-    """How well the best isotropic curvature c, and potentials, predict the change of forces."""
-    head = ["data", "pairs", "displacement (Å)", "what predicts dF", "error of dF", "median",
-            "with s = 1", "best s (or c)", "error of F itself"]  # fmt: skip
-    rows, sources = [], []
-    for key, title in SHOWN.items():
-        found = read(results, f"curvature_{key}")
-        if found is None:
-            rows.append([title, *[""] * 3, NOT_RUN, *[""] * 4])
-            continue
-        for each in found["found"]:
-            bins = each["by_displacement"]
-            rows.append(
-                [
-                    title,
-                    each["pairs"],
-                    f"{bins[0][0]:.2f} to {bins[-1][1]:.2f}",
-                    _name(each["name"], found["unit"]),
-                    _percent(each["relative_error"]),
-                    _percent(each["median"]),
-                    _percent(each["unscaled_error"]),
-                    f"{each['scale']:.3g}",
-                    _percent(each["forces_error"]),
-                ]
-            )
-        sources.append(f"[curvature_{key}](results/curvature_{key}.json)")
-    text = table(head, rows)
-    note = (
-        "Error: |dF_predicted - dF| / |dF| over the free atoms of all pairs of near frames, with "
-        f"the scale that is best for it. All numbers: {', '.join(sources)}."
-    )
-    return f"{text}\n\n{note}" if sources else text
-
-
-def _name(name: str, unit: str) -> str:
-    call, comma, fitted = name.partition(", fitted")
-    if call.endswith(")"):
-        return f"`{call}`{comma}{fitted}"
-    if not name.startswith("isotropic"):
-        return name
-    return f"isotropic, c in {unit.removesuffix('/A')}/Å²"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
-
-
 SECOND_VIEWS_TABLES = {
     "second_views": molecules,
     "second_views_surfaces": surfaces,
     "second_views_relaxations": relaxations,
-    "curvature": curvature,
 }

@@ -16,6 +16,7 @@ from ndem_ocp.bench.checkout import ROOT, in_checkout
 from ndem_ocp.bench.pages.backbones import backbones
 from ndem_ocp.bench.pages.budgets import budgets
 from ndem_ocp.bench.pages.cost import COST_TABLES
+from ndem_ocp.bench.pages.curvature import CURVATURE_TABLES
 from ndem_ocp.bench.pages.fairchem2 import FAIRCHEM2_TABLES
 from ndem_ocp.bench.pages.gpu import GPU_TABLES
 from ndem_ocp.bench.pages.molecules import MOLECULE_TABLES
@@ -48,6 +49,7 @@ TABLES = {
     **COST_TABLES,
     **GPU_TABLES,
     **SECOND_VIEWS_TABLES,
+    **CURVATURE_TABLES,
     **FAIRCHEM2_TABLES,
 }
 
