@@ -255,15 +255,25 @@ def test_plain_training_with_ndem_one_number_away(with_torchmdnet):
     assert "--second-views data, or MODULE:CALL" in plan.reasons["objective"]
 
 
-def test_second_views_go_into_the_configuration(with_torchmdnet, tmp_path):
-    plan = make_plan(data(False), None, True, str(tmp_path / "views.lmdb"))
+@pytest.mark.parametrize("periodic", [False, True])
+def test_second_views_go_into_the_configuration(with_torchmdnet, tmp_path, periodic):
+    plan = make_plan(data(periodic), None, True, str(tmp_path / "views.lmdb"))
     text = config_text(plan, LENGTH, Path("/o"), Path("/o/data"), "t")
+    best = {} if periodic else second_views_of("md17")
     assert parse(text)["task"]["ndem"] == {
         "second_views": str(tmp_path / "views.lmdb"),
         "target": "second_views",
         "coefficient": 1,
         "place": "instead",
+        "share": second_views_of("oc20")["share"],
+        **best,
     }
+
+
+def second_views_of(folder):
+    """The recipe in configs, without what belongs to its data."""
+    ndem = load_config(str(ROOT / f"configs/{folder}/second_views.yml"))[0]["task"]["ndem"]
+    return {key: ndem[key] for key in ("share", "energies") if key in ndem}
 
 
 def test_what_to_try_next_follows_from_the_run():

@@ -26,6 +26,14 @@ _NOISE = {
         "    norm: l2mae\n"
     ),
 }
+# by whether the structures are periodic: what served molecules best in docs/second_views.md
+_VIEWS = {
+    False: (
+        "    share: 0.6                   # of structures that are displaced\n"
+        "    energies: False              # of displaced structures only the forces are labels\n"
+    ),
+    True: "    share: 0.5                   # of structures that are displaced\n",
+}
 _EVAL_BATCH = 4  # times the training batch
 
 
@@ -75,7 +83,7 @@ def _ndem(plan: Plan) -> str:
         f"    second_views: {_quoted(Path(plan.second_views).resolve())}\n"
         "    target: second_views\n"
         "    place: instead               # replace structures: a step costs as much as a plain "
-        "one\n"
+        "one\n" + _VIEWS[plan.periodic]
     )
 
 

@@ -46,7 +46,7 @@ class Plan:
     Attributes:
         model: et or equiformer_v2. sizes: values of the model's template. batch_size: structures.
         normalizer: {energy: (mean, stdev), forces: (mean, stdev)}, eV and eV/A.
-        second_views: a file of them, or None.
+        second_views: a file of them, or None. periodic: whether there are surfaces or crystals.
         reasons: {choice: sentence}, in the order to print them.
     """
 
@@ -55,6 +55,7 @@ class Plan:
     batch_size: int
     normalizer: Mapping[str, tuple[float, float]]
     second_views: str | None
+    periodic: bool
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -76,6 +77,7 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
         batch_size=batch,
         normalizer={"energy": energy, "forces": (0.0, train.force_rms or 1.0)},
         second_views=second_views,
+        periodic=data.periodic,
     )
     decided = data.entry["fit"]
     plan.reasons.update(

@@ -151,7 +151,8 @@ class NDeMSettings:
     # Probability with which a structure is displaced. Only with `place: instead`. May be a
     # schedule.
     share: Schedule = 0.5
-    # Whether displaced structures have an energy label. Only with `place: instead`.
+    # Whether displaced structures have an energy label. Molecules had better or equal forces
+    # without. Only with `place: instead`.
     energies: bool = True
     # Error of a view's force label, in energy unit/Å, at which the view has half the weight. The
     # weight is trust^2 / (trust^2 + (delta |dF|)^2), where delta is the potential's relative error
