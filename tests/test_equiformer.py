@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from e3nn.o3 import _s2grid
 from fairchem.core.common import gp_utils
 from fairchem.core.common.registry import registry
 from fairchem.core.common.utils import load_config
@@ -193,13 +194,14 @@ def test_grids_are_derived_once_for_each_degree(monkeypatch):
         asked.append(lmax)
         return grids.made(lmax, *others, **named)
 
-    monkeypatch.setattr("e3nn.o3._s2grid.spherical_harmonics_s2_grid", counted)
+    monkeypatch.setattr(_s2grid, "spherical_harmonics_s2_grid", counted)
     config = model_config()
     upstream = build(config).backbone.SO3_grid
     assert len(asked) > len(set(asked))
     asked.clear()
     ours = build(to_ours(config)).backbone.SO3_grid
     assert sorted(asked) == list(range(len(upstream)))
+    assert _s2grid.spherical_harmonics_s2_grid is counted
     for expected, found in zip(upstream, ours, strict=True):
         for grid, of_ours in zip(expected, found, strict=True):
             assert torch.equal(of_ours.to_grid_mat, grid.to_grid_mat)

@@ -20,7 +20,6 @@ from ndem_ocp.bench.batches import open_data, read_batches
 from ndem_ocp.bench.clock import Timing
 from ndem_ocp.bench.gpu import check as gpu_check
 from ndem_ocp.bench.gpu import comparing, consistency, equality, kernels, processes, step_times
-from ndem_ocp.bench.gpu.bench import grids_once
 from ndem_ocp.bench.gpu.results import Check, Results
 from ndem_ocp.testing.precision import default_dtype
 
@@ -209,17 +208,6 @@ def test_every_arm_starts_some_round():
         *(("a", 0), ("b", 0), ("c", 0)), *(("b", 1), ("c", 1), ("a", 1)),
     ]  # fmt: skip
     assert step_times.order(labels, 2, True)[:3] == [("a", 0), ("a", 1), ("b", 0)]
-
-
-def test_grids_are_those_of_e3nn():
-    from e3nn.o3 import ToS2Grid, _s2grid
-
-    original, grid = _s2grid.spherical_harmonics_s2_grid, ToS2Grid(3, (10, 9))
-    with grids_once():
-        both = [ToS2Grid(3, (10, 9)) for _ in range(2)]
-        assert _s2grid.spherical_harmonics_s2_grid.cache_info().hits == 1
-    assert all(torch.equal(each.shb, grid.shb) for each in both)
-    assert _s2grid.spherical_harmonics_s2_grid is original
 
 
 def event(name, kind="CUDA", microseconds=1.0, annotation=False):
