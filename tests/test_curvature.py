@@ -151,6 +151,15 @@ def test_without_a_calculator_what_is_fitted_to_the_data_alone_is_shown(demo_dat
     assert "--calculator data --out views.lmdb" in said
 
 
+def test_a_model_that_knows_more_than_the_labels_is_told(demo_data, monkeypatch, capsys):
+    """The truth stands in for the model of the checkpoint."""
+    monkeypatch.setattr("fairchem_kit.inference.calculator", lambda file, unsafe: EMT())
+    words = ["data", "curvature", str(demo_data / "train"), "--pairs", "20", "--checkpoint"]
+    assert main([*words, __file__]) == 0  # labels: an energy fitted to the data alone
+    said = capsys.readouterr().out
+    assert "The model's own error is 0.0%, below that of such labels: expect less" in said
+
+
 def test_what_cannot_be_compared_is_one_sentence(demo_data, tmp_path, capsys):
     base = ["data", "curvature", str(demo_data / "train")]
     for words, said in (
@@ -175,6 +184,8 @@ def test_eval_has_the_error_of_the_curvature(demo_data, tmp_path, capsys):
     found = tmp_path / "found.json"
     words = ["data", "curvature", str(demo_data / "train"), "--pairs", "200", "--json", str(found)]
     assert main([*words, "--checkpoint", str(checkpoint)]) == 0
+    said = capsys.readouterr().out
+    assert "above that of such labels: second views can help. It can label second" in said
     other = json.loads(found.read_text())["found"][-1]
     assert metrics["force_change_error"] == pytest.approx(other["unscaled_error"], rel=1e-2)
     assert metrics["force_change_pairs"] == other["pairs"]
