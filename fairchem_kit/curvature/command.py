@@ -217,7 +217,7 @@ def _verdict(args: argparse.Namespace, found: Any, labels: dict[str, str]) -> st
     best = min((each for each in found if each.name in labels), key=lambda e: e.relative_error)
     who = "an energy fitted to the data alone" if best.name == ALONE else best.name
     text = (
-        f"{who} predicts the change of forces with an error of {best.relative_error:.0%} "
+        f"{who} predicts the change of forces with an error of {best.relative_error:.1%} "
         f"(isotropic c: {simple.relative_error:.0%})."
     )
     if best.relative_error > USABLE:
