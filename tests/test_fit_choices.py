@@ -259,14 +259,12 @@ def test_plain_training_with_ndem_one_number_away(with_torchmdnet):
 def test_second_views_go_into_the_configuration(with_torchmdnet, tmp_path, periodic):
     plan = make_plan(data(periodic), None, True, str(tmp_path / "views.lmdb"))
     text = config_text(plan, LENGTH, Path("/o"), Path("/o/data"), "t")
-    best = {} if periodic else second_views_of("md17")
     assert parse(text)["task"]["ndem"] == {
         "second_views": str(tmp_path / "views.lmdb"),
         "target": "second_views",
         "coefficient": 1,
         "place": "instead",
-        "share": second_views_of("oc20")["share"],
-        **best,
+        **second_views_of("oc20" if periodic else "md17"),
     }
 
 

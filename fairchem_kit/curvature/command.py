@@ -222,8 +222,8 @@ def _verdict(args: argparse.Namespace, found: Any, labels: dict[str, str]) -> st
     )
     if best.relative_error > USABLE:
         return f"{text} That is too much for second views: above {USABLE:.0%} they are refused."
-    models = [each for each in found if each.name in {Path(file).name for file in args.checkpoint}]
-    known = min((each.unscaled_error for each in models), default=None)
+    models = {Path(file).name for file in args.checkpoint}
+    known = min((each.unscaled_error for each in found if each.name in models), default=None)
     if known is not None:
         text += f" The model's own error is {known:.1%}, " + (
             "below that of such labels: expect less of second views, or nothing."
