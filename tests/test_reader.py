@@ -292,6 +292,32 @@ def test_a_file_that_shrinks_while_it_is_read(demo_data, tmp_path):
     )
 
 
+def test_records_of_a_small_data_set_are_read_once(demo_data, monkeypatch):
+    config = {"src": str(demo_data / "train"), "key_mapping": KEYS}
+    dataset = LmdbReader(config)
+    first = [dataset[i] for i in range(len(dataset))]
+    expected = [record.clone() for record in first]
+    reads = []
+    monkeypatch.setattr(LmdbFile, "get", lambda file, key: reads.append(key))
+    for _ in range(2):
+        again = [dataset[i] for i in range(len(dataset))]
+        assert all(map(equal, again, expected))
+        for record_ in (*first, *again):  # whoever gets a record may change it
+            record_.pos += 1
+            record_.energy = 0.0
+    assert not reads
+    assert not pickle.loads(pickle.dumps(dataset))._kept._records  # workers start without them
+
+
+@pytest.mark.parametrize(("largest", "kept"), [(2**26, 5), (40_000, 3), (5_000, 0)])
+def test_memory_for_records_is_limited(tmp_path, monkeypatch, largest, kept):
+    monkeypatch.setattr("fairchem_kit.data.reader.kept.LARGEST", largest)
+    split = write_split(tmp_path / "split", *[record(fid=i) for i in range(5)])
+    dataset = LmdbReader({"src": str(split)})
+    assert [dataset[i].fid for i in (0, 1, 2, 3, 4) * 2] == [0, 1, 2, 3, 4] * 2
+    assert len(dataset._kept._records) == kept
+
+
 def test_every_lmdb_layout_of_pages(tmp_path):
     """Values in the leaf, in overflow pages, and in trees of one to three levels."""
     rng = np.random.default_rng(0)

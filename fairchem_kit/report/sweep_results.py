@@ -22,7 +22,6 @@ def collect(
     sweep: Sweep, out: Path, arms: list[str], seeds: list[int], overrides: list[str]
 ) -> dict[str, Any]:
     """Every run's test errors and curve, and each arm's mean and standard deviation over seeds."""
-    config = load_config(str(sweep.config))[0]
     found = {
         arm: [_run(sweep, run_directory(out, arm, seed), seed) for seed in seeds] for arm in arms
     }
@@ -32,25 +31,31 @@ def collect(
         "sweep": os.path.relpath(sweep.path),
         "config": os.path.relpath(sweep.config),
         "overrides": overrides,
-        "data": {"test": _hash(sweep.test), **_run_data(run_directory(out, arms[0], seeds[0]))},
+        "data": {
+            "test": hash_of_data(sweep.test),
+            **_run_data(run_directory(out, arms[0], seeds[0])),
+        },
         "seeds": seeds,
         "metrics": sweep.metrics,
         "units": {name: name.partition("_mae_")[2] or "1" for name in sweep.metrics},
-        "config_hash": {
-            arm: config_hash({"config": config, "changes": sweep.arms[arm], "all": overrides})
-            for arm in arms
-        },
+        "config_hash": {arm: hash_of_arm(sweep, arm, overrides) for arm in arms},
         "arms": {
             arm: {
                 "overrides": sweep.arms[arm],
                 "runs": runs,
                 "summary": {
-                    name: _summary([r["test"][name] for r in runs]) for name in sweep.metrics
+                    name: summary([r["test"][name] for r in runs]) for name in sweep.metrics
                 },
             }
             for arm, runs in found.items()
         },
     }
+
+
+def hash_of_arm(sweep: Sweep, arm: str, overrides: list[str]) -> str:
+    """Hash of the settings of an arm's runs."""
+    config = load_config(str(sweep.config))[0]
+    return config_hash({"config": config, "changes": sweep.arms[arm], "all": overrides})
 
 
 def _run(sweep: Sweep, where: Path, seed: int) -> dict[str, Any]:
@@ -87,15 +92,17 @@ def _run_data(where: Path) -> dict[str, str]:
     best = where / "checkpoints" / run_id / "best_checkpoint.pt"
     saved = read_checkpoint(best)["config"]
     sections = {"train": saved.get("dataset"), "val": saved.get("val_dataset")}
-    return {name: _hash(section["src"]) for name, section in sections.items() if section}
+    return {name: hash_of_data(section["src"]) for name, section in sections.items() if section}
 
 
-def _hash(source: str) -> str:
+def hash_of_data(source: str) -> str:
+    """Hash of the files of a data set; ``source``: an LMDB file or its folder."""
     path = Path(source)
     return files_hash(path if path.is_dir() else path.parent)
 
 
-def _summary(values: list[float]) -> dict[str, Any]:
+def summary(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation (None for one run) and number of runs."""
     spread = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.mean(values), "stdev": spread, "runs": len(values)}
 
@@ -118,7 +125,7 @@ def markdown(result: dict[str, Any]) -> str:
     return table(["arm", "seeds", "steps", "process time (s)", *metrics], rows) + "\n"
 
 
-def number(summary: dict[str, Any]) -> str:
-    """0.123 ± 0.004, the spread being the standard deviation over seeds."""
-    mean, stdev = summary["mean"], summary["stdev"]
+def number(values: dict[str, Any]) -> str:
+    """0.123 ± 0.004, the spread being the standard deviation over seeds; of a :func:`summary`."""
+    mean, stdev = values["mean"], values["stdev"]
     return f"{mean:.4g}" if stdev is None else f"{mean:.4g} ± {stdev:.2g}"

@@ -23,6 +23,7 @@ from fairchem_kit.words import counted
 
 from .checks import check_fields
 from .errors import RecordError, Refused, TooManyBadRecords
+from .kept import KeptRecords
 from .keys import Keys, map_keys
 from .pages import LmdbFile
 from .settings import ReaderSettings
@@ -80,6 +81,7 @@ class LmdbReader(BaseDataset):
         ] = []  # of the files, at the time their records were numbered
         self._shards = [self._map(path) for path in self._find_files()]
         self._ends = list(accumulate(keys.count for keys in self._shards))
+        self._kept = KeptRecords(self._file_size)
         self.num_samples = self._ends[-1]
         if self.num_samples == 0:
             raise DataError(f"{self.path}: no records")
@@ -162,8 +164,19 @@ class LmdbReader(BaseDataset):
         number = int(self.indices[position]) if self.sharded else position
         shard = bisect_right(self._ends, number)
         inside = number - (self._ends[shard - 1] if shard else 0)
+        data = self._kept.get(number)
+        if data is None:
+            data = self._decode(number, shard, inside)
+        data = self.transforms(data)
+        if self.key_mapping is not None:
+            data = self._rename(data, shard, inside)
+        return data
+
+    def _decode(self, number: int, shard: int, inside: int) -> Data:
+        """The record as it is in the file, checked."""
         try:
-            fields = load_fields(self._file(shard).get(b"%d" % inside))
+            stored = self._file(shard).get(b"%d" % inside)
+            fields = load_fields(stored)
             check_fields(fields, self.settings)
             fields = usual_fields(fields)
         except (Refused, OSError) as error:
@@ -173,9 +186,7 @@ class LmdbReader(BaseDataset):
             data[key] = value
         if self._in_directory:
             data.id = f"{shard}_{inside}"
-        data = self.transforms(data)
-        if self.key_mapping is not None:
-            data = self._rename(data, shard, inside)
+        self._kept.keep(number, data, len(stored or b""))
         return data
 
     def _rename(self, data: Data, shard: int, inside: int) -> Data:
@@ -244,4 +255,8 @@ class LmdbReader(BaseDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         """State for a spawned worker, which opens the files itself."""
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_files": {}, "_kept": KeptRecords(self._file_size)}
+
+    @property
+    def _file_size(self) -> int:
+        return sum(size for size, _ in self._stamps)

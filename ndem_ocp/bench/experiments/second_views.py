@@ -3,13 +3,14 @@
     python -m ndem_ocp.bench.experiments.second_views --list
     python -m ndem_ocp.bench.experiments.second_views --md17 FOLDER --calculator SPEC
 
-The second command does all runs not done yet, or with ``--cases ethanol_100_x4`` those of a case.
+The second command does all runs that results/ does not have yet, or with ``--cases ethanol_100_x4``
+those of a case.
 
 FOLDER contains rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Cases with surfaces need
 ``--oc20 FOLDER`` with trajectories of OC20 relaxations. If the potential needs its own environment,
 make the second views there first. Runs are done one after another, on one thread. If interrupted,
-the same command continues within the interrupted run. results/second_views_CASE.json is written
-after each run.
+the same command continues within the interrupted run. Each run is added to
+results/second_views_CASE.json, so a case can be continued on another machine of the same kind.
 
 Cases and their arms are defined in second_views_cases.py.
 """
@@ -19,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 from argparse import Namespace
@@ -32,8 +32,10 @@ from fairchem_kit.data.records import iter_structures
 from fairchem_kit.data.statistics import dataset_statistics
 from fairchem_kit.data.units import force_in_ev, units_of
 from fairchem_kit.launch.sweep_file import DONE, RUN_ID, Sweep, run_directory
-from fairchem_kit.report.sweep_results import collect
+from fairchem_kit.provenance import provenance
+from fairchem_kit.report.sweep_results import collect, hash_of_arm, hash_of_data
 from ndem_ocp.bench.checkout import ROOT, in_checkout
+from ndem_ocp.bench.experiments import results_file
 from ndem_ocp.bench.experiments.second_views_cases import (
     CASES,
     VIEW_FILES,
@@ -46,6 +48,7 @@ from ndem_ocp.second_views.make import labeller
 from ndem_ocp.second_views.sidecar import Sidecar, read_meta
 from ndem_ocp.sweep import train_and_test
 
+SEEDS = (0, 1, 2)
 TEST_FRAMES = 200  # on which the potential itself is tested
 
 
@@ -58,11 +61,15 @@ def main() -> int:
             print(f"{case.name:28s} {', '.join(case.arms):40s} {_state(case, args)}")
         return 0
     for case in chosen:
-        make_data(case, args, args.arms or list(case.arms))
+        arms = [arm for arm in case.arms if not args.arms or arm in args.arms]
+        make_data(case, args, arms)
+        check_results(case, arms)
         for seed in args.seeds:
-            for arm in case.arms:
-                if not args.arms or arm in args.arms:
-                    run(case, arm, seed, args)
+            for arm in arms:
+                if is_done(case, arm, seed):
+                    continue
+                run(case, arm, seed)
+                write_results(case, args.calculator)
     return 0
 
 
@@ -73,18 +80,19 @@ def _arguments() -> Namespace:
     parser.add_argument("--calculator", help="potential for the second views")
     parser.add_argument("--cases", nargs="+", help="only these")
     parser.add_argument("--arms", nargs="+", help="only these")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--list", action="store_true", help="list cases and runs that are done")
     return parser.parse_args()
 
 
 def _state(case: Case, args: Namespace) -> str:
-    done = sum(
-        (run_directory(_out(case), arm, seed) / DONE).exists()
-        for arm in case.arms
-        for seed in args.seeds
-    )
+    done = sum(is_done(case, arm, seed) for arm in case.arms for seed in args.seeds)
     return f"{done} of {len(case.arms) * len(args.seeds)} runs done"
+
+
+def is_done(case: Case, arm: str, seed: int) -> bool:
+    """Whether the results have this run."""
+    return seed in results_file.seeds_of(results_path(case), arm)
 
 
 def _out(case: Case) -> Path:
@@ -116,7 +124,7 @@ def sweep_of(case: Case, arms: dict[str, dict[str, Any]]) -> Sweep:
     return Sweep(
         path=Path(__file__).resolve(),
         config=ROOT / case.config,
-        seeds=[0, 1, 2],
+        seeds=list(SEEDS),
         test=f"{case.data}/test",
         arms=arms,
         metrics=list(case.metrics),
@@ -157,62 +165,66 @@ def evaluate(case: Case, arm: str, seed: int, what: Evaluation) -> dict[str, flo
     return {key: metrics[key] for key in what.keys}
 
 
-def _over_seeds(case: Case, arm: str, seeds: list[int], what: Evaluation) -> dict[str, Any]:
-    """For each metric of an evaluation: values, mean and standard deviation."""
-    found = [evaluate(case, arm, seed, what) for seed in seeds]
-    return {
-        key: {
-            "runs": [each[key] for each in found],
-            "mean": statistics.mean(each[key] for each in found),
-            "stdev": statistics.stdev(each[key] for each in found) if seeds[1:] else None,
-        }
-        for key in what.keys
+def results_path(case: Case) -> Path:
+    return ROOT / f"results/second_views_{case.name}.json"
+
+
+def check_results(case: Case, arms: list[str]) -> None:
+    """Check before the training that runs of these arms can be added to the results."""
+    sweep = sweep_of(case, {arm: case.overrides(arm) for arm in arms})
+    ready = [arm for arm in arms if case.pretraining(arm) is None]
+    new = {
+        **provenance(ROOT),
+        "data": {part: hash_of_data(f"{case.data}/{part}") for part in ("train", "val", "test")},
+        "config_hash": {arm: hash_of_arm(sweep, arm, []) for arm in ready},
     }
+    try:
+        results_file.check(results_path(case), new)
+    except results_file.OtherRuns as error:
+        sys.exit(f"second_views: {error}")
 
 
-def run(case: Case, arm: str, seed: int, args: Namespace) -> None:
-    """Train and test one run, unless done, and write the results of the case so far."""
-    sweep, out = sweep_of(case, {arm: overrides(case, arm)}), _out(case)
+def run(case: Case, arm: str, seed: int) -> None:
+    """Train and test one run, unless done."""
+    sweep = sweep_of(case, {arm: overrides(case, arm)})
     print(f"{case.name}: {arm}, seed {seed}", flush=True)
-    train_and_test(sweep, out, arm, seed)
+    train_and_test(sweep, _out(case), arm, seed)
     for what in case.evaluations:
         evaluate(case, arm, seed, what)
-    for seeds in (args.seeds, [seed]):
-        complete = [
-            name
-            for name in case.arms
-            if all((run_directory(out, name, each) / DONE).exists() for each in seeds)
-        ]
-        if "plain" in complete:
-            break
-    if not complete:
-        return
-    seeds = [
-        each
-        for each in args.seeds
-        if all((run_directory(out, name, each) / DONE).exists() for name in complete)
-    ]
-    sweep = sweep_of(case, {name: overrides(case, name) for name in complete})
-    found = collect(sweep, out, complete, seeds, [])
-    found["second_views"] = _provenance(case, "views")
-    of_arms = {case.all_arms[name].views for name in complete if case.all_arms[name].has_views}
-    found["other_views"] = {
-        which: _provenance(case, which) for which in sorted(of_arms - {"views"})
+
+
+def write_results(case: Case, calculator: str) -> None:
+    """Add all runs of the case that are done here to its results."""
+    out = _out(case)
+    done = {
+        arm: [seed for seed in SEEDS if (run_directory(out, arm, seed) / DONE).exists()]
+        for arm in case.arms
     }
+    done = {arm: seeds for arm, seeds in done.items() if seeds}
+    found: dict[str, Any] = {}
+    for arm, seeds in done.items():
+        part = collect(sweep_of(case, {arm: overrides(case, arm)}), out, [arm], seeds, [])
+        evaluations = {
+            what.name: [evaluate(case, arm, seed, what) for seed in seeds]
+            for what in case.evaluations
+        }
+        part["arms"][arm] = results_file.with_evaluations(part["arms"][arm], evaluations)
+        for key in ("arms", "config_hash"):
+            part[key] = {**found.get(key, {}), **part[key]}
+        found = part
+    used = {case.all_arms[arm].views for arm in done if case.all_arms[arm].has_views}
+    found["second_views"] = _provenance(case, "views")
+    found["other_views"] = {which: _provenance(case, which) for which in sorted(used - {"views"})}
     if isinstance(case, Molecule):
         found["potential"] = {
-            which: potential_itself(case, which, args.calculator) for which in sorted(of_arms)
+            which: potential_itself(case, which, calculator) for which in sorted(used)
         }
-    for name in complete:
-        for what in case.evaluations:
-            found["arms"][name][what.name] = _over_seeds(case, name, seeds, what)
     if case.evaluated:
         found["zero_force_mae"] = {
             name: dataset_statistics(path).zero_force_mae for name, path in case.evaluated.items()
         }
-    found["cost_per_step"] = {name: case.all_arms[name].cost for name in complete}
-    path = ROOT / f"results/second_views_{case.name}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found["cost_per_step"] = {arm: case.all_arms[arm].cost for arm in done}
+    results_file.add(results_path(case), found)
 
 
 def potential_itself(case: Case, which: str, calculator: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.bench.experiments.second_views_cases import CASES, Case
+from ndem_ocp.bench.pages.molecules import relative_change
 from ndem_ocp.bench.pages.table import NOT_RUN, read, table
 
 SHOWN = {"ethanol": "ethanol", "aspirin": "aspirin", "uracil": "uracil",
@@ -98,14 +99,14 @@ def _worth(case: Case, arm: str, found: dict[str, Any]) -> list[Any]:
     arms, metric = found["arms"], case.metrics[0]
     which = case.all_arms[arm].views
     views = found["second_views"] if which == "views" else found["other_views"][which]
-    forces = [arms[each]["summary"][metric]["mean"] for each in (arm, "plain")]
+    change = relative_change(arms[arm], arms["plain"], metric)
     errors = [arms[each]["curvature"]["force_change_error"]["mean"] for each in ("plain", arm)]
     return [
         case.title,
         VIEWS[arm],
         _percent(views["relative_error"]),
         *map(_percent, errors),
-        f"{100 * (forces[0] / forces[1] - 1):+.0f} %",
+        "" if change is None else f"{100 * change:+.0f} %",
         len(arms[arm]["runs"]),
     ]
 

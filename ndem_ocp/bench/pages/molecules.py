@@ -164,6 +164,14 @@ def paired(
     return f"{statistics.mean(found):+.{digits}f}{stdev}"
 
 
+def relative_change(values: dict[str, Any], plain: dict[str, Any], metric: str) -> float | None:
+    """Change of the mean of a metric to plain training, over the seeds that both have."""
+    of_arm, base = ({run["seed"]: run["test"][metric] for run in arm["runs"]}
+                    for arm in (values, plain))  # fmt: skip
+    shared = of_arm.keys() & base.keys()
+    return sum(of_arm[s] for s in shared) / sum(base[s] for s in shared) - 1 if shared else None
+
+
 def _cost(arm: dict[str, Any]) -> float:
     """Mean processor time of a run in seconds."""
     return sum(run["process_s"] for run in arm["runs"]) / len(arm["runs"])

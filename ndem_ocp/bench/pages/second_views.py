@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ndem_ocp.bench.experiments.second_views_cases import CASES, Case, Molecule, Surfaces
-from ndem_ocp.bench.pages.molecules import paired
+from ndem_ocp.bench.pages.molecules import paired, relative_change
 from ndem_ocp.bench.pages.table import NOT_RUN, read, spread, table
 
 ARMS = {
@@ -128,8 +128,12 @@ def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]], digits: int) -> 
     runs = values["runs"]
     steps = sorted({f"{run['steps']:,}" for run in runs})
     summary = values["summary"]
-    change = summary[forces]["mean"] / plain["summary"][forces]["mean"] - 1
-    difference = f"{100 * change:+.0f} % ({paired(values, plain, forces, digits)})"
+    change = relative_change(values, plain, forces)
+    difference = (
+        ""
+        if change is None
+        else (f"{100 * change:+.0f} % ({paired(values, plain, forces, digits)})")
+    )
     return [
         case.title,
         ARMS[arm],
