@@ -121,7 +121,7 @@ def test_the_potential_of_the_data_is_without_error(demo_data, tmp_path, capsys)
     table = capsys.readouterr().out
     assert "isotropic c" in table
     assert "EMT()" in table
-    assert "(scale: c in eV/A^2, or" in table
+    assert "scale: c in eV/A^2, or" in table
     assert "EMT() predicts the change of forces with an error of 0.0%" in table
     command = ["ndem", "data", "second-views", words[2], "--calculator", EXACT]
     assert shlex.split(table.splitlines()[-1]) == [*command, "--out", "views.lmdb"]

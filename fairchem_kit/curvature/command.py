@@ -192,11 +192,12 @@ def _table(found: Any, structures: Any, pairs: Any, unit: str) -> str:
             f"{each.name[:width]:{width}s} {each.scale:9.4g} {each.relative_error:7.3f} "
             f"{each.median:7.3f} {ones:>7s} {own:>9s}   {parts}"
         )
-    lines.append(
-        f"(scale: c in {unit}^2, or the calculator's s; s = 1: its error without a scale; "
-        "F itself: the relative error of its forces; fitted: with an energy of pairs and triples "
-        "of atoms fitted to the data's forces, over pairs left out of the fit)"
-    )
+    lines += [
+        f"scale: c in {unit}^2, or the calculator's s. s = 1: its error without a scale",
+        "F itself: the relative error of its forces",
+        "fitted: with an energy of pairs and triples of atoms that is fitted to the data's forces;",
+        "        over pairs left out of the fit",
+    ]
     elements = sorted({z for each in found for z in each.by_element})
     if len(elements) > 1:
         lines += ["", f"{'by element':{width}s} " + " ".join(f"{z:>6s}" for z in elements)]
