@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -462,9 +463,25 @@ def test_a_range_of_sigma_selects_views(demo_data, sidecar):
             _batch_of(demo_data), step_generator(0, 0, 1)
         )
         assert low - 1e-6 <= noise.sigma.min() <= noise.sigma.max() <= high + 1e-6
-    far = NDeMSettings(target="second_views", sigma_max=0.01)
-    with pytest.raises(DataError, match=r"select from the views of .* set sigma_max: 0.05"):
-        ViewSource(sidecar, demo_data / "train", far)
+    for low, high in ((0.0, 0.01), (0.05, 0.1)):  # apart, or in touch with an end
+        far = NDeMSettings(target="second_views", sigma_min=low, sigma_max=high)
+        with pytest.raises(
+            DataError,
+            match=r"average 0.0 of the 3 views .* set sigma_min: 0.02 and sigma_max: 0.05",
+        ):
+            ViewSource(sidecar, demo_data / "train", far)
+
+
+def test_views_of_one_sigma_are_all_used(train_split, tmp_path):
+    """0.05 is above 0.05 once it is stored in 32 bits."""
+    out = tmp_path / "views.lmdb"
+    make_second_views(train_split, EXACT, out, replace(FEW, draws=Draws(3, 0.05, 0.05)))
+    settings = NDeMSettings(target="second_views", share=1.0, sigma_min=0.05, sigma_max=0.05)
+    source = ViewSource(out, train_split, settings)
+    sigma = source.sidecar.get(digest_of(next(iter_structures(train_split)))).sigma
+    chosen = {source._choose(sigma, place, 0.0) for place in np.linspace(0, 0.999, 20)}
+    assert chosen == set(range(len(sigma)))
+    assert len(sigma) > 1
 
 
 def test_resumed_runs_are_the_undisturbed_one_to_the_bit(demo_data, sidecar, tmp_path):

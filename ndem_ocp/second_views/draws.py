@@ -42,6 +42,14 @@ class Draws:
         """For JSON."""
         return asdict(self)
 
+    def expected_within(self, low: float, high: float) -> float:
+        """How many of the K displacements have a sigma from ``low`` to ``high`` on average."""
+        inside = min(high, self.sigma_max) - max(low, self.sigma_min)
+        width = self.sigma_max - self.sigma_min
+        if inside < 0 or width == 0:
+            return self.count * float(inside >= 0)
+        return self.count * inside / width
+
     def of(self, structure: Structure) -> tuple[np.ndarray, np.ndarray]:
         """(K,) sigma and (K, N, 3) eps of a structure, float32, A; 0 on fixed atoms."""
         words = np.frombuffer(digest_of(structure), "<u4")

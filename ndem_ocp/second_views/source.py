@@ -12,14 +12,16 @@ import torch
 from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.records import iter_structures
 from fairchem_kit.data.units import force_in_ev, units_of
+from fairchem_kit.words import counted
 from ndem_ocp.method import NDeMSettings, Noise, ViewLabels, at, choose_graphs
 
-from .draws import digest_of
+from .draws import Draws, digest_of
 from .sidecar import Sidecar, Views, structure_digest
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
 
+_ROUNDING = 1e-6  # A; sigma in the file is rounded to 32 bits
 _LOOKED_AT = 50  # records of the training split that must have views before a run starts
 
 
@@ -51,13 +53,16 @@ class ViewSource:
                 "have: its data have no pairs of near frames. Leave out trust"
             )
         self._relative_error = error or 0.0
-        draws = self.sidecar.meta["made_of"]["draws"]
+        draws = Draws(**self.sidecar.meta["made_of"]["draws"])
         low, high = settings.sigma_range
-        if draws["sigma_max"] < low or draws["sigma_min"] > high:
+        expected = draws.expected_within(low - _ROUNDING, high + _ROUNDING)
+        if expected < 1:
             raise DataError(
-                f"task.ndem.sigma_min and sigma_max ({low:g} to {high:g} A) select from the views "
-                f"of {self.sidecar.path}, whose sigma is {draws['sigma_min']:g} to "
-                f"{draws['sigma_max']:g} A: set sigma_max: {draws['sigma_max']:g}"
+                f"task.ndem.sigma_min and sigma_max ({low:g} to {high:g} A) select on average "
+                f"{expected:.1f} of the {counted(draws.count, 'view')} of a structure in "
+                f"{self.sidecar.path}, whose sigma is {draws.sigma_min:g} to "
+                f"{draws.sigma_max:g} A: set sigma_min: {draws.sigma_min:g} and sigma_max: "
+                f"{draws.sigma_max:g}, or make views with `--sigma {low:g} {high:g}`"
             )
 
     def _look_at(self, data: Path) -> None:
@@ -163,7 +168,7 @@ class ViewSource:
     def _choose(self, sigma: np.ndarray, place: float, progress: float) -> int:
         """One of the K views: any with sigma in the current range, else the nearest to it."""
         low, high = at(self.settings.sigma_min, progress), at(self.settings.sigma_max, progress)
-        allowed = np.flatnonzero((sigma >= low) & (sigma <= high))
+        allowed = np.flatnonzero((sigma >= low - _ROUNDING) & (sigma <= high + _ROUNDING))
         if not allowed.size:
             return int(np.abs(sigma - np.clip(sigma, low, high)).argmin())
         return int(allowed[int(place * allowed.size)])

@@ -85,7 +85,9 @@ def labels(results: Path) -> str:
         return NOT_RUN
     note = (
         "Labels: error of the change of forces over pairs of near training frames; for a corrected "
-        "potential or a fitted energy, pairs left out of the fit. Models: over pairs of the test "
+        "potential or a fitted energy, pairs left out of the fit. (Aspirin has too few near pairs: "
+        "for its fits pairs up to 1.2 Å apart, and that of the corrected potential is rescaled to "
+        "near ones.) Models: over pairs of the test "
         f"set. Force MAE: change to plain training. {', '.join(sources)}."
     )
     return f"{table(head, rows)}\n\n{note}"

@@ -12,15 +12,16 @@ from ndem_ocp.bench.pages.table import NOT_RUN, read, spread, table
 
 ARMS = {
     "plain": "plain",
-    "instead": "**second views, in place**",
+    "instead": "**second views**",
     "ndem": "NDeM, λ = 1",
-    "forces_only": "the same without energy labels",
-    "corrected": "the same, and the potential corrected",
-    "alone": "the same, and no potential at all",
-    "first_order": "first order, no potential",
+    "forces_only": "second views¹",
+    "corrected": "second views¹ of the corrected potential",
+    "alone": "second views¹ without a potential",
+    "first_order": "first order, without a potential",
     "pretrained": "pre-trained on the potential's forces",
     "dens": "DeNS",
 }
+NO_ENERGIES = "¹ Displaced structures without energy labels. "
 OF_POTENTIAL = {
     "views": "the potential itself, scaled",
     "corrected": "the corrected potential itself",
@@ -68,7 +69,6 @@ def relaxations(results: Path) -> str:
         for arm in case.arms:
             values = found["arms"].get(arm, {})
             if "relaxations" not in values:
-                rows.append([case.title, ARMS[arm], NOT_RUN, *[""] * 5])
                 continue
             ends = values["relaxations"]
             rows.append([
@@ -100,11 +100,14 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
         if found is None or "plain" not in found["arms"]:
             missing.append(case.title)
             continue
+        arms = [arm for arm in case.arms if arm in found["arms"]]
+        if others := [_in_text(arm) for arm in case.arms if arm not in arms]:
+            missing.append(f"{case.title} ({', '.join(others)})")
         digits = 4 if unit == "eV" else 3
         if "zero_force_mae" in found:
             nothing = found["zero_force_mae"]["test"]
             rows.append([case.title, NO_FORCE, "", "", f"{nothing:.{digits}f}", *[""] * 4])
-        rows += [_row(case, arm, found["arms"], digits) for arm in case.arms]
+        rows += [_row(case, arm, found["arms"], digits) for arm in arms]
         for key, text in OF_POTENTIAL.items():
             if key in found.get("potential", {}):
                 error = found["potential"][key]["forces_mae"]
@@ -117,13 +120,15 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
 
 
 def _not_run(cases: list[str]) -> str:
-    return f"These cases were not run: {'; '.join(cases)}." if cases else ""
+    return f"Not run: {'; '.join(cases)}." if cases else ""
+
+
+def _in_text(arm: str) -> str:
+    return ARMS[arm].replace("*", "")
 
 
 def _row(case: Case, arm: str, arms: dict[str, dict[str, Any]], digits: int) -> list[Any]:
-    values, plain = arms.get(arm), arms["plain"]
-    if values is None:
-        return [case.title, ARMS[arm], "", "", NOT_RUN, "", "", "", ""]
+    values, plain = arms[arm], arms["plain"]
     forces, energy = case.metrics[:2]
     runs = values["runs"]
     steps = sorted({f"{run['steps']:,}" for run in runs})
@@ -164,7 +169,9 @@ def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
     )  # fmt: skip
     made_of = first["second_views"]["made_of"]["calculator"]
     links = ", ".join(f"[{name}](results/{name}.json)" for name, _ in sources)
+    without = any("¹" in ARMS[arm] for _, found in sources for arm in found["arms"])
     return (
+        f"{NO_ENERGIES if without else ''}"
         f"Mean ± standard deviation over seeds; in brackets the difference seed by seed. {what} "
         "Error of dF: |dF_predicted - dF| / |dF| over pairs of near frames of the test set "
         "(`ndem eval --curvature`). "
