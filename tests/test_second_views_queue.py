@@ -97,14 +97,17 @@ def test_runs_of_several_machines_add_up(tmp_path):
     path = tmp_path / "case.json"
     results_file.add(path, collected({"plain": {0: 1.0}, "instead": {0: 0.5}}))
     results_file.add(path, collected({"plain": {2: 3.0, 1: 2.0}}))
-    results_file.add(path, collected({"ndem": {1: 2.5}, "plain": {1: 2.0}}))
+    other = {"cpu": "EPYC", "torch": "2.13"}
+    results_file.add(path, {**collected({"ndem": {1: 2.5}, "plain": {1: 2.0}}), "hardware": other})
     found = json.loads(path.read_text())
     assert found["seeds"] == [0, 1, 2]
     assert results_file.seeds_of(path, "plain") == [0, 1, 2]
     assert results_file.seeds_of(path, "instead") == [0]
     assert results_file.seeds_of(path, "dens") == []
     assert set(found["arms"]) == set(found["config_hash"]) == {"plain", "instead", "ndem"}
-    assert found["arms"]["plain"] == collected({"plain": {0: 1.0, 1: 2.0, 2: 3.0}})["arms"]["plain"]
+    plain = found["arms"]["plain"]
+    assert [run.pop("cpu") for run in plain["runs"]] == ["Xeon", "EPYC", "Xeon"]
+    assert plain == collected({"plain": {0: 1.0, 1: 2.0, 2: 3.0}})["arms"]["plain"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_runs_of_several_machines_add_up(tmp_path):
             {"data": {"train": "xyz"}},
             r"case.json: .* data \(.*abc.*, now .*xyz.*\)\. Move",
         ),
-        ({"hardware": {"cpu": "EPYC", "torch": "2.13"}}, r"hardware.cpu \(Xeon, now EPYC\)"),
+        ({"hardware": {"cpu": "Xeon", "torch": "2.4"}}, r"torch \(2.13, now 2.4\)"),
         ({"config_hash": {"plain": "ba2"}}, r"config_hash.plain \(f00, now ba2\)"),
     ],
 )

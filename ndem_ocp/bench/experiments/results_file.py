@@ -31,14 +31,15 @@ def check(path: Path, new: dict[str, Any]) -> None:
             :func:`fairchem_kit.report.sweep_results.collect` returns them.
 
     Raises:
-        OtherRuns: they have other data, settings, torch or another kind of processor.
+        OtherRuns: they have other data, settings, or another version of torch.
     """
     old = _read(path)
     if old is None:
         return
-    pairs = {"data": (old["data"], new["data"])}
-    for key in ("cpu", "torch"):
-        pairs[f"hardware.{key}"] = (old["hardware"][key], new["hardware"][key])
+    pairs = {
+        "data": (old["data"], new["data"]),
+        "torch": (old["hardware"]["torch"], new["hardware"]["torch"]),
+    }
     for arm in old["config_hash"].keys() & new["config_hash"].keys():
         pairs[f"config_hash.{arm}"] = (old["config_hash"][arm], new["config_hash"][arm])
     other = [f"{key} ({was}, now {now})" for key, (was, now) in pairs.items() if was != now]
@@ -52,13 +53,18 @@ def check(path: Path, new: dict[str, Any]) -> None:
 def add(path: Path, found: dict[str, Any]) -> None:
     """Write results in addition to the runs that the file has already.
 
-    A run of the same arm and seed is replaced.
+    A run of the same arm and seed is replaced. Each run gets its processor as ``cpu``, because
+    times of different ones cannot be compared.
 
     Args:
         found: what :func:`fairchem_kit.report.sweep_results.collect` returns; arms may also have
             the evaluations that :func:`with_evaluations` adds.
     """
     old = _read(path)
+    for results in filter(None, (old, found)):
+        for arm in results["arms"].values():
+            for run in arm["runs"]:
+                run.setdefault("cpu", results["hardware"]["cpu"])
     if old is not None:
         check(path, found)
         for key in _GROWING:

@@ -10,7 +10,7 @@ FOLDER contains rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Case
 ``--oc20 FOLDER`` with trajectories of OC20 relaxations. If the potential needs its own environment,
 make the second views there first. Runs are done one after another, on one thread. If interrupted,
 the same command continues within the interrupted run. Each run is added to
-results/second_views_CASE.json, so a case can be continued on another machine of the same kind.
+results/second_views_CASE.json, so a case can be continued on another machine.
 
 Cases and their arms are defined in second_views_cases.py.
 """

@@ -167,6 +167,10 @@ def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
         {commit[:10] for _, found in sources for arm in found["arms"].values()
          for run in arm["runs"] for commit in run.get("commits", [])}
     )  # fmt: skip
+    processors = [run.get("cpu", found["hardware"]["cpu"]) for _, found in sources
+                  for arm in found["arms"].values() for run in arm["runs"]]  # fmt: skip
+    processors = list(dict.fromkeys(processors))
+    apart = ", whose times cannot be compared" if processors[1:] else ""
     made_of = first["second_views"]["made_of"]["calculator"]
     links = ", ".join(f"[{name}](results/{name}.json)" for name, _ in sources)
     without = any("¹" in ARMS[arm] for _, found in sources for arm in found["arms"])
@@ -176,7 +180,7 @@ def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
         "Error of dF: |dF_predicted - dF| / |dF| over pairs of near frames of the test set "
         "(`ndem eval --curvature`). "
         f"Potential: {made_of['package']} {made_of['version']}, `{_call(made_of['spec'])}`. "
-        f"{first['hardware']['cpu']}, one thread per run on a machine shared with other work, "
+        f"{' or '.join(processors)}{apart}; one thread per run on machines shared with other work, "
         f"torch {first['hardware']['torch']}, commit {', '.join(commits)}; {links}."
     )
 
