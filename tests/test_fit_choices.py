@@ -278,10 +278,11 @@ def second_views_of(folder):
 def test_what_to_try_next_follows_from_the_run():
     whole, early = advice(600, 600, False), advice(240, 600, True)
     assert "its full length, 600 steps" in whole
-    assert "a longer --time, more frames or second views" in whole
+    assert "a longer --time, more frames or where frames are few second views" in whole
+    assert "compare with a fit" not in whole
     assert "after 240 of 600 steps" in early
-    assert "--time" not in early
-    assert "second views" not in early
+    assert "try more frames, with" in early
+    assert "compare with a fit without them, at the same --time" in early
     errors = Errors("test", 10, energy=5, energy_guess=50, force=20, force_guess=100)
     assert useful(errors)
     assert not useful(replace(errors, force=95))

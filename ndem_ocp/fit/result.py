@@ -175,9 +175,18 @@ def advice(steps: int, planned: int, second_views: bool) -> str:
         ways = ["a longer --time", "more frames"]
         first = f"Training took its full length, {counted(planned, 'step')} within --time."
     if not second_views:
-        ways.append("second views (--second-views data, or a potential; docs/second_views.md)")
+        ways.append(
+            "where frames are few second views (--second-views data, or a potential; "
+            "docs/second_views.md)"
+        )
     listed = f"{', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else ways[0]
-    return f"{first} For lower errors try {listed}, with another --out."
+    text = f"{first} For lower errors try {listed}, with another --out."
+    if second_views:
+        text += (
+            " Second views can also make errors larger: compare with a fit without them, at the "
+            "same --time."
+        )
+    return text
 
 
 def write_model(
