@@ -57,7 +57,7 @@ def test_the_queue_trains_each_arm_and_what_it_starts_from(tmp_path, monkeypatch
     monkeypatch.setattr(second_views_cases.Molecule, "make_potential_set", lambda case, ndem: None)
     train = create_autospec(second_views.train_and_test)
     monkeypatch.setattr(second_views, "train_and_test", train)
-    monkeypatch.setattr(second_views, "evaluate", lambda case, arm, seed, what: {})
+    monkeypatch.setattr(second_views, "evaluate", lambda case, arm, seed, what, gpu: {})
     case = CASES[0]
     for arm in case.arms:
         second_views.run(case, arm, 1)
@@ -106,7 +106,7 @@ def test_runs_of_several_machines_add_up(tmp_path):
     assert results_file.seeds_of(path, "dens") == []
     assert set(found["arms"]) == set(found["config_hash"]) == {"plain", "instead", "ndem"}
     plain = found["arms"]["plain"]
-    assert [run.pop("cpu") for run in plain["runs"]] == ["Xeon", "EPYC", "Xeon"]
+    assert [run.pop("devices") for run in plain["runs"]] == [["Xeon"], ["EPYC"], ["Xeon"]]
     assert plain == collected({"plain": {0: 1.0, 1: 2.0, 2: 3.0}})["arms"]["plain"]
 
 
@@ -137,8 +137,8 @@ def test_runs_in_the_results_are_not_repeated(tmp_path, monkeypatch, capsys):
     path.parent.mkdir()
     results_file.add(path, collected({"plain": {0: 1.0, 1: 1.0}, "instead": {1: 1.0}}))
     done = []
-    monkeypatch.setattr(second_views, "run", lambda case, arm, seed: done.append((arm, seed)))
-    for name in ("make_data", "check_results", "write_results"):
+    monkeypatch.setattr(second_views, "run", lambda case, arm, seed, gpu: done.append((arm, seed)))
+    for name in ("make_data", "check_results", "write_results", "overrides"):
         monkeypatch.setattr(second_views, name, lambda *given: None)
     monkeypatch.setattr(second_views.os, "chdir", lambda path: None)
     words = ["--cases", case.name, "--arms", "plain", "instead", "--seeds", "0", "1"]

@@ -78,12 +78,20 @@ def _run(sweep: Sweep, where: Path, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "commits": sorted({start["commit"] for start in starts}),
+        "devices": sorted({_device(start) for start in starts if "hardware" in start}),
         "steps": last["step"],
         "wall_s": last["time_s"],
         "process_s": last.get("process_s"),
         "test": {name: test[name] for name in sweep.metrics},
         "validation": curve,
     }
+
+
+def _device(start: dict[str, Any]) -> str:
+    """The processor that a run was started on: a GPU, or the CPU if there is none or on request."""
+    hardware = start["hardware"]
+    on_cpu = not hardware["gpus"] or "--cpu" in start.get("command", "").split()
+    return hardware["cpu"] if on_cpu else hardware["gpus"][0]
 
 
 def _run_data(where: Path) -> dict[str, str]:

@@ -53,8 +53,8 @@ def check(path: Path, new: dict[str, Any]) -> None:
 def add(path: Path, found: dict[str, Any]) -> None:
     """Write results in addition to the runs that the file has already.
 
-    A run of the same arm and seed is replaced. Each run gets its processor as ``cpu``, because
-    times of different ones cannot be compared.
+    A run of the same arm and seed is replaced. A run without ``devices`` gets the processor of its
+    file: times of different ones cannot be compared.
 
     Args:
         found: what :func:`fairchem_kit.report.sweep_results.collect` returns; arms may also have
@@ -64,7 +64,7 @@ def add(path: Path, found: dict[str, Any]) -> None:
     for results in filter(None, (old, found)):
         for arm in results["arms"].values():
             for run in arm["runs"]:
-                run.setdefault("cpu", results["hardware"]["cpu"])
+                run.setdefault("devices", [results["hardware"]["cpu"]])
     if old is not None:
         check(path, found)
         for key in _GROWING:

@@ -8,7 +8,8 @@ those of a case.
 
 FOLDER contains rmd17_MOLECULE_train_01.npz and rmd17_MOLECULE_test_01.npz. Cases with surfaces need
 ``--oc20 FOLDER`` with trajectories of OC20 relaxations. If the potential needs its own environment,
-make the second views there first. Runs are done one after another, on one thread. If interrupted,
+make the second views there first. Runs are done one after another, or ``--jobs`` at a time, each on
+one thread, on the CPU or with ``--gpu`` on a GPU. If interrupted,
 the same command continues within the interrupted run. Each run is added to
 results/second_views_CASE.json, so a case can be continued on another machine.
 
@@ -23,6 +24,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,18 @@ def main() -> int:
         arms = [arm for arm in case.arms if not args.arms or arm in args.arms]
         make_data(case, args, arms)
         check_results(case, arms)
-        for seed in args.seeds:
-            for arm in arms:
-                if is_done(case, arm, seed):
-                    continue
-                run(case, arm, seed)
-                write_results(case, args.calculator)
+        todo = [(arm, seed) for seed in args.seeds for arm in arms if not is_done(case, arm, seed)]
+        for arm in dict.fromkeys(arm for arm, _ in todo):
+            overrides(case, arm, args.gpu)  # pre-trains, which is done once for all seeds
+        with ThreadPoolExecutor(args.jobs) as pool:
+            runs = [pool.submit(run, case, arm, seed, args.gpu) for arm, seed in todo]
+            try:
+                for each in as_completed(runs):
+                    each.result()
+                    write_results(case, args.calculator, args.gpu)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     return 0
 
 
@@ -81,6 +89,9 @@ def _arguments() -> Namespace:
     parser.add_argument("--cases", nargs="+", help="only these")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="runs at the same time, each on one thread (default: 1)")  # fmt: skip
+    parser.add_argument("--gpu", action="store_true", help="train on the GPU")
     parser.add_argument("--list", action="store_true", help="list cases and runs that are done")
     return parser.parse_args()
 
@@ -132,7 +143,7 @@ def sweep_of(case: Case, arms: dict[str, dict[str, Any]]) -> Sweep:
     )
 
 
-def pretrain(case: Case, first: Pretraining) -> Path:
+def pretrain(case: Case, first: Pretraining, gpu: bool) -> Path:
     """The checkpoint to start from; trained once, with seed 0, for all seeds of the runs."""
     if first.name == "potential":
         case.make_potential_set(_ndem)
@@ -143,24 +154,25 @@ def pretrain(case: Case, first: Pretraining) -> Path:
         "dataset.val.src": f"{first.data}/val",
     }
     print(f"{case.name}: pre-training on {first.data}", flush=True)
-    train_and_test(sweep_of(case, {name: changes}), out, name, 0)
+    train_and_test(sweep_of(case, {name: changes}), out, name, 0, cpu=not gpu)
     return run_directory(out, name, 0) / "checkpoints" / RUN_ID / "best_checkpoint.pt"
 
 
-def overrides(case: Case, arm: str) -> dict[str, Any]:
+def overrides(case: Case, arm: str, gpu: bool) -> dict[str, Any]:
     """The settings of an arm, including the checkpoint that it starts from."""
     first = case.pretraining(arm)
-    checkpoint = pretrain(case, first).relative_to(ROOT) if first else None
+    checkpoint = pretrain(case, first, gpu).relative_to(ROOT) if first else None
     return case.overrides(arm, checkpoint and str(checkpoint))
 
 
-def evaluate(case: Case, arm: str, seed: int, what: Evaluation) -> dict[str, float]:
+def evaluate(case: Case, arm: str, seed: int, what: Evaluation, gpu: bool) -> dict[str, float]:
     """Metrics of a trained model in an evaluation, which is done unless it exists."""
     where = run_directory(_out(case), arm, seed)
     written = where / what.name / "metrics.json"
     if not written.exists():
         best = where / "checkpoints" / RUN_ID / "best_checkpoint.pt"
-        _ndem(what.command, best, *what.words, "--cpu", "--out", written.parent)
+        device = () if gpu else ("--cpu",)
+        _ndem(what.command, best, *what.words, *device, "--out", written.parent)
     metrics = json.loads(written.read_text(encoding="utf-8"))["splits"]["test"]["metrics"]
     return {key: metrics[key] for key in what.keys}
 
@@ -184,16 +196,16 @@ def check_results(case: Case, arms: list[str]) -> None:
         sys.exit(f"second_views: {error}")
 
 
-def run(case: Case, arm: str, seed: int) -> None:
+def run(case: Case, arm: str, seed: int, gpu: bool = False) -> None:
     """Train and test one run, unless done."""
-    sweep = sweep_of(case, {arm: overrides(case, arm)})
+    sweep = sweep_of(case, {arm: overrides(case, arm, gpu)})
     print(f"{case.name}: {arm}, seed {seed}", flush=True)
-    train_and_test(sweep, _out(case), arm, seed)
+    train_and_test(sweep, _out(case), arm, seed, cpu=not gpu)
     for what in case.evaluations:
-        evaluate(case, arm, seed, what)
+        evaluate(case, arm, seed, what, gpu)
 
 
-def write_results(case: Case, calculator: str) -> None:
+def write_results(case: Case, calculator: str, gpu: bool = False) -> None:
     """Add all runs of the case that are done here to its results."""
     out = _out(case)
     done = {
@@ -203,9 +215,9 @@ def write_results(case: Case, calculator: str) -> None:
     done = {arm: seeds for arm, seeds in done.items() if seeds}
     found: dict[str, Any] = {}
     for arm, seeds in done.items():
-        part = collect(sweep_of(case, {arm: overrides(case, arm)}), out, [arm], seeds, [])
+        part = collect(sweep_of(case, {arm: overrides(case, arm, gpu)}), out, [arm], seeds, [])
         evaluations = {
-            what.name: [evaluate(case, arm, seed, what) for seed in seeds]
+            what.name: [evaluate(case, arm, seed, what, gpu) for seed in seeds]
             for what in case.evaluations
         }
         part["arms"][arm] = results_file.with_evaluations(part["arms"][arm], evaluations)

@@ -167,8 +167,9 @@ def _note(sources: list[tuple[str, dict[str, Any]]], what: str) -> str:
         {commit[:10] for _, found in sources for arm in found["arms"].values()
          for run in arm["runs"] for commit in run.get("commits", [])}
     )  # fmt: skip
-    processors = [run.get("cpu", found["hardware"]["cpu"]) for _, found in sources
-                  for arm in found["arms"].values() for run in arm["runs"]]  # fmt: skip
+    processors = [name for _, found in sources for arm in found["arms"].values()
+                  for run in arm["runs"]
+                  for name in run.get("devices", [found["hardware"]["cpu"]])]  # fmt: skip
     processors = list(dict.fromkeys(processors))
     apart = ", whose times cannot be compared" if processors[1:] else ""
     made_of = first["second_views"]["made_of"]["calculator"]
