@@ -34,7 +34,7 @@ def test_the_settings_of_every_arm_are_valid(case, demo_data, monkeypatch):
         of_arm = {
             "instead": case.views,
             "forces_only": case.views,
-            "corrected": f"{case.data}.corrected.lmdb",
+            **dict.fromkeys(("corrected", "small", "late", "trust"), f"{case.data}.corrected.lmdb"),
             "alone": f"{case.data}.alone.lmdb",
         }
         assert views == of_arm.get(arm)

@@ -73,11 +73,17 @@ class Evaluation:
     keys: tuple[str, ...]
 
 
+CORRECTED = {**VIEWS, "task.ndem.energies": False}
 MOLECULE_ARMS = {
     "plain": Arm(PLAIN),
     "instead": Arm(VIEWS),
     "forces_only": Arm({**VIEWS, "task.ndem.energies": False}),
-    "corrected": Arm({**VIEWS, "task.ndem.energies": False}, views="corrected"),
+    "corrected": Arm(CORRECTED, views="corrected"),
+    "small": Arm(
+        {**CORRECTED, "task.ndem.sigma_min": 0.005, "task.ndem.sigma_max": 0.02}, views="corrected"
+    ),
+    "late": Arm({**CORRECTED, "task.ndem.share": "{0: 0.6, 0.5: 0.6, 0.8: 0}"}, views="corrected"),
+    "trust": Arm({**CORRECTED, "task.ndem.trust": 0.7}, views="corrected"),
     "alone": Arm({**VIEWS, "task.ndem.energies": False}, views="alone"),
     "ndem": Arm({"task.ndem.sigma_max": 0.05}, cost=1.6),
     "first_order": Arm(
@@ -368,7 +374,7 @@ CASES: list[Case] = [
     Molecule(50, 1, ("plain", "instead", "alone"), molecule="ethanol", start=ASPIRIN),
     Molecule(100, 2, ALL, molecule="aspirin"),
     Molecule(100, 1, ("plain", "instead", "first_order"), molecule="ethanol"),
-    Molecule(300, 4, ALL, molecule="ethanol", draws=32),
+    Molecule(300, 4, (*ALL, "small", "late", "trust"), molecule="ethanol", draws=32),
     Molecule(300, 16, ("plain", "corrected", "alone"), molecule="ethanol", draws=32),
     Molecule(300, 4, ALL, molecule="aspirin", draws=32),
     Molecule(100, 16, ALL, molecule="ethanol"),

@@ -18,6 +18,9 @@ VIEWS = {
     "instead": "potential",
     "forces_only": "potential, no energy labels",
     "corrected": "potential corrected, no energy labels",
+    "small": "potential corrected, no energy labels, sigma 0.005 to 0.02 Å",
+    "late": "potential corrected, no energy labels, none in the last fifth",
+    "trust": "potential corrected, no energy labels, trust 0.7 kcal/mol/Å",
     "alone": "fitted energy, no energy labels",
 }
 
