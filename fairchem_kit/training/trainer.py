@@ -7,6 +7,7 @@ moments at which components are called; resume/ has everything about resuming.
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from fairchem_kit.training.freeze import Freeze
 from fairchem_kit.training.host_time import switch_only_if_needed, use_fused
 from fairchem_kit.training.moving_average import MovingAverage
 from fairchem_kit.training.normalizers import Normalizers
+from fairchem_kit.training.one_job import only_job
 from fairchem_kit.training.precision import Precision
 from fairchem_kit.training.record_limits import RecordLimits
 from fairchem_kit.training.resume import Ending, Resume
@@ -211,7 +213,12 @@ class Trainer(OCPTrainer):
         Raises:
             Stopped: on every rank, if a stop was requested, after the step has been saved.
             BadStepsError: after ``task.max_bad_steps`` steps in a row that were not finite.
+            CheckpointError: on every rank, if another job is training into this run.
         """
+        with only_job(Path(self.config["cmd"]["checkpoint_dir"]), self.device):
+            self._train(disable_eval_tqdm)
+
+    def _train(self, disable_eval_tqdm: bool) -> None:
         self.resume.from_newest()
         self.in_training = True
         try:
