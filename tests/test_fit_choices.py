@@ -278,7 +278,7 @@ def second_views_of(folder):
 def test_what_to_try_next_follows_from_the_run():
     whole, early = advice(600, 600, False), advice(240, 600, True)
     assert "its full length, 600 steps" in whole
-    assert "a longer --time, more frames or where frames are few second views" in whole
+    assert "a longer --time, more frames or where frames are few, second views" in whole
     assert "compare with a fit" not in whole
     assert "after 240 of 600 steps" in early
     assert "try more frames, with" in early

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from fairchem_kit import locks
 from fairchem_kit.checkpoints import CheckpointError
 from fairchem_kit.training import one_job
 from fairchem_kit.training.one_job import only_job
@@ -77,7 +78,7 @@ def test_a_folder_without_locks_or_none_at_all(tmp_path, monkeypatch, caplog):
     def no_locks(file, what):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(one_job.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     with only_job(tmp_path, CPU):
         pass
     monkeypatch.setattr(one_job, "_LOCK", "no/such/folder")

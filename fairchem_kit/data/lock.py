@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import functools
 import glob
 import inspect
-import os
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from fairchem_kit.locks import Held, release, take
+
 from .errors import DataError
 
-# The file system has no locks.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 _held: set[Path] = set()
@@ -62,8 +57,7 @@ def only_writer(out: Path) -> Iterator[None]:
     finally:
         _held.discard(out)
         if descriptor is not None:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
+            release(path, descriptor)
         _remove_empty(made)
 
 
@@ -103,35 +97,13 @@ def _remove_empty(folders: list[Path]) -> None:
 def _take(out: Path) -> tuple[int | None, Path]:
     """The open lock file, None if the file system has no locks; and its path."""
     path = out.with_name(f".{out.name}.lock")
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
-            os.close(descriptor)
-            if error.errno in _NO_LOCKS:
-                path.unlink(missing_ok=True)
-                return None, path
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise DataError(
-                f"{out} is being written by another conversion ({holder or 'which just began'}); "
-                "wait for it to end, or give another --out"
-            ) from None
-        if _is_still(path, descriptor):
-            now = datetime.now().isoformat(sep=" ", timespec="seconds")
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, {now}".encode())
-            return descriptor, path
-        os.close(descriptor)  # the previous holder has removed it meanwhile
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+        return take(path), path
+    except Held as held:
+        raise DataError(
+            f"{out} is being written by another conversion ({held}); wait for it to end, or give "
+            "another --out"
+        ) from None
 
 
 def _clean(out: Path) -> None:

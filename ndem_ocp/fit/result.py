@@ -176,7 +176,7 @@ def advice(steps: int, planned: int, second_views: bool) -> str:
         first = f"Training took its full length, {counted(planned, 'step')} within --time."
     if not second_views:
         ways.append(
-            "where frames are few second views (--second-views data, or a potential; "
+            "where frames are few, second views (--second-views data, or a potential; "
             "docs/second_views.md)"
         )
     listed = f"{', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else ways[0]

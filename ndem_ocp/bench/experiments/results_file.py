@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +94,7 @@ def with_evaluations(
 
 
 def _over_runs(values: list[float]) -> dict[str, Any]:
-    spread = statistics.stdev(values) if values[1:] else None
-    return {"runs": values, "mean": statistics.mean(values), "stdev": spread}
+    return {**summary(values), "runs": values}
 
 
 def _joined(old: dict[str, Any], new: dict[str, Any] | None, metrics: list[str]) -> dict[str, Any]:

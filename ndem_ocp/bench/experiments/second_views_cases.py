@@ -73,18 +73,18 @@ class Evaluation:
     keys: tuple[str, ...]
 
 
-CORRECTED = {**VIEWS, "task.ndem.energies": False}
+FORCES = {**VIEWS, "task.ndem.energies": False}
 MOLECULE_ARMS = {
     "plain": Arm(PLAIN),
     "instead": Arm(VIEWS),
-    "forces_only": Arm({**VIEWS, "task.ndem.energies": False}),
-    "corrected": Arm(CORRECTED, views="corrected"),
+    "forces_only": Arm(FORCES),
+    "corrected": Arm(FORCES, views="corrected"),
     "small": Arm(
-        {**CORRECTED, "task.ndem.sigma_min": 0.005, "task.ndem.sigma_max": 0.02}, views="corrected"
+        {**FORCES, "task.ndem.sigma_min": 0.005, "task.ndem.sigma_max": 0.02}, views="corrected"
     ),
-    "late": Arm({**CORRECTED, "task.ndem.share": "{0: 0.6, 0.5: 0.6, 0.8: 0}"}, views="corrected"),
-    "trust": Arm({**CORRECTED, "task.ndem.trust": 0.7}, views="corrected"),
-    "alone": Arm({**VIEWS, "task.ndem.energies": False}, views="alone"),
+    "late": Arm({**FORCES, "task.ndem.share": "{0: 0.6, 0.5: 0.6, 0.8: 0}"}, views="corrected"),
+    "trust": Arm({**FORCES, "task.ndem.trust": 0.7}, views="corrected"),
+    "alone": Arm(FORCES, views="alone"),
     "ndem": Arm({"task.ndem.sigma_max": 0.05}, cost=1.6),
     "first_order": Arm(
         {"task.ndem.target": "first_order", "task.ndem.sigma_max": 0.02, "task.ndem.share": 0.25}

@@ -123,7 +123,7 @@ def _table(results: Path, cases: list[Case], unit: str, what: str) -> str:
 
 
 def _not_run(cases: list[str]) -> str:
-    return f"Not run: {'; '.join(cases)}." if cases else ""
+    return f"These were not run: {'; '.join(cases)}." if cases else ""
 
 
 def _in_text(arm: str) -> str:
