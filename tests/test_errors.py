@@ -28,7 +28,7 @@ from ndem_ocp.cli import main
 from ndem_ocp.commands.table import COMMANDS
 
 # Raised and caught inside the package; or no error at all.
-INTERNAL = {"EndedEarly", "FrameError", "Refused", "Stopped", "_Enough"}
+INTERNAL = {"EndedEarly", "FrameError", "Held", "OtherRuns", "Refused", "Stopped", "_Enough"}
 PACKAGES = [Path(package.__file__).parent for package in (ndem_ocp, fairchem_kit)]
 
 

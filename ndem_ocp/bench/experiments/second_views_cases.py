@@ -371,7 +371,7 @@ CASES: list[Case] = [
     Molecule(100, 4, ALL, molecule="ethanol"),
     Surfaces(60, 800, ON_SURFACES, files=SIX, new_files=FOUR),
     Surfaces(60, 3200, ("plain", "instead"), files=SIX, new_files=FOUR),
-    Molecule(50, 1, ("plain", "instead", "alone"), molecule="ethanol", start=ASPIRIN),
+    Molecule(50, 1, ("plain", "corrected", "alone"), molecule="ethanol", start=ASPIRIN),
     Molecule(100, 2, ALL, molecule="aspirin"),
     Molecule(100, 1, ("plain", "instead", "first_order"), molecule="ethanol"),
     Molecule(300, 4, (*ALL, "small", "late", "trust"), molecule="ethanol", draws=32),
