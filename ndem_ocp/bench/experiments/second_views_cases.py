@@ -375,7 +375,7 @@ CASES: list[Case] = [
     Molecule(100, 2, ALL, molecule="aspirin"),
     Molecule(100, 1, ("plain", "instead", "first_order"), molecule="ethanol"),
     Molecule(300, 4, (*ALL, "small", "late", "trust"), molecule="ethanol", draws=32),
-    Molecule(300, 16, ("plain", "corrected", "alone"), molecule="ethanol", draws=32),
+    Molecule(300, 16, ("plain", "corrected", "small", "alone"), molecule="ethanol", draws=32),
     Molecule(300, 4, ALL, molecule="aspirin", draws=32),
     Molecule(100, 16, ALL, molecule="ethanol"),
     Molecule(950, 4, ALL, molecule="ethanol", draws=16),
