@@ -51,7 +51,7 @@ def summary(results: Path) -> str:
     head = ["data", "unit", "plain", "**second views** of a potential", "... of an energy fitted "
             "to the same frames", "NDeM, λ = 1", "seeds"]  # fmt: skip
     rows, sources = [], []
-    for case in CASES:
+    for case in sorted(CASES, key=lambda case: isinstance(case, Surfaces)):
         name = f"second_views_{case.name}"
         found = read(results, name)
         arms = found["arms"] if found else {}
