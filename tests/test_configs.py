@@ -174,6 +174,14 @@ def test_misspelt_setting_is_refused_by_name(name):
         read_task(config)
 
 
+def test_the_energy_unit_follows_that_of_the_output():
+    given = {"outputs": {"energy": {"unit": "kcal/mol"}}, "task": {"ndem": {"coefficient": 1}}}
+    assert read_task(given).settings.energy_unit == "kcal/mol"
+    given["outputs"]["energy"]["unit"] = "eV"  # the section now has all defaults
+    with pytest.raises(SettingsError, match=r"'kcal/mol', but outputs\.energy\.unit is 'eV'"):
+        read_task(given)
+
+
 SECTIONS = [(), ("backbone",), ("heads", "energy"), ("heads", "forces")]
 
 

@@ -209,6 +209,26 @@ def test_the_statistics_are_one_number(tmp_path, copper):
     assert "its stdev is 6" in refused(config)  # of some records; still of free atoms alone
 
 
+def test_labels_in_another_unit_than_the_outputs_are_refused(tmp_path, copper):
+    run(copper[:2], tmp_path / "out", split="train")
+    config = configuration(tmp_path / "out/train", tmp_path / "out/train")
+    assert record_problems(config) == []
+    config["outputs"]["forces"]["unit"] = "kcal/mol/A"
+    messages = record_problems(config, train=False)
+    assert [message.split(":")[0] for message in messages] == ["dataset.train", "dataset.val"]
+    assert "the labels 'forces'" in messages[0]
+    assert (
+        "are in eV/A (dataset.json), but outputs.forces.unit is kcal/mol/A: set it to eV/A"
+        in (messages[0])
+    )
+    config["relax_dataset"] = {"src": str(tmp_path / "out/train")}
+    (of_relaxations,) = (m for m in record_problems(config) if m.startswith("dataset.relax"))
+    assert "relaxations need forces in eV/A" in of_relaxations
+    (tmp_path / "out/dataset.json").unlink()  # data from other tools say no unit
+    del config["relax_dataset"]
+    assert record_problems(config) == []
+
+
 def test_normalizer_dataset_is_for_sets_of_ase_files_too(tmp_path, copper):
     run(copper[:2], tmp_path / "out", split="train")
     run(copper[2:], tmp_path / "out", split="val")

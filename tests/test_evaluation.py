@@ -14,6 +14,7 @@ import torch
 from conftest import tiny_config, trainer_of
 from fairchem_kit.data.lmdb_writer import write_records
 from fairchem_kit.data.reader import LmdbReader
+from fairchem_kit.data.units import IN_EV
 from fairchem_kit.evaluation import EvaluationError, Samples, evaluation, read_samples, splits_in
 from fairchem_kit.evaluation.batches import (
     BatchResult,
@@ -342,6 +343,37 @@ def test_units_follow_the_configuration():
     assert [c.heading for c in columns] == ["gap MAE (meV)", "mu MAE (D)"]
     rows = table_of(columns, {"test": {"gap_mae": 0.05, "mu_mae": 0.01}})
     assert rows == {"test": {"gap_mae_meV": 50.0, "mu_mae_D": 0.01}}
+
+
+def in_unit(checkpoint, path, unit):
+    """A copy of a checkpoint whose predictions are the same in another unit."""
+    content = torch.load(checkpoint, weights_only=False)
+    outputs, normalizers = content["config"]["outputs"], content["normalizers"]
+    for name, of_output in (("energy", unit), ("forces", f"{unit}/A")):
+        outputs[name] |= {"unit": of_output, "report_unit": of_output}
+        for key, value in normalizers[name].items():
+            normalizers[name][key] = value / IN_EV[unit]
+    torch.save(content, path)
+    return path
+
+
+def test_labels_are_converted_to_the_checkpoints_unit(
+    trained, evaluated, demo_data, tmp_path, capsys
+):
+    best, out = in_unit(trained[0], tmp_path / "kcal.pt", "kcal/mol"), tmp_path / "out"
+    words = ["--data", str(demo_data / "val_id"), "--out", str(out), "--cpu"]
+    assert cli.main(["eval", str(best), *words]) == 0
+    assert "the labels 'energy' of" in (warned := capsys.readouterr().err)
+    assert "are in eV; they are converted to kcal/mol, the checkpoint's unit" in warned
+    found, expected = (
+        json.loads((folder / "metrics.json").read_text())["splits"]["val_id"]["metrics"]
+        for folder in (out, evaluated)
+    )
+    for name in ("energy_mae", "forces_mae"):
+        assert found[name] == pytest.approx(expected[name] / IN_EV["kcal/mol"], rel=1e-3)
+    assert found["forces_cosine_similarity"] == pytest.approx(
+        expected["forces_cosine_similarity"], abs=1e-4
+    )
 
 
 def test_files_that_are_not_there_are_named(evaluated, tmp_path):

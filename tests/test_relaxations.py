@@ -22,6 +22,7 @@ from fairchem_kit.data.reader import LmdbReader
 from fairchem_kit.data.reference import load_linear
 from fairchem_kit.data.sources.ase import expand_sources
 from fairchem_kit.data.sources.is2re import convert_relaxations
+from fairchem_kit.data.units import IN_EV
 from fairchem_kit.evaluation import model, relaxation
 from fairchem_kit.evaluation.model import load_model
 from fairchem_kit.evaluation.splits import Split, open_relaxations
@@ -202,8 +203,11 @@ def test_ndem_relax_writes_what_it_measured(checkpoint, is2re, tmp_path, capsys)
     )
 
 
-def emt(reference):
-    """A trainer's ``predict`` that is the potential that the data were relaxed with."""
+def emt(reference, unit=1.0):
+    """A trainer's ``predict`` that is the potential that the data were relaxed with.
+
+    ``unit``: of the predictions, in eV.
+    """
 
     def predict(batch, per_image, disable_tqdm):
         energies, forces = [], []
@@ -212,15 +216,23 @@ def emt(reference):
             atoms.calc = EMT()
             energies.append(atoms.get_potential_energy() - reference[atoms.numbers].sum())
             forces.append(torch.tensor(atoms.get_forces(), dtype=torch.float32))
-        return {"energy": torch.tensor(energies).float().view(-1, 1), "forces": torch.cat(forces)}
+        return {
+            "energy": torch.tensor(energies).float().view(-1, 1) / unit,
+            "forces": torch.cat(forces) / unit,
+        }
 
     return predict
 
 
-def test_the_true_potential_ends_at_the_true_structures(checkpoint, is2re, demo_data, monkeypatch):
+@pytest.mark.parametrize("unit", ["eV", "kcal/mol"])
+def test_the_true_potential_ends_at_the_true_structures(
+    checkpoint, is2re, demo_data, monkeypatch, unit
+):
     model = load_model(checkpoint, cpu=True)
     reference, _ = load_linear(demo_data / "linear_reference.npz")
-    monkeypatch.setattr(model.trainer, "predict", emt(reference))
+    for name, of_output in (("energy", unit), ("forces", f"{unit}/A")):
+        model.outputs[name]["unit"] = of_output
+    monkeypatch.setattr(model.trainer, "predict", emt(reference, IN_EV[unit]))
     dataset = open_relaxations(model.config, Split("x", is2re))
     settings = relaxation.Settings(300, 0.02, relaxation.LBFGS)
     metrics, columns, _ = relaxation.merge(relaxation.relax(model, dataset, 3, settings), SYSTEMS)
@@ -229,6 +241,16 @@ def test_the_true_potential_ends_at_the_true_structures(checkpoint, is2re, demo_
     assert metrics["energy_within_threshold"] == 1
     assert metrics[relaxation.ADWT] > 0.9 > metrics["start_adwt"]
     assert (columns["fmax"] < 0.02).all()
+
+
+def test_energies_of_another_reference_are_named(checkpoint, trajectories, is2re, tmp_path, capsys):
+    words = ["--cpu", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(["relax", str(checkpoint), "--data", str(is2re), *words]) == 0
+    assert "another reference" not in capsys.readouterr().err
+    other = tmp_path / "other"
+    assert cli.main(["data", "is2re", str(trajectories), "--out", str(other)]) == 0
+    assert cli.main(["relax", str(checkpoint), "--data", str(other), *words]) == 0
+    assert f"the energies of {other} have another reference (none)" in capsys.readouterr().err
 
 
 def test_a_batch_that_is_halved_keeps_its_order(checkpoint, is2re, monkeypatch):

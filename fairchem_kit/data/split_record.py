@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class SplitRecord:
         path: of the split. reference: subtracted from its energies, as ``kind`` and what else
             distinguishes two references; None if unknown. elements: atomic numbers, None if
             unknown. frames: their number, None if unknown. statistics: as printed by ``ndem data
-            check``, or None.
+            check``, or None. units: by name of the field, such as ``y`` and ``force``; None if
+            unknown.
     """
 
     path: Path
@@ -31,18 +32,28 @@ class SplitRecord:
     elements: frozenset[int] | None = None
     frames: int | None = None
     statistics: Mapping[str, Any] | None = None
+    units: Mapping[str, str] | None = None
 
 
 def split_record(path: str | Path) -> SplitRecord:
-    """The information on a split, or on one of its LMDB files; empty for data from other tools."""
+    """The information on a split, or on one of its LMDB files; empty for data from other tools.
+
+    Of initial structures (``ndem data is2re``) only the reference is known.
+    """
     split = Path(path)
     split = Path(os.path.abspath(split.parent if split.is_file() else split))
+    with contextlib.suppress(DataError, AttributeError):
+        given = read_json(split / DATASET_FILE).get("energy_reference")
+        if isinstance(given, str):
+            kind = given if given in ("none", "last-frame") else "linear"
+            return SplitRecord(split, identified({"kind": kind, "file": given}, split))
     try:
         content = read_json(split.parent / DATASET_FILE)
         systems = read_json(split.parent / SYSTEMS_FILE)
         for conversion in reversed(content.get("conversions", [])):
             if split.name in conversion["splits"]:
-                return _record(split, conversion, systems)
+                record = _record(split, conversion, systems)
+                return replace(record, units=content.get("units"))
     except (DataError, AttributeError, KeyError, TypeError):  # no dataset.json from these tools
         pass
     return SplitRecord(split)

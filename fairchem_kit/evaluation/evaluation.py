@@ -38,9 +38,7 @@ def evaluate_splits(
     columns = [*columns_of(model.outputs), *([COLUMN] if args.curvature else [])]
     opened = [(split, open_split(model.config, split, list(model.outputs))) for split in splits]
     if rank.first:
-        for split in splits:
-            for problem in disagreements(model.config, split):
-                print(f"warning: {problem}.", file=sys.stderr)
+        warn_about(model, splits)
         writable_folder(out)
     with new_files(out, rank.first, (f"*{SAMPLES}", f"*{ATOMS}")) as folder:
         found = {
@@ -64,6 +62,13 @@ def evaluate_splits(
     written = sorted({f"*.{f.split('.', 1)[1]}" for s in found.values() for f in s["files"]})
     print(f"\nwrote {out}/: metrics.json, table.md, table.csv, {', '.join(written)}")
     return 0
+
+
+def warn_about(model: LoadedModel, splits: list[Split]) -> None:
+    """Print in what splits do not match the training data."""
+    for split in splits:
+        for problem in disagreements(model.config, split):
+            print(f"warning: {problem}.", file=sys.stderr)
 
 
 def origin() -> dict[str, Any]:

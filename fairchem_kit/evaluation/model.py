@@ -20,12 +20,15 @@ from torch_geometric.data import Batch
 
 from fairchem_kit.checkpoints import CheckpointError, read_checkpoint
 from fairchem_kit.checkpoints.config import building, check_config
+from fairchem_kit.errors import ConfigError
 from fairchem_kit.evaluation.errors import EvaluationError
 from fairchem_kit.evaluation.ranks import Rank
 from fairchem_kit.inference.weights import AUTO, chosen_weights
 from fairchem_kit.training.amp import MixedPrecision
 from fairchem_kit.training.no_free_atoms import NoFreeAtoms
 from fairchem_kit.training.trainer import Trainer
+from fairchem_kit.units.columns import data_unit
+from fairchem_kit.units.conversion import conversion
 
 
 class Predictor(Trainer):
@@ -56,6 +59,27 @@ class LoadedModel:
     def outputs(self) -> dict[str, dict[str, Any]]:
         """The ``outputs`` section: name -> level, property, units."""
         return self.config["outputs"]
+
+    def per_ev(self) -> float:
+        """The unit of the model's forces, and of its energies, per eV and Angstrom.
+
+        Raises:
+            EvaluationError: it is unknown, or not the same for both.
+        """
+        try:
+            factors = {
+                conversion(unit, data_unit(name, self.outputs[name]), f"outputs.{name}.unit")
+                for name, unit in (("energy", "eV"), ("forces", "eV/A"))
+            }
+        except ConfigError as error:
+            raise EvaluationError(f"{self.path}: {error}") from error
+        if len(factors) > 1:
+            raise EvaluationError(
+                f"{self.path}: energies are in {data_unit('energy', self.outputs['energy'])} and "
+                f"forces in {data_unit('forces', self.outputs['forces'])} (outputs.X.unit), which "
+                "do not go together."
+            )
+        return factors.pop()
 
     def predict(self, batch: Batch, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Predict a batch, which is moved to the model's device.

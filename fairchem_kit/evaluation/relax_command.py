@@ -72,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) -> int:
     from fairchem_kit.evaluation import relaxation
-    from fairchem_kit.evaluation.evaluation import about_model, batch_size_of, caption, origin
+    from fairchem_kit.evaluation.evaluation import (
+        about_model,
+        batch_size_of,
+        caption,
+        origin,
+        warn_about,
+    )
     from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import open_relaxations
@@ -83,6 +89,8 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
     needs_energy_and_forces(model, "a relaxation")
     settings = settings_of(args, model.config.get("task") or {})
     opened = [(split, open_relaxations(model.config, split)) for split in splits]
+    if rank.first:
+        warn_about(model, splits)
     writable_folder(out)
     found = {}
     with new_files(out, rank.first) as new:

@@ -98,6 +98,27 @@ def relax(
     ]
 
 
+class PredictingInEv:
+    """A trainer whose predicted energies and forces are in eV and eV/A, as relaxations need them.
+
+    Args:
+        trainer: fairchem's. per_ev: the unit of its predictions per eV.
+    """
+
+    def __init__(self, trainer: Any, per_ev: float) -> None:
+        self._trainer, self._per_ev = trainer, per_ev
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        predicted = self._trainer.predict(*args, **kwargs)
+        return {
+            name: value / self._per_ev if name in ("energy", "forces") else value
+            for name, value in predicted.items()
+        }
+
+
 def _mark(records: list[Data]) -> list[Data]:
     """Store each record's index and start: fairchem halves and reorders a batch too large for the
     GPU."""
@@ -114,7 +135,7 @@ def _relax_batch(
         torch.manual_seed(number)  # see LoadedModel.predict
         relaxed = ml_relax(
             batch=batch,
-            model=model.trainer,
+            model=PredictingInEv(model.trainer, model.per_ev()),
             steps=settings.steps,
             fmax=settings.fmax,
             relax_opt={**settings.options, "traj_dir": settings.trajectories},

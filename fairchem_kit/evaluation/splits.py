@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fairchem_kit.data.split_record import element_problem, reference_problem, split_record
 from fairchem_kit.evaluation.errors import EvaluationError
 from fairchem_kit.files import existing
+
+if TYPE_CHECKING:
+    from fairchem_kit.units.agreement import Difference
 
 # Keys that select records of a run or say where it writes: not used in an evaluation.
 _OF_THE_RUN = (
@@ -111,6 +116,8 @@ def _opened(section: dict[str, Any]) -> Any:
 def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) -> Any:
     """Open the data set of a split and check its first record.
 
+    Labels in another unit than the model's outputs are converted to it.
+
     Args:
         config: of the checkpoint. split: what to open.
         needs: labels that the records must have.
@@ -131,21 +138,48 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
             f"model predicts (it has: {has}). For a test split without labels use `ndem submission "
             "write`."
         )
-    return dataset
+    factors = {found.output: found.factor for found in _differences(config, split)}
+    return InUnits(dataset, factors) if factors else dataset
+
+
+class InUnits:
+    """A data set whose labels are multiplied by factors, by name of the output."""
+
+    def __init__(self, dataset: Any, factors: Mapping[str, float]) -> None:
+        self.dataset, self.factors = dataset, factors
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        record = copy.copy(self.dataset[index])
+        for name, factor in self.factors.items():
+            if name in record:
+                record[name] = record[name] * factor
+        return record
 
 
 def disagreements(config: dict[str, Any], split: Split) -> list[str]:
     """Warnings if a split does not match the training data, as far as their dataset.json still
-    exist: another energy reference, elements that were not in training."""
-    from fairchem_kit.data.split_record import element_problem, reference_problem, split_record
-
+    exist: another energy reference, elements that were not in training, other units."""
     sources = (config.get("dataset") or {}).get("src") or []
     trains = [split_record(s) for s in ([sources] if isinstance(sources, str) else sources)]
     record = split_record(split.path)
     problems = [reference_problem(t, record) for t in trains if ENERGY in config.get("outputs", ())]
     if len(trains) == 1:
         problems.append(element_problem(trains[0], record))
+    problems += [
+        f"the labels {name!r} of {split.path} are in {has}; they are converted to {wants}, the "
+        "checkpoint's unit"
+        for name, has, wants, _ in _differences(config, split)
+    ]
     return [problem for problem in problems if problem is not None]
+
+
+def _differences(config: dict[str, Any], split: Split) -> tuple[Difference, ...]:
+    from fairchem_kit.units.agreement import differences
+
+    return differences(config.get("outputs") or {}, split_record(split.path))
 
 
 def open_relaxations(config: dict[str, Any], split: Split) -> Any:

@@ -106,9 +106,15 @@ def _write(args: argparse.Namespace, rank: Any) -> int:
     from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import Split, open_split
+    from fairchem_kit.units.columns import data_unit
 
     model = model_of(args, rank)
     needs_energy_and_forces(model, "the leaderboard's task S2EF")
+    if model.per_ev() != 1:
+        raise EvaluationError(
+            f"{model.path} predicts in {data_unit('energy', model.outputs['energy'])}; the "
+            "leaderboard takes eV and eV/A."
+        )
     arrays: dict[str, np.ndarray] = {}
     expected = {}
     opened = {n: open_split(model.config, Split(n, path)) for n, path in _given(args).items()}

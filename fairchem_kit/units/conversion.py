@@ -32,6 +32,11 @@ def conversion(unit: str, report_unit: str, key: str) -> float:
     return _IN_EV[unit] / _IN_EV[report_unit]
 
 
+def is_convertible(unit: str) -> bool:
+    """Whether it is a unit of energy or force that :func:`conversion` knows."""
+    return unit in _IN_EV
+
+
 def label(unit: str) -> str:
     """A unit as part of a metric's name: kcal/mol/A -> kcal_per_mol_A, a0^3 -> a0_3."""
     head, *below = unit.split("/")

@@ -161,7 +161,8 @@ class NDeMSettings:
     trust: Schedule | None = None
 
     # --- names -----------------------------------------------------------------------------------
-    # Name of the energy unit of the data, for the names of logged quantities only.
+    # Name of the energy unit of the data, for the names of logged quantities only. Beside fairchem
+    # 1.10 the default is `outputs.energy.unit`, if that is given.
     energy_unit: str = "eV"
 
     @classmethod

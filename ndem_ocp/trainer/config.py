@@ -52,6 +52,7 @@ def read_task(config: dict[str, Any]) -> TaskSection:
     section.pop(SECOND_VIEWS_OF, None)  # present in the configuration of a checkpoint
     if auxiliary_head is not None and not isinstance(auxiliary_head, Mapping):
         raise SettingsError("task.ndem.auxiliary_head must be a mapping such as {width: 0.5}.")
+    _set_unit(section, config.get("outputs"))
     settings = NDeMSettings.from_mapping(section, host_keys=tuple(HOST_KEYS))
     check_second_views(settings, second_views, auxiliary_head)
     task["ndem"] = settings.as_dict()
@@ -61,6 +62,19 @@ def read_task(config: dict[str, Any]) -> TaskSection:
         auxiliary_head = dict(auxiliary_head)
         task["ndem"][AUXILIARY_HEAD] = auxiliary_head
     return TaskSection(settings, auxiliary_head, second_views)
+
+
+def _set_unit(section: dict[str, Any], outputs: Any) -> None:
+    """Let ``energy_unit`` follow ``outputs.energy.unit``."""
+    unit = _mapping(_mapping(outputs).get("energy")).get("unit")
+    if unit is None:
+        return
+    given = section.setdefault("energy_unit", unit)
+    if given != unit:
+        raise SettingsError(
+            f"task.ndem.energy_unit is {given!r}, but outputs.energy.unit is {unit!r}. Remove "
+            "task.ndem.energy_unit: it follows the other."
+        )
 
 
 def check_config(config: dict[str, Any], settings: NDeMSettings) -> None:

@@ -21,6 +21,8 @@ from fairchem_kit.npz import check_npz
 from fairchem_kit.training.checks.labels import SWITCH, label_problems, switched_off
 from fairchem_kit.training.checks.messages import ConfigError, shown, warn
 from fairchem_kit.training.checks.sections import SPLITS
+from fairchem_kit.units.agreement import differences
+from fairchem_kit.units.columns import data_unit
 from fairchem_kit.words import counted
 
 RECORDS = 64  # number of records to read from the training split
@@ -89,7 +91,7 @@ def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
         config: a trainer's configuration, its normalizers in numbers.
         train: whether this run trains; otherwise no labels are needed.
     """
-    problems = list(_agreement_problems(config)) if train else []
+    problems = [*_unit_problems(config), *(_agreement_problems(config) if train else ())]
     for split, section in splits(config):
         try:
             problems += _split_problems(config, split, section, train)
@@ -99,6 +101,29 @@ def record_problems(config: Mapping[str, Any], train: bool = True) -> list[str]:
                 f"{section.get('format', 'lmdb')} ({type(error).__name__}: {error})."
             )
     return problems
+
+
+def _unit_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Labels in another unit than the configuration says, and relaxations that are not in eV."""
+    outputs = config.get("outputs") or {}
+    for where, section in splits(config):
+        if where == "dataset.test":  # predictions need no labels
+            continue
+        if where == "dataset.relax":
+            unit = data_unit("forces", outputs.get("forces") or {})
+            if unit != "eV/A":
+                yield (
+                    f"{where}: fairchem's relaxations need forces in eV/A, but outputs.forces.unit "
+                    f"is {unit}; `ndem relax` takes models in any unit."
+                )
+            continue
+        for record in map(split_record, _sources(section)):
+            for name, has, wants, _ in differences(outputs, record):
+                yield (
+                    f"{where}: the labels {name!r} of {record.path} are in {has} (dataset.json), "
+                    f"but outputs.{name}.unit is {wants}: set it to {has}, or convert the data "
+                    "again."
+                )
 
 
 def _agreement_problems(config: Mapping[str, Any]) -> Iterator[str]:
