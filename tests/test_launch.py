@@ -91,6 +91,12 @@ def test_arguments_of_a_command_in_any_order():
     assert overrides == ["--optim.batch_size=2", "--task.ndem.coefficient=0"]
 
 
+def test_yamls_words_are_values_as_in_a_file():
+    words = ["a=false", "--b.c=null", "d=True", "e=nullable", "f=x=true"]
+    assert split_words(words)[2] == ["--a=False", "--b.c=None", "--d=True", "--e=nullable",
+                                     "--f=x=true"]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "advice"),
     [

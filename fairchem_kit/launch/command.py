@@ -68,6 +68,10 @@ class TrainCommand:
         return shlex.join(["ndem", "train", *self.words(), *more])
 
 
+# fairchem reads values as Python does, where YAML's words are text: 'false' would be true.
+_PYTHONS = {"null": "None", "~": "None", "true": "True", "false": "False"}
+
+
 def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
     """The configuration, fairchem's own options, and ``--key=value`` overrides, from ``words``.
 
@@ -81,7 +85,7 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        name, equals, _ = word.partition("=")
+        name, equals, value = word.partition("=")
         if name in _INSTEAD or name.startswith("--slurm-"):
             raise LaunchError(f"{name}: {_INSTEAD.get(name, 'use ndem submit')}.")
         if name in known:
@@ -92,7 +96,7 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
         elif config is None and not word.startswith("-") and not equals:
             config = Path(word)
         elif equals and name.strip("-"):
-            overrides.append(f"--{word.lstrip('-')}")
+            overrides.append(f"--{name.lstrip('-')}={_PYTHONS.get(value, value)}")
         else:
             raise LaunchError(
                 f"{word!r} is not an option of ndem train or fairchem, and not key=value (in one "
