@@ -47,7 +47,7 @@ def molecules(results: Path) -> str:
 
 def summary(results: Path) -> str:
     """Force errors of plain training, second views and NDeM, with one row per case."""
-    columns = (("plain",), ("corrected", "instead"), ("alone",), ("ndem",))
+    columns = (("plain",), ("corrected", "small", "instead"), ("alone",), ("ndem",))
     head = ["data", "unit", "plain", "**second views** of a potential", "... of an energy fitted "
             "to the same frames", "NDeM, λ = 1", "seeds"]  # fmt: skip
     rows, sources = [], []
