@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from fairchem_kit.data.units import IN_EV
 from ndem_ocp.testing import default_dtype, use_float64_graphs  # noqa: F401 (for the tests)
 
 
@@ -33,3 +35,15 @@ def on_meta_device() -> Iterator[None]:
 def state_of(trainer) -> dict[str, torch.Tensor]:
     """Weights of a trainer's model, without the prefix of DDP."""
     return trainer._unwrapped_model.state_dict()
+
+
+def in_unit(checkpoint: Path, path: Path, unit: str) -> Path:
+    """A copy of a checkpoint whose predictions are the same in another unit."""
+    content = torch.load(checkpoint, weights_only=False)
+    outputs, normalizers = content["config"]["outputs"], content["normalizers"]
+    for name, of_output in (("energy", unit), ("forces", f"{unit}/A")):
+        outputs[name] |= {"unit": of_output, "report_unit": of_output}
+        for key, value in normalizers[name].items():
+            normalizers[name][key] = value / IN_EV[unit]
+    torch.save(content, path)
+    return path

@@ -28,6 +28,7 @@ from fairchem_kit.evaluation.samples import hill
 from fairchem_kit.evaluation.splits import Split, dataset_section, open_split, read_splits
 from fairchem_kit.evaluation.tables import table_of
 from fairchem_kit.units.columns import columns_of
+from helpers import in_unit
 from ndem_ocp import cli
 from ndem_ocp.export import export_checkpoint
 from ndem_ocp.testing.runs import PLAIN_TRAINER
@@ -343,18 +344,6 @@ def test_units_follow_the_configuration():
     assert [c.heading for c in columns] == ["gap MAE (meV)", "mu MAE (D)"]
     rows = table_of(columns, {"test": {"gap_mae": 0.05, "mu_mae": 0.01}})
     assert rows == {"test": {"gap_mae_meV": 50.0, "mu_mae_D": 0.01}}
-
-
-def in_unit(checkpoint, path, unit):
-    """A copy of a checkpoint whose predictions are the same in another unit."""
-    content = torch.load(checkpoint, weights_only=False)
-    outputs, normalizers = content["config"]["outputs"], content["normalizers"]
-    for name, of_output in (("energy", unit), ("forces", f"{unit}/A")):
-        outputs[name] |= {"unit": of_output, "report_unit": of_output}
-        for key, value in normalizers[name].items():
-            normalizers[name][key] = value / IN_EV[unit]
-    torch.save(content, path)
-    return path
 
 
 def test_labels_are_converted_to_the_checkpoints_unit(

@@ -10,6 +10,7 @@ from fairchem.core.scripts import make_submission_file
 
 from conftest import short_training, tiny_config, trainer_of
 from fairchem_kit.evaluation.submission import Expected, problems_of, problems_of_file
+from helpers import in_unit
 from ndem_ocp import cli
 
 NAMES = ("id", "ood_ads", "ood_cat", "ood_both")
@@ -105,6 +106,16 @@ def test_without_labels_a_file_can_be_written_and_an_evaluation_says_what_is_mis
     capsys.readouterr()
     assert cli.main(["eval", str(checkpoint), "--data", str(tmp_path / "test"), "--cpu"]) == 2
     assert "no label 'energy'" in capsys.readouterr().err
+
+
+def test_a_model_in_another_unit_than_the_leaderboards_is_refused(
+    checkpoint, demo_data, tmp_path, capsys
+):
+    other, out = in_unit(checkpoint, tmp_path / "kcal.pt", "kcal/mol"), tmp_path / "s.npz"
+    words = splits_of(demo_data)[1]
+    assert cli.main(["submission", "write", str(other), *words, "--out", str(out), "--cpu"]) == 2
+    assert "predicts in kcal/mol; the leaderboard takes eV and eV/A" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def good() -> dict[str, np.ndarray]:
