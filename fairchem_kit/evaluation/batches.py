@@ -23,6 +23,7 @@ from torch_geometric.data import Batch, Data
 
 from fairchem_kit.data.reader import loader_options
 from fairchem_kit.evaluation.errors import EvaluationError
+from fairchem_kit.evaluation.finished import Finished
 from fairchem_kit.evaluation.model import LoadedModel
 from fairchem_kit.evaluation.samples import Samples, hill, join
 from fairchem_kit.units.columns import EFWT, FORCES, forces_in_ev
@@ -76,6 +77,7 @@ def evaluate(
     ranks: int = 1,
     workers: int = 0,
     watch: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    finished: Finished | None = None,
 ) -> list[BatchResult]:
     """Evaluate this rank's batches of a split.
 
@@ -83,6 +85,7 @@ def evaluate(
         model: from ``load_model``. dataset: from ``open_split``.
         batch_size: structures in a batch. rank, ranks: which batches.
         workers: processes that read. watch: wraps the loop, for a progress bar.
+        finished: keeps results for a command that is stopped, and has those of an earlier one.
 
     Raises:
         DataError: a record cannot be used; the message names it.
@@ -90,17 +93,18 @@ def evaluate(
     numbers = numbers_of_batches(len(dataset), batch_size, rank, ranks)
     evaluator = Evaluator(task="ocp", eval_metrics=metrics_of(model.config))
     units = unit_metrics(model.outputs)
-    batches = load_batches(model, dataset, batch_size, numbers, workers)
-    results = []
-    for number, batch in watch(batches, len(numbers)) if watch else batches:
-        out, raw = model.predict(batch, seed=number)
-        with torch.no_grad():
-            measured = model.trainer._compute_metrics(out, batch, evaluator, {})
-        add_unit_metrics(measured, units)
-        sums = {name: (float(m["total"]), float(m["numel"])) for name, m in measured.items()}
-        samples = _samples(model, batch, raw, number * batch_size)
-        results.append(BatchResult(number, sums, samples))
-    return results
+    finished = finished or Finished()
+    with finished.missing(numbers) as missing:
+        batches = load_batches(model, dataset, batch_size, missing, workers)
+        for number, batch in watch(batches, len(missing)) if watch else batches:
+            out, raw = model.predict(batch, seed=number)
+            with torch.no_grad():
+                measured = model.trainer._compute_metrics(out, batch, evaluator, {})
+            add_unit_metrics(measured, units)
+            sums = {name: (float(m["total"]), float(m["numel"])) for name, m in measured.items()}
+            samples = _samples(model, batch, raw, number * batch_size)
+            finished.add(BatchResult(number, sums, samples))
+    return finished.of(numbers)
 
 
 def load_batches(

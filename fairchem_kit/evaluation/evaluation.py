@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fairchem_kit.evaluation import ranks
-from fairchem_kit.evaluation.batches import evaluate, merge
+from fairchem_kit.evaluation.batches import BatchResult, evaluate, merge
+from fairchem_kit.evaluation.finished import FINISHED, Finished, folder_of, forget
 from fairchem_kit.evaluation.force_changes import COLUMN, force_change_metrics
 from fairchem_kit.evaluation.model import LoadedModel, model_of
 from fairchem_kit.evaluation.samples import ATOMS, SAMPLES, Samples, write_samples
@@ -44,7 +45,7 @@ def evaluate_splits(
         found = {
             split.name: about
             for split, dataset in opened
-            if (about := _evaluate(args, (model, batch_size), split, dataset, folder, rank))
+            if (about := _evaluate(args, (model, batch_size), split, dataset, (out, folder), rank))
         }
     if not rank.first:
         return 0
@@ -59,6 +60,7 @@ def evaluate_splits(
         "table": table_of(columns, {name: split["metrics"] for name, split in found.items()}),
     }
     print(write_tables(out, about, caption(model), columns), end="")
+    forget(out / FINISHED)
     written = sorted({f"*.{f.split('.', 1)[1]}" for s in found.values() for f in s["files"]})
     print(f"\nwrote {out}/: metrics.json, table.md, table.csv, {', '.join(written)}")
     return 0
@@ -69,6 +71,21 @@ def warn_about(model: LoadedModel, splits: list[Split]) -> None:
     for split in splits:
         for problem in disagreements(model.config, split):
             print(f"warning: {problem}.", file=sys.stderr)
+
+
+def identity_of(model: LoadedModel, split: Split, batch_size: int) -> dict[str, Any]:
+    """What predictions for a split depend on, as far as it may change between two commands."""
+    files = sorted(split.path.glob("*")) if split.path.is_dir() else [split.path]
+    stats = [(file.name, file.stat()) for file in files]
+    return {
+        "checkpoint": file_hash(model.path),
+        "weights": model.weights,
+        "device": model.trainer.device.type,
+        "amp": model.trainer.scaler is not None,
+        "batch_size": batch_size,
+        "path": str(split.path.resolve()),
+        "files": [(name, found.st_size, found.st_mtime_ns) for name, found in stats],
+    }
 
 
 def origin() -> dict[str, Any]:
@@ -121,12 +138,18 @@ def _evaluate(
     model_and_size: tuple[LoadedModel, int],
     split: Split,
     dataset: Any,
-    folder: Path,
+    folders: tuple[Path, Path],
     rank: ranks.Rank,
 ) -> dict[str, Any] | None:
-    """Evaluate a split; rank 0 writes its files to ``folder`` and returns its part of metrics.json,
-    other ranks None."""
+    """Evaluate a split; rank 0 writes its files and returns its part of metrics.json, other ranks
+    None.
+
+    Args:
+        folders: of the command, and for the files.
+    """
     (model, batch_size), began = model_and_size, time.monotonic()
+    out, folder = folders
+    kept = folder_of(out / FINISHED, split.name, identity_of(model, split, batch_size))
     results = ranks.gather(
         evaluate(
             model,
@@ -136,6 +159,7 @@ def _evaluate(
             ranks=rank.count,
             workers=readers(model.config, args.workers, rank.count),
             watch=progress(split.name) if rank.first else None,
+            finished=Finished(kept, (BatchResult, Samples), split.name if rank.first else None),
         )
     )
     if results is None:

@@ -24,7 +24,7 @@ from fairchem_kit.launch.signals import stop_with_parent
 from fairchem_kit.words import counted
 
 _LIMIT = timedelta(hours=24)  # waiting time for the slowest rank of a split
-INTERRUPTED = b"\nndem: stopping all ranks; nothing was written.\n"
+INTERRUPTED = b"\nndem: stopping all ranks; the same command continues.\n"
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,11 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
         about_model,
         batch_size_of,
         caption,
+        identity_of,
         origin,
         warn_about,
     )
+    from fairchem_kit.evaluation.finished import FINISHED, Finished, folder_of, forget
     from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import open_relaxations
@@ -96,15 +98,21 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
     with new_files(out, rank.first) as new:
         for split, dataset in opened:
             folder = out / f"{split.name}.trajectories" if args.trajectories else None
+            size = batch_size_of(model, args.batch_size)
+            identity = {**identity_of(model, split, size), "settings": settings}
+            kept = folder_of(out / FINISHED, split.name, identity)
             results = gather(
                 relaxation.relax(
                     model,
                     dataset,
-                    batch_size_of(model, args.batch_size),
+                    size,
                     relaxation.Settings(*settings, folder),
                     rank=rank.number,
                     ranks=rank.count,
                     watch=progress(split.name) if rank.first else None,
+                    finished=Finished(
+                        kept, (relaxation.RelaxedBatch,), split.name if rank.first else None
+                    ),
                 )
             )
             if results is not None:
@@ -129,6 +137,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
         "table": table,
     }
     print(write_tables(out, about, caption(model), columns), end="")
+    forget(out / FINISHED)
     written = ", ".join(f for split in found.values() for f in split["files"])
     print(f"\nwrote {out}/: metrics.json, table.md, table.csv, {written}")
     return 0

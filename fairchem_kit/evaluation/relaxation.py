@@ -28,6 +28,7 @@ from torch_geometric.data import Batch, Data
 
 from fairchem_kit.evaluation.batches import ids_of, load_batches, numbers_of_batches
 from fairchem_kit.evaluation.errors import EvaluationError
+from fairchem_kit.evaluation.finished import Finished
 from fairchem_kit.evaluation.model import LoadedModel
 from fairchem_kit.evaluation.samples import cells, hill
 from fairchem_kit.files import replacing
@@ -87,15 +88,20 @@ def relax(
     rank: int = 0,
     ranks: int = 1,
     watch: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    finished: Finished | None = None,
 ) -> list[RelaxedBatch]:
-    """Relax this rank's batches of a split and compare with labels, if there are any."""
+    """Relax this rank's batches of a split and compare with labels, if there are any.
+
+    ``finished`` keeps results for a command that is stopped, and has those of an earlier one.
+    """
     allow_relaxations()
     numbers = numbers_of_batches(len(dataset), batch_size, rank, ranks)
-    batches = load_batches(model, dataset, batch_size, numbers, prepare=_mark)
-    return [
-        _relax_batch(model, batch, number, number * batch_size, settings)
-        for number, batch in (watch(batches, len(numbers)) if watch else batches)
-    ]
+    finished = finished or Finished()
+    with finished.missing(numbers) as missing:
+        batches = load_batches(model, dataset, batch_size, missing, prepare=_mark)
+        for number, batch in watch(batches, len(missing)) if watch else batches:
+            finished.add(_relax_batch(model, batch, number, number * batch_size, settings))
+    return finished.of(numbers)
 
 
 class PredictingInEv:

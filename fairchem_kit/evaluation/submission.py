@@ -51,6 +51,14 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class PredictedBatch:
+    """The predictions for one batch, and its number in the split."""
+
+    number: int
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
 class Expected:
     """What the data of a split require: ids, and the number of force rows by id."""
 

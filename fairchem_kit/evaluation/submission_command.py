@@ -22,6 +22,7 @@ from fairchem_kit.evaluation.submission import (
     LEADERBOARD,
     SPLITS,
     Expected,
+    PredictedBatch,
     Predictions,
     arrays_of,
     join,
@@ -102,7 +103,8 @@ def _given(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _write(args: argparse.Namespace, rank: Any) -> int:
-    from fairchem_kit.evaluation.evaluation import batch_size_of, caption
+    from fairchem_kit.evaluation.evaluation import batch_size_of, caption, identity_of
+    from fairchem_kit.evaluation.finished import FINISHED, Finished, folder_of, forget
     from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import Split, open_split
@@ -117,17 +119,26 @@ def _write(args: argparse.Namespace, rank: Any) -> int:
         )
     arrays: dict[str, np.ndarray] = {}
     expected = {}
-    opened = {n: open_split(model.config, Split(n, path)) for n, path in _given(args).items()}
-    for name, dataset in opened.items():
+    splits = [Split(name, path) for name, path in _given(args).items()]
+    opened = [(split, open_split(model.config, split)) for split in splits]
+    unfinished = args.out.with_name(f"{args.out.name}{FINISHED}")
+    for split, dataset in opened:
+        name = split.name
         watch = progress(name) if rank.first else None
         workers = readers(model.config, args.workers, rank.count)
         size = batch_size_of(model, args.batch_size)
-        parts = gather(
-            predict(model, dataset, size, args.layout, rank, workers=workers, watch=watch)
+        identity = {**identity_of(model, split, size), "layout": args.layout}
+        finished = Finished(
+            folder_of(unfinished, name, identity),
+            (PredictedBatch, Predictions),
+            name if rank.first else None,
         )
+        parts = gather(predict(model, dataset, size, args.layout, rank, workers=workers,
+                               watch=watch, finished=finished))  # fmt: skip
         if parts is None:
             continue
-        predictions = join([part for _, part in sorted(parts, key=lambda part: part[0])])
+        parts = sorted(parts, key=lambda part: part.number)
+        predictions = join([part.predictions for part in parts])
         if len(predictions.ids) != len(dataset):
             raise EvaluationError(
                 f"{name}: {len(predictions.ids)} of {counted(len(dataset), 'structure')}."
@@ -142,6 +153,7 @@ def _write(args: argparse.Namespace, rank: Any) -> int:
         problems = problems_of_file(temporary, expected, args.layout)
         if problems:
             raise EvaluationError(f"{args.out} was not written: {'; '.join(problems)}.")
+    forget(unfinished)
     print(f"{caption(model)}\nwrote {args.out} in the layout {args.layout}: "
           + ", ".join(f"{name} {len(arrays[f'{name}_ids'])}" for name in SPLITS)
           + " structures; checked.")  # fmt: skip
@@ -157,28 +169,30 @@ def predict(
     *,
     workers: int = 0,
     watch: Any = None,
-) -> list[tuple[int, Predictions]]:
-    """Predict this rank's batches of a split; returns them with their numbers. Needs no labels."""
+    finished: Any = None,
+) -> list[PredictedBatch]:
+    """Predict this rank's batches of a split. Needs no labels.
+
+    ``finished`` keeps results for a command that is stopped, and has those of an earlier one.
+    """
     from fairchem_kit.evaluation.batches import load_batches, numbers_of_batches
+    from fairchem_kit.evaluation.finished import Finished
 
     numbers = numbers_of_batches(len(dataset), batch_size, rank.number, rank.count)
-    batches = load_batches(model, dataset, batch_size, numbers, workers)
-    found = []
-    for number, batch in watch(batches, len(numbers)) if watch else batches:
-        _, raw = model.predict(batch, seed=number)
-        rows = _rows(batch.fixed, batch.natoms, layout)
-        found.append(
-            (
-                number,
-                Predictions(
-                    ids=np.array(_ids(batch), dtype=object),
-                    energy=raw["energy"].reshape(-1).cpu().numpy(),
-                    forces=raw["forces"].reshape(-1, 3).cpu().numpy()[np.concatenate(rows)],
-                    counts=np.array([int(row.sum()) for row in rows]),
-                ),
+    finished = finished or Finished()
+    with finished.missing(numbers) as missing:
+        batches = load_batches(model, dataset, batch_size, missing, workers)
+        for number, batch in watch(batches, len(missing)) if watch else batches:
+            _, raw = model.predict(batch, seed=number)
+            rows = _rows(batch.fixed, batch.natoms, layout)
+            predictions = Predictions(
+                ids=np.array(_ids(batch), dtype=object),
+                energy=raw["energy"].reshape(-1).cpu().numpy(),
+                forces=raw["forces"].reshape(-1, 3).cpu().numpy()[np.concatenate(rows)],
+                counts=np.array([int(row.sum()) for row in rows]),
             )
-        )
-    return found
+            finished.add(PredictedBatch(number, predictions))
+    return finished.of(numbers)
 
 
 def _rows(fixed: Any, natoms: Any, layout: str) -> list[np.ndarray]:
