@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from fairchem_kit.errors import UserError
+from fairchem_kit.processes import is_alive
 
+_ABANDONED_S = 24 * 3600  # an unfinished file of another host that is older is abandoned
 TEMPORARY = ".writing-"  # prefix of a file being written, before host, process and final name
 
 # Errors that a user can fix; any other, such as a lost connection, keeps its traceback.
@@ -157,3 +161,17 @@ def sync_directory(directory: Path) -> None:
 def temporary_name(path: Path) -> Path:
     """The temporary name to which this process writes ``path``."""
     return path.with_name(f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{path.name}")
+
+
+def clean_up(directory: Path) -> None:
+    """Remove files and folders left by killed writers: dead processes of this host, and old ones of
+    others."""
+    here = f"{TEMPORARY}{socket.gethostname()}-"
+    for path in directory.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError, ValueError):
+            if path.name.startswith(here):
+                dead = not is_alive(int(path.name.removeprefix(here).split("-", 1)[0]))
+            else:
+                dead = time.time() - path.stat().st_mtime > _ABANDONED_S
+            if dead:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

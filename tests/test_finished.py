@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from conftest import short_training
 from fairchem_kit.data.demo_relaxations import make_relaxations
 from fairchem_kit.evaluation import finished
 from fairchem_kit.evaluation.model import LoadedModel
+from fairchem_kit.files import TEMPORARY
 from fairchem_kit.training.trainer import Trainer
 from ndem_ocp import cli
 
 SYSTEMS = 5
+DEAD = 2**22 + 1  # no process has such a number
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,8 @@ def test_a_stopped_command_continues(command, demo_data, checkpoint, tmp_path, p
     batches = predicting["batches"]
     (tmp_path / "parts").mkdir()
     words, parts = commands(demo_data, checkpoint, tmp_path / "parts")[command]
+    left = tmp_path / "parts" / f"{TEMPORARY}{socket.gethostname()}-{DEAD}-files"
+    left.mkdir()  # by a command that was killed
     predicting.update(batches=0, stop=3)
     assert cli.main(words) == 130
     assert list((tmp_path / "parts").glob("**/*.pt"))
@@ -88,6 +93,7 @@ def test_a_stopped_command_continues(command, demo_data, checkpoint, tmp_path, p
     assert "3 batches of 5 from the command that was stopped" in capsys.readouterr().err
     assert content(parts) == content(whole)
     assert not list((tmp_path / "parts").glob("**/*.pt"))
+    assert left.exists() == (command == "submission")  # which is one file
 
 
 def test_a_stopped_relaxation_continues(checkpoint, is2re, tmp_path, monkeypatch, capsys):

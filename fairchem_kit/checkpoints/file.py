@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import time
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,9 +20,7 @@ import torch
 
 from fairchem_kit.checkpoints.errors import CheckpointError
 from fairchem_kit.checkpoints.reading import is_old_format, read
-from fairchem_kit.files import TEMPORARY, existing_file, reason_of, sync_directory, temporary_name
-
-_ABANDONED_S = 24 * 3600  # an unfinished file of another host that is older is abandoned
+from fairchem_kit.files import existing_file, reason_of, sync_directory, temporary_name
 
 
 def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
@@ -134,29 +130,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (bool, int, float, bytes)):
         return value
     return str(value)  # paths, devices, enumerations: only to be read by people
-
-
-def clean_up(directory: Path) -> None:
-    """Remove files left by killed writers: dead processes of this host, and old ones of others."""
-    here = f"{TEMPORARY}{socket.gethostname()}-"
-    for path in directory.glob(f"{TEMPORARY}*"):
-        with contextlib.suppress(OSError, ValueError):
-            if path.name.startswith(here):
-                dead = not _alive(int(path.name.removeprefix(here).split("-", 1)[0]))
-            else:
-                dead = time.time() - path.stat().st_mtime > _ABANDONED_S
-            if dead:
-                path.unlink()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _not_ours(path: Path, size: int, start: bytes) -> str:

@@ -22,12 +22,11 @@ import torch
 
 from fairchem_kit.checkpoints.errors import CheckpointError, UnsafeError
 from fairchem_kit.checkpoints.file import (
-    clean_up,
     read_checkpoint,
     verify,
     write_checkpoint,
 )
-from fairchem_kit.files import replacing
+from fairchem_kit.files import clean_up, replacing
 
 NEWEST, BEST, INDEX = "checkpoint.pt", "best_checkpoint.pt", "checkpoints.json"
 _NAME = re.compile(r"^checkpoint-(\d+)\.pt$")

@@ -20,7 +20,7 @@ from fairchem_kit.commands.options import (
     add_weights,
 )
 from fairchem_kit.evaluation.errors import EvaluationError
-from fairchem_kit.files import existing_file, temporary_name
+from fairchem_kit.files import clean_up, existing_file, temporary_name
 from fairchem_kit.launch.signals import ALL
 from fairchem_kit.progress import bar
 
@@ -111,6 +111,7 @@ def new_files(out: Path, first: bool, replaced: Sequence[str] = ()) -> Iterator[
     if not first:
         yield out
         return
+    clean_up(out)
     folder = temporary_name(out / "files")
     try:
         folder.mkdir(exist_ok=True)

@@ -27,6 +27,7 @@ from fairchem_kit.launch.places import Place, slurm_job
 from fairchem_kit.launch.record import Record
 from fairchem_kit.launch.rendezvous import Rendezvous, meet
 from fairchem_kit.launch.signals import default_signals, stops_between_steps
+from fairchem_kit.processes import is_alive
 from fairchem_kit.training.bad_steps import BadStepsError
 from fairchem_kit.training.resume.stopping import Stopped
 from fairchem_kit.words import counted
@@ -170,7 +171,7 @@ def _begin(record: Record, place: Place, command: TrainCommand) -> None:
     host = socket.gethostname()
     if before.get("state") == "running" and before.get("host") == host and slurm_job() is None:
         pid = before.get("pid", -1)
-        if pid != os.getpid() and "job" not in before and _alive(pid):
+        if pid != os.getpid() and "job" not in before and is_alive(pid):
             raise TakenError(
                 f"{record.path}: process {pid} is training this run. Stop it first, or give "
                 "another --id."
@@ -188,14 +189,6 @@ def _begin(record: Record, place: Place, command: TrainCommand) -> None:
         ranks=place.world_size,
         config=str(command.config),
     )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def with_device(place: Place) -> Place:
