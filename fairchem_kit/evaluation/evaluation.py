@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fairchem_kit.data.writer import package_version
 from fairchem_kit.evaluation import ranks
 from fairchem_kit.evaluation.batches import BatchResult, evaluate, merge
 from fairchem_kit.evaluation.finished import FINISHED, Finished, folder_of, forget
@@ -78,6 +79,7 @@ def identity_of(model: LoadedModel, split: Split, batch_size: int) -> dict[str, 
     files = sorted(split.path.glob("*")) if split.path.is_dir() else [split.path]
     stats = [(file.name, file.stat()) for file in files]
     return {
+        "version": package_version(),
         "checkpoint": file_hash(model.path),
         "weights": model.weights,
         "device": model.trainer.device.type,

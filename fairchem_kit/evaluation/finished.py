@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import pickle
 import shutil
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairchem_kit.files import replacing
+from fairchem_kit.files import replacing, writable_folder
 from fairchem_kit.words import counted
 
 FINISHED = ".finished"  # folder in that of a command's files
@@ -107,9 +108,11 @@ class Finished:
         self._written = time.monotonic()
         if not self._new or self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        writable_folder(self.folder)
+        content = io.BytesIO()  # torch does not say that a disk is full
+        torch.save([_plain(result) for result in self._new], content)
         with replacing(self.folder / f"{self._new[0].number}.pt") as temporary:
-            torch.save([_plain(result) for result in self._new], temporary)
+            temporary.write_bytes(content.getvalue())
         self._new = []
 
     def _read(self, path: Path) -> list[Any]:
