@@ -74,20 +74,32 @@ def warn_about(model: LoadedModel, splits: list[Split]) -> None:
             print(f"warning: {problem}.", file=sys.stderr)
 
 
-def identity_of(model: LoadedModel, split: Split, batch_size: int) -> dict[str, Any]:
-    """What predictions for a split depend on, as far as it may change between two commands."""
+def finished_batches(
+    folder: Path,
+    model: LoadedModel,
+    split: Split,
+    kinds: tuple[type, ...],
+    first: bool,
+    **settings: Any,
+) -> Finished:
+    """The batches of a split that the same command has finished before.
+
+    Args:
+        folder: where they are kept. kinds: see :class:`Finished`. first: whether this is rank 0,
+            which says how many there are. settings: what the results depend on, besides model and
+            data.
+    """
     files = sorted(split.path.glob("*")) if split.path.is_dir() else [split.path]
-    stats = [(file.name, file.stat()) for file in files]
-    return {
+    stats = [(file.resolve(), file.stat()) for file in (model.path, *files)]
+    identity = {
+        **settings,
         "version": package_version(),
-        "checkpoint": file_hash(model.path),
         "weights": model.weights,
         "device": model.trainer.device.type,
         "amp": model.trainer.scaler is not None,
-        "batch_size": batch_size,
-        "path": str(split.path.resolve()),
-        "files": [(name, found.st_size, found.st_mtime_ns) for name, found in stats],
+        "files": [(str(path), found.st_size, found.st_mtime_ns) for path, found in stats],
     }
+    return Finished(folder_of(folder, split.name, identity), kinds, split.name if first else None)
 
 
 def origin() -> dict[str, Any]:
@@ -151,7 +163,7 @@ def _evaluate(
     """
     (model, batch_size), began = model_and_size, time.monotonic()
     out, folder = folders
-    kept = folder_of(out / FINISHED, split.name, identity_of(model, split, batch_size))
+    kinds = (BatchResult, Samples)
     results = ranks.gather(
         evaluate(
             model,
@@ -161,7 +173,9 @@ def _evaluate(
             ranks=rank.count,
             workers=readers(model.config, args.workers, rank.count),
             watch=progress(split.name) if rank.first else None,
-            finished=Finished(kept, (BatchResult, Samples), split.name if rank.first else None),
+            finished=finished_batches(
+                out / FINISHED, model, split, kinds, rank.first, batch_size=batch_size
+            ),
         )
     )
     if results is None:

@@ -33,7 +33,10 @@ from fairchem_kit.words import counted
 
 FINISHED = ".finished"  # folder in that of a command's files
 INTERVAL = 60.0  # seconds between files
-_DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError)
+_DAMAGED = (
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),
+    *(ValueError, KeyError, TypeError),
+)
 
 
 def folder_of(folder: Path, split: str, identity: Mapping[str, Any]) -> Path:
@@ -120,7 +123,7 @@ class Finished:
         try:
             content = torch.load(path, weights_only=True)
             return [self._restored(value) for value in content]
-        except (*_DAMAGED, pickle.UnpicklingError):
+        except _DAMAGED:
             return []
 
     def _restored(self, value: Any) -> Any:

@@ -76,11 +76,11 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
         about_model,
         batch_size_of,
         caption,
-        identity_of,
+        finished_batches,
         origin,
         warn_about,
     )
-    from fairchem_kit.evaluation.finished import FINISHED, Finished, folder_of, forget
+    from fairchem_kit.evaluation.finished import FINISHED, forget
     from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import open_relaxations
@@ -99,8 +99,10 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
         for split, dataset in opened:
             folder = out / f"{split.name}.trajectories" if args.trajectories else None
             size = batch_size_of(model, args.batch_size)
-            identity = {**identity_of(model, split, size), "settings": settings}
-            kept = folder_of(out / FINISHED, split.name, identity)
+            finished = finished_batches(
+                out / FINISHED, model, split, (relaxation.RelaxedBatch,), rank.first,
+                batch_size=size, settings=settings,
+            )  # fmt: skip
             results = gather(
                 relaxation.relax(
                     model,
@@ -110,9 +112,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
                     rank=rank.number,
                     ranks=rank.count,
                     watch=progress(split.name) if rank.first else None,
-                    finished=Finished(
-                        kept, (relaxation.RelaxedBatch,), split.name if rank.first else None
-                    ),
+                    finished=finished,
                 )
             )
             if results is not None:

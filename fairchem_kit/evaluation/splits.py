@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairchem_kit.data.split_record import element_problem, reference_problem, split_record
+from fairchem_kit.data.split_record import (
+    SplitRecord,
+    element_problem,
+    reference_problem,
+    split_record,
+)
 from fairchem_kit.evaluation.errors import EvaluationError
 from fairchem_kit.files import existing
 
@@ -138,7 +143,9 @@ def open_split(config: dict[str, Any], split: Split, needs: Sequence[str] = ()) 
             f"model predicts (it has: {has}). For a test split without labels use `ndem submission "
             "write`."
         )
-    factors = {found.output: found.factor for found in _differences(config, split)}
+    factors = {
+        found.output: found.factor for found in _differences(config, split_record(split.path))
+    }
     return InUnits(dataset, factors) if factors else dataset
 
 
@@ -171,15 +178,15 @@ def disagreements(config: dict[str, Any], split: Split) -> list[str]:
     problems += [
         f"the labels {name!r} of {split.path} are in {has}; they are converted to {wants}, the "
         "checkpoint's unit"
-        for name, has, wants, _ in _differences(config, split)
+        for name, has, wants, _ in _differences(config, record)
     ]
     return [problem for problem in problems if problem is not None]
 
 
-def _differences(config: dict[str, Any], split: Split) -> tuple[Difference, ...]:
+def _differences(config: dict[str, Any], record: SplitRecord) -> tuple[Difference, ...]:
     from fairchem_kit.units.agreement import differences
 
-    return differences(config.get("outputs") or {}, split_record(split.path))
+    return differences(config.get("outputs") or {}, record)
 
 
 def open_relaxations(config: dict[str, Any], split: Split) -> Any:

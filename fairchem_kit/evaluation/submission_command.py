@@ -103,8 +103,8 @@ def _given(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _write(args: argparse.Namespace, rank: Any) -> int:
-    from fairchem_kit.evaluation.evaluation import batch_size_of, caption, identity_of
-    from fairchem_kit.evaluation.finished import FINISHED, Finished, folder_of, forget
+    from fairchem_kit.evaluation.evaluation import batch_size_of, caption, finished_batches
+    from fairchem_kit.evaluation.finished import FINISHED, forget
     from fairchem_kit.evaluation.model import model_of, needs_energy_and_forces
     from fairchem_kit.evaluation.ranks import gather
     from fairchem_kit.evaluation.splits import Split, open_split
@@ -127,12 +127,10 @@ def _write(args: argparse.Namespace, rank: Any) -> int:
         watch = progress(name) if rank.first else None
         workers = readers(model.config, args.workers, rank.count)
         size = batch_size_of(model, args.batch_size)
-        identity = {**identity_of(model, split, size), "layout": args.layout}
-        finished = Finished(
-            folder_of(unfinished, name, identity),
-            (PredictedBatch, Predictions),
-            name if rank.first else None,
-        )
+        finished = finished_batches(
+            unfinished, model, split, (PredictedBatch, Predictions), rank.first,
+            batch_size=size, layout=args.layout,
+        )  # fmt: skip
         parts = gather(predict(model, dataset, size, args.layout, rank, workers=workers,
                                watch=watch, finished=finished))  # fmt: skip
         if parts is None:

@@ -72,8 +72,8 @@ def _set_unit(section: dict[str, Any], outputs: Any) -> None:
     given = section.setdefault("energy_unit", unit)
     if given != unit:
         raise SettingsError(
-            f"task.ndem.energy_unit is {given!r}, but outputs.energy.unit is {unit!r}. Remove "
-            "task.ndem.energy_unit: it follows the other."
+            f"task.ndem.energy_unit is {given!r}, but outputs.energy.unit is {unit!r}. Set it to "
+            f"{unit!r}, or remove it: it follows the other."
         )
 
 
