@@ -92,8 +92,14 @@ def test_validation_is_the_same_with_any_noise_setting(new_trainer, demo_data):
     assert not [name for name in results[0] if name.startswith("ndem")]
 
 
-def test_what_is_logged_has_units_and_is_finite(new_trainer, tmp_path):
-    trainer = new_trainer(energy_unit="kcal/mol")
+@pytest.mark.parametrize("unit", ["eV", "kcal/mol"])
+def test_what_is_logged_has_units_and_is_finite(unit, new_trainer, tmp_path):
+    def no_units(config):
+        for output in config["outputs"].values():
+            output.pop("unit", None)
+            output.pop("report_unit", None)
+
+    trainer = new_trainer(edit=no_units, energy_unit=unit)
     steps(trainer, 4)
     lines = read_history(find_history(tmp_path), "train")
     names = {
@@ -102,7 +108,7 @@ def test_what_is_logged_has_units_and_is_finite(new_trainer, tmp_path):
         "ndem_noise_error_A",
         "ndem_noise_size_A",
         "ndem_noise_cosine",
-        "ndem_curvature_kcal_per_mol_per_A2",
+        f"ndem_curvature_{unit.replace('/', '_per_')}_per_A2",
         "ndem_sigma_A",
     }
     assert names | {"forces_mae", "energy_mae", "loss", "lr"} <= lines[-1].keys()
