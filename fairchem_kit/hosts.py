@@ -15,8 +15,8 @@ from fairchem_kit.errors import UserError
 DISTRIBUTION = "fairchem-core"
 #: by major version: what this package was made for, and what brings it
 HOSTS = {
-    1: ("1.10", "pip install 'ndem-ocp[fairchem1]'"),
-    2: ("2.24", "pip install 'ndem-ocp[fairchem2]'"),
+    1: ("1.10", "pip install '.[fairchem1]' in a checkout"),
+    2: ("2.24", "pip install '.[fairchem2]' in a checkout"),
 }
 
 

@@ -93,13 +93,13 @@ def _versions(report: Report) -> None:
     fairchem = version("fairchem-core")
     if fairchem is None:
         report.problems.append(
-            "fairchem-core is not installed: pip install 'ndem-ocp[fairchem1]' (1.10, Open "
-            "Catalyst trainers) or 'ndem-ocp[fairchem2]' (2.24, UMA and eSEN)"
+            "fairchem-core is not installed: in a checkout, pip install '.[fairchem1]' (1.10, Open "
+            "Catalyst trainers) or '.[fairchem2]' (2.24, UMA and eSEN)"
         )
     elif not fairchem.startswith(tuple(f"{known}." for known, _ in HOSTS.values())):
         report.problems.append(
             f"fairchem-core {fairchem} is not one that this package was made for: "
-            "pip install 'ndem-ocp[fairchem1]' (1.10) or 'ndem-ocp[fairchem2]' (2.24)"
+            "in a checkout, pip install '.[fairchem1]' (1.10) or '.[fairchem2]' (2.24)"
         )
 
 

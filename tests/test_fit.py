@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from ase.build import molecule as ase_molecule
 from ase.units import kcal, mol
@@ -129,9 +130,11 @@ def test_the_configuration_trains_again(frames, folder, no_pictures):
     assert Record(folder / "a", "second").read()["state"] == "finished"
 
 
-def test_a_potential_makes_second_views(frames, folder, no_pictures, capfd):
+def test_a_potential_makes_second_views(frames, folder, no_pictures, capfd, monkeypatch):
     """One flag: the views are made in the fit's time, noted with their potential, trained on."""
-    words = (frames, "--time", "0.1", *SHORT[2:], "--out", "a", "--second-views")
+    # time for the views on a busy machine, and a few steps
+    monkeypatch.setattr(length, "measure", lambda *_: length.Speed(5.0, 0.01))
+    words = (frames, "--time", "1", *SHORT[2:], "--out", "a", "--second-views")
     assert fit(*words, "ase.calculators.emt:EMT()") == 0
     said = capfd.readouterr()
     assert "change of forces is off by 0.0 %" in said.err
@@ -177,19 +180,21 @@ def test_a_dry_run_writes_nothing(frames, folder, capfd):
 def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures):
     words = (frames, *SHORT, "--time", "0.05", "--out", "a")
     backward = Trainer._backward
+    threads = []
 
     def stop_at_two(self, loss):
         backward(self, loss)
-        if self.in_training and self.step == 2:
+        threads.append(torch.get_num_threads())
+        if self.in_training and self.step == 2 and len(threads) == 2:
             stopping.request_stop("Ctrl-C")
 
     monkeypatch.setattr(Trainer, "_backward", stop_at_two)
     # a few steps, however busy the machine is
-    monkeypatch.setattr(length, "measure", lambda *_: length.Speed(0.4, 0.01))
+    monkeypatch.setattr(length, "measure", lambda *_: length.Speed(0.4, 0.01, threads=2))
     assert fit(*words) == exit_codes.STOPPED
     assert "The same command continues:\n  ndem fit" in capfd.readouterr().err
     assert Record(folder / "a", "fit").read()["state"] == "stopped"
-    monkeypatch.setattr(Trainer, "_backward", backward)
+    torch.set_num_threads(1)
 
     def not_again(*args, **kwargs):
         raise AssertionError("converted a second time")
@@ -201,6 +206,9 @@ def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures
     assert "Continuing from step" in said
     assert (folder / "a" / "config.yml").read_text() == before
     assert (folder / "a" / "model.pt").exists()
+    assert set(threads) == {2}
+    assert len(threads) > 2
+    torch.set_num_threads(1)
 
 
 def test_a_fit_that_was_stopped_before_it_trained(frames, folder, capfd, monkeypatch):

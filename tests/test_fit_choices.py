@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from fairchem.core.common.utils import load_config
 
@@ -18,6 +19,7 @@ from fairchem_kit.data.scan import FrameTable
 from fairchem_kit.data.sources.ase import AseFiles
 from fairchem_kit.data.statistics import Statistics
 from fairchem_kit.data.units import IN_EV
+from ndem_ocp.fit import length as lengths
 from ndem_ocp.fit import plan as plans
 from ndem_ocp.fit.config import config_text, parse
 from ndem_ocp.fit.errors import FitError
@@ -217,6 +219,34 @@ def test_batches_follow_frames_and_atoms(with_torchmdnet):
     assert make_plan(data(True, atoms=80), None, True, None).batch_size == 3
     assert make_plan(data(True, atoms=80), None, False, None).batch_size == 8
     assert make_plan(data(True, atoms=900), None, True, None).batch_size == 1
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "environment", "expected"),
+    [
+        ({2: 0.4, 1: 0.1}, {}, Speed(0.1, 0.01, threads=1, slower=0.4)),
+        ({2: 0.1, 1: 0.4}, {}, Speed(0.1, 0.01, threads=2)),
+        ({2: 0.4, 1: 0.1}, {"OMP_NUM_THREADS": "2"}, Speed(0.4, 0.01)),
+    ],
+)
+def test_one_thread_where_it_is_faster(
+    seconds, environment, expected, two_threads, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lengths, "_speed", lambda *_: Speed(seconds[torch.get_num_threads()], 0.01))
+    trainer = SimpleNamespace(device=torch.device("cpu"))
+    assert lengths._fastest(trainer, 1.0) == expected
+    assert torch.get_num_threads() == 2  # as before: only the training may take one
 
 
 LENGTH = choose_length(Speed(0.05, 0.002), 5, 400, 50, 8)

@@ -212,7 +212,7 @@ def test_doctor_names_a_problem_and_its_fix(monkeypatch, capsys):
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda p: "2.3.0" if p == "fairchem-core" else real(p))
     assert cli.main(["doctor"]) == 1
-    assert "pip install 'ndem-ocp[fairchem1]' (1.10)" in capsys.readouterr().out
+    assert "pip install '.[fairchem1]' (1.10)" in capsys.readouterr().out
 
 
 def test_the_command_answers_bad_input_with_a_sentence(tmp_path):

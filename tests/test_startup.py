@@ -157,9 +157,9 @@ except ImportError as error:
     ("version", "name", "sentence"),
     [
         ("2.24.0", "ndem_ocp.NDeMTrainer", "2.24.0 is installed here, for which there is"),
-        (None, "ndem_ocp.NDeMTrainer", "pip install 'ndem-ocp[fairchem1]'"),
+        (None, "ndem_ocp.NDeMTrainer", "pip install '.[fairchem1]'"),
         ("1.10.0", "ndem_ocp.fairchem2.NDeMTrainEvalUnit", "needs fairchem-core 2.24; 1.10.0 is"),
-        (None, "ndem_ocp.fairchem2.NDeMTrainEvalUnit", "pip install 'ndem-ocp[fairchem2]'"),
+        (None, "ndem_ocp.fairchem2.NDeMTrainEvalUnit", "pip install '.[fairchem2]'"),
     ],
 )
 def test_the_wrong_fairchem_is_named_with_what_to_install(tmp_path, version, name, sentence):

@@ -74,7 +74,7 @@ def test_commands_for_the_other_host_say_so(words):
     done = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.returncode == 2
     assert "needs fairchem-core 1.10; 2." in done.stderr
-    assert "pip install 'ndem-ocp[fairchem1]'" in done.stderr
+    assert "pip install '.[fairchem1]'" in done.stderr
 
 
 def test_the_command_ends_a_mistake_with_status_2(demo, tmp_path):

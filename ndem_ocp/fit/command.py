@@ -140,7 +140,7 @@ def _dry_run(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
         make(inputs, data, args.seed, args.skip_bad, _workers())
-        plan, length = _plan(args, load(data, _workers()), folder, cpu)
+        plan, length, _ = _plan(args, load(data, _workers()), folder, cpu)
         text = _text(args, plan, length, folder)
     print(f"\n{text}", end="")
     print(
@@ -160,7 +160,8 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
     print_losses(data.entry)
     if is_potential(args.second_views):
         make_views(args.second_views, data, folder, args.time)
-    plan, length = _plan(args, data, folder, cpu)
+    plan, length, threads = _plan(args, data, folder, cpu)
+    folder.note("threads", threads)  # for a continued run: with others, sums are rounded otherwise
     folder.note("elements", data.train.elements)
     folder.note("print_every", length.eval_every)
     folder.write_config(_text(args, plan, length, folder))
@@ -169,8 +170,10 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
 
 def _plan(
     args: argparse.Namespace, data: FitData, folder: Folder, cpu: bool
-) -> tuple[Plan, Length]:
-    """Choose the model, measure its speed, choose the length, and print all of it."""
+) -> tuple[Plan, Length, int | None]:
+    """Choose the model, measure its speed, choose the length and threads, and print all of it."""
+    import torch
+
     from fairchem_kit.launch.console import short_messages
     from ndem_ocp.fit.config import config_text, parse
     from ndem_ocp.fit.length import Speed, choose_length, measure
@@ -187,13 +190,18 @@ def _plan(
     trial = parse(config_text(plan, guess, folder.path, data.path, ""))
     with short_messages():
         speed = measure(trial, cpu, args.time)
+    if speed.slower:
+        print(
+            f"{'threads':<10}{speed.threads}: a step takes {speed.step_s:.3g} s, with "
+            f"{torch.get_num_threads()} of them {speed.slower:.3g} s (measured)"
+        )
     length = choose_length(speed, args.time, *frames, plan.batch_size)
     print(f"{'length':<10}{length.reason}")
     print(
         f"{'stopping':<10}early, after {counted(length.patience, 'validation')} in a row (one "
         f"every {counted(length.eval_every, 'step')}) without a better force error"
     )
-    return plan, length
+    return plan, length, speed.threads
 
 
 def _text(args: argparse.Namespace, plan: Plan, length: Length, folder: Folder) -> str:
@@ -204,11 +212,16 @@ def _text(args: argparse.Namespace, plan: Plan, length: Length, folder: Folder) 
 
 
 def _train(args: argparse.Namespace, folder: Folder, cpu: bool) -> int:
+    import torch
+
     from fairchem_kit.launch.command import TrainCommand
     from fairchem_kit.launch.places import alone
     from fairchem_kit.launch.rank import run_rank
     from ndem_ocp.fit.folder import RUN_ID
 
+    threads = folder.read("threads")
+    if threads is not None:
+        torch.set_num_threads(threads)
     every = folder.read("print_every") or 100
     options = ["--seed", str(args.seed), "--print-every", str(every)]
     options += ["--identifier", folder.path.name]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,10 +26,16 @@ _PATIENCE = 3  # a third of the run
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds per training step, and per structure in validation."""
+    """Seconds per training step, and per structure in validation.
+
+    With ``threads`` of torch; ``slower``: seconds per step with torch's own number of threads, if
+    that is another and slower.
+    """
 
     step_s: float
     validation_s: float
+    threads: int | None = None
+    slower: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,9 +118,29 @@ def measure(config: Mapping[str, Any], cpu: bool, minutes: float) -> Speed:
             print_every=10**9,
             is_debug=True,  # no folders, no files, no logger
         )
-        return _speed(trainer, _SHARE * 60.0 * minutes)
+        return _fastest(trainer, _SHARE * 60.0 * minutes)
     finally:
         logging.disable(disabled)
+
+
+def _fastest(trainer: Any, limit_s: float) -> Speed:
+    """The speed with as many threads as torch takes by itself, or with one if that is faster.
+
+    The small models of a fit have small tensors. Beside another program the threads of a step may
+    have to wait for each other longer than they work.
+    """
+    usual = torch.get_num_threads()
+    if trainer.device.type == "cuda" or usual == 1 or "OMP_NUM_THREADS" in os.environ:
+        return _speed(trainer, limit_s)
+    many = _speed(trainer, limit_s / 2)
+    torch.set_num_threads(1)
+    try:
+        one = _speed(trainer, limit_s / 2)
+    finally:
+        torch.set_num_threads(usual)
+    if one.step_s < many.step_s:
+        return replace(one, threads=1, slower=many.step_s)
+    return replace(many, threads=usual)
 
 
 def _speed(trainer: Any, limit_s: float) -> Speed:

@@ -111,8 +111,8 @@ def _model(data: FitData, asked: str | None) -> tuple[str, str]:
     installed = importlib.util.find_spec("torchmdnet") is not None
     if asked == ET and not installed:
         raise FitError(
-            "--model et needs TorchMD-NET: pip install 'ndem-ocp[molecules]' (docs/install.md), "
-            "or leave --model out."
+            "--model et needs TorchMD-NET: in a checkout, pip install '.[molecules]' "
+            "(docs/install.md), or leave --model out."
         )
     name = {ET: "TorchMD-NET ET, forces as the energy's gradient",
             EQUIFORMER: "EquiformerV2, direct forces"}  # fmt: skip

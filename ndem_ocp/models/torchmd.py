@@ -56,7 +56,7 @@ def require_torchmd(module: str) -> Any:
     except ImportError as error:
         raise ImportError(
             "The TorchMD-NET backbones need torchmd-net 3.1 and torch 2.7 or newer: "
-            f"pip install 'ndem-ocp[molecules]' (or make env). Import error: {error}"
+            f"in a checkout, pip install '.[molecules]' (or make env). Import error: {error}"
         ) from error
 
 

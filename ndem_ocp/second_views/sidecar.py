@@ -15,6 +15,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ FORMAT = "ndem-second-views-1"
 _HEAD = struct.Struct("<4sII")  # magic, draws, atoms
 _MAGIC = b"NDV1"
 _SKIPPED = b"SKIP"
+#: Views of a smaller file stay in memory once read: a few hundred frames are read in every epoch.
+_LARGEST_KEPT = 64 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Views:
     force_change: np.ndarray
     energy_change: np.ndarray
 
-    @property
+    @cached_property
     def energy_remainder(self) -> np.ndarray:
         """(K,) the energy change beyond the first order: T_E(X+eps) - T_E(X) + T(X) . eps.
 
@@ -146,6 +149,8 @@ class Sidecar:
         self.path = Path(path)
         self.meta = read_meta(self.path)
         self._file = LmdbFile(self.path)
+        self._keeps = self.path.stat().st_size <= _LARGEST_KEPT
+        self._kept: dict[bytes, Views] = {}  # their arrays cannot be written to
         if not self.meta.get("complete"):
             raise DataError(
                 f"{path} is not finished ({counted(len(self), 'structure')} so far): run the "
@@ -178,6 +183,8 @@ class Sidecar:
             KeyError: the structure is not in the file.
             DataError: damaged.
         """
+        if key in self._kept:
+            return self._kept[key]
         try:
             raw = self._file.get(key)
         except (Refused, OSError) as error:
@@ -187,9 +194,12 @@ class Sidecar:
         if raw.startswith(_SKIPPED):
             return None
         try:
-            return Views.unpack(raw)
+            views = Views.unpack(raw)
         except DataError as error:
             raise DataError(f"{self.path}: structure {key.hex()}: {error}") from None
+        if self._keeps:
+            self._kept[key] = views
+        return views
 
 
 class SidecarWriter:

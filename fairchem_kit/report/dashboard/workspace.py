@@ -13,7 +13,7 @@ from fairchem_kit.report.dashboard.panels import Panel, Section
 FORMAT = "ndem dashboard 1"
 _MISSING = (
     "ndem dashboard needs the package wandb-workspaces: pip install 'wandb-workspaces>=0.4.13,<0.5'"
-    " (or ndem-ocp[dashboard])."
+    " (or '.[dashboard]' in a checkout)."
 )
 
 

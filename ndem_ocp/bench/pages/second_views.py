@@ -31,10 +31,11 @@ OF_POTENTIAL = {
     "alone": "the energy fitted to the data alone, itself",
 }
 NO_FORCE = "predicting no force"
+COSTS_SHOWN = ("instead", "ndem", "dens")  # those of the other second views are the same
 
 
 def molecules(results: Path) -> str:
-    """Plain, NDeM and second views at equal processor time, with one row per arm."""
+    """Plain, NDeM and second views at equal cost of training, with one row per arm."""
     cases = [case for case in CASES if isinstance(case, Molecule)]
     what = (
         "Small TorchMD-NET ET (32 channels, 2 layers, gradient forces), original MD17 labels, 50 "
@@ -63,11 +64,12 @@ def summary(results: Path) -> str:
         seeds = sorted({len(arms[arm]["runs"]) for arm in shown if arm})
         rows.append([case.title, unit, *cells, " or ".join(map(str, seeds))])
         sources.append(f"[{name}](results/{name}.json)")
+    told = [cost] if (cost := _costs(results)) else []
     note = (
-        "Force MAE on frames that were not trained on, at equal processor time; mean ± standard "
+        "Force MAE on frames that were not trained on, at equal cost of training; mean ± standard "
         "deviation over seeds, and the change to plain training seed by seed. Small models on a "
         "CPU; a budget of 1 is 3,120 plain steps of 8 frames, about four minutes for ethanol. "
-        f"Source: {', '.join(sources)}."
+        f"{' '.join([*told, 'Source:'])} {', '.join(sources)}."
     )
     return f"{table(head, rows)}\n\n{note}" if rows else NOT_RUN
 
@@ -78,6 +80,23 @@ def _force_error(arms: dict[str, Any], arm: str | None, metric: str, digits: int
     error = spread(arms[arm]["summary"][metric], digits)
     change = relative_change(arms[arm], arms["plain"], metric)
     return error if arm == "plain" or change is None else f"{error} ({100 * change:+.0f} %)"
+
+
+def _costs(results: Path) -> str:
+    """How many plain steps a step was taken for, and how many it was when measured."""
+    found = read(results, "second_views_cost")
+    if found is None:
+        return ""
+    parts = []
+    for case in found["cases"].values():
+        steps = (
+            f"{ARMS[arm].replace('*', '')} {each['assumed']:g} ({each['ratio']['median']:.2f})"
+            for arm, each in case["arms"].items()
+            if arm in COSTS_SHOWN
+        )
+        parts.append(f"{case['title']}: {', '.join(steps)}")
+    link = "[measured](results/second_views_cost.json)"
+    return f"Plain steps that a step was taken for, and in brackets {link}: {'; '.join(parts)}."
 
 
 def surfaces(results: Path) -> str:
