@@ -192,8 +192,8 @@ def _plan(
         speed = measure(trial, cpu, args.time)
     if speed.slower:
         print(
-            f"{'threads':<10}{speed.threads}: a step takes {speed.step_s:.3g} s, with "
-            f"{torch.get_num_threads()} of them {speed.slower:.3g} s (measured)"
+            f"{'threads':<10}{speed.threads}: a step takes {speed.step_s:.3g} s, and "
+            f"{speed.slower:.3g} s with {torch.get_num_threads()} (measured)"
         )
     length = choose_length(speed, args.time, *frames, plan.batch_size)
     print(f"{'length':<10}{length.reason}")
