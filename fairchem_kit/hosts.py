@@ -1,14 +1,16 @@
 """Which fairchem is installed: 1.10 and 2.24 are releases of one distribution, fairchem-core.
 
-An environment has one of them or none. Nothing here imports fairchem.
+An environment has one of them or none. Nothing here imports all of fairchem.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 from fairchem_kit.errors import UserError
 
@@ -38,12 +40,38 @@ def host() -> int | None:
     version = host_version()
     if version is not None:
         return int(version.partition(".")[0])
-    spec = importlib.util.find_spec("fairchem")  # a checkout that is not installed
-    places = [Path(place) / "core" for place in (spec and spec.submodule_search_locations) or ()]
-    for number, folder in ((1, "trainers"), (2, "units")):
-        if any((place / folder).is_dir() for place in places):
+    for number, folder in ((1, "trainers"), (2, "units")):  # a checkout that is not installed
+        if any((place / folder).is_dir() for place in _places()):
             return number
     return None
+
+
+def module_alone(name: str) -> ModuleType:
+    """A module of fairchem.core that imports no other of fairchem's.
+
+    Importing it in the usual way imports all of fairchem and torch first, which takes seconds.
+
+    Args:
+        name: below ``fairchem.core``, such as ``common.flags``.
+
+    Raises:
+        ImportError: there is no such module.
+    """
+    whole = f"fairchem.core.{name}"
+    for place in _places():
+        path = place.joinpath(*name.split(".")).with_suffix(".py")
+        spec = importlib.util.spec_from_file_location(whole, path) if path.is_file() else None
+        if whole not in sys.modules and spec is not None and spec.loader is not None:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    return importlib.import_module(whole)
+
+
+def _places() -> list[Path]:
+    """Where fairchem.core may be; nothing is imported."""
+    spec = importlib.util.find_spec("fairchem")
+    return [Path(place) / "core" for place in (spec and spec.submodule_search_locations) or ()]
 
 
 def require_host(wanted: int, what: str) -> None:

@@ -74,7 +74,7 @@ for words in [[], *([n] for n in GROUPS), *(c.name.split() for c in COMMANDS)]:
     with contextlib.suppress(SystemExit):
         main([*words, "--help"])
     assert not heavy(), (words, heavy())
-    if words and words != ["train"]:  # whose options may be fairchem's, which knows them
+    if words:
         assert main([*words, "--not-an-option", "--"]) == 2
         assert not heavy(), (words, heavy())
 with contextlib.suppress(SystemExit):
@@ -95,6 +95,21 @@ for name, words in {MISSING!r}.items():
 """
     python(code, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_fairchem_are_known_without_importing_it(tmp_path):
+    """As at the end of a batch script, after every run."""
+    (tmp_path / "run.yml").write_text("{}\n")
+    code = f"""{LOADED}
+import os
+from ndem_ocp.cli import main
+os.environ.update(SLURM_JOB_ID="1", PATH="")
+words = ["run.yml", "--run-dir", "runs", "--identifier", "mine", "--amp", "optim.lr_initial=1e-4"]
+assert main(["requeue", "0", *words]) == 0
+assert main(["requeue", "0", *words, "--not-an-option"]) == 2
+assert not heavy(), heavy()
+"""
+    python(code, tmp_path)
 
 
 def test_importing_the_package_loads_nothing_and_names_all(tmp_path):

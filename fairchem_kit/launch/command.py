@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fairchem_kit.hosts import module_alone
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.places import SlurmJob
 from fairchem_kit.launch.record import safe_id
@@ -152,7 +153,7 @@ def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:
 
 def _fairchem_parser() -> argparse.ArgumentParser:
     """fairchem's own parser, with errors raised as LaunchError."""
-    from fairchem.core.common.flags import flags
+    flags = module_alone("common.flags").flags
 
     def refuse(message: str) -> NoReturn:
         raise LaunchError(f"{message} (an option of fairchem: fairchem --help)")

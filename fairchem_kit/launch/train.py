@@ -122,7 +122,7 @@ def command_of(args: argparse.Namespace) -> TrainCommand:
         LaunchError: naming arguments that contradict each other.
     """
     words = [*args.unknown, *args.overrides, *(["--task.unsafe=True"] if args.unsafe else [])]
-    # checked here because split_words imports fairchem, which takes seconds
+    # checked before fairchem is imported, which takes seconds
     if args.sweep is not None:
         existing_file(args.sweep, LaunchError)
     elif words and not words[0].startswith("-") and "=" not in words[0]:
