@@ -96,7 +96,10 @@ def _costs(results: Path) -> str:
         )
         parts.append(f"{case['title']}: {', '.join(steps)}")
     link = "[measured](results/second_views_cost.json)"
-    return f"Plain steps that a step was taken for, and in brackets {link}: {'; '.join(parts)}."
+    return (
+        "Numbers of steps were set from the cost of each arm's step that was assumed, in plain "
+        f"steps; in brackets what was {link} later: {'; '.join(parts)}."
+    )
 
 
 def surfaces(results: Path) -> str:
