@@ -557,11 +557,14 @@ def test_a_writer_grows_its_file(tmp_path):
     assert len(Sidecar(tmp_path / "views.lmdb")) == 100
 
 
-@pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "one"])
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "one", "0"])
 def test_a_scale_that_is_no_finite_number_is_refused(train_split, tmp_path, capsys, scale):
     words = ["data", "second-views", str(train_split), "--calculator", EXACT]
     assert main([*words, "--out", str(tmp_path / "v.lmdb"), f"--scale={scale}"]) == 2
-    assert f"--scale {scale}: give a finite number, or fit" in capsys.readouterr().err
+    assert (
+        f"--scale {scale}: give a number that is finite and not 0, or fit"
+        in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,8 @@ from typing import Any
 #: Which weights of a checkpoint: the moving average where there is one, always it, the last.
 AUTO, EMA, LAST = "auto", "ema", "last"
 KINDS = (AUTO, EMA, LAST)
+#: numpy's limit
+LARGEST_SEED = 2**32 - 1
 
 
 def describe(parser: argparse.ArgumentParser, text: str | None) -> None:
@@ -80,7 +82,18 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser, of: str, default: int = 0) -> None:
     help_ = f"random seed for {of} (default: {default})"
-    parser.add_argument("--seed", type=int, default=default, metavar="N", help=help_)
+    parser.add_argument("--seed", type=seed, default=default, metavar="N", help=help_)
+
+
+def seed(text: str) -> int:
+    """A seed that numpy and torch take.
+
+    Raises:
+        argparse.ArgumentTypeError: not a whole number from 0 to 2**32 - 1.
+    """
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {LARGEST_SEED}")
+    return int(text)
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:

@@ -80,7 +80,8 @@ def _run(args: argparse.Namespace) -> int:
             raise DataError(f"{option} {file}: its folder does not exist; create it first")
         if file:
             writable_folder(Path(file).resolve().parent)
-    structures = list(itertools.islice(iter_structures(args.path), MOST_READ))
+    read = itertools.islice(iter_structures(args.path), MOST_READ)
+    structures = [structure.with_usable_forces() for structure in read]
     pairs = near_pairs(structures, args.pairs, tuple(args.displacement), args.seed)
     if not pairs:
         raise DataError(
@@ -155,7 +156,7 @@ def _fitted(plain: Any, structures: Any, pairs: Any, forces: Any, ev: float) -> 
 
     pairs = pairs[: MOST_FRAMES // 2]
     labelled = [i for i, structure in enumerate(structures) if structure.forces is not None]
-    chosen = frames_to_fit(pairs, labelled)
+    chosen = frames_to_fit(structures, pairs, labelled)
     true = {i: structures[i].forces * ev for i in chosen}
     scale = plain.scale or 1.0
     found = fit_correction(structures, true, {i: scale * ev * forces(i) for i in chosen}, pairs)

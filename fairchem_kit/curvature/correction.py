@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from fairchem_kit.calculators.potential import Potential
+from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.records import Structure
 
 from .bodies import Pairs, Triples
@@ -59,7 +61,17 @@ class Correction:
     def __call__(
         self, structure: Structure, eps: np.ndarray | None = None
     ) -> tuple[float, np.ndarray]:
-        """V in eV and its (N, 3) forces in eV/A on the structure, or displaced by eps."""
+        """V in eV and its (N, 3) forces in eV/A on the structure, or displaced by eps.
+
+        Raises:
+            DataError: an element that no fitted frame had.
+        """
+        other = sorted({int(z) for z in structure.numbers} - set(self.elements))
+        if other:
+            raise DataError(
+                f"{structure.where}: the energy that was fitted to the data does not know element "
+                f"{chemical_symbols[other[0]]}, which no fitted frame had"
+            )
         energy, forces, begin = 0.0, np.zeros((len(structure.numbers), 3)), 0
         for basis in _bases(tuple(self.elements), self.triples):
             own = np.array(self.coefficients[begin : begin + basis.size])
@@ -109,12 +121,23 @@ def seconds(structure: Structure) -> float:
     return float(np.median(times[1:]))
 
 
-def frames_to_fit(pairs: Sequence[Pair], labelled: Sequence[int]) -> list[int]:
-    """The frames of the pairs, and others evenly from ``labelled`` up to ``MOST_FRAMES``."""
+def frames_to_fit(
+    structures: Sequence[Structure], pairs: Sequence[Pair], labelled: Sequence[int]
+) -> list[int]:
+    """The frames of the pairs, and others evenly from ``labelled`` up to ``MOST_FRAMES``.
+
+    Then a frame of each element that these lack: V must know all elements of the data.
+    """
     chosen = dict.fromkeys(i for pair in pairs for i in (pair.first, pair.second))
     for index in labelled[:: max(1, len(labelled) // MOST_FRAMES)]:
         if len(chosen) < MOST_FRAMES:
             chosen[index] = None
+    known = {int(z) for index in chosen for z in structures[index].numbers}
+    for index in labelled:
+        elements = {int(z) for z in structures[index].numbers}
+        if not elements <= known:
+            chosen[index] = None
+            known |= elements
     return list(chosen)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.data.errors import DataError
 from fairchem_kit.data.records import Structure
 
 from .pairs import Pair
@@ -74,12 +75,20 @@ def agreement_of(
         name: for the table.
         forces: function from the index of a structure to its (N, 3) forces, in the data's unit;
             called once for each.
+
+    Raises:
+        DataError: all forces of these frames are zero.
     """
     used = sorted({i for pair in pairs for i in (pair.first, pair.second)})
     known = {index: forces(index) for index in used}
     predicted = [pair.change(known[pair.first], known[pair.second]) for pair in pairs]
     off = sum(_square((known[i] - structures[i].forces)[structures[i].free]) for i in used)
     size = sum(_square(structures[i].forces[structures[i].free]) for i in used)
+    if not size:
+        raise DataError(
+            f"{structures[used[0]].file}: the forces of all near frames are 0, so nothing can be "
+            "compared with them; were forces computed?"
+        )
     return agreement(name, structures, pairs, predicted, float(np.sqrt(off / size)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ class Structure:
     def where(self) -> str:
         """For messages."""
         return f"{self.file}: record {self.number}"
+
+    def with_usable_forces(self) -> Structure:
+        """The structure, without forces that are not finite, or not one vector for each atom."""
+        if self.forces is None:
+            return self
+        usable = self.forces.shape == (len(self.numbers), 3) and np.isfinite(self.forces).all()
+        return self if usable else replace(self, forces=None)
 
 
 def iter_structures(path: str | Path) -> Iterator[Structure]:

@@ -42,6 +42,8 @@ def split_record(path: str | Path) -> SplitRecord:
     """
     split = Path(path)
     split = Path(os.path.abspath(split.parent if split.is_file() else split))
+    if not any((place / DATASET_FILE).is_file() for place in (split, split.parent)):
+        split = split.resolve()  # a link to a split of a data set elsewhere
     with contextlib.suppress(DataError, AttributeError):
         given = read_json(split / DATASET_FILE).get("energy_reference")
         if isinstance(given, str):

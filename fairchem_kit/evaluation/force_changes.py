@@ -7,6 +7,8 @@ already been computed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fairchem_kit.curvature.measure import agreement_of, isotropic
@@ -39,14 +41,20 @@ def force_change_metrics(split: Split, samples: Samples) -> dict[str, float]:
     """
     if not samples.atoms:
         raise EvaluationError(f"--curvature needs forces, and the model has none ({split.path}).")
-    structures = list(iter_structures(split.path))
+    starts = np.cumsum([0, *samples.columns["natoms"]])
+    labels = samples.atoms["force_label"]  # in the model's unit, as its predictions
+    structures = [
+        structure
+        if structure.forces is None
+        else replace(structure, forces=labels[starts[index] : starts[index + 1]])
+        for index, structure in enumerate(iter_structures(split.path))
+    ]
     pairs = near_pairs(structures, PAIRS)
     if not pairs:
         raise EvaluationError(
             f"--curvature: {split.path} has no two frames of one system that are 0.02 to 0.3 A "
             "apart. Leave out the option for this split."
         )
-    starts = np.cumsum([0, *samples.columns["natoms"]])
     forces = samples.atoms["force_prediction"]
     found = agreement_of(
         "model", structures, pairs, lambda index: forces[starts[index] : starts[index + 1]]

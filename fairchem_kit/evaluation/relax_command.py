@@ -101,7 +101,7 @@ def _relax(args: argparse.Namespace, splits: list[Any], out: Path, rank: Any) ->
             size = batch_size_of(model, args.batch_size)
             finished = finished_batches(
                 out / FINISHED, model, split, (relaxation.RelaxedBatch,), rank.first,
-                batch_size=size, settings=settings,
+                batch_size=size, settings=settings, trajectories=args.trajectories,
             )  # fmt: skip
             results = gather(
                 relaxation.relax(

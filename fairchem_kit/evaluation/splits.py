@@ -17,6 +17,7 @@ from fairchem_kit.data.split_record import (
     split_record,
 )
 from fairchem_kit.evaluation.errors import EvaluationError
+from fairchem_kit.evaluation.tables import MEAN
 from fairchem_kit.files import existing
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def read_splits(given: Sequence[str]) -> list[Split]:
     splits = []
     for word in given:
         name, equals, rest = word.partition("=")
+        if "/" in name or Path(word).exists():  # a path that contains the sign
+            name, equals, rest = "", "", word
         path = Path(rest if equals else word)
         existing(path, EvaluationError)
         splits.append(Split(name if equals else "", path))
@@ -85,6 +88,12 @@ def _named(splits: list[Split]) -> list[Split]:
     if twice:
         raise EvaluationError(
             f"two splits are called {twice[0]!r}: name them, --data NAME=DIR NAME2=DIR2."
+        )
+    taken = next((split for split in named if split.name == MEAN), None)
+    if taken is not None:
+        raise EvaluationError(
+            f"{taken.path}: the row {MEAN!r} of the table is the mean over the splits; give this "
+            f"one another name, --data NAME={taken.path}."
         )
     return named
 

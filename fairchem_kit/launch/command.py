@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fairchem_kit.commands.options import seed
 from fairchem_kit.hosts import module_alone
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.places import SlurmJob
@@ -93,8 +94,11 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
             options.append(word)
             if known[name].nargs is None and not equals:
                 options += rest[:1]
+                value = "".join(rest[:1])
                 del rest[:1]
-        elif config is None and not word.startswith("-") and not equals:
+            if name == "--seed":
+                _check_seed(value)
+        elif config is None and not word.startswith("-") and (not equals or Path(word).is_file()):
             config = Path(word)
         elif equals and name.strip("-"):
             overrides.append(f"--{name.lstrip('-')}={_PYTHONS.get(value, value)}")
@@ -104,6 +108,13 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
                 "word, such as optim.batch_size=4)."
             )
     return config, options, overrides
+
+
+def _check_seed(text: str) -> None:
+    try:
+        seed(text)
+    except argparse.ArgumentTypeError as error:
+        raise LaunchError(f"--seed {error}.") from None
 
 
 def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairchem_kit.commands.options import LARGEST_SEED
 from fairchem_kit.config_names import plain_instead
 from fairchem_kit.errors import UserError
 from fairchem_kit.yaml_file import read_mapping
@@ -15,6 +16,18 @@ LOGS = "logs/ndem_ocp.HistoryLogger"
 DONE = "finished.json"
 RUN_ID = "train"  # of a run started by ndem sweep
 KEYS = ("config", "seeds", "test", "grid", "arms", "overrides", "metrics", "about")
+
+
+#: What a key must be, and how that is called.
+_KINDS: dict[str, tuple[type, str]] = {
+    "config": (str, "a file"),
+    "seeds": (list, "a list, such as [0, 1, 2]"),
+    "test": (str, "a folder, or none"),
+    "grid": (dict, "a mapping of keys to lists of values"),
+    "arms": (dict, "a mapping of names to changed keys"),
+    "overrides": (dict, "a mapping of keys to values"),
+    "metrics": (list, "a list of names"),
+}
 
 
 class SweepError(UserError, RuntimeError):
@@ -47,6 +60,7 @@ def read_sweep(path: Path) -> Sweep:
     for key in ("config", "test", "metrics"):
         if not given.get(key):
             raise SweepError(f"{path}: the key {key!r} is missing.")
+    _check_kinds(path, given)
     config = (path.parent / given["config"]).resolve()
     if not config.is_file():
         raise SweepError(
@@ -57,12 +71,29 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(
         path=path,
         config=config,
-        seeds=[int(seed) for seed in given.get("seeds") or [0]],
+        seeds=list(given.get("seeds") or [0]),
         test=str(given["test"]),
         arms={name: {**common, **changes} for name, changes in arms.items()},
         metrics=list(given["metrics"]),
         about=str(given.get("about") or ""),
     )
+
+
+def _check_kinds(path: Path, given: dict[str, Any]) -> None:
+    """Refuse values of another kind than their key asks for."""
+    for key, (kind, name) in _KINDS.items():
+        value = given.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise SweepError(f"{path}: {key} = {value!r} must be {name}.")
+    for value in given.get("seeds") or ():
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
+            raise SweepError(
+                f"{path}: seeds: {value!r} is not a whole number from 0 to {LARGEST_SEED}."
+            )
+    for key, kind, name in (("arms", dict, "a mapping"), ("grid", list, "a list of values")):
+        for inner, value in (given.get(key) or {}).items():
+            if not isinstance(value, kind) and not (key == "arms" and value is None):
+                raise SweepError(f"{path}: {key}: {inner} = {value!r} must be {name}.")
 
 
 def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:

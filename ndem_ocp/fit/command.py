@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ndem_ocp.fit.plan import Plan
 
 MINUTES = 5.0
+LONGEST = 366 * 24 * 60.0  # minutes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     require_host(1, "ndem fit")
     _check(args)
 
+    from fairchem_kit.data.lock import only_writer
     from ndem_ocp.fit.folder import Folder
     from ndem_ocp.fit.inputs import default_folder, read_inputs
 
@@ -92,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{folder.shown(folder.path)} exists: continuing with it.")
     if not folder.config.exists():
         try:
-            _prepare(args, inputs, folder, cpu)
+            with only_writer(folder.config):  # two starts at the same time would write two
+                if not folder.config.exists():
+                    _prepare(args, inputs, folder, cpu)
         except BaseException:
             folder.forget()
             raise
@@ -107,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not args.time > 0:
-        raise FitError(f"--time {args.time:g}: give a number of minutes above 0.")
+    if not 0 < args.time <= LONGEST:
+        raise FitError(f"--time {args.time:g}: give a number of minutes above 0, up to a year.")
     if args.second_views is not None and not is_potential(args.second_views):
         existing(args.second_views, FitError, "--second-views")
     for given in filter(None, (args.files, args.valid, args.test)):
@@ -224,7 +228,7 @@ def _train(args: argparse.Namespace, folder: Folder, cpu: bool) -> int:
         torch.set_num_threads(threads)
     every = folder.read("print_every") or 100
     options = ["--seed", str(args.seed), "--print-every", str(every)]
-    options += ["--identifier", folder.path.name]
+    options.append(f"--identifier={folder.path.name}")  # which may begin with a hyphen
     command = TrainCommand(folder.config, folder.path, RUN_ID, cpu, options=options)
     return run_rank(command, alone())
 

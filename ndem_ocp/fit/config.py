@@ -104,7 +104,11 @@ def _fill(template: str, **values: Any) -> str:
 def _quoted(path: Path) -> str:
     """A path quoted so that YAML reads it back unchanged."""
     text = str(path)
-    return text if text.replace("/", "").replace("_", "").isalnum() else json.dumps(text)
+    return (
+        text
+        if text.replace("/", "").replace("_", "").isalnum()
+        else json.dumps(text, ensure_ascii=False)
+    )
 
 
 def _number(value: float) -> str:

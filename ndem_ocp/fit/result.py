@@ -64,7 +64,7 @@ def evaluate_and_report(folder: Folder, cpu: bool) -> None:
 
 def _evaluate(folder: Folder, cpu: bool) -> None:
     """``ndem eval``; its table is printed later, next to the errors of the simplest guesses."""
-    splits = [str(folder.data / name) for name in folder.splits()]
+    splits = [f"{name}={folder.data / name}" for name in folder.splits()]
     words = ["eval", str(folder.best), "--data", *splits, "--out", str(folder.eval)]
     _quietly([*words, "--workers", "0", *(["--cpu"] if cpu else [])])
 

@@ -104,11 +104,11 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         scale = None if args.scale == "fit" else float(args.scale)
-        known = scale is None or math.isfinite(scale)
+        known = scale is None or (math.isfinite(scale) and scale != 0)
     except ValueError:
         known = False
     if not known:
-        raise DataError(f"--scale {args.scale}: give a finite number, or fit")
+        raise DataError(f"--scale {args.scale}: give a number that is finite and not 0, or fit")
     options = MakeOptions(
         draws=Draws(args.draws, *args.sigma, args.seed),
         scale=scale,

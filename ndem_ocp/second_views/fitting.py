@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
         DataError: its forces are not the gradient of its energy, or its change of forces has too
             large an error.
     """
-    structures = [_labelled(s) for s in itertools.islice(iter_structures(path), MOST_READ)]
+    read = itertools.islice(iter_structures(path), MOST_READ)
+    structures = [structure.with_usable_forces() for structure in read]
     labelled = [i for i, s in enumerate(structures) if s.forces is not None]
     if not labelled:
         raise DataError(f"{path}: no record has forces, so there is nothing to add changes to")
@@ -121,13 +122,6 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
             f"{options.max_error:g} allows. Compare calculators with `ndem data curvature`"
         )
     return Fitted(scale, correction, error, len(pairs), mismatch, unscaled)
-
-
-def _labelled(structure: Structure) -> Structure:
-    """The structure, without labels that are not finite; their records get no views."""
-    if structure.forces is None or np.isfinite(structure.forces).all():
-        return structure
-    return replace(structure, forces=None)
 
 
 def _scale(
@@ -188,7 +182,7 @@ def _correction(
     if len(pairs) < FEWEST_PAIRS:
         say("no correction: the data have too few pairs of similar frames to judge one by")
         return None
-    chosen = frames_to_fit(pairs, labelled)
+    chosen = frames_to_fit(forces.structures, pairs, labelled)
     found = fit_correction(
         forces.structures,
         {i: forces.label(i) for i in chosen},

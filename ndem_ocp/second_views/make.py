@@ -31,6 +31,8 @@ from .draws import Draws, digest_of, views_of
 from .fitting import FitOptions, fit_to_data, say
 from .sidecar import SidecarWriter, Views, read_meta
 
+_LOOKED_AT = 50  # records, by which a file that was begun knows its data set
+
 
 @dataclass(frozen=True)
 class MakeOptions:
@@ -101,12 +103,20 @@ def _open(
         meta = {
             "made_of": made_of,
             "data": str(path),
+            "begun_with": _first(path),
             "package_version": package_version(),
             "command": " ".join(["ndem", *sys.argv[1:]]),
             **fit_to_data(path, potential, fit).as_meta(),
         }
         return SidecarWriter(out, meta)
     writer = SidecarWriter(out, {})
+    if not _belongs(writer, path):
+        before = writer.meta.get("data")
+        writer.close()
+        raise DataError(
+            f"--out {out} has views of other records ({before}), and its scale and correction were "
+            f"fitted to them: give another --out for {path}"
+        )
     if writer.meta["made_of"] != made_of:
         before = writer.meta["made_of"]
         changed = [key for key in made_of if made_of[key] != before.get(key)]
@@ -116,6 +126,18 @@ def _open(
             f"({', '.join(str(before.get(key)) for key in changed)}): give another --out"
         )
     return writer
+
+
+def _first(path: Path) -> str | None:
+    """The digest of the first record."""
+    return next((digest_of(structure).hex() for structure in iter_structures(path)), None)
+
+
+def _belongs(writer: SidecarWriter, path: Path) -> bool:
+    """Whether a file was made for these records, or for some of the first ones."""
+    first = [digest_of(each) for each in itertools.islice(iter_structures(path), _LOOKED_AT)]
+    begun = writer.meta.get("begun_with")
+    return not first or any(writer.known(key) or key.hex() == begun for key in first)
 
 
 def labeller(views: Path, spec: str) -> Potential:
@@ -147,6 +169,8 @@ def _fill(
                 writer.add(key, reason)
         elif not writer.known(key):
             todo.setdefault(key, structure)
+        else:
+            counts["failed"] += writer.has_failed(key)
     if todo:
         say(_cost(next(iter(todo.values())), len(todo), potential, options))
     with progress_bar(

@@ -232,6 +232,11 @@ class SidecarWriter:
         with self._env.begin() as transaction:
             return transaction.get(key) is not None
 
+    def has_failed(self, key: bytes) -> bool:
+        """Whether the file says why a structure has no views."""
+        with self._env.begin() as transaction:
+            return (transaction.get(key) or b"").startswith(_SKIPPED)
+
     def add(self, key: bytes, views: Views | str) -> None:
         """Write the views of a structure, or why it has none; on disk after this returns."""
         self._put({key: views.pack() if isinstance(views, Views) else _SKIPPED + views.encode()})
