@@ -94,6 +94,8 @@ def main() -> None:
         "cases": found,
         "units": {"assumed": "plain steps", "ratio": "plain steps", "process_s": "s"},
         "seeds": [0],
+        "data": {name: case.pop("data") for name, case in found.items()},
+        "config_hash": {name: case.pop("config_hash") for name, case in found.items()},
         **provenance(ROOT),
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
