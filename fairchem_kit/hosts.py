@@ -40,8 +40,9 @@ def host() -> int | None:
     version = host_version()
     if version is not None:
         return int(version.partition(".")[0])
-    for number, folder in ((1, "trainers"), (2, "units")):  # a checkout that is not installed
-        if any((place / folder).is_dir() for place in _places()):
+    places = _places()  # a checkout that is not installed
+    for number, folder in ((1, "trainers"), (2, "units")):
+        if any((place / folder).is_dir() for place in places):
             return number
     return None
 
@@ -58,14 +59,14 @@ def module_alone(name: str) -> ModuleType:
         ImportError: there is no such module.
     """
     whole = f"fairchem.core.{name}"
-    for place in _places():
-        path = place.joinpath(*name.split(".")).with_suffix(".py")
-        spec = importlib.util.spec_from_file_location(whole, path) if path.is_file() else None
-        if whole not in sys.modules and spec is not None and spec.loader is not None:
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module
-    return importlib.import_module(whole)
+    paths = [place.joinpath(*name.split(".")).with_suffix(".py") for place in _places()]
+    path = next((path for path in paths if path.is_file()), None)
+    spec = path and importlib.util.spec_from_file_location(whole, path)
+    if whole in sys.modules or not spec or spec.loader is None:
+        return importlib.import_module(whole)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _places() -> list[Path]:

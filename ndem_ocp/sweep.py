@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from fairchem_kit.commands.options import add_device, describe
+from fairchem_kit.commands.options import add_device, describe, seed_of
 from fairchem_kit.files import writable_folder, write_text
 from fairchem_kit.history.file import FILE_NAME, read_history
 from fairchem_kit.launch.device import choose_cpu
@@ -42,6 +42,7 @@ from fairchem_kit.launch.sweep_file import (
     SweepError,
     read_sweep,
     run_directory,
+    runs_of,
 )
 from fairchem_kit.progress import bar
 
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe(parser, __doc__)
     parser.add_argument("file", type=Path, help="such as configs/md17/sweeps/table4.yml")
     parser.add_argument("--out", type=Path, help="default: runs/<name of the file>")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the file's")
+    parser.add_argument("--seeds", type=seed_of, nargs="+", help="instead of the file's")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--test", help="test split instead of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
@@ -77,10 +78,10 @@ def run(args: argparse.Namespace) -> int:
     from fairchem_kit.report.sweep_results import collect, markdown
 
     out = (args.out or Path("runs") / args.file.stem).resolve()
+    work = runs_of(args.file, out, arms, seeds)
     writable_folder(out)
     if args.result is not None:
         writable_folder(args.result.resolve().parent)
-    work = [(arm, seed) for seed in seeds for arm in arms]
     with ThreadPoolExecutor(args.jobs) as pool:
         running = [
             pool.submit(train_and_test, sweep, out, *item, args.cpu, args.overrides)

@@ -77,6 +77,15 @@ def _own_environment():
     os.environ.update(before)
 
 
+@pytest.fixture
+def two_threads():
+    """Two threads of torch during the test, however it ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory) -> Path:
     """The small generated set, with train, val_id and val_ood."""

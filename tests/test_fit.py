@@ -177,7 +177,7 @@ def test_a_dry_run_writes_nothing(frames, folder, capfd):
     assert "Nothing was written" in said
 
 
-def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures):
+def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures, two_threads):
     words = (frames, *SHORT, "--time", "0.05", "--out", "a")
     backward = Trainer._backward
     threads = []
@@ -208,7 +208,6 @@ def test_a_stopped_fit_continues(frames, folder, capfd, monkeypatch, no_pictures
     assert (folder / "a" / "model.pt").exists()
     assert set(threads) == {2}
     assert len(threads) > 2
-    torch.set_num_threads(1)
 
 
 def test_a_fit_that_was_stopped_before_it_trained(frames, folder, capfd, monkeypatch):

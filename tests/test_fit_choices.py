@@ -221,14 +221,6 @@ def test_batches_follow_frames_and_atoms(with_torchmdnet):
     assert make_plan(data(True, atoms=900), None, True, None).batch_size == 1
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("seconds", "environment", "expected"),
     [

@@ -109,13 +109,15 @@ def test_a_value_of_another_kind_in_a_sweep_file(key, value, tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"seeds": [0, 0]}, {"arms": {"a/b": None, "a_b": None}}], ids=["seeds", "arms"]
 )
-def test_two_runs_of_a_sweep_never_share_a_folder(changes, tmp_path):
+def test_two_runs_of_a_sweep_never_share_a_folder(changes, tmp_path, capsys):
     (tmp_path / "run.yml").write_text("{}\n")
     path = tmp_path / "sweep.yml"
     path.write_text(yaml.safe_dump({**SWEEP, **changes}))
     sweep = read_sweep(path)
     with pytest.raises(SweepError, match="two runs would be written to"):
         tasks_of(sweep, tmp_path / "runs", sweep.seeds)
+    assert main(["sweep", str(path), "--cpu", "--out", str(tmp_path / "runs")]) == 2
+    assert "two runs would be written to" in capsys.readouterr().err
 
 
 def views(data: Path, out: Path, *more: str) -> int:

@@ -82,10 +82,10 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser, of: str, default: int = 0) -> None:
     help_ = f"random seed for {of} (default: {default})"
-    parser.add_argument("--seed", type=seed, default=default, metavar="N", help=help_)
+    parser.add_argument("--seed", type=seed_of, default=default, metavar="N", help=help_)
 
 
-def seed(text: str) -> int:
+def seed_of(text: str) -> int:
     """A seed that numpy and torch take.
 
     Raises:

@@ -155,8 +155,7 @@ def _fitted(plain: Any, structures: Any, pairs: Any, forces: Any, ev: float) -> 
     from .measure import agreement
 
     pairs = pairs[: MOST_FRAMES // 2]
-    labelled = [i for i, structure in enumerate(structures) if structure.forces is not None]
-    chosen = frames_to_fit(structures, pairs, labelled)
+    chosen = frames_to_fit(structures, pairs)
     true = {i: structures[i].forces * ev for i in chosen}
     scale = plain.scale or 1.0
     found = fit_correction(structures, true, {i: scale * ev * forces(i) for i in chosen}, pairs)

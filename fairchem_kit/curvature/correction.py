@@ -121,13 +121,12 @@ def seconds(structure: Structure) -> float:
     return float(np.median(times[1:]))
 
 
-def frames_to_fit(
-    structures: Sequence[Structure], pairs: Sequence[Pair], labelled: Sequence[int]
-) -> list[int]:
-    """The frames of the pairs, and others evenly from ``labelled`` up to ``MOST_FRAMES``.
+def frames_to_fit(structures: Sequence[Structure], pairs: Sequence[Pair]) -> list[int]:
+    """The frames of the pairs, and others with forces, spread evenly, up to ``MOST_FRAMES``.
 
     Then a frame of each element that these lack: V must know all elements of the data.
     """
+    labelled = [i for i, structure in enumerate(structures) if structure.forces is not None]
     chosen = dict.fromkeys(i for pair in pairs for i in (pair.first, pair.second))
     for index in labelled[:: max(1, len(labelled) // MOST_FRAMES)]:
         if len(chosen) < MOST_FRAMES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 from .errors import DataError
 from .reference import FILE_NAME, fingerprint, load_linear
 from .staging import DATASET_FILE, SYSTEMS_FILE, read_json
+from .units import split_folder
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ def split_record(path: str | Path) -> SplitRecord:
 
     Of initial structures (``ndem data is2re``) only the reference is known.
     """
-    split = Path(path)
-    split = Path(os.path.abspath(split.parent if split.is_file() else split))
-    if not any((place / DATASET_FILE).is_file() for place in (split, split.parent)):
-        split = split.resolve()  # a link to a split of a data set elsewhere
+    split = split_folder(Path(path))
     with contextlib.suppress(DataError, AttributeError):
         given = read_json(split / DATASET_FILE).get("energy_reference")
         if isinstance(given, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import DataError
@@ -13,6 +14,16 @@ DEFAULT = {"y": "eV", "force": "eV/A", "pos": "A", "cell": "A"}
 IN_EV = {"eV": 1.0, "kcal/mol": 0.04336410390059322, "kJ/mol": 0.010364269574711572}
 
 
+def split_folder(path: Path) -> Path:
+    """The folder of a split, or of one of its files, whose parent may have a dataset.json.
+
+    It may be a link into another data set: then the folder that it points to.
+    """
+    folder = Path(os.path.abspath(path.parent if path.is_file() else path))
+    known = any((place / DATASET_FILE).is_file() for place in (folder, folder.parent))
+    return folder if known else folder.resolve()
+
+
 def units_of(path: Path) -> dict[str, str]:
     """The units of the data set to which a split or one of its files belongs.
 
@@ -22,9 +33,8 @@ def units_of(path: Path) -> dict[str, str]:
     Returns:
         By name of the field; ``DEFAULT`` if the data set has no dataset.json from these tools.
     """
-    folder = path if path.is_dir() else path.parent
     try:
-        stored = read_json(folder.resolve().parent / DATASET_FILE).get("units")
+        stored = read_json(split_folder(path).parent / DATASET_FILE).get("units")
     except DataError:
         stored = None
     return dict(stored) if isinstance(stored, dict) else dict(DEFAULT)

@@ -51,11 +51,10 @@ def read_splits(given: Sequence[str]) -> list[Split]:
     splits = []
     for word in given:
         name, equals, rest = word.partition("=")
-        if "/" in name or Path(word).exists():  # a path that contains the sign
-            name, equals, rest = "", "", word
-        path = Path(rest if equals else word)
+        unnamed = not equals or "/" in name or Path(word).exists()  # a path may contain the sign
+        path = Path(word if unnamed else rest)
         existing(path, EvaluationError)
-        splits.append(Split(name if equals else "", path))
+        splits.append(Split("" if unnamed else name, path))
     return _named(splits)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fairchem_kit.commands.options import seed
+from fairchem_kit.commands.options import seed_of
 from fairchem_kit.hosts import module_alone
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.places import SlurmJob
@@ -112,7 +112,7 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
 
 def _check_seed(text: str) -> None:
     try:
-        seed(text)
+        seed_of(text)
     except argparse.ArgumentTypeError as error:
         raise LaunchError(f"--seed {error}.") from None
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fairchem_kit.commands.options import add_cpu, add_gpu
+from fairchem_kit.commands.options import add_cpu, add_gpu, seed_of
 from fairchem_kit.commands.program import NDEM
 from fairchem_kit.config_names import existing_config
 from fairchem_kit.files import existing_file
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False
     parser.add_argument("config", type=Path, nargs="?", help="a configuration (YAML)")
     parser.add_argument("--sweep", type=Path, help="a sweep file, instead of CONFIG")
-    parser.add_argument("--seeds", type=int, nargs="+", help="one task per seed (default: 0)")
+    parser.add_argument("--seeds", type=seed_of, nargs="+", help="one task per seed (default: 0)")
     parser.add_argument("--arms", nargs="+", help="only these arms of the sweep")
     parser.add_argument("--out", type=Path, help="folder for all runs; default: runs/NAME")
     parser.add_argument(

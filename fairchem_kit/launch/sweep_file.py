@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairchem_kit.commands.options import LARGEST_SEED
+from fairchem_kit.commands.options import seed_of
 from fairchem_kit.config_names import plain_instead
 from fairchem_kit.errors import UserError
 from fairchem_kit.yaml_file import read_mapping
@@ -71,7 +74,7 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(
         path=path,
         config=config,
-        seeds=list(given.get("seeds") or [0]),
+        seeds=_seeds(path, given),
         test=str(given["test"]),
         arms={name: {**common, **changes} for name, changes in arms.items()},
         metrics=list(given["metrics"]),
@@ -85,15 +88,17 @@ def _check_kinds(path: Path, given: dict[str, Any]) -> None:
         value = given.get(key)
         if value is not None and not isinstance(value, kind):
             raise SweepError(f"{path}: {key} = {value!r} must be {name}.")
-    for value in given.get("seeds") or ():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_SEED:
-            raise SweepError(
-                f"{path}: seeds: {value!r} is not a whole number from 0 to {LARGEST_SEED}."
-            )
     for key, kind, name in (("arms", dict, "a mapping"), ("grid", list, "a list of values")):
         for inner, value in (given.get(key) or {}).items():
             if not isinstance(value, kind) and not (key == "arms" and value is None):
                 raise SweepError(f"{path}: {key}: {inner} = {value!r} must be {name}.")
+
+
+def _seeds(path: Path, given: dict[str, Any]) -> list[int]:
+    try:
+        return [seed_of(str(value)) for value in given.get("seeds") or [0]]
+    except argparse.ArgumentTypeError as error:
+        raise SweepError(f"{path}: seeds: {error}.") from None
 
 
 def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -111,3 +116,25 @@ def _arms(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def run_directory(out: Path, arm: str, seed: int) -> Path:
     return out / f"{arm.replace('/', '_')}-seed{seed}"
+
+
+def runs_of(
+    path: Path, out: Path, arms: Iterable[str], seeds: Iterable[int]
+) -> list[tuple[str, int]]:
+    """Every arm with every seed, the arms of the first seed first.
+
+    Args:
+        path: of the sweep file, for the message. out: folder of the runs.
+
+    Raises:
+        SweepError: two of them would have the same directory.
+    """
+    runs = [(arm, seed) for seed, arm in itertools.product(seeds, arms)]
+    folders = Counter(run_directory(out, arm, seed) for arm, seed in runs)
+    twice = next((folder for folder, count in folders.items() if count > 1), None)
+    if twice is not None:
+        raise SweepError(
+            f"{path}: two runs would be written to {twice}. Give each seed once, and arms names "
+            "that differ in more than / and _."
+        )
+    return runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from fairchem_kit.atomic_files import read_json, write_json
 from fairchem_kit.launch.command import TrainCommand
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.record import safe_id
-from fairchem_kit.launch.sweep_file import Sweep, SweepError, run_directory
+from fairchem_kit.launch.sweep_file import Sweep, run_directory, runs_of
 
 MANIFEST = "tasks.json"
 
@@ -44,14 +43,6 @@ def tasks_of(sweep: Sweep, out: Path, seeds: Sequence[int]) -> list[Task]:
     Raises:
         SweepError: two of them would have the same directory.
     """
-    pairs = [(seed, arm) for seed in seeds for arm in sweep.arms]
-    folders = Counter(run_directory(out, arm, seed) for seed, arm in pairs)
-    twice = next((folder for folder, count in folders.items() if count > 1), None)
-    if twice is not None:
-        raise SweepError(
-            f"{sweep.path}: two runs would be written to {twice}. Give each seed once, and arms "
-            "names that differ in more than / and _."
-        )
     return [
         Task(
             index=index,
@@ -60,7 +51,7 @@ def tasks_of(sweep: Sweep, out: Path, seeds: Sequence[int]) -> list[Task]:
             options=["--seed", str(seed), "--identifier", arm],
             overrides=[f"--{key}={value}" for key, value in sweep.arms[arm].items()],
         )
-        for index, (seed, arm) in enumerate(pairs)
+        for index, (arm, seed) in enumerate(runs_of(sweep.path, out, sweep.arms, seeds))
     ]
 
 

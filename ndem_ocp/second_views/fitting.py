@@ -90,10 +90,10 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
     """
     read = itertools.islice(iter_structures(path), MOST_READ)
     structures = [structure.with_usable_forces() for structure in read]
-    labelled = [i for i, s in enumerate(structures) if s.forces is not None]
+    labelled = [structure for structure in structures if structure.forces is not None]
     if not labelled:
         raise DataError(f"{path}: no record has forces, so there is nothing to add changes to")
-    few = [structures[i] for i in labelled[:: max(1, len(labelled) // 3)][:3]]
+    few = labelled[:: max(1, len(labelled) // 3)][:3]
     mismatch = gradient_mismatch(potential, few)
     if mismatch > MAX_GRADIENT_MISMATCH:
         raise DataError(
@@ -106,7 +106,7 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
     scale, error, unscaled = (
         (1.0, None, None) if forces.alone else _scale(forces, pairs, options.scale)
     )
-    correction = _correction(forces, labelled, pairs, scale) if options.correct else None
+    correction = _correction(forces, pairs, scale) if options.correct else None
     if correction is not None:
         error = correction.error * (error / correction.error_without if error else 1.0)
     if forces.alone and (correction is None or error > options.max_error):
@@ -173,16 +173,14 @@ class _Forces:
         return forces * self.unit
 
 
-def _correction(
-    forces: _Forces, labelled: list[int], pairs: Sequence[Pair], scale: float
-) -> Correction | None:
+def _correction(forces: _Forces, pairs: Sequence[Pair], scale: float) -> Correction | None:
     """V, fitted to the frames of the pairs and to others; None if it does not help."""
     if len(pairs) < FEWEST_PAIRS:
         pairs = near_pairs(forces.structures, MOST_FRAMES // 2, _FARTHER)
     if len(pairs) < FEWEST_PAIRS:
         say("no correction: the data have too few pairs of similar frames to judge one by")
         return None
-    chosen = frames_to_fit(forces.structures, pairs, labelled)
+    chosen = frames_to_fit(forces.structures, pairs)
     found = fit_correction(
         forces.structures,
         {i: forces.label(i) for i in chosen},

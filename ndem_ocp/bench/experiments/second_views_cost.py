@@ -40,14 +40,18 @@ def config_of(case: Case, arm: str) -> dict[str, Any]:
     return config
 
 
-def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Processor time of a step of each arm, and its ratio to a plain step of the same round."""
-    cpu = torch.device("cpu")
-    configs = {
+def configs_of(case: Case) -> dict[str, dict[str, Any]]:
+    """The configuration of each arm that needs no pre-training and has its views here."""
+    return {
         name: config_of(case, name)
         for name in case.arms
         if case.pretraining(name) is None and _has_views(case, name)
     }
+
+
+def measure(case: Case, configs: dict[str, dict[str, Any]], repeats: int) -> dict[str, Any]:
+    """Processor time of a step of each arm, and its ratio to a plain step of the same round."""
+    cpu = torch.device("cpu")
     arms = {name: build_arm(name, config, cpu) for name, config in configs.items()}
     trainer = arms["plain"].trainer
     size = case.batch_size
@@ -62,8 +66,6 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
     return {
         "title": case.title,
         "rounds": len(seconds["plain"]),
-        "data": files_hash(Path(case.data) / "train"),
-        "config_hash": config_hash(configs),
         "arms": {
             name: {
                 "assumed": case.all_arms[name].cost,
@@ -88,14 +90,16 @@ def main() -> None:
     os.chdir(ROOT)
     torch.set_num_threads(1)
     ndem_ocp.register()
-    found = {case.name: measure(case, args.rounds) for case in CASES if case.name in args.cases}
+    cases = {case.name: case for case in CASES if case.name in args.cases}
+    configs = {name: configs_of(case) for name, case in cases.items()}
+    found = {name: measure(case, configs[name], args.rounds) for name, case in cases.items()}
     result = {
         "what": "processor time of a training step, relative to a plain step of the same round",
         "cases": found,
         "units": {"assumed": "plain steps", "ratio": "plain steps", "process_s": "s"},
         "seeds": [0],
-        "data": {name: case.pop("data") for name, case in found.items()},
-        "config_hash": {name: case.pop("config_hash") for name, case in found.items()},
+        "data": {name: files_hash(Path(case.data) / "train") for name, case in cases.items()},
+        "config_hash": {name: config_hash(configs[name]) for name in cases},
         **provenance(ROOT),
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -64,12 +64,11 @@ def summary(results: Path) -> str:
         seeds = sorted({len(arms[arm]["runs"]) for arm in shown if arm})
         rows.append([case.title, unit, *cells, " or ".join(map(str, seeds))])
         sources.append(f"[{name}](results/{name}.json)")
-    told = [cost] if (cost := _costs(results)) else []
     note = (
         "Force MAE on frames that were not trained on, at equal cost of training; mean ± standard "
         "deviation over seeds, and the change to plain training seed by seed. Small models on a "
         "CPU; a budget of 1 is 3,120 plain steps of 8 frames, about four minutes for ethanol. "
-        f"{' '.join([*told, 'Source:'])} {', '.join(sources)}."
+        f"{_costs(results)}Source: {', '.join(sources)}."
     )
     return f"{table(head, rows)}\n\n{note}" if rows else NOT_RUN
 
@@ -83,22 +82,22 @@ def _force_error(arms: dict[str, Any], arm: str | None, metric: str, digits: int
 
 
 def _costs(results: Path) -> str:
-    """How many plain steps a step was taken for, and how many it was when measured."""
+    """How many plain steps a step was taken for, and how many it was when measured; a space."""
     found = read(results, "second_views_cost")
     if found is None:
         return ""
     parts = []
     for case in found["cases"].values():
         steps = (
-            f"{ARMS[arm].replace('*', '')} {each['assumed']:g} ({each['ratio']['median']:.2f})"
+            f"{_in_text(arm)} {each['assumed']:g} ({each['ratio']['median']:.2f})"
             for arm, each in case["arms"].items()
             if arm in COSTS_SHOWN
         )
         parts.append(f"{case['title']}: {', '.join(steps)}")
     link = "[measured](results/second_views_cost.json)"
     return (
-        "Numbers of steps were set from the cost of each arm's step that was assumed, in plain "
-        f"steps; in brackets what was {link} later: {'; '.join(parts)}."
+        "The number of steps of each arm was set from an assumed cost of one step, in plain steps "
+        f"(in brackets the cost that was {link} later): {'; '.join(parts)}. "
     )
 
 
