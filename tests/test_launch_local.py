@@ -38,10 +38,12 @@ def config(demo_data, tmp_path_factory) -> Path:
     return write_config(tmp_path_factory.mktemp("local") / "run.yml", demo_data, EPOCHS)
 
 
-def start(config: Path, run_dir: Path, *words: str, pause: float = 0.0, ranks: int = 2):
+def start(
+    config: Path, run_dir: Path, *words: str, pause: float = 0.0, ranks: int = 2, **environ: str
+):
     return ndem(
         "train", config, "--cpu", "--ranks", str(ranks), "--run-dir", run_dir, "--id", "run",
-        "--print-every", "1", *words, env=environment(NDEM_TEST_STEP_S=str(pause)),
+        "--print-every", "1", *words, env=environment(NDEM_TEST_STEP_S=str(pause), **environ),
     )  # fmt: skip
 
 
@@ -141,8 +143,10 @@ def test_a_run_continues_after_ctrl_c(config, undisturbed, tmp_path):
 
 
 def test_a_second_ctrl_c_ends_at_once(config, tmp_path):
-    process = start(config, tmp_path, pause=100.0)
+    pausing = tmp_path / "pausing"
+    process = start(config, tmp_path, pause=100.0, NDEM_TEST_PAUSING=str(pausing))
     under_way(process, tmp_path, steps=1)
+    wait_for(pausing.exists, 100)
     pids = ranks_of(process)
     assert len(pids) == 2
     process.send_signal(signal.SIGINT)

@@ -195,5 +195,5 @@ def test_registered_names():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmdnet.models.torchmd_et", None)
-    with pytest.raises(ImportError, match=r"ndem-ocp\[molecules\]"):
+    with pytest.raises(ImportError, match=r"pip install '.*\[molecules\]'"):
         require_torchmd("models.torchmd_et")
