@@ -53,6 +53,19 @@ def reason_of(error: OSError) -> str | None:
     return _REASONS.get(error.errno or 0)
 
 
+def check_name(path: str | Path, error: type[UserError] = InputError) -> None:
+    """Refuse a name that cannot be written into text files: results, configurations, tables.
+
+    Raises:
+        InputError: or ``error``, if it is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(str(path)).decode(errors="replace")
+        raise error(f"{shown}: this name is not UTF-8 text. Rename it.") from None
+
+
 def existing(
     path: str | Path, error: type[UserError] = InputError, option: str | None = None
 ) -> Path:

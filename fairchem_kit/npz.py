@@ -6,7 +6,9 @@ arrays of Python objects and reads a file that is not an archive as a pickle.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,11 @@ import numpy as np
 from fairchem_kit.errors import UserError
 from fairchem_kit.files import InputError, existing_file
 
+#: what numpy, zipfile and zlib raise for a damaged file, when it is opened or an array is read
+DAMAGED = (
+    *(OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError),  # of an array's header, which is an expression of Python
+)
 _ARCHIVE = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes by which numpy knows an npz
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -63,6 +70,6 @@ def check_npz(path: str | Path, error: type[UserError] = InputError) -> Path:
                         )
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as problem:
+    except DAMAGED as problem:
         raise error(f"{path}: this is not an npz file, or it is damaged ({problem}).") from problem
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from fairchem_kit.commands import ending
+from fairchem_kit.files import check_name
 from ndem_ocp.commands.parser import UsageError, build_parser
 
 __all__ = ["build_parser", "main"]
@@ -17,6 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
+    for word in given:
+        check_name(word, UsageError)
     parser = build_parser(given)
     # argparse would take what follows -- for a missing positional argument
     head, overrides = given, []

@@ -341,6 +341,21 @@ def test_unusable_frames_can_be_skipped(folder, capfd):
     assert "29 frames" in capfd.readouterr().out
 
 
+def test_structures_that_no_model_can_be_trained_on_are_found_before_training(folder, capfd):
+    many = rattled(molecule(), 30)
+    many[3].positions[0] += 40.0  # a fragment far away
+    many[5] = labelled(many[5][:1])  # a single atom, as in sets with isolated atoms
+    many[8].positions[1] = many[8].positions[0] + 0.05
+    source = write_frames(folder / "f.extxyz", many)
+    assert fit(source, *SHORT) == 2
+    said = capfd.readouterr().err
+    assert "2 frames, the first is frame 3: atom 0 has no neighbour within 6 A, the model" in said
+    assert "frame 8: atoms 0 and 1 are" in said
+    assert "--skip-bad" in said
+    assert fit(source, *SHORT, "--skip-bad", "--dry-run") == 0
+    assert "27 frames" in capfd.readouterr().out
+
+
 def test_a_folder_of_something_else_is_left_alone(frames, folder, capfd):
     (folder / "cu_fit").mkdir()
     (folder / "cu_fit" / "thesis.tex").write_text("x")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
+import lmdb
+import numpy as np
 import pytest
+import torch
 import yaml
+from torch_geometric.data import Data
 
 from fairchem_kit.data.demo import make_demo
+from fairchem_kit.data.errors import DataError
+from fairchem_kit.data.records import iter_structures
 from fairchem_kit.data.split_record import split_record
 from fairchem_kit.data.units import units_of
 from fairchem_kit.evaluation.errors import EvaluationError
 from fairchem_kit.evaluation.splits import read_splits
+from fairchem_kit.launch import requeue
 from fairchem_kit.launch.command import split_words
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.sweep_file import SweepError, read_sweep
@@ -134,3 +144,83 @@ def test_views_of_one_data_set_are_not_continued_with_another(demo_data, tmp_pat
     assert "has views of other records" in capsys.readouterr().err
     assert views(demo_data / "train", out) == 0
     assert read_meta(out) == meta
+
+
+def records(folder: Path, structures: list[dict], **changed) -> Path:
+    """A split whose second record has other fields."""
+    folder.mkdir()
+    for number, fields in enumerate(structures):
+        fields.update(changed if number == 1 else {})
+    file = folder / "data.0000.lmdb"
+    with (
+        lmdb.open(str(file), subdir=False, map_size=2**26, lock=False) as env,
+        env.begin(write=True) as transaction,
+    ):
+        for number, fields in enumerate(structures):
+            transaction.put(b"%d" % number, pickle.dumps(Data(**fields)))
+        transaction.put(b"length", pickle.dumps(len(structures)))
+    return folder
+
+
+def fields() -> dict:
+    return {
+        "pos": torch.rand(4, 3) * 3, "cell": torch.eye(3)[None] * 20, "natoms": 4,
+        "atomic_numbers": torch.tensor([1.0, 6, 8, 1]), "y": 0.1, "force": torch.rand(4, 3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"pos": torch.full((4, 3), math.nan)}, "NaN or inf in `pos`"),
+        ({"pos": torch.rand(12)}, "`pos` has shape"),
+        ({"cell": torch.diag(torch.tensor([9.0, 9, 0]))[None]}, "cell of volume 0"),
+        ({"fixed": torch.zeros(3)}, "`fixed` has shape"),
+        ({"atomic_numbers": torch.tensor([1.0, 6, 8, 400])}, "atomic numbers 1 to 400"),
+        ({"y": [0.1, 0.2]}, "the energy is not one number"),
+    ],
+)
+def test_a_record_that_is_no_structure_is_named(changed, words, tmp_path):
+    folder = records(tmp_path / "set", [fields(), fields()], **changed)
+    with pytest.raises(DataError, match=f"record 1: .*{words}.*ndem data check"):
+        list(iter_structures(folder))
+
+
+@pytest.mark.parametrize("sid", [[1, 2], torch.tensor([7]), "name", None, []])
+def test_systems_may_be_named_in_any_way(sid, tmp_path):
+    more = {} if sid is None else {"sid": sid}
+    _, found = iter_structures(records(tmp_path / "set", [fields(), fields()], **more))
+    assert hash(found.sid) is not None
+
+
+def test_a_damaged_file_of_a_submission_is_one_sentence(tmp_path, capsys):
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, id_forces=np.arange(3000.0).reshape(-1, 3))
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+    assert main(["submission", "check", str(path)]) == 1
+    assert "cannot be read as an npz file" in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_text_is_refused(capsys):
+    assert main(["fit", "caf\udce9.extxyz"]) == 2
+    assert "this name is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_print_every_is_a_number_of_steps(tmp_path, capsys):
+    config = tmp_path / "run.yml"
+    config.write_text("{}\n")
+    for value, words in (("0", "must be at least 1, not 0"), ("x", "'x' is not a whole number")):
+        assert main(["train", str(config), "--print-every", value]) == 2
+        assert f"--print-every {words}" in capsys.readouterr().err
+
+
+def test_a_task_that_a_folder_does_not_have(tmp_path, monkeypatch, capsys):
+    manifest = SimpleNamespace(tasks=[None, None])
+    monkeypatch.setattr(requeue, "slurm_job", lambda: SimpleNamespace(id="1", attempt="1"))
+    monkeypatch.setattr(requeue, "read_manifest", lambda folder: manifest)
+    for number in ("2", "x"):
+        monkeypatch.setenv(requeue.TASK, number)
+        assert main(["requeue", "75", "--folder", str(tmp_path)]) == 2
+        assert f"NDEM_TASK={number}: {tmp_path} has 2 tasks, from 0" in capsys.readouterr().err

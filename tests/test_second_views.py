@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import numpy as np
@@ -179,6 +181,30 @@ def test_an_element_that_the_potential_lacks_is_named_or_counted(train_split, tm
     spec = changed(fails_on="Pt")
     with pytest.raises(DataError, match=r"record \d+ \(.*Pt.*\): the calculator fails .*for Pt"):
         make_second_views(train_split, spec, tmp_path / "views.lmdb", FEW)
+    with_pt = sum(78 in structure.numbers for structure in iter_structures(train_split))
+    out = tmp_path / "skipped.lmdb"
+    meta = make_second_views(train_split, spec, out, replace(FEW, skip_failed=True))
+    assert 0 < with_pt == meta["counts"]["failed"] < meta["counts"]["records"]
+    assert meta["relative_error"] < 1e-3
+
+
+def test_a_potential_that_fails_almost_everywhere_is_refused(train_split, tmp_path):
+    with pytest.raises(DataError, match=r"the calculator fails on 10 of \d+ frames"):
+        make_second_views(
+            train_split,
+            changed(fails_on="C"),
+            tmp_path / "views.lmdb",
+            replace(FEW, skip_failed=True),
+        )
+
+
+def test_a_killed_process_is_one_sentence(train_split, tmp_path, monkeypatch):
+    def die(future):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(Future, "result", die)
+    with pytest.raises(DataError, match=r"died .out of memory, or killed.*same command continues"):
+        make_second_views(train_split, EXACT, tmp_path / "views.lmdb", replace(FEW, workers=2))
 
 
 def test_the_time_of_a_calculation_is_not_that_of_remembering_one(train_split):

@@ -73,7 +73,7 @@ def convert(
     check_target(out, options.split, options.overwrite)
     adding = options.split is not None and out.is_dir()
     old_systems = read_json(out / SYSTEMS_FILE) if adding else {}
-    scans = scan_sources(sources, options.labels, workers, progress)
+    scans = scan_sources(sources, options.labels, options.geometry, workers, progress)
     bad = _handle_bad(scans, options.skip_bad)
     if decide is not None:
         options, assign = decide(scans)

@@ -48,7 +48,10 @@ def as_array(value: Any) -> np.ndarray:
 def sid_of(fields: dict[str, Any]) -> Any:
     """The system's number or name as a plain value; None if the record has none."""
     sid = fields.get("sid")
-    return sid.reshape(-1)[0].item() if hasattr(sid, "detach") else sid
+    if sid is None or isinstance(sid, str):
+        return sid
+    values = as_array(sid).reshape(-1)
+    return values[0].item() if values.size else None
 
 
 def forces_of(fields: dict[str, Any]) -> np.ndarray:

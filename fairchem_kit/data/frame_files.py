@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairchem_kit.files import existing
+from fairchem_kit.files import check_name, existing
 
 from .errors import DataError, FrameError
 
@@ -190,6 +190,7 @@ def expand(arguments: Sequence[str], reader: FrameReader) -> list[Source]:
             # not resolve(), which raises another error for a link to itself
             paths.setdefault(Path(os.path.realpath(path)), path)
     for path in paths.values():
+        check_name(path, DataError)
         if suffix_of(path) not in reader.suffixes:
             raise DataError(
                 f"{path}: files of this kind cannot be read; known: {', '.join(reader.suffixes)}, "

@@ -82,6 +82,15 @@ def read_frame(atoms: Atoms, options: LabelOptions) -> Frame:
             unknown elements, a lattice vector of length 0 in a periodic direction, wrong shapes,
             tags that are not OC20's with ``tags: keep``. The message is the reason and what to do.
     """
+    try:
+        return _read(atoms, options)
+    except FrameError:
+        raise
+    except Exception as error:  # a file can contain anything
+        raise FrameError(f"cannot be used ({type(error).__name__}: {error})") from None
+
+
+def _read(atoms: Atoms, options: LabelOptions) -> Frame:
     if len(atoms) == 0:
         raise FrameError("the frame has no atoms")
     factor = IN_EV[options.unit]
@@ -159,13 +168,22 @@ def _tags(
 
 
 def fixed_atoms(atoms: Atoms) -> np.ndarray:
-    """(N,) int64: 1 for atoms held by FixAtoms, 0 for the others."""
+    """(N,) int64: 1 for atoms held by FixAtoms, 0 for the others.
+
+    Raises:
+        FrameError: FixAtoms holds an atom that the frame does not have.
+    """
     from ase.constraints import FixAtoms
 
     fixed = np.zeros(len(atoms), dtype=np.int64)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
-            fixed[constraint.index] = 1
+            try:
+                fixed[constraint.index] = 1
+            except IndexError as error:
+                raise FrameError(
+                    f"FixAtoms holds an atom that it does not have ({error})"
+                ) from None
     return fixed
 
 

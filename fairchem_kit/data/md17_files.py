@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fairchem_kit.npz import DAMAGED
 from fairchem_kit.words import counted
 
 from .errors import DataError
@@ -73,7 +73,7 @@ def read_trajectory(path: str | Path, labels: str = "file") -> Trajectory:
         raise DataError(f"{path}: a folder; give one of MD17's npz files")
     try:
         content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         # for any foreign bytes numpy's message suggests unpickling them
         reason = "it is none" if "pickle" in str(error) else error
         raise DataError(f"{path}: cannot be read as npz ({reason}); download it again") from None

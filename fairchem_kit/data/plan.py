@@ -15,7 +15,7 @@ from .errors import DataError
 from .frame_records import FrameRecords
 from .frames import LabelOptions
 from .reference import FILE_NAME, MODES, Reference, apply_reference, last_frame_reference
-from .scan import FrameTable, SourceScan, formula_of, merge_scans
+from .scan import FrameTable, GeometryLimits, SourceScan, formula_of, merge_scans
 from .split import TRAIN, assign_sids, split_units
 from .writer import FORMATS
 
@@ -30,6 +30,7 @@ class ConvertOptions:
         split: name of the only split; None: train (and val, test).
         energy_reference: ``none``, ``last-frame``, ``linear`` or the path of an npz file.
         max_force: eV/A; frames with a larger force on a free atom are dropped and counted.
+        geometry: which structures are unusable too; None: `ndem data check` finds them.
         skip_bad: skip and list unusable frames instead of stopping.
         format: ``lmdb``, OC20's S2EF for fairchem 1.10, or ``aselmdb`` for fairchem 2.
         frames_per_shard: None: 1000, more for large sets so that there are at most 64 shards.
@@ -42,6 +43,7 @@ class ConvertOptions:
     split: str | None = None
     energy_reference: str = "none"
     max_force: float | None = None
+    geometry: GeometryLimits | None = None
     skip_bad: bool = False
     overwrite: bool = False
     frames_per_shard: int | None = None

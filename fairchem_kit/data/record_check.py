@@ -17,6 +17,7 @@ from .fields import (
     has_forces,
     properties_of,
 )
+from .frames import MAX_ATOMIC_NUMBER
 from .positions import FAR
 from .reader.geometry import close_pair, flattest, lonely_atom, nearest
 from .tags import are_layers
@@ -28,7 +29,6 @@ Problem = tuple[str, str, str]  # severity, kind, message
 
 _REQUIRED = ("pos", "cell", "atomic_numbers", "natoms")
 _WANTED = ("fixed", "tags", "sid", "fid")
-_MAX_ATOMIC_NUMBER = 118
 _FINITE = ("y", "energy", *QM9_UNITS, "force", "forces", "pos", "cell", "atomic_numbers")
 _MAX_FLOAT = float(np.finfo(np.float32).max)  # labels become float32 in a batch
 _SHAPED: dict[str, tuple[int | str, ...]] = {
@@ -139,7 +139,7 @@ def _check_values(fields: dict[str, Any]) -> list[Problem]:
             problem = _not_finite(key, as_array(fields[key]))
             problems += [] if problem is None else [(ERROR, *problem)]
     if not problems:
-        problem = _wrong_elements(as_array(fields["atomic_numbers"]), _MAX_ATOMIC_NUMBER)
+        problem = _wrong_elements(as_array(fields["atomic_numbers"]), MAX_ATOMIC_NUMBER)
         problems += [] if problem is None else [(ERROR, *problem)]
     for key, allowed in (("fixed", (0, 1)), ("tags", (0, 1, 2))):
         if fields.get(key) is not None and not np.isin(as_array(fields[key]), allowed).all():
@@ -179,7 +179,7 @@ def _wrong_elements(numbers: np.ndarray, largest: int) -> tuple[str, str] | None
     if numbers.min() >= 1 and numbers.max() <= largest:
         return None
     message = f"atomic numbers {int(numbers.min())} to {int(numbers.max())}"
-    return "value", message + ("" if largest == _MAX_ATOMIC_NUMBER else f" (largest: {largest})")
+    return "value", message + ("" if largest == MAX_ATOMIC_NUMBER else f" (largest: {largest})")
 
 
 def _check_geometry(fields: dict[str, Any], options: CheckOptions) -> list[Problem]:

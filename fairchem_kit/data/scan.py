@@ -13,8 +13,22 @@ from .errors import DataError, FrameError, not_read
 from .frame_files import Source, iter_frames
 from .frames import Frame, LabelOptions, other_constraints, read_frame
 from .parallel import check_stop, run_tasks
+from .record_check import geometry_problem
 
 Composition = tuple[tuple[int, int], ...]  # (atomic number, count), sorted
+
+
+@dataclass(frozen=True)
+class GeometryLimits:
+    """Frames that a model could not be trained on.
+
+    Attributes:
+        min_distance: A; closer atoms overlap. cutoff: A, of the model; an atom without a neighbour
+            within it is isolated.
+    """
+
+    min_distance: float
+    cutoff: float
 
 
 @dataclass
@@ -59,13 +73,13 @@ def formula_of(composition: Composition) -> str:
     return "-".join(f"{chemical_symbols[z]}{count}" for z, count in composition)
 
 
-def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
+def scan_source(task: tuple[Source, LabelOptions, GeometryLimits | None]) -> SourceScan:
     """Read a source once. Frames that cannot be used are listed in ``bad``; none is dropped here.
 
     A system is the set of frames with one value of ``system_key`` if given, otherwise the frames of
     one file with one chemical formula.
     """
-    source, options = task
+    source, options, limits = task
     scan = SourceScan(source)
     systems: dict[tuple[str | None, Composition], int] = {}
     compositions: dict[Composition, int] = {}
@@ -74,7 +88,9 @@ def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
         try:
             if isinstance(atoms, Exception):
                 raise FrameError(not_read(atoms))
-            data = _frame(atoms, options)
+            data = read_frame(atoms, options)
+            if limits is not None:
+                _check_geometry(data, limits)
             label = _label(atoms, options.system_key)
         except FrameError as error:
             scan.bad.append({"file": source.path, "frame": index, "reason": str(error)})
@@ -94,13 +110,12 @@ def scan_source(task: tuple[Source, LabelOptions]) -> SourceScan:
     return scan
 
 
-def _frame(atoms: Any, options: LabelOptions) -> Frame:
-    try:
-        return read_frame(atoms, options)
-    except FrameError:
-        raise
-    except Exception as error:  # a file can contain anything
-        raise FrameError(f"cannot be used ({type(error).__name__}: {error})") from None
+def _check_geometry(frame: Frame, limits: GeometryLimits) -> None:
+    arrays = {"pos": frame.positions, "cell": frame.cell, "pbc": frame.pbc}
+    problem = geometry_problem(arrays, limits.min_distance, limits.cutoff)
+    if problem is not None:
+        kind, message = problem
+        raise FrameError(message + (", the model's cutoff" if kind == "isolated" else ""))
 
 
 def _label(atoms: Any, key: str | None) -> str | None:
@@ -170,12 +185,16 @@ class FrameTable:
 
 
 def scan_sources(
-    sources: Sequence[Source], options: LabelOptions, workers: int = 1, progress: bool = True
+    sources: Sequence[Source],
+    options: LabelOptions,
+    limits: GeometryLimits | None = None,
+    workers: int = 1,
+    progress: bool = True,
 ) -> list[SourceScan]:
     """Scan all sources, one task per file, in their order."""
     return run_tasks(
         scan_source,
-        [(source, options) for source in sources],
+        [(source, options, limits) for source in sources],
         workers=workers,
         describe="scanning",
         unit="file",

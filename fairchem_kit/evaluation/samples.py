@@ -43,7 +43,7 @@ import numpy as np
 
 from fairchem_kit.evaluation.errors import EvaluationError
 from fairchem_kit.files import replacing
-from fairchem_kit.npz import check_npz
+from fairchem_kit.npz import read_npz
 
 SAMPLES, ATOMS = ".samples.csv", ".atoms.npz"
 ATOM_FIELDS = (
@@ -147,13 +147,13 @@ def read_samples(folder: str | Path, split: str) -> Samples:
         raise EvaluationError(f"{path}: damaged ({error}); {_AGAIN}") from error
     atoms: dict[str, np.ndarray] = {}
     if (folder / f"{split}{ATOMS}").exists():
-        with np.load(check_npz(folder / f"{split}{ATOMS}", EvaluationError)) as stored:
-            lacking = [name for name in ATOM_FIELDS if name not in stored.files]
-            if lacking:
-                raise EvaluationError(
-                    f"{folder}/{split}{ATOMS}: there is no array {lacking[0]!r} in it."
-                )
-            atoms = {name: stored[name] for name in ATOM_FIELDS}
+        stored = read_npz(folder / f"{split}{ATOMS}", EvaluationError)
+        lacking = [name for name in ATOM_FIELDS if name not in stored]
+        if lacking:
+            raise EvaluationError(
+                f"{folder}/{split}{ATOMS}: there is no array {lacking[0]!r} in it."
+            )
+        atoms = {name: stored[name] for name in ATOM_FIELDS}
         if "natoms" in columns and columns["natoms"].sum() != len(atoms["free"]):
             raise EvaluationError(
                 f"{path} and {split}{ATOMS} have different numbers of atoms: one is cut off, or of "

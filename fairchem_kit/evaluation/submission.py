@@ -19,7 +19,6 @@ Ids are SID_FID, from a record's ``sid`` and ``fid`` as in fairchem (SID if it h
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from fairchem_kit.evaluation.errors import EvaluationError
+from fairchem_kit.npz import DAMAGED
 from fairchem_kit.words import counted
 
 SPLITS = ("id", "ood_ads", "ood_cat", "ood_both")
@@ -125,7 +125,7 @@ def problems_of_file(
     """
     try:
         arrays = _read(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         reason = "it is not one" if "pickle" in str(error) else str(error)
         return [f"{path} cannot be read as an npz file ({reason})."]
     return list(problems_of(arrays, expected or {}, layout))
@@ -190,6 +190,8 @@ def _shape_problems(split: str, ids: Any, energy: Any, forces: Any, cuts: Any) -
         yield f"{split}_energy has {counted(len(energy), 'value')} for {counted(count, 'id')}."
     if forces.dtype.kind != "f" or forces.ndim != 2 or forces.shape[1] != 3:
         yield f"{split}_forces: {_is(forces)}; it must be (atoms, 3) floating point."
+    elif count and not len(forces):
+        yield f"{split}_forces is empty, for {counted(count, 'structure')}."
     if cuts.dtype.kind not in "iu" or cuts.ndim != 1:
         yield f"{split}_chunk_idx: {_is(cuts)}; it must be (structures - 1,) integers."
         return
@@ -221,7 +223,7 @@ def _value_problems(
 ) -> Iterator[str]:
     """Values that are not finite, duplicate ids, an order other than fairchem's."""
     for name, values in (("energy", energy), ("forces", forces)):
-        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        bad = ~np.isfinite(values.reshape(len(values), values[:1].size)).all(axis=1)
         if bad.any():
             yield f"{split}_{name}: {int(bad.sum())} not finite, the first in row {bad.argmax()}."
     if energy.dtype == np.float16:

@@ -89,7 +89,7 @@ def _read(path: Path) -> Any:
     import ase.io
 
     try:
-        atoms = ase.io.read(path)
+        atoms = ase.io.read(path, do_not_split_by_at_sign=True)
     except Exception as error:  # whatever ASE's readers raise
         raise EvaluationError(f"{path}: ASE cannot read it ({error}).") from None
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell).all()):

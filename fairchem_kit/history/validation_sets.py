@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
+from fairchem_kit.npz import DAMAGED
 from fairchem_kit.provenance import data_hash
 
 KEY = "validation_splits"  # of the section task
@@ -66,7 +66,7 @@ def _content(src: Any) -> dict[str, Any]:
     import numpy as np
 
     found: dict[str, Any] = {}
-    with contextlib.suppress(OSError, TypeError, KeyError, ValueError, EOFError, BadZipFile):
+    with contextlib.suppress(TypeError, KeyError, *DAMAGED):
         path = Path(src)
         digest = data_hash(path, _HASHED_WHOLE)
         found |= {} if digest is None else {"hash": digest}

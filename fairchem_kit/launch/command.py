@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fairchem_kit.commands.options import seed_of
+from fairchem_kit.commands.options import at_least, seed_of
 from fairchem_kit.hosts import module_alone
 from fairchem_kit.launch.errors import LaunchError
 from fairchem_kit.launch.places import SlurmJob
@@ -30,6 +30,9 @@ _INSTEAD = {
     "--logdir": "use --run-dir",
 }
 
+
+# fairchem takes values that fail much later
+_CHECKED = {"--seed": seed_of, "--print-every": at_least(1)}
 
 #: Sections that fairchem needs to build a trainer.
 NEEDED = ("model", "dataset", "optim")
@@ -96,8 +99,8 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
                 options += rest[:1]
                 value = "".join(rest[:1])
                 del rest[:1]
-            if name == "--seed":
-                _check_seed(value)
+            if name in _CHECKED:
+                _check(name, value)
         elif config is None and not word.startswith("-") and (not equals or Path(word).is_file()):
             config = Path(word)
         elif equals and name.strip("-"):
@@ -110,11 +113,13 @@ def split_words(words: list[str]) -> tuple[Path | None, list[str], list[str]]:
     return config, options, overrides
 
 
-def _check_seed(text: str) -> None:
+def _check(option: str, text: str) -> None:
     try:
-        seed_of(text)
+        _CHECKED[option](text)
     except argparse.ArgumentTypeError as error:
-        raise LaunchError(f"--seed {error}.") from None
+        raise LaunchError(f"{option} {error}.") from None
+    except ValueError:
+        raise LaunchError(f"{option} {text!r} is not a whole number.") from None
 
 
 def read_config(command: TrainCommand, world_size: int) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def check_trainer(config: dict[str, Any]) -> None:
     name = config.get("trainer", "ocp")
     try:
         trainer = registry.get_trainer_class(name)
-    except (RuntimeError, ImportError, AttributeError) as error:
+    except (RuntimeError, ImportError, AttributeError, TypeError) as error:
         why = f" ({error.__cause__})" if error.__cause__ else ""
         valid = registry.mapping["trainer_name_mapping"]
         raise LaunchError(

@@ -20,6 +20,7 @@ from fairchem_kit.launch.places import slurm_job
 from fairchem_kit.launch.record import Record
 from fairchem_kit.launch.tasks import read_manifest
 from fairchem_kit.launch.train import add_arguments, command_of
+from fairchem_kit.words import counted
 
 MAX_RESTARTS = 3
 TASK = "NDEM_TASK"  # number of the task in its manifest
@@ -79,7 +80,12 @@ def _record_of(args: argparse.Namespace) -> tuple[Record, int]:
     manifest = read_manifest(args.folder)
     if manifest is None:
         raise LaunchError(f"{args.folder} was not submitted by ndem submit.")
-    task = manifest.tasks[int(os.environ.get(TASK, "0"))]
+    number = os.environ.get(TASK, "0")
+    if not number.isdecimal() or int(number) >= len(manifest.tasks):
+        raise LaunchError(
+            f"{TASK}={number}: {args.folder} has {counted(len(manifest.tasks), 'task')}, from 0."
+        )
+    task = manifest.tasks[int(number)]
     return Record(task.run_dir, task.run_id), manifest.max_restarts
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from fairchem.core.datasets import LmdbDataset
 
+from fairchem_kit.npz import read_npz
 from fairchem_kit.words import counted
 
 
@@ -57,7 +58,7 @@ def load_parity(predictions: Path, data: Path) -> Parity:
     Raises:
         ValueError: if a predicted frame is not in the data.
     """
-    stored = np.load(predictions)
+    stored = read_npz(predictions)
     forces = np.split(stored["forces"], stored["chunk_idx"])
     labels = {}
     dataset = LmdbDataset({"src": str(data)})

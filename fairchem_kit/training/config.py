@@ -23,7 +23,7 @@ from fairchem_kit.training.checks.sections import (
     task_problems,
 )
 from fairchem_kit.training.checks.splits import split_problems
-from fairchem_kit.training.checks.values import optim_value_problems
+from fairchem_kit.training.checks.values import optim_value_problems, selection_problems
 from fairchem_kit.training.component import Component
 from fairchem_kit.units.metrics import unit_metrics
 
@@ -91,6 +91,7 @@ def key_problems(
     yield from optim_problems(config.get("optim"), old_layout)
     yield from optim_value_problems(config.get("optim"))
     yield from dataset_problems(config, old_layout)
+    yield from selection_problems(config)
     yield from model_problems(config.get("model"))
     yield from logger_problems(config.get("logger"))
 

@@ -25,6 +25,9 @@ from fairchem_kit.history.logger import HistoryLogger
 from fairchem_kit.training import no_free_atoms, relaxations, schedule
 from fairchem_kit.training.amp import MixedPrecision
 from fairchem_kit.training.bad_steps import BadSteps
+from fairchem_kit.training.checks.build_errors import said_of
+from fairchem_kit.training.checks.kinds import kind_problems
+from fairchem_kit.training.checks.messages import raise_if_any
 from fairchem_kit.training.checks.metrics import unreadable_losses
 from fairchem_kit.training.component import Call, Component
 from fairchem_kit.training.config import ConfigError, Keys
@@ -83,6 +86,8 @@ class Trainer(OCPTrainer):
     def __init__(self, *args: Any, name: str = "ocp", **kwargs: Any) -> None:
         say_it_in_a_sentence()
         self._evaluator = name  # name by which fairchem chooses its evaluator
+        given = {**kwargs, "optim": kwargs.get("optimizer", {})}
+        raise_if_any(kind_problems(given))
         problem = unreadable_losses(kwargs.get("loss_functions", {}), kwargs.get("task"))
         if problem is not None and "loss_functions" in kwargs:
             raise ConfigError(problem)
@@ -116,7 +121,8 @@ class Trainer(OCPTrainer):
             self.logger = logger_or_none(kind, self.config)
 
     def load_model(self) -> None:
-        super().load_model()
+        with said_of("model"):
+            super().load_model()
         switch_only_if_needed(self.model)
         for component in reversed(self.components):
             component.after_model()

@@ -140,10 +140,12 @@ def _made_of(args: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
 def _dry_run(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool) -> int:
     """Print the plan, made in a temporary folder."""
     from ndem_ocp.fit.dataset import load, make
+    from ndem_ocp.fit.plan import cutoff_of
 
+    cutoff = cutoff_of(inputs.pbc, args.model, cpu)
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
-        make(inputs, data, args.seed, args.skip_bad, _workers())
+        make(inputs, data, args.seed, args.skip_bad, cutoff, _workers())
         plan, length, _ = _plan(args, load(data, _workers()), folder, cpu)
         text = _text(args, plan, length, folder)
     print(f"\n{text}", end="")
@@ -157,9 +159,11 @@ def _prepare(args: argparse.Namespace, inputs: Inputs, folder: Folder, cpu: bool
     """Data and configuration."""
     from fairchem_kit.data.report import print_losses
     from ndem_ocp.fit.dataset import load, make
+    from ndem_ocp.fit.plan import cutoff_of
 
     if not folder.has_data():
-        make(inputs, folder.data, args.seed, args.skip_bad, _workers())
+        cutoff = cutoff_of(inputs.pbc, args.model, cpu)
+        make(inputs, folder.data, args.seed, args.skip_bad, cutoff, _workers())
     data = load(folder.data, _workers())
     print_losses(data.entry)
     if is_potential(args.second_views):

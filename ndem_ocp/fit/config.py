@@ -46,9 +46,9 @@ def config_text(plan: Plan, length: Length, folder: Path, data: Path, title: str
     """
     return _fill(
         "run",
-        title=" ".join(title.split()),
-        path=shlex.quote(str(folder / "config.yml")),
-        folder=shlex.quote(str(folder)),
+        title=_one_line(title),
+        path=_one_line(shlex.quote(str(folder / "config.yml"))),
+        folder=_one_line(shlex.quote(str(folder))),
         patience=length.patience,
         ndem=_ndem(plan),
         train=_quoted(data / "train"),
@@ -99,6 +99,11 @@ def _frames(split: str, number: int | None) -> str:
 def _fill(template: str, **values: Any) -> str:
     text = (files("ndem_ocp.fit") / "templates" / f"{template}.yml").read_text(encoding="utf-8")
     return Template(text).substitute(values)
+
+
+def _one_line(text: str) -> str:
+    """For a comment."""
+    return " ".join(text.split())
 
 
 def _quoted(path: Path) -> str:

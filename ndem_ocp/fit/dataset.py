@@ -14,8 +14,9 @@ from fairchem_kit.data.findings import Finding, SplitReport
 from fairchem_kit.data.plan import ConvertOptions, kept_frames
 from fairchem_kit.data.reader.pages import LmdbFile
 from fairchem_kit.data.reader.unpickle import load_fields
+from fairchem_kit.data.record_check import CheckOptions
 from fairchem_kit.data.reference import FILE_NAME, load_linear
-from fairchem_kit.data.scan import SourceScan, merge_scans
+from fairchem_kit.data.scan import GeometryLimits, SourceScan, merge_scans
 from fairchem_kit.data.split import TEST, TRAIN, VAL
 from fairchem_kit.data.staging import DATASET_FILE, SYSTEMS_FILE, read_json
 from fairchem_kit.data.statistics import Statistics
@@ -25,6 +26,7 @@ from ndem_ocp.fit.inputs import Inputs
 from ndem_ocp.fit.splitting import choose_reference, choose_split
 
 MAX_FORCE = 50.0  # eV/A, as docs/data.md advises
+MIN_DISTANCE = CheckOptions.min_distance
 _TOO_MANY = 0.1  # if more of the frames are above it, the unit is wrong, not a few first steps
 KEY = "fit"  # in the entry of dataset.json, for the decisions of the fit
 
@@ -68,14 +70,18 @@ class FitData:
         )
 
 
-def make(inputs: Inputs, out: Path, seed: int, skip_bad: bool, workers: int) -> None:
-    """Convert the files into ``out``.
+def make(inputs: Inputs, out: Path, seed: int, skip_bad: bool, cutoff: float, workers: int) -> None:
+    """Convert the files into ``out``; ``cutoff``: A, of the model.
 
     Raises:
         DataError: unusable frames. FitError: frames that do not make one data set.
     """
     options = ConvertOptions(
-        seed=seed, max_force=MAX_FORCE, skip_bad=skip_bad, labels=inputs.labels
+        seed=seed,
+        max_force=MAX_FORCE,
+        geometry=GeometryLimits(MIN_DISTANCE, cutoff),
+        skip_bad=skip_bad,
+        labels=inputs.labels,
     )
     decided: dict[str, Any] = {}
 

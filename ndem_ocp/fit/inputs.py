@@ -26,12 +26,13 @@ class Inputs:
     Attributes:
         sources: all files. roles: ``{source name: train, val or test}``; ``train`` is everything
             not given with ``--valid`` or ``--test``, and may be split further. labels: where the
-            labels are.
+            labels are. pbc: of the first frame, such as ``TTF``; all others must agree.
     """
 
     sources: list[Source]
     roles: dict[str, str]
     labels: LabelOptions
+    pbc: str
 
     def given(self, split: str) -> bool:
         """Whether files were given for a split."""
@@ -86,13 +87,15 @@ def read_inputs(
     from fairchem_kit.data.frames import LabelOptions
 
     options = LabelOptions(**labels)
-    for source in sources:
-        _look(source, options)
-    return Inputs(sources, roles, options)
+    pbc = [_look(source, options) for source in sources]
+    return Inputs(sources, roles, options, pbc[0])
 
 
-def _look(source: Source, labels: LabelOptions) -> None:
-    """A wrong key is wrong in every frame: report it once, before everything is read."""
+def _look(source: Source, labels: LabelOptions) -> str:
+    """The periodicity of the first frame.
+
+    A wrong key is wrong in every frame: report it once, before everything is read.
+    """
     from fairchem_kit.data.frame_files import iter_frames
     from fairchem_kit.data.labels import energy_of, forces_of
 
@@ -109,7 +112,7 @@ def _look(source: Source, labels: LabelOptions) -> None:
                     missing.append(str(error))
         if missing:
             raise FitError(f"{source.path}: frame {number}: {'; '.join(missing)}")
-        return
+        return "".join("T" if periodic else "F" for periodic in atoms.pbc)
     raise FitError(f"{source.path}: there are no frames in it")
 
 

@@ -20,8 +20,8 @@ ET, EQUIFORMER = "et", "equiformer_v2"
 MODELS = (ET, EQUIFORMER)
 # Sizes: configs/md17/small.yml and configs/md17/base.yml (the published one).
 _ET = {
-    True: {"hidden_channels": 32, "num_layers": 2, "num_heads": 4},
-    False: {"hidden_channels": 128, "num_layers": 6, "num_heads": 8},
+    True: {"hidden_channels": 32, "num_layers": 2, "num_heads": 4, "cutoff": 5.0},
+    False: {"hidden_channels": 128, "num_layers": 6, "num_heads": 8, "cutoff": 5.0},
 }
 # configs/oc20/small.yml; the larger one is between it and configs/oc20/31M.yml.
 _EQUIFORMER = {
@@ -65,7 +65,7 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
     Raises:
         FitError: for a model that is not installed.
     """
-    model, why = _model(data, asked)
+    model, why = _model(data.pbc, asked)
     train = data.train
     batch, why_batch = _batch(train, cpu)
     energy = (train.energy_mean or 0.0, train.energy_stdev or 0.0)
@@ -95,6 +95,13 @@ def make_plan(data: FitData, asked: str | None, cpu: bool, second_views: str | N
     return plan
 
 
+def cutoff_of(pbc: str, asked: str | None, cpu: bool) -> float:
+    """The cutoff in A of the model for structures of this periodicity, which decides which atoms
+    are isolated."""
+    model, _ = _model(pbc, asked)
+    return float(_ET[cpu]["cutoff"] if model == ET else _EQUIFORMER[cpu]["max_radius"])
+
+
 def _batch(train: Statistics, cpu: bool) -> tuple[int, str]:
     few = train.frames // _STEPS_IN_AN_EPOCH
     heavy = round(_ATOMS * train.frames / train.atoms) if cpu else _BATCH
@@ -107,7 +114,7 @@ def _batch(train: Statistics, cpu: bool) -> tuple[int, str]:
     return batch, f"{counted(batch, 'structure')}{why}"
 
 
-def _model(data: FitData, asked: str | None) -> tuple[str, str]:
+def _model(pbc: str, asked: str | None) -> tuple[str, str]:
     installed = importlib.util.find_spec("torchmdnet") is not None
     if asked == ET and not installed:
         raise FitError(
@@ -118,8 +125,8 @@ def _model(data: FitData, asked: str | None) -> tuple[str, str]:
             EQUIFORMER: "EquiformerV2, direct forces"}  # fmt: skip
     if asked is not None:
         return asked, f"{name[asked]}: as asked"
-    if data.periodic:
-        return EQUIFORMER, f"{name[EQUIFORMER]}: the structures are periodic ({data.pbc})"
+    if "T" in pbc:
+        return EQUIFORMER, f"{name[EQUIFORMER]}: the structures are periodic ({pbc})"
     if installed:
         return ET, f"{name[ET]}: molecules without a cell, and forces that conserve energy in MD"
     return EQUIFORMER, (

@@ -278,6 +278,8 @@ class NDeMSettings:
                 )
 
         require(self.coefficient >= 0, "coefficient")
+        for name in ("sigma_max", "sigma_min", "share"):
+            require(getattr(self, name) is not None, name)
         lowest, highest = self.sigma_range
         low = max(values_of(self.sigma_min))
         require(min(values_of(self.sigma_max)) > 0, "sigma_max")

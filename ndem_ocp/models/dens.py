@@ -20,6 +20,7 @@ from fairchem.core.models.equiformer_v2.so3 import SO3_Embedding
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
 from ndem_ocp.method import NDeMSettings
 from ndem_ocp.method.views import ENCODED_FORCES
 from ndem_ocp.models import equiformer
@@ -81,7 +82,7 @@ class _EncodesForces:
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         if len(self.lmax_list) != 1:
-            raise ValueError(
+            raise ConfigError(
                 f"DeNS needs a single resolution, one number in lmax_list: {self.lmax_list}."
             )
         # All other weights, and random numbers drawn later, stay those of the plain backbone.

@@ -11,6 +11,8 @@ from fairchem.core.models.gemnet.layers.radial_basis import PolynomialEnvelope
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
+
 # Attributes of backbones with the width of their embedding.
 WIDTHS = ("hidden_channels", "sphere_channels")
 
@@ -43,7 +45,7 @@ class EdgeVectorHead(nn.Module, GraphModelMixin, HeadInterface):
         max_neighbors: largest number of edges per atom; the nearest are kept.
 
     Raises:
-        ValueError: if the width, the cutoff or max_neighbors is neither given nor an attribute of
+        ConfigError: if the width, the cutoff or max_neighbors is neither given nor an attribute of
             the backbone.
     """
 
@@ -111,7 +113,7 @@ class EdgeVectorHead(nn.Module, GraphModelMixin, HeadInterface):
     def _nodes(self, emb: dict[str, Tensor]) -> Tensor:
         """(N, C) invariant node features in the head's own dtype."""
         if self.features not in emb:
-            raise ValueError(
+            raise ConfigError(
                 f"The backbone's output has no {self.features!r} (it has: {', '.join(emb)}): set "
                 "features of ndem_edge_vector_head to the name of its node features."
             )
@@ -174,7 +176,7 @@ def _given(
         if value is None:
             value = getattr(backbone, candidate, None)
     if value is None:
-        raise ValueError(
+        raise ConfigError(
             f"{type(backbone).__name__} has no {name} for ndem_edge_vector_head: set it, as in "
             f"task.ndem.auxiliary_head: {{module: ndem_edge_vector_head, {name}: ...}}."
         )

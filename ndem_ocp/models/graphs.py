@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairchem_kit.errors import ConfigError
+
 
 def edge_index_of(graph: Any) -> Tensor:
     """(2, E) source and target of each edge, from fairchem's GraphData, a dict, a tuple or a list.
@@ -14,7 +16,7 @@ def edge_index_of(graph: Any) -> Tensor:
     In a tuple or list without names, it is the first tensor of integers with this shape.
 
     Raises:
-        ValueError: if there is none.
+        ConfigError: if there is none.
     """
     if isinstance(graph, dict):
         found = graph.get("edge_index")
@@ -24,7 +26,7 @@ def edge_index_of(graph: Any) -> Tensor:
         parts = graph if isinstance(graph, (tuple, list)) else ()
         found = next(filter(_is_edge_index, parts), None)
     if found is None:
-        raise ValueError(
+        raise ConfigError(
             f"generate_graph returned a {type(graph).__name__} without an edge index, a "
             "whole-number tensor of shape (2, edges)."
         )

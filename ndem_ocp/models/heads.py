@@ -12,6 +12,8 @@ from fairchem.core.models.base import HeadInterface
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
+
 
 @registry.register_model("ndem_output_head")
 class OutputHead(nn.Module, HeadInterface):
@@ -31,7 +33,7 @@ class OutputHead(nn.Module, HeadInterface):
 
     def forward(self, data: Batch, emb: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.output_name not in emb:
-            raise ValueError(
+            raise ConfigError(
                 f"The backbone has no output {self.output_name!r} (it has: {', '.join(emb)}). Does "
                 "it need regress_forces: True?"
             )
@@ -50,7 +52,7 @@ class EnergyGradientHead(nn.Module, HeadInterface):
             The NDeM trainer sets it from the normalizers of the configuration.
 
     Raises:
-        ValueError: in the forward, if the backbone's output does not depend on the positions.
+        ConfigError: in the forward, if the backbone's output does not depend on the positions.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class EnergyGradientHead(nn.Module, HeadInterface):
         with torch.enable_grad():
             energy = self.energy(data, emb)["energy"]
             if not (data.pos.requires_grad and energy.requires_grad):
-                raise ValueError(
+                raise ConfigError(
                     f"The energy of {self.backbone_name} has no gradient with respect to the "
                     "positions: set regress_forces: True and direct_forces: False, where the "
                     "backbone has these keys, or use a direct force head."

@@ -17,6 +17,7 @@ from fairchem.core.models.base import BackboneInterface, GraphModelMixin
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
 from fairchem_kit.native_messages import without_lines
 from ndem_ocp.models.heads import calls_of
 
@@ -106,7 +107,7 @@ class _TorchMDBackbone(nn.Module, GraphModelMixin, BackboneInterface):
     ) -> None:
         super().__init__()
         if num_layers < 1:
-            raise ValueError("model.backbone.num_layers must be at least 1.")
+            raise ConfigError("model.backbone.num_layers must be at least 1.")
         self.hidden_channels = hidden_channels
         self.cutoff = cutoff
         self.activation = activation

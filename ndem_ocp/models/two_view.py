@@ -11,6 +11,7 @@ from fairchem.core.models.base import HeadInterface, HydraModel
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
 from ndem_ocp.models.views import EPS, JOINT, Views, join_views, split_output
 
 # Attributes of the backbone that some of fairchem's heads change.
@@ -49,7 +50,7 @@ class AuxiliaryHead(nn.Module, HeadInterface):
         names = output if len(output) == 1 else (AUXILIARY_OUTPUT, FORCES)
         name = next((name for name in names if name in output), None)
         if name is None:
-            raise ValueError(
+            raise ConfigError(
                 f"The auxiliary head must return one output, a vector per atom; it returns "
                 f"{sorted(output)}."
             )
@@ -93,7 +94,7 @@ class TwoViewHydra(HydraModel):
         module = arguments.pop("module")
         self.shared = module == SHARED
         if not getattr(self.backbone, "otf_graph", True):
-            raise ValueError(
+            raise ConfigError(
                 "NDeM needs graphs that are built on the fly, because X and X + eps have "
                 "different edges: set model.backbone.otf_graph: True."
             )
@@ -106,19 +107,19 @@ class TwoViewHydra(HydraModel):
         """Build the auxiliary head without changing anything else in the model.
 
         Raises:
-            ValueError: for a head without weights, or one that would change the main forces.
+            ConfigError: for a head without weights, or one that would change the main forces.
         """
         before = [getattr(self.backbone, name, None) for name in FORCE_SWITCHES]
         # All other weights, and random numbers drawn later, stay those of a run without NDeM.
         with torch.random.fork_rng():
             head = registry.get_model_class(module)(self.backbone, **arguments)
         if [getattr(self.backbone, name, None) for name in FORCE_SWITCHES] != before:
-            raise ValueError(
+            raise ConfigError(
                 f"The auxiliary head {module} changes the backbone's {' or '.join(FORCE_SWITCHES)} "
                 "and thereby the main forces: choose another task.ndem.auxiliary_head.module."
             )
         if next(head.parameters(), None) is None:
-            raise ValueError(
+            raise ConfigError(
                 f"The auxiliary head {module} has no weights of its own with this backbone, so it "
                 "would just be the main force head. Choose task.ndem.auxiliary_head.module: "
                 "ndem_edge_vector_head, or task.ndem.head: shared if you want one head for both."
@@ -197,7 +198,7 @@ class TwoViewHydra(HydraModel):
             only = next(iter(forces.values())) if len(forces) == 1 else None
             forces = forces.get(FORCES, only)
         if forces is None:
-            raise ValueError(
+            raise ConfigError(
                 f"The model has no output {self.force_head!r} (it has: {', '.join(out)}): a "
                 "gradient force head needs regress_forces: True and direct_forces: False."
             )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
 from fairchem_kit.words import counted
 from ndem_ocp.method.views import EPS, JOINT, VIEWED, with_second_view
 
@@ -87,14 +88,14 @@ def split_output(value: Tensor, views: Views) -> tuple[Tensor, Tensor]:
     """Split a model output over a joint batch into (clean, second view).
 
     Raises:
-        ValueError: if the output is neither per atom nor per structure.
+        ConfigError: if the output is neither per atom nor per structure.
     """
     rows = value.shape[0]
     if rows == views.joint.pos.shape[0]:
         return value[: views.num_atoms], value[views.num_atoms :]
     if rows == views.joint.natoms.numel():
         return value[: views.num_graphs], value[views.num_graphs :]
-    raise ValueError(
+    raise ConfigError(
         f"A head returned {counted(rows, 'row')} for {counted(views.joint.pos.shape[0], 'atom')} "
         f"in {counted(views.joint.natoms.numel(), 'structure')}: it must return one per atom or "
         "per structure."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from fairchem_kit.words import counted
 from .draws import gradient_mismatch
 
 MAX_GRADIENT_MISMATCH = 0.2
+SKIP_FAILED = "--skip-failed leaves out such structures and counts them"
+_GIVE_UP = 10  # failures, if they are most of the frames
 _FARTHER = (DISPLACEMENTS[0], 1.2)  # A, of pairs for the correction, where there are few near ones
 
 
@@ -44,12 +46,14 @@ class FitOptions:
         scale: s; None: by least squares on the data's own pairs of near frames.
         correct: whether to look for a correction V.
         max_error: largest relative error of the change of forces. pairs: number of pairs.
+        skip_failed: leave out frames on which the calculator fails.
     """
 
     scale: float | None
     correct: bool
     max_error: float
     pairs: int
+    skip_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,24 +89,25 @@ def fit_to_data(path: Path, potential: Potential, options: FitOptions) -> Fitted
     """Test the calculator on pairs of near frames of the data, and fit s and V.
 
     Raises:
-        DataError: its forces are not the gradient of its energy, or its change of forces has too
-            large an error.
+        DataError: its forces are not the gradient of its energy, its change of forces has too
+            large an error, or it fails on a frame (with ``skip_failed``: on most of them).
     """
     read = itertools.islice(iter_structures(path), MOST_READ)
     structures = [structure.with_usable_forces() for structure in read]
-    labelled = [structure for structure in structures if structure.forces is not None]
+    labelled = [i for i, structure in enumerate(structures) if structure.forces is not None]
     if not labelled:
         raise DataError(f"{path}: no record has forces, so there is nothing to add changes to")
-    few = labelled[:: max(1, len(labelled) // 3)][:3]
-    mismatch = gradient_mismatch(potential, few)
+    forces = _Forces(potential, structures, force_in_ev(units_of(path)), options.skip_failed)
+    spread = labelled[:: max(1, len(labelled) // 3)] + labelled
+    few = list(itertools.islice((i for i in spread if forces.works(i)), 3))
+    mismatch = gradient_mismatch(potential, [structures[i] for i in few])
     if mismatch > MAX_GRADIENT_MISMATCH:
         raise DataError(
             f"the calculator's forces are not the gradient of its energy (off by "
             f"{100 * mismatch:.0f} %): its second views would contradict each other. Use a "
             "potential whose forces are conservative"
         )
-    forces = _Forces(potential, structures, force_in_ev(units_of(path)))
-    pairs = near_pairs(structures, options.pairs)
+    pairs = forces.working_pairs(options.pairs)
     scale, error, unscaled = (
         (1.0, None, None) if forces.alone else _scale(forces, pairs, options.scale)
     )
@@ -149,12 +154,50 @@ def _scale(
 
 
 class _Forces:
-    """Forces of a calculator on frames, each computed once."""
+    """Forces of a calculator on frames, each computed once.
 
-    def __init__(self, potential: Potential, structures: Sequence[Structure], unit: float) -> None:
+    With ``skip_failed``, a frame on which it fails loses its label in ``structures``.
+    """
+
+    def __init__(
+        self, potential: Potential, structures: list[Structure], unit: float, skip_failed: bool
+    ) -> None:
         self.potential, self.structures, self.unit = potential, structures, unit
         self.alone = isinstance(potential.calculator, NoPotential)
+        self.skip_failed = skip_failed
         self._known: dict[int, np.ndarray] = {}
+        self._failed = 0
+
+    def works(self, index: int) -> bool:
+        """Whether the calculator works on a frame.
+
+        Raises:
+            DataError: it does not, without ``skip_failed``, or on most frames so far.
+        """
+        try:
+            self.of(index)
+        except DataError as error:
+            self._failed += 1
+            if not self.skip_failed:
+                raise DataError(f"{error}. {SKIP_FAILED}") from error.__cause__
+            if self._failed >= _GIVE_UP and self._failed > len(self._known):
+                tried = self._failed + len(self._known)
+                raise DataError(
+                    f"the calculator fails on {self._failed} of {tried} frames; the last: {error}"
+                ) from error.__cause__
+            self.structures[index] = replace(self.structures[index], forces=None)
+            return False
+        return True
+
+    def working_pairs(
+        self, count: int, displacements: tuple[float, float] = DISPLACEMENTS
+    ) -> list[Pair]:
+        """:func:`near_pairs` of frames on which the calculator works."""
+        while True:
+            pairs = near_pairs(self.structures, count, displacements)
+            used = [i for pair in pairs for i in (pair.first, pair.second)]
+            if not [i for i in used if not self.works(i)]:
+                return pairs
 
     def of(self, index: int) -> np.ndarray:
         """(N, 3) eV/A."""
@@ -176,11 +219,11 @@ class _Forces:
 def _correction(forces: _Forces, pairs: Sequence[Pair], scale: float) -> Correction | None:
     """V, fitted to the frames of the pairs and to others; None if it does not help."""
     if len(pairs) < FEWEST_PAIRS:
-        pairs = near_pairs(forces.structures, MOST_FRAMES // 2, _FARTHER)
+        pairs = forces.working_pairs(MOST_FRAMES // 2, _FARTHER)
     if len(pairs) < FEWEST_PAIRS:
         say("no correction: the data have too few pairs of similar frames to judge one by")
         return None
-    chosen = frames_to_fit(forces.structures, pairs)
+    chosen = [i for i in frames_to_fit(forces.structures, pairs) if forces.works(i)]
     found = fit_correction(
         forces.structures,
         {i: forces.label(i) for i in chosen},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -9,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +30,7 @@ from fairchem_kit.progress import bar as progress_bar
 from fairchem_kit.words import counted
 
 from .draws import Draws, digest_of, views_of
-from .fitting import FitOptions, fit_to_data, say
+from .fitting import SKIP_FAILED, FitOptions, fit_to_data, say
 from .sidecar import SidecarWriter, Views, read_meta
 
 _LOOKED_AT = 50  # records, by which a file that was begun knows its data set
@@ -99,7 +101,9 @@ def _open(
 ) -> SidecarWriter:
     """The file: new, after testing the calculator, or started before with the same settings."""
     if not out.exists():
-        fit = FitOptions(options.scale, options.correct, options.max_error, options.pairs)
+        fit = FitOptions(
+            options.scale, options.correct, options.max_error, options.pairs, options.skip_failed
+        )
         meta = {
             "made_of": made_of,
             "data": str(path),
@@ -172,7 +176,7 @@ def _fill(
         else:
             counts["failed"] += writer.has_failed(key)
     if todo:
-        say(_cost(next(iter(todo.values())), len(todo), potential, options))
+        say(_cost(list(todo.values()), potential, options))
     with progress_bar(
         total=len(todo), desc="second views", unit="structure", show=options.progress
     ) as bar:
@@ -185,13 +189,21 @@ def _fill(
     return writer.meta
 
 
-def _cost(structure: Structure, count: int, potential: Potential, options: MakeOptions) -> str:
-    """An estimate of the time, from a few calculations."""
-    seconds = potential.seconds(structure) * (options.draws.count + 1) * count / options.workers
+def _cost(structures: list[Structure], potential: Potential, options: MakeOptions) -> str:
+    """An estimate of the time, from a few calculations on the first structure where they work."""
+    each = None
+    for structure in structures[:_LOOKED_AT]:
+        with contextlib.suppress(DataError):  # said when its views are made
+            each = potential.seconds(structure)
+            break
+    about = ""
+    if each is not None:
+        seconds = each * (options.draws.count + 1) * len(structures) / options.workers
+        about = f" about {_duration(seconds)}"
     return (
-        f"{counted(count, 'structure')}, {counted(options.draws.count, 'displacement')} each: "
-        f"about {_duration(seconds)} on {counted(options.workers, 'process', 'processes')}. You "
-        "can stop it at any time; the same command continues"
+        f"{counted(len(structures), 'structure')}, {counted(options.draws.count, 'displacement')} "
+        f"each:{about} on {counted(options.workers, 'process', 'processes')}. You can stop it at "
+        "any time; the same command continues"
     )
 
 
@@ -231,6 +243,11 @@ def _views(
                     return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     yield waiting.pop(future), future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that computed second views died (out of memory, or killed). What is "
+                "done is kept, and the same command continues; fewer --workers need less memory"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -242,9 +259,7 @@ def _one(potential: Potential, structure: Structure, options: MakeOptions) -> Vi
     except DataError as error:
         if options.skip_failed:
             return str(error)
-        raise DataError(f"{error}. --skip-failed leaves out such structures and counts them") from (
-            error.__cause__
-        )
+        raise DataError(f"{error}. {SKIP_FAILED}") from error.__cause__
 
 
 _worker: tuple[Potential, MakeOptions] | None = None

@@ -17,7 +17,7 @@ from torch_geometric.data import Data
 from fairchem_kit.data.split_record import element_problem, reference_problem, split_record
 from fairchem_kit.history.validation_sets import KEY as VALIDATION_SPLITS
 from fairchem_kit.history.validation_sets import extra_validation_splits
-from fairchem_kit.npz import check_npz
+from fairchem_kit.npz import DAMAGED, check_npz
 from fairchem_kit.training.checks.labels import SWITCH, label_problems, switched_off
 from fairchem_kit.training.checks.messages import ConfigError, shown, warn
 from fairchem_kit.training.checks.sections import SPLITS
@@ -158,7 +158,7 @@ def _split_problems(
     # An LMDB can only be opened once in a process, so it must be closed when this returns.
     parts = _open(section)
     problems = list(_metadata_problems(section, parts, split))
-    if split == "dataset.train" and train:
+    if split == "dataset.train" and train and not problems:
         records = list(_spread_records(parts, section))
         problems += label_problems(config, records, _stored_statistics(section, parts))
         _warn_about_length(config, section, parts)
@@ -179,14 +179,12 @@ def _open(section: Mapping[str, Any]) -> list[Any]:
 
 def _metadata_problems(section: Mapping[str, Any], parts: list[Any], where: str) -> Iterator[str]:
     paths = [path for path in _metadata_paths(section) if path.is_file()]
-    if len(parts) > 1 or not paths:
-        return
     try:
         count = sum(len(np.load(path)["natoms"]) for path in paths)
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, TypeError, *DAMAGED) as error:
         yield f"{where}: {paths[0]} has no readable natoms ({type(error).__name__}: {error})."
         return
-    if count != len(parts[0]):
+    if paths and len(parts) == 1 and count != len(parts[0]):
         yield (
             f"{where}: {', '.join(map(str, paths))} lists {counted(count, 'structure')}, but the "
             f"data has {len(parts[0])}: they are from different conversions. Convert again, or "

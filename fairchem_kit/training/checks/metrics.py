@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
-from numbers import Real
 from typing import Any
 
 from fairchem.core.common.registry import registry
@@ -13,6 +13,7 @@ from fairchem.core.modules import evaluator
 from fairchem_kit.training.checks import known_keys
 from fairchem_kit.training.checks.messages import hint, shown, unknown_keys
 from fairchem_kit.training.checks.sections import output_names
+from fairchem_kit.training.checks.values import number_problem
 
 _LOSSES = "it must be a list such as [{energy: {fn: mae, coefficient: 1}}]."
 _NO_METRICS = ("metrics_dict", "min_diff", "wraps")  # other functions in that module
@@ -69,8 +70,10 @@ def _loss_value_problems(loss: Mapping[str, Any], where: str) -> Iterator[str]:
         yield f"{where}.fn = {shown(fn)} is not a loss. {hint(fn, names)}"
     if coefficient is None:
         yield f"{where}.coefficient is missing: give the weight of this loss, such as 1."
-    elif isinstance(coefficient, bool) or not isinstance(coefficient, Real):
-        yield f"{where}.coefficient = {shown(coefficient)} must be a number."
+    else:
+        problem = number_problem(coefficient, f"{where}.coefficient", -math.inf, False)
+        if problem is not None:
+            yield problem
     if loss.get("reduction") not in (None, "mean", "sum"):
         yield f"{where}.reduction = {shown(loss['reduction'])}: fairchem has mean and sum."
 

@@ -9,6 +9,20 @@ from typing import Any
 from fairchem.core.common.registry import registry
 
 from fairchem_kit.training.checks.messages import hint, is_close, shown, unknown_keys, warn
+from fairchem_kit.training.checks.values import number_problem
+
+_NUMBER = (int, float)
+_LENGTHS = ("max_radius", "cutoff")
+_SHORTEST = 0.1  # A
+_LARGEST = 2**31 - 1
+#: annotations, the types of Python that they allow, and words for them
+_PLAIN: dict[str, tuple[Any, str]] = {
+    "int": (int, "a whole number"),
+    "float": (_NUMBER, "a number"),
+    "bool": (bool, "True or False"),
+    "str": (str, "a name"),
+    "list[int]": (int, "a list of whole numbers, such as [4]"),
+}
 
 
 def model_problems(model: Any) -> Iterator[str]:
@@ -68,3 +82,35 @@ def constructor_problems(
     for parameter in plain:
         if parameter.default is parameter.empty and parameter.name not in section:
             yield f"{where}.{parameter.name} is missing, but {name} needs it."
+    yield from _kind_problems(section, where, cls, plain)
+
+
+def _kind_problems(
+    section: Mapping[str, Any], where: str, cls: type, parameters: list[inspect.Parameter]
+) -> Iterator[str]:
+    """Values that are not of the annotated type; other annotations than plain ones say nothing."""
+    for parameter in parameters:
+        annotation = parameter.annotation
+        text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        name, _, none = text.partition(" | ")
+        value = section.get(parameter.name, parameter.default)
+        if name not in _PLAIN or none not in ("", "None") or value is parameter.default:
+            continue
+        kind, words = _PLAIN[name]
+        items = value if name == "list[int]" and isinstance(value, list | tuple) else [value]
+        right = all(isinstance(v, kind) and isinstance(v, bool) == (kind is bool) for v in items)
+        if not right and not (none and value is None):
+            yield f"{where}.{parameter.name} = {shown(value)}: must be {words}."
+        elif kind in (int, _NUMBER) and value in items:
+            yield from _range_problems(f"{where}.{parameter.name}", value)
+
+
+def _range_problems(where: str, value: Any) -> Iterator[str]:
+    """Numbers that no model takes: NaN, a cutoff of 0."""
+    name = where.rpartition(".")[2]
+    least = 1 if name == "max_neighbors" else _SHORTEST if name in _LENGTHS else -_LARGEST
+    problem = number_problem(value, where, least, False)
+    if problem is None and value > _LARGEST:
+        problem = f"{where} = {value} must be at most {_LARGEST}."
+    if problem is not None:
+        yield problem

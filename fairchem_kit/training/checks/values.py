@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 from fairchem_kit.training.checks.messages import hint, shown
+from fairchem_kit.training.checks.sections import SPLITS
 
 _SCIENTIFIC = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 _ON_ERROR = ("raise", "warn_and_balance", "warn_and_no_balance")
@@ -29,6 +30,7 @@ NUMBERS: dict[str, tuple[float, bool, tuple[Any, ...]]] = {
     "warmup_factor": (0, False, ()),
     "lr_gamma": (0, False, ()),
 }
+_SELECTION = ("first_n", "sample_n", "max_atoms")
 REQUIRED = ("num_workers", "max_epochs", "lr_initial")
 DECIMALS = ("warmup_factor", "lr_min_factor", "decay_rate")  # fairchem needs a float
 
@@ -73,6 +75,22 @@ def optim_value_problems(optim: Any) -> Iterator[str]:
             yield from _text_problems(optim[key], f"optim.{key}")
 
 
+def selection_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers by which a dataset section selects records."""
+    for name, split in SPLITS.items():
+        section = config.get(name)
+        if not isinstance(section, Mapping):
+            continue
+        parts = {key: section.get(key) for key in section if key.endswith("_split_settings")}
+        for inside, part in {"": section, **parts}.items():
+            for key in _SELECTION:
+                value = part.get(key) if isinstance(part, Mapping) else None
+                where = ".".join(filter(None, ("dataset", split, inside, key)))
+                problem = None if value is None else number_problem(value, where, 1, True)
+                if problem is not None:
+                    yield problem
+
+
 def _balancing_problems(optim: Mapping[str, Any]) -> Iterator[str]:
     mode, on_error = optim.get("load_balancing"), optim.get("load_balancing_on_error")
     if mode is not None and mode is not False and str(mode).lower() != "atoms":
@@ -92,5 +110,7 @@ def _text_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
     for key, value in section.items():
         if key in DECIMALS and type(value) is int and value != 0:
             yield f"{where}.{key} = {value} must be written {value}.0."
-        if isinstance(value, str) and _SCIENTIFIC.match(value.strip()):
+        elif key in (*DECIMALS, "warmup_epochs"):
+            yield from filter(None, [number_problem(value, f"{where}.{key}", 0, False)])
+        elif isinstance(value, str) and _SCIENTIFIC.match(value.strip()):
             yield number_problem(value, f"{where}.{key}", -math.inf, False) or ""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
 from ndem_ocp.models.equiformer.attention import edge_degree, radial_of
 from ndem_ocp.models.equiformer.block import Structures, transformer_block
 from ndem_ocp.models.equiformer.constants import grids_once
@@ -34,7 +35,7 @@ class _NoRotation(SO3_Rotation):
     """Raises an error for upstream's heads, which expect the rotations stored in the backbone."""
 
     def rotate(self, *_: Any) -> Tensor:
-        raise ValueError(
+        raise ConfigError(
             "A head of fairchem that rotates features, such as equiformerV2_vector_head, does not "
             "run on ndem_ocp.EquiformerV2Backbone: use ndem_ocp.EquiformerV2ForceHead, or "
             "fairchem's backbone (model: equiformer_v2_backbone)."
@@ -54,7 +55,7 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
     the grid are applied to the coefficients.
 
     Raises:
-        ValueError: for several resolutions (more than one number in lmax_list), and for graph
+        ConfigError: for several resolutions (more than one number in lmax_list), and for graph
             parallelism.
     """
 
@@ -63,7 +64,7 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
         with grids_once():
             super().__init__(*arguments, **named)
         if len(self.lmax_list) != 1:
-            raise ValueError(
+            raise ConfigError(
                 f"lmax_list = {self.lmax_list}: this EquiformerV2 takes one resolution. fairchem's "
                 "(model: equiformer_v2_backbone) takes several."
             )
@@ -74,13 +75,13 @@ class EquiformerV2Backbone(NearestNeighbors, UpstreamBackbone):
     def forward(self, data: Batch) -> dict[str, Any]:
         """{node_embedding: SO3_Embedding (N, K, C), graph: GraphData, ndem_edges: Edges}."""
         if gp_utils.initialized():
-            raise ValueError(
+            raise ConfigError(
                 "This EquiformerV2 does not run graph-parallel; fairchem's (model: "
                 "equiformer_v2_backbone) does."
             )
         species = data.atomic_numbers.long()
         if species.max() >= self.max_num_elements:
-            raise ValueError(
+            raise ConfigError(
                 f"A batch has atomic number {int(species.max())}, but the model has "
                 f"max_num_elements: {self.max_num_elements}."
             )

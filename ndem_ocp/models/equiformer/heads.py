@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Batch
 
+from fairchem_kit.errors import ConfigError
 from ndem_ocp.models.equiformer.attention import graph_attention
 from ndem_ocp.models.equiformer.backbone import EDGES
 from ndem_ocp.models.equiformer.block import feed_forward, scalar_gate
@@ -52,7 +53,7 @@ class EquiformerV2EnergyHead(EqV2ScalarHead):
             return {self.output_name: total / self.avg_num_nodes}
         if self.reduce == "mean":
             return {self.output_name: total / data.natoms}
-        raise ValueError(f"reduce = {self.reduce!r}: must be sum or mean.")
+        raise ConfigError(f"reduce = {self.reduce!r}: must be sum or mean.")
 
     def _per_atom(self, x: Tensor, edges: Edges | None) -> Tensor:
         network = self.energy_block
