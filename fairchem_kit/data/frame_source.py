@@ -87,7 +87,8 @@ class FrameSource(FrameReader):
         from .plan import ConvertOptions
         from .report import print_conversion
 
-        options = chosen(ConvertOptions, args, labels=chosen(LabelOptions, args, unit=args.units))
+        labels = chosen(LabelOptions, args, unit=args.units)
+        options = chosen(ConvertOptions, args, labels=labels, geometry=None)
         entry = convert(
             sources,
             args.out,

@@ -183,7 +183,8 @@ class _Forces:
             if self._failed >= _GIVE_UP and self._failed > len(self._known):
                 tried = self._failed + len(self._known)
                 raise DataError(
-                    f"the calculator fails on {self._failed} of {tried} frames; the last: {error}"
+                    f"the calculator fails on {self._failed} of {counted(tried, 'frame')}; the "
+                    f"last: {error}"
                 ) from error.__cause__
             self.structures[index] = replace(self.structures[index], forces=None)
             return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 _MAX_IMAGES = 20_000
 
@@ -45,6 +44,8 @@ def nearest(
         (N,) distances in A, exact below ``reach`` and otherwise an upper bound, inf for an isolated
         atom; (N,) numbers of the neighbours.
     """
+    from scipy.spatial import cKDTree  # only now: it costs the start of a command some time
+
     count = len(positions)
     points, owner = positions, np.arange(count)
     if pbc.any() and count:
