@@ -50,9 +50,11 @@ def choose_split(table: FrameTable, roles: Mapping[str, str], seed: int) -> Spli
     # a validation file given by the user is what the model is evaluated on
     drawn = [] if VAL in named else [VAL] if TEST in named else [VAL, TEST]
     if train.sum() < FEWEST_FRAMES:
+        paths = [source.path for source in table.sources if roles[source.name] == TRAIN]
+        files = ", ".join(paths[:3]) + (", ..." if paths[3:] else "")
         raise FitError(
-            f"{counted(int(train.sum()), 'usable frame')} to train on: at least {FEWEST_FRAMES} "
-            "are needed, and some hundreds for a useful model."
+            f"{files}: {counted(int(train.sum()), 'usable frame')} to train on: at least "
+            f"{FEWEST_FRAMES} are needed, and some hundreds for a useful model."
         )
     by_system, reason = True, f"{_files(named)} as given"
     if drawn:
