@@ -98,7 +98,7 @@ def _structure(file: str, number: int, fields: dict[str, Any]) -> Structure:
 
 
 def _problem(fields: dict[str, Any]) -> str | None:
-    """Why a record has no usable structure; None if it has one. Labels are not looked at."""
+    """Why a record has no usable structure; None if it has one. Forces are not looked at."""
     missing = [key for key in ("pos", "atomic_numbers") if fields.get(key) is None]
     if missing:
         return f"no `{missing[0]}`"

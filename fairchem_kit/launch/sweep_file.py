@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from fairchem_kit.commands.options import seed_of
 from fairchem_kit.config_names import plain_instead
 from fairchem_kit.errors import UserError
+from fairchem_kit.kinds import Kinds, wrong_kinds
 from fairchem_kit.yaml_file import read_mapping
 
 LOGS = "logs/ndem_ocp.HistoryLogger"
@@ -21,14 +23,15 @@ RUN_ID = "train"  # of a run started by ndem sweep
 KEYS = ("config", "seeds", "test", "grid", "arms", "overrides", "metrics", "about")
 
 
-#: What a key must be, and how that is called.
-_KINDS: dict[str, tuple[type, str]] = {
+_KINDS: Kinds = {
     "config": (str, "a file"),
-    "seeds": (list, "a list, such as [0, 1, 2]"),
+    "seeds": ((list, NoneType), "a list, such as [0, 1, 2]"),
     "test": (str, "a folder, or none"),
-    "grid": (dict, "a mapping of keys to lists of values"),
-    "arms": (dict, "a mapping of names to changed keys"),
-    "overrides": (dict, "a mapping of keys to values"),
+    "grid": ((dict, NoneType), "a mapping of keys to lists of values"),
+    "grid.*": (list, "a list of values"),
+    "arms": ((dict, NoneType), "a mapping of names to changed keys"),
+    "arms.*": ((dict, NoneType), "a mapping"),
+    "overrides": ((dict, NoneType), "a mapping of keys to values"),
     "metrics": (list, "a list of names"),
 }
 
@@ -63,7 +66,8 @@ def read_sweep(path: Path) -> Sweep:
     for key in ("config", "test", "metrics"):
         if not given.get(key):
             raise SweepError(f"{path}: the key {key!r} is missing.")
-    _check_kinds(path, given)
+    for where, value, words in wrong_kinds(given, _KINDS):
+        raise SweepError(f"{path}: {where} = {value!r} must be {words}.")
     config = (path.parent / given["config"]).resolve()
     if not config.is_file():
         raise SweepError(
@@ -80,18 +84,6 @@ def read_sweep(path: Path) -> Sweep:
         metrics=list(given["metrics"]),
         about=str(given.get("about") or ""),
     )
-
-
-def _check_kinds(path: Path, given: dict[str, Any]) -> None:
-    """Refuse values of another kind than their key asks for."""
-    for key, (kind, name) in _KINDS.items():
-        value = given.get(key)
-        if value is not None and not isinstance(value, kind):
-            raise SweepError(f"{path}: {key} = {value!r} must be {name}.")
-    for key, kind, name in (("arms", dict, "a mapping"), ("grid", list, "a list of values")):
-        for inner, value in (given.get(key) or {}).items():
-            if not isinstance(value, kind) and not (key == "arms" and value is None):
-                raise SweepError(f"{path}: {key}: {inner} = {value!r} must be {name}.")
 
 
 def _seeds(path: Path, given: dict[str, Any]) -> list[int]:

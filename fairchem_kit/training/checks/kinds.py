@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Any
 
+from fairchem_kit.kinds import Kinds, wrong_kinds
 from fairchem_kit.training.checks.messages import shown
 from fairchem_kit.training.checks.sections import SPLITS
 
@@ -14,8 +15,7 @@ _TEXT_OR_NONE = ((str, NoneType), "a name, or null")
 _SECTION = (Mapping, "a mapping of keys to values")
 _SECTION_OR_NONE = ((Mapping, NoneType), "a mapping of keys to values, or left out")
 
-# dotted keys, with * for any name; entries of a list are not named
-_KINDS: dict[str, tuple[Any, str]] = {
+_KINDS: Kinds = {
     "task": _SECTION_OR_NONE,
     "outputs": _SECTION_OR_NONE,
     "outputs.*": _SECTION,
@@ -58,22 +58,5 @@ def kind_problems(config: Mapping[str, Any]) -> Iterator[str]:
         config = {**config, "dataset": datasets}
     if datasets is not None and not isinstance(datasets, Mapping):
         yield f"dataset must be a mapping with {', '.join(SPLITS.values())}, not {shown(datasets)}."
-    for pattern, (kind, words) in _KINDS.items():
-        for where, value in _found(config, pattern.split(".")):
-            if not isinstance(value, kind):
-                yield f"{where} = {shown(value)}: must be {words}."
-
-
-def _found(section: Any, names: list[str], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Every (dotted key, value) of a pattern; nothing for keys that are absent."""
-    if not names:
-        yield where, section
-        return
-    if isinstance(section, list | tuple):
-        for entry in section:
-            yield from _found(entry, names, where)
-    if not isinstance(section, Mapping):
-        return
-    first, *rest = names
-    for key in section if first == "*" else [first] if first in section else []:
-        yield from _found(section[key], rest, f"{where}.{key}" if where else str(key))
+    for where, value, words in wrong_kinds(config, _KINDS):
+        yield f"{where} = {shown(value)}: must be {words}."

@@ -13,7 +13,7 @@ from fairchem.core.modules import evaluator
 from fairchem_kit.training.checks import known_keys
 from fairchem_kit.training.checks.messages import hint, shown, unknown_keys
 from fairchem_kit.training.checks.sections import output_names
-from fairchem_kit.training.checks.values import number_problem
+from fairchem_kit.training.checks.values import number_problems
 
 _LOSSES = "it must be a list such as [{energy: {fn: mae, coefficient: 1}}]."
 _NO_METRICS = ("metrics_dict", "min_diff", "wraps")  # other functions in that module
@@ -71,9 +71,7 @@ def _loss_value_problems(loss: Mapping[str, Any], where: str) -> Iterator[str]:
     if coefficient is None:
         yield f"{where}.coefficient is missing: give the weight of this loss, such as 1."
     else:
-        problem = number_problem(coefficient, f"{where}.coefficient", -math.inf, False)
-        if problem is not None:
-            yield problem
+        yield from number_problems(coefficient, f"{where}.coefficient", -math.inf, False)
     if loss.get("reduction") not in (None, "mean", "sum"):
         yield f"{where}.reduction = {shown(loss['reduction'])}: fairchem has mean and sum."
 

@@ -9,7 +9,7 @@ from typing import Any
 from fairchem.core.common.registry import registry
 
 from fairchem_kit.training.checks.messages import hint, is_close, shown, unknown_keys, warn
-from fairchem_kit.training.checks.values import number_problem
+from fairchem_kit.training.checks.values import number_problems
 
 _NUMBER = (int, float)
 _LENGTHS = ("max_radius", "cutoff")
@@ -96,21 +96,21 @@ def _kind_problems(
         value = section.get(parameter.name, parameter.default)
         if name not in _PLAIN or none not in ("", "None") or value is parameter.default:
             continue
+        if value is None and none:
+            continue
         kind, words = _PLAIN[name]
         items = value if name == "list[int]" and isinstance(value, list | tuple) else [value]
-        right = all(isinstance(v, kind) and isinstance(v, bool) == (kind is bool) for v in items)
-        if not right and not (none and value is None):
+        if not all(isinstance(v, kind) and isinstance(v, bool) == (kind is bool) for v in items):
             yield f"{where}.{parameter.name} = {shown(value)}: must be {words}."
-        elif kind in (int, _NUMBER) and value in items:
-            yield from _range_problems(f"{where}.{parameter.name}", value)
+        elif kind in (int, _NUMBER):
+            for item in items:
+                yield from _range_problems(f"{where}.{parameter.name}", item)
 
 
 def _range_problems(where: str, value: Any) -> Iterator[str]:
     """Numbers that no model takes: NaN, a cutoff of 0."""
     name = where.rpartition(".")[2]
     least = 1 if name == "max_neighbors" else _SHORTEST if name in _LENGTHS else -_LARGEST
-    problem = number_problem(value, where, least, False)
-    if problem is None and value > _LARGEST:
-        problem = f"{where} = {value} must be at most {_LARGEST}."
-    if problem is not None:
-        yield problem
+    yield from number_problems(value, where, least, False)
+    if value > _LARGEST:
+        yield f"{where} = {value} must be at most {_LARGEST}."

@@ -51,6 +51,13 @@ def number_problem(value: Any, where: str, least: float, whole: bool) -> str | N
     return None
 
 
+def number_problems(value: Any, where: str, least: float, whole: bool) -> Iterator[str]:
+    """:func:`number_problem` for a check that yields its sentences."""
+    problem = number_problem(value, where, least, whole)
+    if problem is not None:
+        yield problem
+
+
 def optim_value_problems(optim: Any) -> Iterator[str]:
     """Types and sizes of values in ``optim``."""
     if not isinstance(optim, Mapping):
@@ -86,9 +93,8 @@ def selection_problems(config: Mapping[str, Any]) -> Iterator[str]:
             for key in _SELECTION:
                 value = part.get(key) if isinstance(part, Mapping) else None
                 where = ".".join(filter(None, ("dataset", split, inside, key)))
-                problem = None if value is None else number_problem(value, where, 1, True)
-                if problem is not None:
-                    yield problem
+                if value is not None:
+                    yield from number_problems(value, where, 1, True)
 
 
 def _balancing_problems(optim: Mapping[str, Any]) -> Iterator[str]:
@@ -111,6 +117,6 @@ def _text_problems(section: Mapping[str, Any], where: str) -> Iterator[str]:
         if key in DECIMALS and type(value) is int and value != 0:
             yield f"{where}.{key} = {value} must be written {value}.0."
         elif key in (*DECIMALS, "warmup_epochs"):
-            yield from filter(None, [number_problem(value, f"{where}.{key}", 0, False)])
+            yield from number_problems(value, f"{where}.{key}", 0, False)
         elif isinstance(value, str) and _SCIENTIFIC.match(value.strip()):
             yield number_problem(value, f"{where}.{key}", -math.inf, False) or ""
