@@ -182,7 +182,7 @@ def fixed_atoms(atoms: Atoms) -> np.ndarray:
                 fixed[constraint.index] = 1
             except IndexError as error:
                 raise FrameError(
-                    f"FixAtoms holds an atom that it does not have ({error})"
+                    f"FixAtoms holds an atom that the frame does not have ({error})"
                 ) from None
     return fixed
 

@@ -38,6 +38,6 @@ def said_of(section: str) -> Iterator[None]:
         text = str(error).strip().partition("\n")[0] or (last.line or "")
         raise ConfigError(
             f"{section}: it cannot be built with these settings: {type(error).__name__}: {text} "
-            f"({Path(last.filename).name}, line {last.lineno}). With {TRACEBACK}=1 in the "
-            "environment you see the whole way there."
+            f"({Path(last.filename).name}, line {last.lineno}). {TRACEBACK}=1 in the environment "
+            "shows the whole traceback."
         ) from error
